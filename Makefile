@@ -1,0 +1,105 @@
+# `make` alone lists what there is. Only Go, make and git are needed: linters
+# and generators are Go tools, built on first use from the versions pinned in
+# tools/*/go.mod.
+
+SHELL       := bash
+.SHELLFLAGS := -euo pipefail -c
+MAKEFLAGS   += --no-print-directory
+.DEFAULT_GOAL := help
+
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+COMMIT  ?= $(shell git rev-parse HEAD 2>/dev/null || echo unknown)
+LDFLAGS := -X main.version=$(VERSION) -X main.commit=$(COMMIT)
+
+BUF  := go tool -modfile=tools/buf/go.mod buf
+LINT := go tool -modfile=tools/lint/go.mod golangci-lint
+
+# Packages whose tests change a kernel (addresses, namespaces, mounts) or need
+# to be root. They run one after another, so that tests which measure time
+# don't share the cores with each other. Every other package is a unit package.
+PRIVILEGED := ./vip/... ./internal/hook/... ./internal/journal/... ./internal/lab/... ./internal/nettest/...
+
+# Passed on to go test: `make test-unit TESTFLAGS='-run TestLease -v'`.
+export TESTFLAGS ?=
+
+# Results are never taken from go's cache: the kernel is an input it can't see.
+GOTEST := go test -count=1 $(TESTFLAGS)
+
+# Packages of the privileged list that exist, and all the others.
+privileged = $$(go list $(PRIVILEGED) 2>/dev/null)
+unit       = $$(comm -23 <(go list ./... | sort) <(go list $(PRIVILEGED) 2>/dev/null | sort))
+
+# as_root WHY: sets SUDO, empty for root; stops with a sentence where neither
+# root nor sudo is there.
+define as_root
+if [ "$$(id -u)" = 0 ]; then SUDO=; \
+elif command -v sudo >/dev/null; then SUDO=sudo; echo "make $@: $(1): using sudo"; \
+else echo "make $@: $(1), and there is no sudo: run it as root" >&2; exit 1; fi
+endef
+
+.PHONY: help
+help: ## list the targets
+	@echo "had: one virtual IP, one owner. Targets:"
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: build
+build: need-go ## build bin/had and bin/hactl (static, no cgo)
+	CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)' -o bin/ ./cmd/...
+
+.PHONY: demo
+demo: build ## watch a failover: three hosts and a client on this machine (root, about a minute)
+	@$(call as_root,it makes network namespaces and so needs root); \
+	exec $$SUDO bin/had dev --demo
+
+.PHONY: dev
+dev: build ## the same cluster left running for you to play with (root)
+	@$(call as_root,it makes network namespaces and so needs root); \
+	exec $$SUDO bin/had dev
+
+.PHONY: test
+test: need-go ## every test: unit, simulation, real kernel, end to end (root, under 3 minutes)
+	@$(call as_root,tests with a real kernel need root); \
+	[ -z "$$SUDO" ] || exec sudo --preserve-env=HOME,GOCACHE,GOMODCACHE,GOPROXY,TESTFLAGS env "PATH=$$PATH" $(MAKE) test; \
+	$(GOTEST) $(unit); \
+	$(GOTEST) -p 1 $(privileged)
+
+.PHONY: test-unit
+test-unit: need-go ## the tests that need no privilege (under 20 s)
+	@$(GOTEST) $(unit)
+
+.PHONY: test-race
+test-race: need-go ## the unit tests and the simulation under the race detector (needs a C compiler)
+	@command -v "$$(go env CC)" >/dev/null || { echo "make $@: the race detector needs a C compiler: apt-get install gcc" >&2; exit 1; }
+	@CGO_ENABLED=1 $(GOTEST) -race $(unit)
+
+.PHONY: lint
+lint: need-go proto-drift ## linters, formatting, go.mod and generated code (the first run builds the linters: minutes)
+	$(BUF) lint
+	$(BUF) format --diff --exit-code
+	go mod tidy -diff
+	go vet ./...
+	$(LINT) run ./...
+
+.PHONY: fmt
+fmt: need-go ## format Go and proto files
+	$(LINT) fmt ./...
+	$(BUF) format --write
+
+.PHONY: generate
+generate: need-go ## make the Go code of proto/ again
+	$(BUF) generate
+
+.PHONY: proto-drift
+proto-drift: need-go ## fail when the Go code of proto/ isn't what its .proto files give
+	@out=$$(mktemp -d); trap 'rm -rf "$$out"' EXIT; \
+	$(BUF) generate --output "$$out"; \
+	diff -r --brief --exclude='*.proto' proto "$$out/proto" || { echo "make $@: the generated code is not up to date: run make generate" >&2; exit 1; }
+
+.PHONY: clean
+clean: ## remove what was built here
+	rm -rf bin dist
+
+.PHONY: need-go
+need-go:
+	@command -v go >/dev/null || { echo "make: there is no go in PATH: install Go $$(awk '$$1 == "go" { print $$2 }' go.mod) or later, https://go.dev/doc/install" >&2; exit 1; }
+	@go list -m >/dev/null || { echo "make: this Go is too old (see above): install a newer one, https://go.dev/doc/install, or set GOTOOLCHAIN=auto to let it fetch one" >&2; exit 1; }
