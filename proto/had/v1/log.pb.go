@@ -1256,6 +1256,8 @@ type Progress struct {
 	Outcome       Progress_Outcome       `protobuf:"varint,2,opt,name=outcome,proto3,enum=had.v1.Progress_Outcome" json:"outcome,omitempty"`
 	Reason        string                 `protobuf:"bytes,3,opt,name=reason,proto3" json:"reason,omitempty"`
 	Steps         []*Step                `protobuf:"bytes,4,rep,name=steps,proto3" json:"steps,omitempty"`
+	Addresses     []*HeldAddress         `protobuf:"bytes,5,rep,name=addresses,proto3" json:"addresses,omitempty"`                               // OUTCOME_SERVING: what the epoch holds now
+	PolicyVersion uint64                 `protobuf:"varint,6,opt,name=policy_version,json=policyVersion,proto3" json:"policy_version,omitempty"` // OUTCOME_SERVING: the policy it was made from
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1316,6 +1318,20 @@ func (x *Progress) GetSteps() []*Step {
 		return x.Steps
 	}
 	return nil
+}
+
+func (x *Progress) GetAddresses() []*HeldAddress {
+	if x != nil {
+		return x.Addresses
+	}
+	return nil
+}
+
+func (x *Progress) GetPolicyVersion() uint64 {
+	if x != nil {
+		return x.PolicyVersion
+	}
+	return 0
 }
 
 // Released closes an epoch: the reporting node has proved that it holds
@@ -1774,12 +1790,14 @@ const file_had_v1_log_proto_rawDesc = "" +
 	"\astarted\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\astarted\x12\x1f\n" +
 	"\vduration_ns\x18\x03 \x01(\x03R\n" +
 	"durationNs\x12\x14\n" +
-	"\x05error\x18\x04 \x01(\tR\x05error\"\xf1\x01\n" +
+	"\x05error\x18\x04 \x01(\tR\x05error\"\xcb\x02\n" +
 	"\bProgress\x12\x14\n" +
 	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\x122\n" +
 	"\aoutcome\x18\x02 \x01(\x0e2\x18.had.v1.Progress.OutcomeR\aoutcome\x12\x16\n" +
 	"\x06reason\x18\x03 \x01(\tR\x06reason\x12\"\n" +
-	"\x05steps\x18\x04 \x03(\v2\f.had.v1.StepR\x05steps\"_\n" +
+	"\x05steps\x18\x04 \x03(\v2\f.had.v1.StepR\x05steps\x121\n" +
+	"\taddresses\x18\x05 \x03(\v2\x13.had.v1.HeldAddressR\taddresses\x12%\n" +
+	"\x0epolicy_version\x18\x06 \x01(\x04R\rpolicyVersion\"_\n" +
 	"\aOutcome\x12\x17\n" +
 	"\x13OUTCOME_UNSPECIFIED\x10\x00\x12\x13\n" +
 	"\x0fOUTCOME_SERVING\x10\x01\x12\x12\n" +
@@ -1892,16 +1910,17 @@ var file_had_v1_log_proto_depIdxs = []int32{
 	21, // 20: had.v1.Step.started:type_name -> google.protobuf.Timestamp
 	1,  // 21: had.v1.Progress.outcome:type_name -> had.v1.Progress.Outcome
 	15, // 22: had.v1.Progress.steps:type_name -> had.v1.Step
-	3,  // 23: had.v1.Released.reporter:type_name -> had.v1.Instance
-	0,  // 24: had.v1.Released.kind:type_name -> had.v1.Evidence.Kind
-	15, // 25: had.v1.Released.steps:type_name -> had.v1.Step
-	2,  // 26: had.v1.HookResult.outcome:type_name -> had.v1.HookResult.Outcome
-	21, // 27: had.v1.HookResult.started:type_name -> google.protobuf.Timestamp
-	28, // [28:28] is the sub-list for method output_type
-	28, // [28:28] is the sub-list for method input_type
-	28, // [28:28] is the sub-list for extension type_name
-	28, // [28:28] is the sub-list for extension extendee
-	0,  // [0:28] is the sub-list for field type_name
+	9,  // 23: had.v1.Progress.addresses:type_name -> had.v1.HeldAddress
+	3,  // 24: had.v1.Released.reporter:type_name -> had.v1.Instance
+	0,  // 25: had.v1.Released.kind:type_name -> had.v1.Evidence.Kind
+	15, // 26: had.v1.Released.steps:type_name -> had.v1.Step
+	2,  // 27: had.v1.HookResult.outcome:type_name -> had.v1.HookResult.Outcome
+	21, // 28: had.v1.HookResult.started:type_name -> google.protobuf.Timestamp
+	29, // [29:29] is the sub-list for method output_type
+	29, // [29:29] is the sub-list for method input_type
+	29, // [29:29] is the sub-list for extension type_name
+	29, // [29:29] is the sub-list for extension extendee
+	0,  // [0:29] is the sub-list for field type_name
 }
 
 func init() { file_had_v1_log_proto_init() }

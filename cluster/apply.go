@@ -1,0 +1,210 @@
+package cluster
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"slices"
+
+	"google.golang.org/protobuf/proto"
+
+	hadv1 "had/proto/had/v1"
+)
+
+// Verdict is Apply's answer. A refused command changed nothing.
+type Verdict struct {
+	Index   uint64
+	Refused string // why, for people; empty when accepted
+}
+
+func refuse(format string, args ...any) string { return fmt.Sprintf(format, args...) }
+
+// Apply makes the transition a command asks for, or refuses it. It is a pure
+// function of the state, the entry's place and the command: every node comes
+// to the same answer.
+func (s *State) Apply(e Entry, cmd *hadv1.Command) Verdict {
+	s.applied = e.Index
+	v := Verdict{Index: e.Index}
+	switch r := cmd.GetRecord().(type) {
+	case *hadv1.Command_Birth:
+		v.Refused = s.applyBirth(e, cmd, r.Birth)
+	case *hadv1.Command_PolicyApply:
+		v.Refused = s.applyPolicy(e, cmd, r.PolicyApply)
+	case *hadv1.Command_Acquire:
+		v.Refused = s.applyAcquire(e, cmd, r.Acquire)
+	case *hadv1.Command_LeaseRenew:
+		v.Refused = s.applyRenew(e, r.LeaseRenew)
+	case *hadv1.Command_Deliver:
+		v.Refused = s.applyDeliver(e, cmd, r.Deliver)
+	case *hadv1.Command_MoveOrder:
+		v.Refused = s.applyMoveOrder(e, cmd, r.MoveOrder)
+	case *hadv1.Command_MoveEnd:
+		v.Refused = s.applyMoveEnd(e, cmd, r.MoveEnd)
+	default:
+		v.Refused = "this version of had doesn't know the record"
+	}
+	return v
+}
+
+func (s *State) applyBirth(e Entry, cmd *hadv1.Command, b *hadv1.Birth) string {
+	if s.birth != nil {
+		if proto.Equal(s.birth, b) {
+			return "" // two leaders in a row may both have proposed it
+		}
+		return refuse("the cluster was born with ID %s; %s is another one", s.birth.GetClusterId(), b.GetClusterId())
+	}
+	s.birth = b
+	s.record(e, cmd, &hadv1.Event{Node: cmd.GetProposer(), Body: &hadv1.Event_Birth{Birth: b}})
+	return ""
+}
+
+func (s *State) applyPolicy(e Entry, cmd *hadv1.Command, p *hadv1.PolicyApply) string {
+	if current := s.policy.GetVersion(); p.GetExpectedVersion() != current {
+		return refuse("the policy is at version %d, not %d: somebody applied one meanwhile; look at it and apply again", current, p.GetExpectedVersion())
+	}
+	sum := sha256.Sum256([]byte(p.GetText()))
+	s.policy = &hadv1.Policy{
+		Version: s.policy.GetVersion() + 1, Text: p.GetText(), Digest: hex.EncodeToString(sum[:]),
+		At: cmd.GetAt(), By: p.GetBy(), Reason: p.GetReason(), Index: e.Index,
+	}
+	// The new policy may mend what made a node fail.
+	s.nodes = map[string]*hadv1.NodeRecord{}
+	s.record(e, cmd, &hadv1.Event{Node: cmd.GetProposer(), Body: &hadv1.Event_PolicyApplied{PolicyApplied: p}})
+	return ""
+}
+
+func (s *State) applyAcquire(e Entry, cmd *hadv1.Command, a *hadv1.Acquire) string {
+	if a.GetTerm() != e.Term {
+		return refuse("it was proposed in term %d and logged in term %d", a.GetTerm(), e.Term)
+	}
+	m := s.member(a.GetInstance().GetNodeId())
+	switch {
+	case m == nil || m.GetName() != a.GetInstance().GetNode():
+		return refuse("%s with ID %s is not a member", a.GetInstance().GetNode(), a.GetInstance().GetNodeId())
+	case m.GetWitness():
+		return refuse("%s is a witness and never owns", m.GetName())
+	case s.policy == nil || a.GetPolicyVersion() != s.policy.GetVersion():
+		return refuse("it was made for policy version %d, which is not in force", a.GetPolicyVersion())
+	case a.GetTerms().GetTtlNs() <= 0 || a.GetTerms().GetAddressLifetimeNs() <= 0:
+		return "its terms name no lease time or address lifetime"
+	}
+	for _, c := range s.open {
+		if why := evidenceMissing(c, a); why != "" {
+			return why
+		}
+	}
+
+	var sub []*hadv1.Event
+	for _, ev := range a.GetEvidence() {
+		if c := findClaim(s.open, ev.GetEpoch()); c != nil {
+			sub = append(sub, &hadv1.Event{Node: c.GetInstance().GetNode(), Epoch: ev.GetEpoch(), Body: &hadv1.Event_Closed{Closed: ev}})
+			s.closeClaim(ev.GetEpoch())
+		}
+	}
+	if s.move != nil && s.move.GetOrder().GetOperation() != a.GetMoveOperation() {
+		sub = append(sub, s.endMove(fmt.Sprintf("%s acquired instead", m.GetName())))
+	}
+	s.move = nil
+	s.open = append(slices.Clone(s.open), &hadv1.Claim{
+		Epoch: e.Index, Instance: a.GetInstance(), Terms: a.GetTerms(), Addresses: a.GetAddresses(),
+		LastLeaseIndex: e.Index, PolicyVersion: a.GetPolicyVersion(), At: cmd.GetAt(), Cause: a.GetCause(),
+	})
+	s.lastEpoch, s.lastOwner = e.Index, m.GetName()
+	sub = append(sub, &hadv1.Event{Node: m.GetName(), Epoch: e.Index, Body: &hadv1.Event_Acquired{Acquired: a}})
+	s.record(e, cmd, sub...)
+	return ""
+}
+
+// evidenceMissing says why an Acquire may not succeed an open claim. This is
+// the refusal that keeps two owners from being written down: the only way
+// past an epoch that was not released is to have waited out its last lease
+// entry, and a later entry than the one named makes the wait void.
+func evidenceMissing(c *hadv1.Claim, a *hadv1.Acquire) string {
+	for _, ev := range a.GetEvidence() {
+		if ev.GetEpoch() != c.GetEpoch() {
+			continue
+		}
+		switch {
+		case ev.GetKind() != hadv1.Evidence_KIND_WAITED:
+			return refuse("epoch %d of %s can't be closed by %s in an Acquire", c.GetEpoch(), c.GetInstance().GetNode(), ev.GetKind())
+		case ev.GetLeaseIndex() != c.GetLastLeaseIndex():
+			return refuse("the lease of epoch %d was renewed at entry %d; the wait was for entry %d", c.GetEpoch(), c.GetLastLeaseIndex(), ev.GetLeaseIndex())
+		case proto.Equal(c.GetInstance(), a.GetInstance()):
+			return refuse("epoch %d is this instance's own: it must be released, not waited for", c.GetEpoch())
+		}
+		return ""
+	}
+	return refuse("epoch %d of %s is still open", c.GetEpoch(), c.GetInstance().GetNode())
+}
+
+func (s *State) applyRenew(e Entry, r *hadv1.LeaseRenew) string {
+	c := findClaim(s.open, r.GetEpoch())
+	switch {
+	case r.GetTerm() != e.Term:
+		return refuse("it was proposed in term %d and logged in term %d", r.GetTerm(), e.Term)
+	case c == nil:
+		return refuse("epoch %d is closed", r.GetEpoch())
+	case !proto.Equal(c.GetInstance(), r.GetInstance()):
+		return refuse("epoch %d belongs to another run of had on %s", r.GetEpoch(), c.GetInstance().GetNode())
+	}
+	c = proto.CloneOf(c)
+	c.LastLeaseIndex = e.Index
+	s.replaceClaim(c)
+	return ""
+}
+
+func (s *State) applyMoveOrder(e Entry, cmd *hadv1.Command, o *hadv1.MoveOrder) string {
+	target := s.memberNamed(o.GetTarget())
+	claim := findClaim(s.open, o.GetFromEpoch())
+	switch {
+	case s.move != nil && s.move.GetOrder().GetOperation() == o.GetOperation():
+		return "" // a retry
+	case s.move != nil:
+		return refuse("a move to %s is under way (operation %s)", s.move.GetOrder().GetTarget(), s.move.GetOrder().GetOperation())
+	case target == nil:
+		return refuse("%q is not a node of this cluster", o.GetTarget())
+	case target.GetWitness():
+		return refuse("%s is a witness and never owns", o.GetTarget())
+	case claim == nil || claim.GetEpoch() != s.lastEpoch:
+		return refuse("epoch %d is over: the owner has changed meanwhile; look at the status and ask again", o.GetFromEpoch())
+	case claim.GetInstance().GetNode() == o.GetTarget():
+		return refuse("%s owns already", o.GetTarget())
+	}
+	s.move = &hadv1.Move{Order: o, Index: e.Index}
+	delete(s.nodes, o.GetTarget()) // a person wants it tried again now
+	s.record(e, cmd, &hadv1.Event{Node: o.GetTarget(), Epoch: o.GetFromEpoch(), Body: &hadv1.Event_MoveOrdered{MoveOrdered: o}})
+	return ""
+}
+
+func (s *State) applyMoveEnd(e Entry, cmd *hadv1.Command, m *hadv1.MoveEnd) string {
+	if s.move.GetOrder().GetOperation() != m.GetOperation() || s.move == nil {
+		return refuse("no move with operation %s is under way", m.GetOperation())
+	}
+	ev := s.endMove(m.GetWhy())
+	s.move = nil
+	s.record(e, cmd, ev)
+	return ""
+}
+
+func (s *State) endMove(why string) *hadv1.Event {
+	o := s.move.GetOrder()
+	return &hadv1.Event{Node: o.GetTarget(), Epoch: o.GetFromEpoch(), Body: &hadv1.Event_MoveEnded{
+		MoveEnded: &hadv1.MoveEnd{Operation: o.GetOperation(), Why: why},
+	}}
+}
+
+// record appends the events of one entry to the history.
+func (s *State) record(e Entry, cmd *hadv1.Command, events ...*hadv1.Event) {
+	for i, ev := range events {
+		ev.Index, ev.Term, ev.Sub = e.Index, e.Term, uint32(i) //nolint:gosec // a handful of events an entry
+		ev.RecordedAt = cmd.GetAt()
+		if ev.At == nil {
+			ev.At = cmd.GetAt()
+		}
+	}
+	s.history = append(s.history, events...)
+	if over := len(s.history) - HistoryLimit; over > 0 {
+		s.history = slices.Clone(s.history[over:])
+		s.dropped += uint64(over) //nolint:gosec // over > 0
+	}
+}

@@ -1,0 +1,105 @@
+package cluster
+
+import (
+	"fmt"
+	"io"
+	"sync"
+
+	"github.com/hashicorp/raft"
+
+	hadv1 "had/proto/had/v1"
+)
+
+// fsm adapts State to raft. It decides nothing.
+type fsm struct {
+	mu      sync.Mutex
+	state   *State
+	changed chan struct{} // closed and replaced at every change
+
+	restored func()      // a snapshot has replaced the state
+	fatal    func(error) // the node must stop: its state can't be trusted
+	broken   error       // set once; the state no longer follows the log
+}
+
+func newFSM(restored func(), fatal func(error)) *fsm {
+	return &fsm{state: NewState(), changed: make(chan struct{}), restored: restored, fatal: fatal}
+}
+
+// Apply implements raft.FSM; it returns a Verdict.
+func (f *fsm) Apply(l *raft.Log) any {
+	cmd, err := decodeCommand(l.Data)
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if err != nil && f.broken == nil {
+		f.broken = fmt.Errorf("apply log entry %d: %w; restore this node's data folder from a healthy node's by removing and adding the node", l.Index, err)
+		f.fatal(f.broken)
+	}
+	if f.broken != nil {
+		return Verdict{Index: l.Index, Refused: f.broken.Error()}
+	}
+	v := f.state.Apply(Entry{Index: l.Index, Term: l.Term}, cmd)
+	close(f.changed)
+	f.changed = make(chan struct{})
+	return v
+}
+
+// Snapshot implements raft.FSM.
+func (f *fsm) Snapshot() (raft.FSMSnapshot, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.broken != nil {
+		return nil, f.broken
+	}
+	data, err := f.state.Encode()
+	if err != nil {
+		return nil, err
+	}
+	return snapshotBytes(data), nil
+}
+
+// Restore implements raft.FSM.
+func (f *fsm) Restore(r io.ReadCloser) error {
+	defer r.Close()
+	data, err := io.ReadAll(r)
+	if err != nil {
+		return fmt.Errorf("read the snapshot: %w", err)
+	}
+	s, err := DecodeState(data)
+	if err != nil {
+		return err
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.state = s
+	f.restored()
+	close(f.changed)
+	f.changed = make(chan struct{})
+	return nil
+}
+
+// view returns the state and a channel that is closed when it changes.
+func (f *fsm) view() (View, <-chan struct{}) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.state.View(), f.changed
+}
+
+func (f *fsm) history(after uint64) ([]*hadv1.Event, uint64) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.state.History(after)
+}
+
+type snapshotBytes []byte
+
+// Persist implements raft.FSMSnapshot.
+func (b snapshotBytes) Persist(sink raft.SnapshotSink) error {
+	if _, err := sink.Write(b); err != nil {
+		_ = sink.Cancel() // the write's error is the one that counts
+		return fmt.Errorf("write the snapshot: %w", err)
+	}
+	return sink.Close()
+}
+
+// Release implements raft.FSMSnapshot.
+func (snapshotBytes) Release() {}

@@ -1,0 +1,98 @@
+package cluster
+
+import (
+	"encoding/binary"
+	"fmt"
+	"runtime"
+	"sync/atomic"
+
+	"github.com/hashicorp/raft"
+)
+
+// checkedLog wraps raft's log store. It adds a CRC to what is written, for
+// bbolt checks none of its pages, and tells when a lease entry has been
+// appended: from then on this node's wait starts again (`s` in
+// docs/protocol.md). The call comes before StoreLogs returns, so before the
+// entry is acknowledged.
+type checkedLog struct {
+	raft.LogStore
+	leaseAppended func()
+	halt          halt
+}
+
+// GetLog implements raft.LogStore.
+func (c *checkedLog) GetLog(index uint64, l *raft.Log) error {
+	if err := c.LogStore.GetLog(index, l); err != nil {
+		return err
+	}
+	if len(l.Extensions) != 4 || l.Index != index || binary.BigEndian.Uint32(l.Extensions) != logCRC(l) {
+		return c.halt.with(fmt.Errorf("read log entry %d: %w on this disk; keep a copy of the data folder, then let this node rejoin with an empty one", index, ErrDamagedCommand))
+	}
+	l.Extensions = nil
+	return nil
+}
+
+// StoreLog implements raft.LogStore.
+func (c *checkedLog) StoreLog(l *raft.Log) error { return c.StoreLogs([]*raft.Log{l}) }
+
+// StoreLogs implements raft.LogStore.
+func (c *checkedLog) StoreLogs(logs []*raft.Log) error {
+	lease := false
+	out := make([]*raft.Log, len(logs))
+	for i, l := range logs {
+		lease = lease || l.Type == raft.LogCommand && carriesLease(l.Data)
+		checked := *l
+		checked.Extensions = binary.BigEndian.AppendUint32(nil, logCRC(l))
+		out[i] = &checked
+	}
+	if err := c.LogStore.StoreLogs(out); err != nil {
+		return err
+	}
+	if lease {
+		c.leaseAppended()
+	}
+	return nil
+}
+
+// haltingStable wraps raft's stable store: raft panics when it can't write its
+// term.
+type haltingStable struct {
+	raft.StableStore
+	halt halt
+}
+
+// SetUint64 implements raft.StableStore.
+func (h *haltingStable) SetUint64(key []byte, val uint64) error {
+	if err := h.StableStore.SetUint64(key, val); err != nil {
+		return h.halt.with(fmt.Errorf("write raft's %s: %w", key, err))
+	}
+	return nil
+}
+
+// halt keeps raft from panicking over an error of its disk: once armed, it
+// reports the error, so that the daemon releases what it holds and exits with
+// a sentence, and never returns to raft. Until then the error goes back to
+// the one who opens the node.
+type halt struct {
+	armed  *atomic.Bool
+	report func(error)
+	closed <-chan struct{}
+}
+
+func (h halt) with(err error) error {
+	if !h.armed.Load() {
+		return err
+	}
+	h.report(err)
+	<-h.closed
+	runtime.Goexit()
+	return err
+}
+
+func logCRC(l *raft.Log) uint32 {
+	var head [17]byte
+	binary.BigEndian.PutUint64(head[0:], l.Index)
+	binary.BigEndian.PutUint64(head[8:], l.Term)
+	head[16] = byte(l.Type)
+	return crcOf(head[:], l.Data)
+}

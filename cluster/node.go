@@ -1,0 +1,421 @@
+package cluster
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+	"github.com/hashicorp/raft"
+	"golang.org/x/sync/errgroup"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"had/internal/clock"
+	hadv1 "had/proto/had/v1"
+)
+
+// Config is what a Node needs. Storage and Transport become the node's to
+// close.
+type Config struct {
+	Birth     *hadv1.Birth // who the members are; the same on every node
+	Instance  *hadv1.Instance
+	Timing    Timing
+	Storage   *Storage
+	Transport raft.Transport
+	Clock     clock.Source
+	Logger    hclog.Logger
+}
+
+// Errors of Propose and Transfer. A refusal by Apply is a *RefusedError.
+var (
+	ErrNotLeader      = errors.New("this node is not the leader")
+	ErrOutcomeUnknown = errors.New("the outcome is unknown: the command may or may not have been committed")
+)
+
+// RefusedError says that a command was committed and that Apply refused it:
+// nothing changed.
+type RefusedError struct {
+	Reason string
+	Index  uint64
+}
+
+func (e *RefusedError) Error() string { return e.Reason }
+
+// Leadership is what this node knows of who leads. Compare terms; never count
+// changes.
+type Leadership struct {
+	Leading bool
+	Ready   bool   // leading, and every entry of earlier terms has been applied here
+	Term    uint64 // this node's current term
+	Leader  string // node name; empty when none is known
+}
+
+// Node is one member of the raft group.
+type Node struct {
+	cfg     Config
+	raft    *raft.Raft
+	fsm     *fsm
+	names   map[raft.ServerID]string
+	ids     map[string]raft.ServerID
+	witness bool
+	started time.Time
+
+	contact   atomic.Pointer[raft.Raft] // raft, for what runs before Open returns
+	lastLease atomic.Int64              // clock.Instant: `s`, see LastLease
+	fatal     chan error                // capacity 1
+	stopped   chan struct{}
+
+	mu        sync.Mutex
+	readyTerm uint64        // the barrier of this term has passed
+	changed   chan struct{} // closed and replaced when leadership changes
+	failing   time.Time     // when proposals of a leader began to fail; zero: they don't
+	confirmed clock.Instant // when the latest command that a quorum accepted was proposed
+}
+
+// stuckAfter is how long a leader whose commands don't commit stays alive
+// (raft#696, raft#503): then it is better restarted.
+const stuckAfter = 10 * time.Second
+
+// Open joins the raft group with the state on disk. Run must be called.
+func Open(cfg Config) (n *Node, err error) {
+	n = &Node{
+		cfg: cfg, names: map[raft.ServerID]string{}, ids: map[string]raft.ServerID{},
+		started: time.Now(), fatal: make(chan error, 1), stopped: make(chan struct{}), changed: make(chan struct{}),
+	}
+	n.touchLease()
+	n.fsm = newFSM(n.touchLease, n.fail)
+
+	var servers []raft.Server
+	for _, m := range cfg.Birth.GetMembers() {
+		id := raft.ServerID(m.GetNodeId())
+		n.names[id], n.ids[m.GetName()] = m.GetName(), id
+		servers = append(servers, raft.Server{ID: id, Address: raft.ServerAddress(m.GetName())})
+		if m.GetNodeId() == cfg.Instance.GetNodeId() {
+			n.witness = m.GetWitness()
+		}
+	}
+
+	h := halt{armed: new(atomic.Bool), report: n.fail, closed: n.stopped}
+	logs := &checkedLog{LogStore: cfg.Storage.Log, leaseAppended: n.touchLease, halt: h}
+	stable := &haltingStable{StableStore: cfg.Storage.Stable, halt: h}
+	cached, err := raft.NewLogCache(256, logs)
+	if err != nil {
+		return nil, fmt.Errorf("make the log cache: %w", err)
+	}
+	transport := &carefulTransport{Transport: cfg.Transport, mayStand: n.mayStand}
+
+	defer func() { // raft panics over a log it can't read at start
+		if p := recover(); p != nil {
+			err = fmt.Errorf("open the raft log: %v", p)
+		}
+	}()
+	rc := raftConfig(cfg)
+	known, err := raft.HasExistingState(cached, stable, cfg.Storage.Snapshots)
+	if err != nil {
+		return nil, fmt.Errorf("look for raft's state: %w", err)
+	}
+	if !known {
+		if err := raft.BootstrapCluster(rc, cached, stable, cfg.Storage.Snapshots, transport, raft.Configuration{Servers: servers}); err != nil {
+			return nil, fmt.Errorf("write raft's first state: %w", err)
+		}
+	}
+	n.raft, err = raft.NewRaft(rc, n.fsm, cached, stable, cfg.Storage.Snapshots, transport)
+	if err != nil {
+		return nil, fmt.Errorf("start raft: %w", err)
+	}
+	n.contact.Store(n.raft)
+	h.armed.Store(true)
+	return n, nil
+}
+
+func raftConfig(cfg Config) *raft.Config {
+	rc := raft.DefaultConfig()
+	rc.LocalID = raft.ServerID(cfg.Instance.GetNodeId())
+	rc.HeartbeatTimeout = cfg.Timing.Heartbeat
+	rc.ElectionTimeout = cfg.Timing.Election
+	rc.LeaderLeaseTimeout = cfg.Timing.LeaderLease
+	rc.CommitTimeout = cfg.Timing.Commit
+	rc.SnapshotThreshold = 4096
+	rc.TrailingLogs = 4096
+	rc.Logger = cfg.Logger.Named("raft")
+	rc.LogOutput = io.Discard
+	rc.NoLegacyTelemetry = true
+	return rc
+}
+
+// Run tracks leadership until ctx ends, then leaves the group and closes the
+// storage and the transport. It returns nil, or the reason why the node must
+// not go on.
+func (n *Node) Run(ctx context.Context) error {
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return n.track(ctx) })
+	g.Go(func() error {
+		select {
+		case err := <-n.fatal:
+			return err
+		case <-ctx.Done():
+			return nil
+		}
+	})
+	err := g.Wait()
+	return errors.Join(err, n.close())
+}
+
+func (n *Node) close() error {
+	close(n.stopped)
+	var errs []error
+	// The transport first: a shut-down raft that still answers confuses its
+	// peers.
+	if c, ok := n.cfg.Transport.(raft.WithClose); ok {
+		errs = append(errs, c.Close())
+	}
+	if !waitFuture(n.raft.Shutdown(), 5*time.Second) {
+		return errors.Join(append(errs, errors.New("stop raft: it didn't within 5 s"))...)
+	}
+	return errors.Join(append(errs, n.cfg.Storage.Close())...)
+}
+
+// waitFuture waits for a future, but not for ever (raft#498).
+func waitFuture(f raft.Future, limit time.Duration) bool {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		_ = f.Error() // that it ended is all that counts here
+	}()
+	timer := time.NewTimer(limit)
+	defer timer.Stop()
+	select {
+	case <-done:
+		return true
+	case <-timer.C:
+		return false
+	}
+}
+
+// track follows leadership. raft's signals are only a reason to look: terms
+// are compared, and each term that this node wins gets one barrier.
+func (n *Node) track(ctx context.Context) error {
+	tick := time.NewTicker(n.cfg.Timing.Detect)
+	defer tick.Stop()
+	obs := make(chan raft.Observation, 1)
+	o := raft.NewObserver(obs, false, func(o *raft.Observation) bool {
+		switch o.Data.(type) {
+		case raft.LeaderObservation, raft.RaftState:
+			return true
+		}
+		return false
+	})
+	n.raft.RegisterObserver(o)
+	defer n.raft.DeregisterObserver(o)
+	for {
+		l := n.Leadership()
+		if l.Leading && !l.Ready {
+			n.prepare(ctx, l.Term)
+		}
+		n.signal()
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-n.raft.LeaderCh():
+		case <-obs:
+		case <-tick.C:
+		}
+	}
+}
+
+// prepare commits a barrier in the term this node has won, so that every
+// entry of earlier terms has been applied here, and the birth record if there
+// is none yet.
+func (n *Node) prepare(ctx context.Context, term uint64) {
+	t0 := n.cfg.Clock()
+	err := n.await(ctx, n.raft.Barrier(n.cfg.Timing.TTL), 2*n.cfg.Timing.TTL)
+	if err != nil || n.raft.State() != raft.Leader || n.raft.CurrentTerm() != term {
+		return // the next tick looks again
+	}
+	n.confirm(t0)
+	n.mu.Lock()
+	n.readyTerm = term
+	n.mu.Unlock()
+	if v, _ := n.fsm.view(); v.Birth == nil {
+		_, err := n.Propose(ctx, &hadv1.Command{Record: &hadv1.Command_Birth{Birth: n.cfg.Birth}})
+		if err != nil {
+			n.cfg.Logger.Warn("the birth record was not committed; the next leader tries again", "error", err)
+		}
+	}
+}
+
+func (n *Node) signal() {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	close(n.changed)
+	n.changed = make(chan struct{})
+}
+
+// Leadership returns who leads, as far as this node knows.
+func (n *Node) Leadership() Leadership {
+	term := n.raft.CurrentTerm()
+	leading := n.raft.State() == raft.Leader
+	_, id := n.raft.LeaderWithID()
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return Leadership{Leading: leading, Ready: leading && n.readyTerm == term, Term: term, Leader: n.names[id]}
+}
+
+// LeadershipChanged returns a channel that is closed at the next change, or
+// earlier: look, don't count.
+func (n *Node) LeadershipChanged() <-chan struct{} {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.changed
+}
+
+// View returns the replicated state as applied here, and a channel that is
+// closed when it changes.
+func (n *Node) View() (View, <-chan struct{}) { return n.fsm.view() }
+
+// History returns the kept events after a log index, and how many older ones
+// are gone.
+func (n *Node) History(after uint64) ([]*hadv1.Event, uint64) { return n.fsm.history(after) }
+
+// LastLease returns `s`: the latest of this node's start, its last append of
+// a lease entry and its last snapshot restore, by its own clock. Any lease
+// that this node knows of was proposed no later than that.
+func (n *Node) LastLease() clock.Instant { return clock.Instant(n.lastLease.Load()) }
+
+func (n *Node) touchLease() { n.lastLease.Store(int64(n.cfg.Clock())) }
+
+// Confirmed returns when the latest command that a quorum accepted from this
+// leader was proposed; zero when there is none. What this node has applied
+// was current at that instant.
+func (n *Node) Confirmed() clock.Instant {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.confirmed
+}
+
+// Confirm commits a barrier: the state applied here is current as of the call.
+func (n *Node) Confirm(ctx context.Context) error {
+	t0 := n.cfg.Clock()
+	if err := n.await(ctx, n.raft.Barrier(n.cfg.Timing.TTL), 2*n.cfg.Timing.TTL); err != nil {
+		return err
+	}
+	n.confirm(t0)
+	return nil
+}
+
+func (n *Node) confirm(t0 clock.Instant) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.confirmed = max(n.confirmed, t0)
+}
+
+// Propose commits a command through this node, which must lead. The header's
+// time and proposer are filled in. Errors: ErrNotLeader, *RefusedError,
+// ErrOutcomeUnknown.
+func (n *Node) Propose(ctx context.Context, cmd *hadv1.Command) (Verdict, error) {
+	cmd.At, cmd.Proposer = timestamppb.Now(), n.cfg.Instance.GetNode()
+	data, err := encodeCommand(cmd)
+	if err != nil {
+		return Verdict{}, err
+	}
+	t0 := n.cfg.Clock()
+	f := n.raft.Apply(data, 2*n.cfg.Timing.TTL)
+	err = n.await(ctx, f, max(5*time.Second, 2*n.cfg.Timing.TTL))
+	n.watchStuck(err)
+	if err != nil {
+		return Verdict{}, err
+	}
+	n.confirm(t0)
+	v, ok := f.Response().(Verdict)
+	if !ok {
+		return Verdict{}, fmt.Errorf("apply a command: unexpected answer %T", f.Response())
+	}
+	if v.Refused != "" {
+		return v, &RefusedError{Reason: v.Refused, Index: v.Index}
+	}
+	return v, nil
+}
+
+// await waits for a future until ctx ends or the limit passes.
+func (n *Node) await(ctx context.Context, f raft.Future, limit time.Duration) error {
+	done := make(chan error, 1)
+	go func() { done <- f.Error() }()
+	timer := time.NewTimer(limit)
+	defer timer.Stop()
+	select {
+	case err := <-done:
+		switch {
+		case err == nil:
+			return nil
+		case errors.Is(err, raft.ErrNotLeader), errors.Is(err, raft.ErrLeadershipTransferInProgress):
+			return fmt.Errorf("%w (%w)", ErrNotLeader, err)
+		}
+		return fmt.Errorf("%w: %w", ErrOutcomeUnknown, err)
+	case <-ctx.Done():
+		return fmt.Errorf("%w: %w", ErrOutcomeUnknown, context.Cause(ctx))
+	case <-n.stopped:
+		return fmt.Errorf("%w: the node is stopping", ErrOutcomeUnknown)
+	case <-timer.C:
+		return fmt.Errorf("%w: no answer within %v", ErrOutcomeUnknown, limit)
+	}
+}
+
+// watchStuck ends a node that leads and can't commit anything: raft may keep
+// such a leader in office for ever.
+func (n *Node) watchStuck(err error) {
+	leading := n.raft.State() == raft.Leader
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	switch {
+	case err == nil || !leading:
+		n.failing = time.Time{}
+	case n.failing.IsZero():
+		n.failing = time.Now()
+	case time.Since(n.failing) > stuckAfter:
+		n.fail(fmt.Errorf("commit to the log: nothing has gone through for %v although this node leads (%w); is its disk stuck?", stuckAfter, err))
+	}
+}
+
+func (n *Node) fail(err error) {
+	select {
+	case n.fatal <- err:
+	default: // the first reason is the one to tell
+	}
+}
+
+// Transfer hands leadership to a node and waits until this one doesn't lead
+// any more.
+func (n *Node) Transfer(ctx context.Context, to string) error {
+	id, ok := n.ids[to]
+	if !ok {
+		return fmt.Errorf("hand leadership to %q: no such node", to)
+	}
+	err := n.await(ctx, n.raft.LeadershipTransferToServer(id, raft.ServerAddress(to)), 2*n.cfg.Timing.Election)
+	n.signal()
+	if err != nil {
+		return fmt.Errorf("hand leadership to %s: %w", to, err)
+	}
+	return nil
+}
+
+// witnessPatience is how long a witness lets the data nodes stand for
+// election before it does so itself. It still does in the end, for it may
+// alone have a committed entry.
+func (n *Node) witnessPatience() time.Duration {
+	return max(3*time.Second, 6*n.cfg.Timing.Election)
+}
+
+func (n *Node) mayStand() bool {
+	if !n.witness {
+		return true
+	}
+	last := n.started
+	if r := n.contact.Load(); r != nil && r.LastContact().After(last) {
+		last = r.LastContact()
+	}
+	return time.Since(last) > n.witnessPatience()
+}

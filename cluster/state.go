@@ -1,0 +1,124 @@
+package cluster
+
+import (
+	"cmp"
+	"maps"
+	"slices"
+
+	hadv1 "had/proto/had/v1"
+)
+
+// HistoryLimit is how many events the state keeps; the oldest go first, and
+// how many went is counted.
+const HistoryLimit = 2000
+
+// Entry places a command in the log.
+type Entry struct {
+	Index uint64
+	Term  uint64
+}
+
+// State is what every node computes from the log. It changes only through
+// Apply. It is not safe for concurrent use: FSM guards it.
+//
+// Invariant: messages reachable from a State are never changed in place, so
+// that a View may share them.
+type State struct {
+	applied   uint64
+	birth     *hadv1.Birth
+	policy    *hadv1.Policy
+	open      []*hadv1.Claim // epochs not closed yet, oldest first
+	lastEpoch uint64         // epochs only grow
+	lastOwner string
+	nodes     map[string]*hadv1.NodeRecord
+	move      *hadv1.Move
+	delivered map[streamKey]uint64 // every report up to the seq has been applied
+	history   []*hadv1.Event       // oldest first
+	dropped   uint64
+}
+
+type streamKey struct{ nodeID, stream string }
+
+// NewState returns the state before the first entry.
+func NewState() *State {
+	return &State{nodes: map[string]*hadv1.NodeRecord{}, delivered: map[streamKey]uint64{}}
+}
+
+// View is a State at one moment, for reading only.
+type View struct {
+	Applied   uint64 // index of the last entry applied
+	Birth     *hadv1.Birth
+	Policy    *hadv1.Policy // nil until the first apply
+	Open      []*hadv1.Claim
+	LastEpoch uint64
+	LastOwner string
+	Nodes     map[string]*hadv1.NodeRecord // only nodes that failed a turn since their last success
+	Move      *hadv1.Move
+}
+
+// View returns the state without its history.
+func (s *State) View() View {
+	return View{
+		Applied: s.applied, Birth: s.birth, Policy: s.policy,
+		Open: slices.Clone(s.open), LastEpoch: s.lastEpoch, LastOwner: s.lastOwner,
+		Nodes: maps.Clone(s.nodes), Move: s.move,
+	}
+}
+
+// Claim returns the open claim of an epoch, nil when it is closed or unknown.
+func (v View) Claim(epoch uint64) *hadv1.Claim { return findClaim(v.Open, epoch) }
+
+// Newest returns the open claim with the highest epoch, nil when there is none.
+func (v View) Newest() *hadv1.Claim {
+	if len(v.Open) == 0 {
+		return nil
+	}
+	return v.Open[len(v.Open)-1]
+}
+
+// History returns the kept events after a log index, and how many older ones
+// the bound has cut off in all.
+func (s *State) History(after uint64) (events []*hadv1.Event, dropped uint64) {
+	i, _ := slices.BinarySearchFunc(s.history, after+1, func(e *hadv1.Event, index uint64) int {
+		return cmp.Compare(e.GetIndex(), index)
+	})
+	return slices.Clone(s.history[i:]), s.dropped
+}
+
+func findClaim(open []*hadv1.Claim, epoch uint64) *hadv1.Claim {
+	i := slices.IndexFunc(open, func(c *hadv1.Claim) bool { return c.GetEpoch() == epoch })
+	if i < 0 {
+		return nil
+	}
+	return open[i]
+}
+
+// replaceClaim swaps in a changed copy of an open claim.
+func (s *State) replaceClaim(c *hadv1.Claim) {
+	s.open = slices.Clone(s.open)
+	i := slices.IndexFunc(s.open, func(o *hadv1.Claim) bool { return o.GetEpoch() == c.GetEpoch() })
+	s.open[i] = c
+}
+
+func (s *State) closeClaim(epoch uint64) {
+	s.open = slices.DeleteFunc(slices.Clone(s.open), func(c *hadv1.Claim) bool { return c.GetEpoch() == epoch })
+}
+
+// member returns the birth record of a node ID, nil for a stranger.
+func (s *State) member(nodeID string) *hadv1.Member {
+	for _, m := range s.birth.GetMembers() {
+		if m.GetNodeId() == nodeID {
+			return m
+		}
+	}
+	return nil
+}
+
+func (s *State) memberNamed(name string) *hadv1.Member {
+	for _, m := range s.birth.GetMembers() {
+		if m.GetName() == name {
+			return m
+		}
+	}
+	return nil
+}

@@ -1,0 +1,196 @@
+package cluster
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/raft"
+	raftboltdb "github.com/hashicorp/raft-boltdb/v2"
+	"go.etcd.io/bbolt"
+)
+
+// Storage is where raft keeps its log, its votes and its snapshots.
+type Storage struct {
+	Log       raft.LogStore
+	Stable    raft.StableStore
+	Snapshots raft.SnapshotStore
+	closers   []io.Closer
+}
+
+// Close closes the files.
+func (s *Storage) Close() error {
+	var errs []error
+	for _, c := range s.closers {
+		errs = append(errs, c.Close())
+	}
+	return errors.Join(errs...)
+}
+
+const boltLockTimeout = time.Second
+
+func boltOptions() *bbolt.Options {
+	return &bbolt.Options{Timeout: boltLockTimeout, NoFreelistSync: true, FreelistType: bbolt.FreelistMapType}
+}
+
+// OpenStorage opens or creates raft's files in dir: raft-log.db, raft-vote.db
+// and snapshots/. The error says which file is locked, damaged or unwritable.
+func OpenStorage(dir string, logs io.Writer) (*Storage, error) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("create the raft folder: %w", err)
+	}
+	s := &Storage{}
+	logPath := filepath.Join(dir, "raft-log.db")
+	err := openBolt(logPath, func() error {
+		db, err := raftboltdb.New(raftboltdb.Options{Path: logPath, BoltOptions: boltOptions()})
+		if err == nil {
+			s.Log, s.closers = db, append(s.closers, db)
+		}
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	votePath := filepath.Join(dir, "raft-vote.db")
+	err = openBolt(votePath, func() error {
+		votes, err := openVotes(votePath)
+		if err == nil {
+			s.Stable, s.closers = votes, append(s.closers, votes)
+		}
+		return err
+	})
+	if err != nil {
+		return nil, errors.Join(err, s.Close())
+	}
+	snaps, err := raft.NewFileSnapshotStore(dir, 2, logs)
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("open the snapshots in %s: %w", dir, err), s.Close())
+	}
+	s.Snapshots = snaps
+	return s, nil
+}
+
+// openBolt turns bbolt's errors, and the panics with which it meets a file
+// that isn't a database any more, into sentences.
+func openBolt(path string, open func() error) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("open %s: the file is damaged (%v); keep a copy, then let this node rejoin with an empty data folder", path, p)
+		}
+	}()
+	switch err := open(); {
+	case errors.Is(err, bbolt.ErrTimeout):
+		return fmt.Errorf("open %s: another had uses it", path)
+	case errors.Is(err, bbolt.ErrInvalid), errors.Is(err, bbolt.ErrChecksum), errors.Is(err, bbolt.ErrVersionMismatch):
+		return fmt.Errorf("open %s: the file is damaged (%w); keep a copy, then let this node rejoin with an empty data folder", path, err)
+	case err != nil:
+		return fmt.Errorf("open %s: %w", path, err)
+	}
+	return nil
+}
+
+// voteStore is raft's StableStore. raft writes a vote as two keys, the term
+// and then the candidate; a crash between them would leave an old candidate
+// under a new term and let the node vote twice (raft#661). So the term waits
+// in memory until the candidate comes, and both go in one transaction; the
+// vote is not sent before that.
+type voteStore struct {
+	db *bbolt.DB
+
+	mu          sync.Mutex
+	pendingTerm []byte // LastVoteTerm not yet written; nil: none
+}
+
+const (
+	keyLastVoteTerm = "LastVoteTerm"
+	keyLastVoteCand = "LastVoteCand"
+)
+
+var errNotFound = errors.New("not found") // raft compares the text
+
+func stableBucket() []byte { return []byte("stable") }
+
+func openVotes(path string) (*voteStore, error) {
+	db, err := bbolt.Open(path, 0o600, boltOptions())
+	if err != nil {
+		return nil, err
+	}
+	err = db.Update(func(tx *bbolt.Tx) error {
+		_, err := tx.CreateBucketIfNotExists(stableBucket())
+		return err
+	})
+	if err != nil {
+		return nil, errors.Join(err, db.Close())
+	}
+	return &voteStore{db: db}, nil
+}
+
+// Close closes the file.
+func (v *voteStore) Close() error { return v.db.Close() }
+
+// Set implements raft.StableStore.
+func (v *voteStore) Set(key, val []byte) error {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	err := v.db.Update(func(tx *bbolt.Tx) error {
+		b := tx.Bucket(stableBucket())
+		if string(key) == keyLastVoteCand && v.pendingTerm != nil {
+			if err := b.Put([]byte(keyLastVoteTerm), v.pendingTerm); err != nil {
+				return err
+			}
+		}
+		return b.Put(key, val)
+	})
+	if err == nil && string(key) == keyLastVoteCand {
+		v.pendingTerm = nil
+	}
+	return err
+}
+
+// Get implements raft.StableStore.
+func (v *voteStore) Get(key []byte) ([]byte, error) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if string(key) == keyLastVoteTerm && v.pendingTerm != nil {
+		return v.pendingTerm, nil
+	}
+	var out []byte
+	err := v.db.View(func(tx *bbolt.Tx) error {
+		val := tx.Bucket(stableBucket()).Get(key)
+		if val == nil {
+			return errNotFound
+		}
+		out = append(out, val...)
+		return nil
+	})
+	return out, err
+}
+
+// SetUint64 implements raft.StableStore.
+func (v *voteStore) SetUint64(key []byte, val uint64) error {
+	data := binary.BigEndian.AppendUint64(nil, val)
+	if string(key) == keyLastVoteTerm {
+		v.mu.Lock()
+		defer v.mu.Unlock()
+		v.pendingTerm = data
+		return nil
+	}
+	return v.Set(key, data)
+}
+
+// GetUint64 implements raft.StableStore.
+func (v *voteStore) GetUint64(key []byte) (uint64, error) {
+	data, err := v.Get(key)
+	if err != nil {
+		return 0, err
+	}
+	if len(data) != 8 {
+		return 0, fmt.Errorf("read %s: %d bytes where 8 belong", key, len(data))
+	}
+	return binary.BigEndian.Uint64(data), nil
+}

@@ -1,0 +1,85 @@
+package cluster
+
+import (
+	"context"
+	"errors"
+	"net"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+	"github.com/hashicorp/raft"
+)
+
+// Streams are authenticated connections between nodes. raft addresses are
+// node names.
+type Streams interface {
+	RaftListener() net.Listener
+	DialRaft(ctx context.Context, node string) (net.Conn, error)
+}
+
+// NewTransport returns raft's transport over streams for the node self.
+func NewTransport(self string, streams Streams, t Timing, logger hclog.Logger) raft.Transport {
+	return raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
+		Stream:          &streamLayer{Listener: streams.RaftListener(), self: self, dial: streams.DialRaft},
+		MaxPool:         3,
+		MaxRPCsInFlight: 1, // no pipelining: raft#612
+		Timeout:         t.Heartbeat,
+		Logger:          logger.Named("transport"),
+	})
+}
+
+// streamLayer adapts Streams to raft.StreamLayer.
+type streamLayer struct {
+	net.Listener
+	self string
+	dial func(ctx context.Context, node string) (net.Conn, error)
+}
+
+// Dial implements raft.StreamLayer.
+func (s *streamLayer) Dial(node raft.ServerAddress, timeout time.Duration) (net.Conn, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), timeout)
+	defer cancel()
+	return s.dial(ctx, string(node))
+}
+
+// Addr implements net.Listener: raft takes its text as this node's address.
+func (s *streamLayer) Addr() net.Addr { return nodeAddr(s.self) }
+
+type nodeAddr string
+
+func (nodeAddr) Network() string  { return "had" }
+func (a nodeAddr) String() string { return string(a) }
+
+// carefulTransport takes two things of raft's transport away. The fast path
+// for heartbeats can set the term back (raft#695), so raft never gets to
+// register it. And a witness doesn't stand for election while a data node
+// might: its pre-votes fail until it has been without a leader for a while.
+type carefulTransport struct {
+	raft.Transport
+	mayStand func() bool
+}
+
+var errWitnessWaits = errors.New("a witness lets the data nodes stand for election first")
+
+// SetHeartbeatHandler implements raft.Transport and registers nothing.
+func (*carefulTransport) SetHeartbeatHandler(func(raft.RPC)) {}
+
+// RequestPreVote implements raft.WithPreVote.
+func (t *carefulTransport) RequestPreVote(id raft.ServerID, to raft.ServerAddress, args *raft.RequestPreVoteRequest, resp *raft.RequestPreVoteResponse) error {
+	if !t.mayStand() {
+		return errWitnessWaits
+	}
+	pre, ok := t.Transport.(raft.WithPreVote)
+	if !ok {
+		return errors.New("the transport knows no pre-vote")
+	}
+	return pre.RequestPreVote(id, to, args, resp)
+}
+
+// Close implements raft.WithClose.
+func (t *carefulTransport) Close() error {
+	if c, ok := t.Transport.(raft.WithClose); ok {
+		return c.Close()
+	}
+	return nil
+}
