@@ -1,0 +1,53 @@
+package policy
+
+import (
+	"net/netip"
+	"slices"
+)
+
+// CheckMembers refuses what p, as ParsePolicy returned it, says about nodes
+// that aren't members or never own, and addresses that are a member's own. It
+// doesn't change p and may be called at any time: a policy outlives changes
+// of membership.
+func (p *Policy) CheckMembers(members []Member) Diagnostics {
+	s := &source{name: p.source.name, text: p.source.text}
+	for _, t := range p.raw.prefer {
+		s.checkOwner(t, members)
+	}
+	for i, v := range p.raw.vips {
+		for _, a := range v.byNode {
+			s.checkOwner(a.key, members)
+		}
+		s.checkNotNode(v.address, p.VIPs[i].Address, members)
+	}
+	return s.result()
+}
+
+// checkOwner refuses the name of a node that can't own.
+func (s *source) checkOwner(t text, members []Member) {
+	var owners []string
+	for _, m := range members {
+		switch {
+		case m.Name == t.value && m.Witness:
+			s.errorf(t.at, "leave it out: a witness votes, but never owns", "%s is a witness", quote(t.value))
+			return
+		case m.Name == t.value:
+			return
+		case !m.Witness:
+			owners = append(owners, m.Name)
+		}
+	}
+	s.errorf(t.at, suggest(t.value, owners), "%s is not a node of the cluster", quote(t.value))
+}
+
+// checkNotNode refuses a virtual address that a node has for itself: taking
+// it away from its owner would cut that node off.
+func (s *source) checkNotNode(t text, addr netip.Addr, members []Member) {
+	i := slices.IndexFunc(members, func(m Member) bool {
+		host, err := netip.ParseAddrPort(m.Address)
+		return err == nil && host.Addr().Unmap() == addr
+	})
+	if i >= 0 {
+		s.errorf(t.at, "a virtual address is one more, which belongs to no host: take a free one", "%s is the address of node %s", addr, quote(members[i].Name))
+	}
+}

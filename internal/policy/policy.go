@@ -1,0 +1,260 @@
+// Package policy turns the two files people write, had.hcl (the node's own
+// facts) and policy.hcl (what the cluster owns), into checked values.
+//
+// A file is read in four stages, and each only runs when the one before it
+// found no errors: text to a syntax tree (source.go), unknown names
+// (shape.go), values as they are written with their places (the raw types),
+// checked values (NodeFile, Policy). Whatever this version can't honour is
+// refused: nobody should believe in a protection that isn't there.
+//
+// Values are literals. Expressions are never evaluated, so no file can make
+// had compute.
+package policy
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"github.com/hashicorp/hcl/v2"
+	"github.com/hashicorp/hcl/v2/hclsyntax"
+)
+
+// maxInterface is the longest name of an interface, in bytes: IFNAMSIZ less
+// its NUL (netdevice(7)).
+const maxInterface = 15
+
+// Policy is what policy.hcl says: what the cluster owns. All of it moves
+// together, to one owner.
+type Policy struct {
+	Prefer []string // nodes, most wanted first; others follow
+	VIPs   []VIP    // in file order, which is the order of every stage
+	Hooks  Hooks
+
+	source *source
+	raw    rawPolicy
+}
+
+// VIP is a virtual IP address.
+type VIP struct {
+	Name            string
+	Address         netip.Addr        // global unicast, without zone, never IPv4-mapped
+	Interface       string            // on every node; "" with no InterfaceByNode: derived
+	InterfaceByNode map[string]string // nil unless it differs by node
+}
+
+// InterfaceOn returns the interface that carries the address on node, and ""
+// when it is the one whose subnet contains the address.
+func (v VIP) InterfaceOn(node string) string {
+	if name, ok := v.InterfaceByNode[node]; ok {
+		return name
+	}
+	return v.Interface
+}
+
+func policyShape() shape {
+	const inNode = "it belongs in the node file (/etc/had/had.hcl), not in the policy"
+	return shape{
+		attrs: map[string]string{"prefer": `["alpha", "beta"]`},
+		later: []string{"volume", "fence", "reconnect_token", "check", "sync", "failback", "limits", "notify"},
+		others: map[string]string{
+			"cluster": inNode, "node": inNode, "data_dir": inNode, "socket": inNode, "tls": inNode,
+			"watchdog": inNode, "telemetry": inNode,
+		},
+		blocks: map[string]shape{
+			"vip": {
+				what:   `vip "web"`,
+				labels: 1,
+				attrs:  map[string]string{"address": `"192.0.2.10"`, "interface": `"eth0"`},
+				later:  []string{"open"},
+			},
+			"hooks": {
+				what:  "hooks",
+				attrs: map[string]string{"dir": quote(defaultHooksDir), "timeout": quote(shortest(defaultHooksTimeout))},
+				once:  "write all of it there",
+				blocks: map[string]shape{
+					"stage": {
+						what:   `stage "PostAcq"`,
+						labels: 1,
+						attrs:  map[string]string{"on_failure": `"continue"`},
+					},
+				},
+			},
+		},
+	}
+}
+
+// ParsePolicy reads the text of policy.hcl. It knows nothing of the cluster:
+// see [Policy.CheckMembers]. The result is nil if and only if the diagnostics
+// have errors.
+func ParsePolicy(filename string, src []byte) (*Policy, Diagnostics) {
+	s := newSource(filename, src)
+	p := s.policy()
+	if s.failed() {
+		p = nil
+	}
+	return p, s.result()
+}
+
+func (s *source) policy() *Policy {
+	body := s.parse(`the smallest policy is one line: vip "web" { address = "192.0.2.10" }; to own nothing on purpose, write a comment that says so`)
+	if body == nil {
+		return nil
+	}
+	if s.conform(body, policyShape(), "the policy"); s.failed() {
+		return nil
+	}
+	raw := s.rawPolicy(body)
+	p := &Policy{
+		Prefer: s.validPrefer(raw.prefer),
+		VIPs:   s.validVIPs(raw.vips),
+		Hooks:  s.validHooks(raw.hooks),
+		source: s,
+		raw:    raw,
+	}
+	if len(p.VIPs) == 0 {
+		s.warnf(s.start(), `add one: vip "web" { address = "192.0.2.10" }`, "the policy has no vip: the cluster will own nothing")
+	}
+	return p
+}
+
+// rawPolicy is policy.hcl as it is written.
+type rawPolicy struct {
+	prefer []text
+	vips   []rawVIP
+	hooks  rawHooks
+}
+
+type rawVIP struct {
+	name, address text
+	one           text            // interface = "eth0"
+	byNode        []rawAssignment // interface = { alpha = "eth0" }
+}
+
+type rawAssignment struct{ key, value text }
+
+func (s *source) rawPolicy(body *hclsyntax.Body) rawPolicy {
+	raw := rawPolicy{
+		prefer: s.list(body, "prefer", `["alpha", "beta"]`),
+		hooks:  rawHooks{timeout: defaultHooksTimeout},
+	}
+	for _, b := range body.Blocks {
+		switch b.Type {
+		case "vip":
+			v := rawVIP{name: label(b), address: s.required(b, "address", `"192.0.2.10"`)}
+			if a := b.Body.Attributes["interface"]; a != nil {
+				v.one, v.byNode = s.rawInterface(a)
+			}
+			raw.vips = append(raw.vips, v)
+		case "hooks":
+			raw.hooks = s.rawHooks(b.Body)
+		}
+	}
+	return raw
+}
+
+// rawInterface reads a name, or a map from nodes to names.
+func (s *source) rawInterface(a *hclsyntax.Attribute) (one text, byNode []rawAssignment) {
+	const example = `interface = "eth0" or interface = { alpha = "eth0", beta = "eth1" }`
+	object, ok := a.Expr.(*hclsyntax.ObjectConsExpr)
+	if !ok {
+		return s.literal(a.Expr, a.Name, example), nil
+	}
+	for _, item := range object.Items {
+		key := text{value: hcl.ExprAsKeyword(item.KeyExpr), at: item.KeyExpr.Range(), ok: true}
+		if key.value == "" {
+			key = text{}
+			if k, isKey := item.KeyExpr.(*hclsyntax.ObjectConsKeyExpr); isKey {
+				key = s.literal(k.Wrapped, "each node of interface", example)
+			}
+		}
+		value := s.literal(item.ValueExpr, "each interface", example)
+		if key.ok && value.ok {
+			byNode = append(byNode, rawAssignment{key, value})
+		}
+	}
+	if len(object.Items) == 0 {
+		s.errorf(a.Expr.Range(), "leave the line out to derive it from the address", "interface is an empty map")
+	}
+	return text{}, byNode
+}
+
+func (s *source) validPrefer(raw []text) []string {
+	var names []string
+	for _, t := range raw {
+		if !validHostName(t.value) {
+			s.errorf(t.at, nodeNameHint, "%s can't be a node's name", quote(t.value))
+		}
+		if slices.Contains(names, t.value) {
+			s.errorf(t.at, "name each node once, most wanted first", "prefer names %s twice", quote(t.value))
+		}
+		names = append(names, t.value)
+	}
+	return names
+}
+
+func (s *source) validVIPs(raw []rawVIP) []VIP {
+	var vips []VIP
+	names, addresses := map[string]text{}, map[netip.Addr]text{}
+	for _, r := range raw {
+		v := VIP{Name: r.name.value}
+		if !validIdentifier(v.Name) {
+			s.errorf(r.name.at, vipNameHint, "%s can't be a vip's name", quote(v.Name))
+		}
+		if first, twice := names[v.Name]; twice {
+			s.errorf(r.name.at, fmt.Sprintf("the first is on line %d; each needs a name of its own", first.at.Start.Line), "two vips are called %s", quote(v.Name))
+		} else {
+			names[v.Name] = r.name
+		}
+		if r.address.ok {
+			addr, ok := s.virtualAddress(r.address)
+			if first, twice := addresses[addr]; ok && twice {
+				s.errorf(r.address.at, fmt.Sprintf("the first is on line %d; leave one of them out", first.at.Start.Line), "two vips have the address %s", addr)
+			} else if ok {
+				addresses[addr] = r.address
+			}
+			v.Address = addr
+		}
+		if r.one.ok {
+			s.checkInterface(r.one)
+			v.Interface = r.one.value
+		}
+		v.InterfaceByNode = s.validInterfaceMap(r.byNode)
+		vips = append(vips, v)
+	}
+	return vips
+}
+
+func (s *source) validInterfaceMap(raw []rawAssignment) map[string]string {
+	if raw == nil {
+		return nil
+	}
+	byNode := map[string]string{}
+	for _, r := range raw {
+		if !validHostName(r.key.value) {
+			s.errorf(r.key.at, nodeNameHint, "%s can't be a node's name", quote(r.key.value))
+		}
+		if _, twice := byNode[r.key.value]; twice {
+			s.errorf(r.key.at, "name each node once", "interface names node %s twice", quote(r.key.value))
+		}
+		s.checkInterface(r.value)
+		byNode[r.key.value] = r.value.value
+	}
+	return byNode
+}
+
+// checkInterface refuses what Linux doesn't take as an interface's name
+// (dev_valid_name in net/core/dev.c), and what no one could type.
+func (s *source) checkInterface(t text) {
+	name := t.value
+	bad := func(r rune) bool { return r <= ' ' || r == '/' || r == ':' || r == 0x7f }
+	switch {
+	case name == "":
+		s.errorf(t.at, "leave the line out to derive it from the address", "the interface has no name")
+	case len(name) > maxInterface:
+		s.errorf(t.at, "ip link shows the names", "the interface name %s is longer than the %d bytes Linux allows", quote(name), maxInterface)
+	case name == "." || name == ".." || strings.ContainsFunc(name, bad):
+		s.errorf(t.at, "ip link shows the names", "%s can't be an interface's name", quote(name))
+	}
+}
