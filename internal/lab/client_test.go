@@ -1,0 +1,72 @@
+package lab
+
+import (
+	"context"
+	"testing"
+	"time"
+)
+
+// The client must see the gap that was made, no shorter, and longer only by
+// what the machine adds.
+func TestClientMeasuresAGap(t *testing.T) {
+	t.Parallel()
+	l := newLab(t, Config{})
+	ctx, cancel := context.WithTimeout(t.Context(), testTimeout)
+	defer cancel()
+	alpha, beta := l.Host("alpha"), l.Host("beta")
+	for _, vip := range l.VIPs() {
+		p := hostPrefix(vip)
+		must(t, alpha.AddAddress(p, Forever))
+		c, err := l.Client.Measure(ClientConfig{Target: vip})
+		must(t, err)
+		_, err = c.AwaitAnswer(ctx, time.Time{})
+		must(t, err)
+
+		const made = 100 * time.Millisecond
+		from := time.Now()
+		must(t, l.Cut("client", "alpha"))
+		cutDone := time.Now()
+		<-time.After(made)
+		must(t, l.Heal())
+		healed := time.Now()
+		_, err = c.AwaitAnswer(ctx, healed)
+		must(t, err)
+
+		gap, ok := c.Report().LongestGap(from, time.Now())
+		if !ok || gap.Duration() < made-2*time.Millisecond || gap.Start.After(cutDone.Add(20*time.Millisecond)) || gap.FromHost != "alpha" || gap.ToHost != "alpha" {
+			t.Errorf("%s: made a gap of %v, measured %v", vip, made, gap)
+		}
+		if late := gap.End.Sub(healed); late > 200*time.Millisecond {
+			t.Errorf("%s: the gap ended %v after the heal", vip, late)
+		}
+
+		// A takeover without an announcement: the client's neighbour entry
+		// still names alpha, so it must not count as answered by beta until
+		// it is refreshed.
+		must(t, alpha.DelAddress(p))
+		must(t, beta.AddAddress(p, Forever))
+		_, err = l.Client.Exec(ctx, "ip", "neighbour", "flush", "dev", iface)
+		must(t, err)
+		_, err = c.AwaitAnswer(ctx, time.Time{}, "alpha")
+		must(t, err)
+		r := c.Stop()
+		if r.Answers["alpha"] == 0 || r.Answers["beta"] == 0 || len(r.Answers) != 2 {
+			t.Errorf("%s: answers by host = %v", vip, r.Answers)
+		}
+		if r.Answers["alpha"]+r.Answers["beta"] > r.Sent {
+			t.Errorf("%s: more answers %v than %d requests", vip, r.Answers, r.Sent)
+		}
+		must(t, beta.DelAddress(p))
+	}
+}
+
+func TestStoppedClientKeepsItsReport(t *testing.T) {
+	t.Parallel()
+	l := newLab(t, Config{})
+	c, err := l.Client.Measure(ClientConfig{Target: l.Host("alpha").V4})
+	must(t, err)
+	first, second := c.Stop(), c.Stop()
+	if first.End != second.End || first.Sent != second.Sent {
+		t.Errorf("a stopped client went on: %+v, then %+v", first, second)
+	}
+}
