@@ -1,0 +1,110 @@
+package vip
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"slices"
+
+	"github.com/mdlayher/packet"
+	"github.com/vishvananda/netlink"
+	"golang.org/x/net/bpf"
+	"golang.org/x/sys/unix"
+)
+
+// Announce tells the neighbours on each address's link, once, that this host
+// has it: so that they replace what they remembered of its former owner.
+// Interfaces without ARP (loopback, tun) have no such neighbours and are
+// skipped. The caller repeats it: a lost announcement leaves a neighbour
+// sending to the former owner until its cache entry ages.
+func (m *Manager) Announce(ctx context.Context, addrs []Address) error {
+	var errs []error
+	segments, err := m.segments(addrs, announcement)
+	errs = append(errs, err)
+	for _, s := range segments {
+		if err := ctx.Err(); err != nil {
+			return errors.Join(append(errs, fmt.Errorf("announce on %s: %w", s.link.Name, err))...)
+		}
+		if err := s.announce(); err != nil {
+			errs = append(errs, fmt.Errorf("announce %d addresses on %s: %w", len(s.frames), s.link.Name, err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// segment is the addresses of one family on one link, with a frame for each.
+type segment struct {
+	link   *netlink.LinkAttrs
+	v4     bool
+	frames map[netip.Addr][]byte
+}
+
+// segments sorts addresses by link and family and builds each one's frame.
+// Links without ARP are left out; links that don't exist are named in the
+// error.
+func (m *Manager) segments(addrs []Address, frame func(netip.Addr, net.HardwareAddr) ([]byte, error)) ([]*segment, error) {
+	var segments []*segment
+	var errs []error
+	links := map[string]*netlink.LinkAttrs{}
+	for _, a := range addrs {
+		link, ok := links[a.Interface]
+		if !ok {
+			l, err := linkByName(m.kernel.handle, a.Interface)
+			if err != nil {
+				errs = append(errs, fmt.Errorf("reach the neighbours of %s: %w", a.Addr, err))
+				continue
+			}
+			link = l.Attrs()
+			links[a.Interface] = link
+		}
+		if link.EncapType != "ether" || len(link.HardwareAddr) != 6 || link.RawFlags&unix.IFF_NOARP != 0 {
+			continue
+		}
+		f, err := frame(a.Addr, link.HardwareAddr)
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		i := slices.IndexFunc(segments, func(s *segment) bool { return s.link == link && s.v4 == a.Addr.Is4() })
+		if i < 0 {
+			i = len(segments)
+			segments = append(segments, &segment{link: link, v4: a.Addr.Is4(), frames: map[netip.Addr][]byte{}})
+		}
+		segments[i].frames[a.Addr] = f
+	}
+	return segments, errors.Join(errs...)
+}
+
+// announce sends the frames through a socket that receives nothing.
+func (s *segment) announce() error {
+	conn, err := s.open(0, nil)
+	if err != nil {
+		return err
+	}
+	return errors.Join(s.send(conn), conn.Close())
+}
+
+// send sends every frame, or says at which it failed.
+func (s *segment) send(conn *packet.Conn) error {
+	for addr, frame := range s.frames {
+		// Frames begin with their destination.
+		to := &packet.Addr{HardwareAddr: frame[:6]}
+		if _, err := conn.WriteTo(frame, to); err != nil {
+			return fmt.Errorf("send for %s: %w", addr, err)
+		}
+	}
+	return nil
+}
+
+// open opens a socket for the segment's link, in the network namespace of the
+// calling thread.
+func (s *segment) open(protocol int, filter []bpf.RawInstruction) (*packet.Conn, error) {
+	ifi := &net.Interface{Index: s.link.Index, Name: s.link.Name, MTU: s.link.MTU, HardwareAddr: s.link.HardwareAddr}
+	conn, err := packet.Listen(ifi, packet.Raw, protocol, &packet.Config{Filter: filter})
+	if err != nil {
+		return nil, fmt.Errorf("open a packet socket (it needs CAP_NET_RAW): %w", err)
+	}
+	return conn, nil
+}

@@ -1,0 +1,215 @@
+// Package vip puts virtual addresses into this host's kernel for as long as a
+// lease allows, and no longer: every address carries a lifetime after which
+// the kernel removes it by itself. The package also announces addresses to
+// the network's neighbours, asks the network whether somebody else answers
+// for one, and reports when something else changes an address or a link.
+//
+// It knows nothing of why an address is held. Callers bring a deadline; what
+// the deadline means and why it is safe is theirs. DESIGN.md says what the
+// lifetime covers and what it doesn't.
+//
+// Everything here needs CAP_NET_ADMIN and CAP_NET_RAW (capabilities(7)) in the
+// network namespace of the calling thread.
+package vip
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// Address is a host address on an interface. In the kernel it always has the
+// full prefix length, /32 or /128.
+type Address struct {
+	Addr      netip.Addr
+	Interface string // the kernel's name of it, as in ip-link(8)
+}
+
+// String renders the address as people write it: "192.0.2.10 on eth0".
+func (a Address) String() string { return a.Addr.String() + " on " + a.Interface }
+
+// bits is the prefix length of a host address: 32 or 128.
+func (a Address) bits() int { return a.Addr.BitLen() }
+
+// Presence is what a look at the kernel says about an address.
+type Presence int
+
+// Unknown is the zero value, so that an answer nobody gave never reads as
+// "inactive".
+const (
+	Unknown Presence = iota
+	Inactive
+	Active
+)
+
+func (p Presence) String() string {
+	switch p {
+	case Inactive:
+		return "inactive"
+	case Active:
+		return "active"
+	default:
+		return "unknown"
+	}
+}
+
+// Resolve returns the address as this host would hold it. With iface "" it
+// chooses the interface with the most specific subnet that contains addr, the
+// lowest interface index where several do; host addresses (/32, /128) name no
+// subnet and are ignored. The interface may be down.
+func Resolve(addr netip.Addr, iface string) (Address, error) {
+	addr = addr.Unmap()
+	if err := check(addr); err != nil {
+		return Address{}, err
+	}
+	if iface != "" {
+		link, err := linkByName(&netlink.Handle{}, iface)
+		if err != nil {
+			return Address{}, err
+		}
+		return Address{Addr: addr, Interface: link.Attrs().Name}, nil
+	}
+	index, err := subnetOwner(addr)
+	if err != nil {
+		return Address{}, err
+	}
+	link, err := netlink.LinkByIndex(index)
+	if err != nil {
+		return Address{}, fmt.Errorf("look up interface %d, whose subnet contains %s: %w", index, addr, err)
+	}
+	return Address{Addr: addr, Interface: link.Attrs().Name}, nil
+}
+
+// check refuses what can't be one host's address on the network: Presence
+// looks on every interface, where a link-local address may well be several
+// hosts'.
+func check(addr netip.Addr) error {
+	switch {
+	case !addr.IsValid():
+		return errors.New("no address was given")
+	case addr.Zone() != "", addr.Is6() && addr.IsLinkLocalUnicast():
+		return fmt.Errorf("%s is link-local: a virtual address must mean one host wherever it is seen", addr)
+	case addr.IsUnspecified(), addr.IsMulticast(), addr == netip.AddrFrom4([4]byte{255, 255, 255, 255}):
+		return fmt.Errorf("%s isn't the address of one host", addr)
+	}
+	return nil
+}
+
+// subnetOwner returns the index of the interface whose subnet contains addr.
+func subnetOwner(addr netip.Addr) (int, error) {
+	assigned, err := listAddrs(netlink.AddrList, familyOf(addr))
+	if err != nil {
+		return 0, fmt.Errorf("list this host's subnets to find the one of %s: %w", addr, err)
+	}
+	best, bestBits := 0, -1
+	for _, a := range assigned {
+		subnet := a.IPNet
+		if a.Peer != nil { // the prefix length is the peer's (ip-address(8))
+			subnet = a.Peer
+		}
+		p, ok := prefix(subnet)
+		if !ok || p.IsSingleIP() || !p.Contains(addr) {
+			continue
+		}
+		if p.Bits() > bestBits || p.Bits() == bestBits && a.LinkIndex < best {
+			best, bestBits = a.LinkIndex, p.Bits()
+		}
+	}
+	if bestBits < 0 {
+		return 0, fmt.Errorf("no interface has a subnet that contains %s: name one with `interface = \"…\"`", addr)
+	}
+	return best, nil
+}
+
+// Carrier reports whether the interface is up and its lower layer has a link
+// (IFF_UP and IFF_LOWER_UP, netdevice(7)).
+func Carrier(iface string) (bool, error) {
+	link, err := linkByName(&netlink.Handle{}, iface)
+	if err != nil {
+		return false, err
+	}
+	return hasCarrier(link.Attrs().RawFlags), nil
+}
+
+func hasCarrier(flags uint32) bool {
+	const up = unix.IFF_UP | unix.IFF_LOWER_UP
+	return flags&up == up
+}
+
+// HardwareAddrs returns the 6-byte MAC of every interface that has one, each
+// once, in order of interface index.
+func HardwareAddrs() ([]net.HardwareAddr, error) {
+	return hardwareAddrs(netlink.LinkList)
+}
+
+func hardwareAddrs(list func() ([]netlink.Link, error)) ([]net.HardwareAddr, error) {
+	links, err := list()
+	if err != nil {
+		return nil, fmt.Errorf("list this host's interfaces for their MACs: %w", err)
+	}
+	slices.SortFunc(links, func(a, b netlink.Link) int { return a.Attrs().Index - b.Attrs().Index })
+	var macs []net.HardwareAddr
+	for _, l := range links {
+		mac := l.Attrs().HardwareAddr
+		known := slices.ContainsFunc(macs, func(m net.HardwareAddr) bool { return string(m) == string(mac) })
+		if len(mac) == 6 && string(mac) != "\x00\x00\x00\x00\x00\x00" && !known {
+			macs = append(macs, mac)
+		}
+	}
+	return macs, nil
+}
+
+// linkByName finds an interface or says which there are. A handle without
+// sockets asks in the network namespace of the calling thread.
+func linkByName(h *netlink.Handle, name string) (netlink.Link, error) {
+	link, err := h.LinkByName(name)
+	var missing netlink.LinkNotFoundError
+	if errors.As(err, &missing) {
+		return nil, fmt.Errorf("interface %q doesn't exist on this host: it has %s", name, interfaceNames(h))
+	}
+	if err != nil {
+		return nil, fmt.Errorf("look up interface %q: %w", name, err)
+	}
+	return link, nil
+}
+
+// interfaceNames lists the interfaces for an error message.
+func interfaceNames(h *netlink.Handle) string {
+	links, err := h.LinkList()
+	if err != nil {
+		return "interfaces that can't be listed: " + err.Error()
+	}
+	names := make([]string, len(links))
+	for i, l := range links {
+		names[i] = l.Attrs().Name
+	}
+	slices.Sort(names)
+	return strings.Join(names, ", ")
+}
+
+func familyOf(addr netip.Addr) int {
+	if addr.Is4() {
+		return netlink.FAMILY_V4
+	}
+	return netlink.FAMILY_V6
+}
+
+// prefix converts a prefix as netlink gives it.
+func prefix(n *net.IPNet) (netip.Prefix, bool) {
+	if n == nil {
+		return netip.Prefix{}, false
+	}
+	ip, ok := netip.AddrFromSlice(n.IP)
+	if !ok {
+		return netip.Prefix{}, false
+	}
+	ones, _ := n.Mask.Size()
+	// A v4 address in 16-byte form still has a 4-byte mask here.
+	return netip.PrefixFrom(ip.Unmap(), ones), true
+}

@@ -1,0 +1,164 @@
+package vip
+
+import (
+	"context"
+	"net/netip"
+	"runtime"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+	"github.com/vishvananda/netns"
+
+	"had/internal/clock"
+)
+
+func TestWatcherSeesWhatOthersDo(t *testing.T) {
+	t.Parallel()
+	here, there := newPair(t)
+	m := manager(t, 2*time.Second, clock.Now)
+	events := watch(t, NewWatcher(hclog.NewNullLogger()))
+	for _, a := range on("eth0", "192.0.2.10", "2001:db8::10") {
+		if _, err := m.Set(t.Context(), []Address{a}, soon()); err != nil {
+			t.Fatal(err)
+		}
+		expectEvent(t, events, Event{AddressAdded, a.Addr, "eth0"})
+		here.take("eth0", netip.PrefixFrom(a.Addr, a.bits()).String())
+		expectEvent(t, events, Event{AddressRemoved, a.Addr, "eth0"})
+	}
+	there.down("eth0")
+	expectEvent(t, events, Event{Kind: CarrierLost, Interface: "eth0"})
+	there.up("eth0")
+	expectEvent(t, events, Event{Kind: CarrierUp, Interface: "eth0"})
+	if err := here.link.LinkDel(here.get("eth0")); err != nil {
+		t.Fatal(err)
+	}
+	expectEvent(t, events, Event{Kind: CarrierLost, Interface: "eth0"})
+}
+
+// Renewing 1000 addresses four times a second must not become 4000 events.
+func TestRenewalsAreNoEvents(t *testing.T) {
+	t.Parallel()
+	newWired(t)
+	m := manager(t, 2*time.Second, clock.Now)
+	events := watch(t, NewWatcher(hclog.NewNullLogger()))
+	a := on("eth0", "192.0.2.10")
+	for range 5 {
+		if _, err := m.Set(t.Context(), a, soon()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := m.Remove(t.Context(), a); err != nil {
+		t.Fatal(err)
+	}
+	var kinds []EventKind
+	for e := range events {
+		if e.Addr == a[0].Addr {
+			kinds = append(kinds, e.Kind)
+		}
+		if e.Kind == AddressRemoved {
+			break
+		}
+	}
+	// A reader that was slow gets only the last.
+	if !slices.Equal(kinds, []EventKind{AddressAdded, AddressRemoved}) && !slices.Equal(kinds, []EventKind{AddressRemoved}) {
+		t.Errorf("events = %v", kinds)
+	}
+}
+
+// A flood overflows the socket's buffer. The kernel then drops reports, and
+// the reader must learn that it missed some.
+func TestWatcherResyncsAfterAnOverflow(t *testing.T) {
+	t.Parallel()
+	newWired(t)
+	m := manager(t, 60*time.Second, clock.Now)
+	w := NewWatcher(hclog.NewNullLogger())
+	w.receiveBuffer = 1 // the kernel rounds up to room for a few messages
+	events := watch(t, w)
+	if _, err := m.Set(t.Context(), many(1000), soon()); err != nil {
+		t.Fatal(err)
+	}
+	expectEvent(t, events, Event{Kind: Resynced})
+	if err := m.Remove(t.Context(), many(1)); err != nil {
+		t.Fatal(err)
+	}
+	expectEvent(t, events, Event{AddressRemoved, many(1)[0].Addr, "eth0"})
+}
+
+func TestASlowReaderGetsTheLatestOfEach(t *testing.T) {
+	a, b := netip.MustParseAddr("192.0.2.10"), netip.MustParseAddr("192.0.2.11")
+	q := queue{latest: map[subject]Event{}}
+	for _, e := range []Event{
+		{Kind: Resynced},
+		{AddressAdded, a, "eth0"},
+		{Kind: CarrierUp, Interface: "eth0"},
+		{AddressAdded, b, "eth0"},
+		{AddressRemoved, a, "eth0"},
+		{Kind: CarrierLost, Interface: "eth0"},
+		{Kind: Resynced},
+		{AddressAdded, a, "eth1"},
+	} {
+		q.put(e)
+	}
+	var got []Event
+	for e, some := q.first(); some; e, some = q.first() {
+		got = append(got, e)
+		q.drop()
+	}
+	want := []Event{
+		{Kind: Resynced},
+		{AddressRemoved, a, "eth0"},
+		{Kind: CarrierLost, Interface: "eth0"},
+		{AddressAdded, b, "eth0"},
+		{AddressAdded, a, "eth1"},
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("events = %v, want %v", got, want)
+	}
+}
+
+// watch runs w in the test's namespace until the test ends, and returns once
+// it reports.
+func watch(t *testing.T, w *Watcher) <-chan Event {
+	t.Helper()
+	ns, err := netns.Get()
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() {
+		runtime.LockOSThread() // and the thread dies with the goroutine
+		if err := netns.Set(ns); err != nil {
+			ended <- err
+			return
+		}
+		ended <- w.Run(ctx)
+	}()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-ended; err != nil {
+			t.Errorf("Run: %v", err)
+		}
+		_ = ns.Close()
+	})
+	expectEvent(t, w.Events(), Event{Kind: Resynced})
+	return w.Events()
+}
+
+// expectEvent reads events until it is the one wanted.
+func expectEvent(t *testing.T, events <-chan Event, want Event) {
+	t.Helper()
+	timeout := time.After(5 * time.Second)
+	for {
+		select {
+		case e := <-events:
+			if e == want {
+				return
+			}
+		case <-timeout:
+			t.Fatalf("no %v", want)
+		}
+	}
+}
