@@ -1,0 +1,287 @@
+package peer
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net"
+	"slices"
+	"sync"
+	"syscall"
+	"time"
+)
+
+// Logger takes messages with key-value pairs; *slog.Logger and hclog.Logger
+// are Loggers.
+type Logger interface {
+	Info(msg string, args ...any)
+	Warn(msg string, args ...any)
+}
+
+// PortConfig is what Listen needs.
+type PortConfig struct {
+	Identity *Identity
+	Listen   string       // host:port to bind: this node's own member address
+	Listener net.Listener // already bound, instead of Listen; optional
+	TLS      *TLSFiles    // nil: no encryption, and names are taken on trust
+	Logger   Logger
+	Version  string // of had, told to peers
+}
+
+const (
+	handshakeTimeout = 2 * time.Second // from connect or accept to the last byte of the preamble
+	maxHandshakes    = 64              // at the same time
+)
+
+// Port is a node's TCP port. Run serves it; everything else may be called
+// from any goroutine.
+type Port struct {
+	id      *Identity
+	self    string
+	cluster string
+	ln      net.Listener
+	tls     *TLSFiles
+	log     Logger
+	version string
+	timeout time.Duration // handshakeTimeout; tests shorten it
+
+	raft, rpc *queue
+	ledger    *ledger
+	news      chan struct{} // capacity 1: something was heard that Meet may act on
+
+	mu        sync.Mutex
+	dialError map[string]error // why the latest meeting with a member failed
+	kicks     map[string]chan struct{}
+}
+
+// Listen binds the node's port. Its error names the address and, when the
+// port is taken, says so.
+func Listen(c PortConfig) (*Port, error) {
+	ln := c.Listener
+	if ln == nil {
+		var lc net.ListenConfig
+		var err error
+		if ln, err = lc.Listen(context.Background(), "tcp", c.Listen); err != nil {
+			return nil, listenError(c.Listen, err)
+		}
+	}
+	p := &Port{
+		id: c.Identity, self: c.Identity.Name(), cluster: c.Identity.Cluster(),
+		ln: ln, tls: c.TLS, log: c.Logger, version: c.Version,
+		timeout: handshakeTimeout,
+		raft:    newQueue(ln.Addr()), rpc: newQueue(ln.Addr()),
+		news:      make(chan struct{}, 1),
+		dialError: make(map[string]error),
+		kicks:     make(map[string]chan struct{}),
+	}
+	others := p.id.others()
+	p.ledger = newLedger(c.Logger, len(others)+1)
+	for _, m := range others {
+		p.kicks[m.Name] = make(chan struct{}, 1)
+	}
+	return p, nil
+}
+
+func listenError(addr string, err error) error {
+	switch {
+	case errors.Is(err, syscall.EADDRINUSE):
+		return fmt.Errorf("listen on %s: the port is in use by another program (see `ss -ltnp`), perhaps by another had: %w", addr, err)
+	case errors.Is(err, syscall.EADDRNOTAVAIL):
+		return fmt.Errorf("listen on %s: this host doesn't have that address: check `node` and this node's address in had.hcl: %w", addr, err)
+	case errors.Is(err, syscall.EACCES):
+		return fmt.Errorf("listen on %s: a port below 1024 needs more privilege: %w", addr, err)
+	default:
+		return fmt.Errorf("listen on %s: %w", addr, err)
+	}
+}
+
+// RaftListener returns the listener of raft's connections. It is always the
+// same one; its Accept returns net.ErrClosed after Run has ended.
+func (p *Port) RaftListener() net.Listener { return p.raft }
+
+// RPCListener is RaftListener for RPC connections.
+func (p *Port) RPCListener() net.Listener { return p.rpc }
+
+// Fatal delivers one error, matching ErrRefusedForGood, when so many members
+// refuse this node for good that it can be part of no quorum.
+func (p *Port) Fatal() <-chan error { return p.ledger.fatal }
+
+// Refusals returns a sentence with its age for each member, and one for
+// strangers, that refuses this node or is refused by it.
+func (p *Port) Refusals() []string { return p.ledger.sentences(time.Now()) }
+
+// Run accepts connections until ctx ends and returns nil then, after every
+// goroutine it started has ended. It closes the port.
+func (p *Port) Run(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	var wg sync.WaitGroup
+	defer func() {
+		cancel()
+		_ = p.raft.Close() // never fails
+		_ = p.rpc.Close()  // never fails
+		wg.Wait()
+	}()
+	stop := context.AfterFunc(ctx, func() {
+		_ = p.ln.Close() // Accept returns its error
+	})
+	defer stop()
+
+	slots := make(chan struct{}, maxHandshakes)
+	for {
+		c, err := p.ln.Accept()
+		if ctx.Err() != nil {
+			if err == nil {
+				_ = c.Close() // it came too late
+			}
+			return nil
+		}
+		if err != nil {
+			if errors.Is(err, net.ErrClosed) {
+				return fmt.Errorf("accept on %s: %w", p.ln.Addr(), err)
+			}
+			p.log.Warn("can't accept a connection; trying on", "error", err)
+			if !pause(ctx, acceptPause) { // out of descriptors: they come back when others close
+				return nil
+			}
+			continue
+		}
+		select {
+		case slots <- struct{}{}:
+		default:
+			_ = c.Close() // a flood; members dial again
+			continue
+		}
+		wg.Go(func() {
+			defer func() { <-slots }()
+			p.serve(ctx, c)
+		})
+	}
+}
+
+const acceptPause = 100 * time.Millisecond
+
+// pause waits for d and reports false when ctx ended first.
+func pause(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+// serve takes one accepted connection through the preamble. Whoever sends no
+// proper preamble gets no answer.
+func (p *Port) serve(ctx context.Context, raw net.Conn) {
+	ctx, cancel := context.WithTimeout(ctx, p.timeout)
+	defer cancel()
+	c, h, err := p.accept(ctx, raw)
+	if err != nil {
+		_ = raw.Close() // the error worth reporting is err
+		p.ledger.garbage(raw.RemoteAddr(), err)
+		return
+	}
+	switch h.Kind {
+	case kindRaft:
+		p.raft.deliver(ctx, c)
+	case kindRPC:
+		p.rpc.deliver(ctx, c)
+	case kindMeet:
+		_ = c.Close() // all has been said
+	}
+}
+
+// accept runs the accepting side of the handshake. After a nil error the
+// dialer is the member h.From and has been told so.
+func (p *Port) accept(ctx context.Context, raw net.Conn) (net.Conn, hello, error) {
+	if err := tune(raw); err != nil {
+		return nil, hello{}, fmt.Errorf("set the connection's timeouts: %w", err)
+	}
+	c := raw
+	release, err := limit(ctx, raw)
+	if err != nil {
+		return nil, hello{}, err
+	}
+	if p.tls != nil {
+		t := tls.Server(raw, p.tls.server())
+		if err := t.HandshakeContext(ctx); err != nil {
+			return nil, hello{}, fmt.Errorf("TLS: %w", err)
+		}
+		c = t
+	}
+	var h hello
+	if err := readFrame(c, &h); err != nil {
+		return nil, hello{}, err
+	}
+	if err := h.check(); err != nil {
+		return nil, hello{}, err
+	}
+	no := p.judge(c, h, h.Kind == kindMeet)
+	if err := writeFrame(c, answer{Refused: no, Hello: p.id.hello(h.Kind, h.From, p.version)}); err != nil {
+		return nil, hello{}, err
+	}
+	if no != nil {
+		p.ledger.note(p.peerKey(h), weRefuse, no, raw.RemoteAddr())
+		_ = c.Close() // it has its answer
+		return nil, hello{}, errRefused
+	}
+	p.ledger.clear(h.From, weRefuse)
+	if h.Kind == kindMeet {
+		p.tell()
+	}
+	return &peerConn{Conn: c, node: h.From}, h, release()
+}
+
+// errRefused ends a handshake whose refusal has been noted.
+var errRefused = errors.New("refused")
+
+// judge returns why the sender of h is refused, or nil. With note, what an
+// acceptable sender says of itself counts for the birth from then on.
+func (p *Port) judge(c net.Conn, h hello, note bool) *refusal {
+	if err := certifiedAs(c, h.From); err != nil {
+		return &refusal{Code: codeCertificate, Sentence: fmt.Sprintf("%.80q shows a TLS certificate that isn't its own (%v): issue one that carries the node's name as a DNS name", h.From, err)}
+	}
+	if note {
+		return p.id.hear(h)
+	}
+	return p.id.judge(h)
+}
+
+// peerKey is the name a refusal is filed under: a member's, or one for all
+// strangers, so that they can't fill memory or the log.
+func (p *Port) peerKey(h hello) string {
+	if slices.ContainsFunc(p.id.others(), func(m Member) bool { return m.Name == h.From }) {
+		return h.From
+	}
+	return strangers
+}
+
+// tell wakes Meet.
+func (p *Port) tell() {
+	select {
+	case p.news <- struct{}{}:
+	default:
+	}
+}
+
+// limit makes c's reads and writes fail once ctx ends. release undoes that,
+// and fails when it came too late.
+func limit(ctx context.Context, c net.Conn) (release func() error, err error) {
+	if d, ok := ctx.Deadline(); ok {
+		if err := c.SetDeadline(d); err != nil {
+			return nil, err
+		}
+	}
+	stop := context.AfterFunc(ctx, func() {
+		_ = c.SetDeadline(time.Unix(1, 0)) // fails only when c is closed
+	})
+	return func() error {
+		if !stop() {
+			return context.Cause(ctx)
+		}
+		return c.SetDeadline(time.Time{})
+	}, nil
+}
