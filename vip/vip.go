@@ -169,8 +169,7 @@ func hardwareAddrs(list func() ([]netlink.Link, error)) ([]net.HardwareAddr, err
 // sockets asks in the network namespace of the calling thread.
 func linkByName(h *netlink.Handle, name string) (netlink.Link, error) {
 	link, err := h.LinkByName(name)
-	var missing netlink.LinkNotFoundError
-	if errors.As(err, &missing) {
+	if _, missing := errors.AsType[netlink.LinkNotFoundError](err); missing {
 		return nil, fmt.Errorf("interface %q doesn't exist on this host: it has %s", name, interfaceNames(h))
 	}
 	if err != nil {

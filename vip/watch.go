@@ -85,24 +85,22 @@ func (w *Watcher) String() string { return "address and link watcher" }
 // overflowed, rtnetlink(7)), Run makes a new one.
 func (w *Watcher) Run(ctx context.Context) error {
 	const retryAfter = time.Second
-	for {
+	for ctx.Err() == nil {
 		sub, err := w.subscribe()
 		if err != nil {
 			w.logger.Error("addresses and links aren't watched; trying again", "error", err, "after", retryAfter)
 			select {
 			case <-ctx.Done():
-				return nil
 			case <-time.After(retryAfter):
 			}
 			continue
 		}
-		err = w.forward(ctx, sub)
-		sub.close()
-		if ctx.Err() != nil {
-			return nil
+		if err := w.forward(ctx, sub); err != nil {
+			w.logger.Warn("reports of address and link changes were lost; everything is read anew", "error", err)
 		}
-		w.logger.Warn("reports of address and link changes were lost; everything is read anew", "error", err)
+		sub.close()
 	}
+	return nil
 }
 
 // subscription is a pair of netlink sockets and the goroutines that read them.
