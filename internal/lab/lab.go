@@ -6,10 +6,10 @@
 //
 // `had dev`, `make demo` and the end-to-end tests run on it. It needs root.
 //
-// Nothing of a lab has a name outside this process, so nothing is left when it
-// ends, by Close or by SIGKILL: the kernel removes namespaces nobody refers to
-// and kills the processes the lab started. Only what those started themselves
-// needs Close.
+// Nothing of a lab has a name outside this process but its directory, so
+// nothing else is left when it ends, by Close or by SIGKILL: the kernel removes
+// namespaces nobody refers to and kills the processes the lab started. Only
+// what those started themselves needs Close.
 package lab
 
 import (

@@ -57,13 +57,17 @@ func expectReach(t *testing.T, from, to *Host, want bool) {
 	if !want {
 		patience = 150 * time.Millisecond
 	}
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	clients := map[netip.Addr]*Client{}
 	for _, target := range []netip.Addr{to.V4, to.V6} {
 		c, err := from.Measure(ClientConfig{Target: target})
 		must(t, err)
-		ctx, cancel := context.WithTimeout(t.Context(), patience)
-		_, err = c.AwaitAnswer(ctx, time.Time{})
-		cancel()
-		c.Stop()
+		defer c.Stop()
+		clients[target] = c
+	}
+	for target, c := range clients {
+		_, err := c.AwaitAnswer(ctx, time.Time{})
 		if err != nil && !errors.Is(err, context.DeadlineExceeded) {
 			t.Fatal(err)
 		}
@@ -128,8 +132,8 @@ func TestCutIsOneWay(t *testing.T) {
 	must(t, l.Cut("beta", "alpha"))
 	before := received(t, beta)
 	expectReach(t, alpha, beta, false)
-	if got := received(t, beta) - before; got < 50 {
-		t.Errorf("beta received %d frames over the direction that isn't cut, want at least 50", got)
+	if got := received(t, beta) - before; got < 10 {
+		t.Errorf("beta received %d frames over the direction that isn't cut, want at least 10", got)
 	}
 	must(t, l.Heal())
 	expectReach(t, alpha, beta, true)
@@ -145,6 +149,7 @@ func received(t *testing.T, h *Host) uint64 {
 func TestLossDropsAboutItsShare(t *testing.T) {
 	t.Parallel()
 	l := newLab(t, Config{})
+	expectReach(t, l.Client, l.Host("alpha"), true) // resolved before the loss
 	must(t, l.Loss("client", "alpha", 50))
 	c, err := l.Client.Measure(ClientConfig{Target: l.Host("alpha").V4})
 	must(t, err)

@@ -27,13 +27,11 @@ import (
 // announced, in a work queue shortly after the request that adds it; one that
 // is deleted before is never announced.
 type Observer struct {
-	vips    []netip.Addr
-	hosts   map[int]string // by namespace number
-	fabric  *fabric
-	sock    int
-	stop    int // eventfd that ends the reader
-	start   time.Time
-	reading sync.WaitGroup
+	vips   []netip.Addr
+	hosts  map[int]string // by namespace number
+	fabric *fabric
+	inbox  *inbox
+	start  time.Time
 
 	mu      sync.Mutex
 	err     error // the record is incomplete from here on
@@ -56,51 +54,55 @@ const observerBuffer = 16 << 20
 
 func newObserver(f *fabric, servers []*Host, vips []netip.Addr) (_ *Observer, err error) {
 	o := &Observer{
-		vips: vips, hosts: map[int]string{}, fabric: f, sock: -1, stop: -1, start: time.Now(),
+		vips: vips, hosts: map[int]string{}, fabric: f, start: time.Now(),
 		held: map[holding]bool{}, events: map[netip.Addr][]Transition{},
 		changed: make(chan struct{}), seen: map[netip.Addr]bool{},
 	}
-	defer func() {
-		if err != nil {
-			o.close()
-		}
-	}()
 	for _, h := range servers {
 		o.hosts[h.number] = h.Name
 	}
-	if err := f.ns.do(o.subscribe); err != nil {
-		return nil, fmt.Errorf("subscribe to address events: %w", err)
+	sock, err := subscribe(f.ns)
+	if err != nil {
+		return nil, err
 	}
+	if o.inbox, err = openInbox(sock); err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			o.inbox.close()
+		}
+	}()
 	// After the subscription, so that nothing falls between the two.
 	for _, h := range servers {
 		if err := o.dump(h); err != nil {
 			return nil, err
 		}
 	}
-	if o.stop, err = unix.Eventfd(0, unix.EFD_CLOEXEC); err != nil {
-		return nil, fmt.Errorf("create the observer's stop signal: %w", err)
-	}
-	o.reading.Go(o.read)
+	o.inbox.start(o.take, o.fail)
 	return o, nil
 }
 
-// subscribe opens the socket; it runs in the switch, which has a number for
-// every server's namespace.
-func (o *Observer) subscribe() (err error) {
-	o.sock, err = unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_ROUTE)
-	if err != nil {
+// subscribe opens the socket in the switch, which has a number for every
+// server's namespace.
+func subscribe(ns *namespace) (sock int, err error) {
+	err = ns.do(func() (err error) {
+		sock, err = unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_ROUTE)
 		return err
-	}
-	if err := unix.SetsockoptInt(o.sock, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, observerBuffer); err != nil {
-		return fmt.Errorf("enlarge the receive buffer: %w", err)
-	}
-	if err := unix.SetsockoptInt(o.sock, unix.SOL_NETLINK, unix.NETLINK_LISTEN_ALL_NSID, 1); err != nil {
-		return fmt.Errorf("listen to all namespaces: %w", err)
-	}
-	return unix.Bind(o.sock, &unix.SockaddrNetlink{
-		Family: unix.AF_NETLINK,
-		Groups: 1<<(unix.RTNLGRP_IPV4_IFADDR-1) | 1<<(unix.RTNLGRP_IPV6_IFADDR-1),
 	})
+	if err != nil {
+		return -1, fmt.Errorf("open netlink in the switch: %w", err)
+	}
+	groups := uint32(1<<(unix.RTNLGRP_IPV4_IFADDR-1) | 1<<(unix.RTNLGRP_IPV6_IFADDR-1))
+	err = errors.Join(
+		unix.SetsockoptInt(sock, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, observerBuffer),
+		unix.SetsockoptInt(sock, unix.SOL_NETLINK, unix.NETLINK_LISTEN_ALL_NSID, 1),
+		unix.Bind(sock, &unix.SockaddrNetlink{Family: unix.AF_NETLINK, Groups: groups}),
+	)
+	if err != nil {
+		return -1, errors.Join(fmt.Errorf("subscribe to address events: %w", err), unix.Close(sock))
+	}
+	return sock, nil
 }
 
 // dump records what a server has already.
@@ -117,44 +119,16 @@ func (o *Observer) dump(h *Host) error {
 	return nil
 }
 
-// read takes events until close, or until one is lost.
-func (o *Observer) read() {
-	buf, oob := make([]byte, 64<<10), make([]byte, 256)
-	for {
-		fds := []unix.PollFd{{Fd: int32(o.sock), Events: unix.POLLIN}, {Fd: int32(o.stop), Events: unix.POLLIN}}
-		if _, err := unix.Poll(fds, -1); err != nil && !errors.Is(err, unix.EINTR) {
-			o.fail(fmt.Errorf("wait for address events: %w", err))
-			return
-		}
-		if fds[1].Revents != 0 {
-			return
-		}
-		n, oobn, _, from, err := unix.Recvmsg(o.sock, buf, oob, unix.MSG_DONTWAIT)
-		at := time.Now()
-		if errors.Is(err, unix.EAGAIN) || errors.Is(err, unix.EINTR) {
-			continue
-		}
-		if err != nil { // ENOBUFS: the kernel dropped events
-			o.fail(fmt.Errorf("read address events: %w: the record has a hole, judge nothing by it", err))
-			return
-		}
-		if sa, ok := from.(*unix.SockaddrNetlink); !ok || sa.Pid != 0 {
-			continue // not from the kernel
-		}
-		if err := o.take(at, buf[:n], oob[:oobn]); err != nil {
-			o.fail(err)
-			return
-		}
-	}
-}
-
 // take records the events of one datagram.
-func (o *Observer) take(at time.Time, data, oob []byte) error {
-	msgs, err := syscall.ParseNetlinkMessage(data)
+func (o *Observer) take(event message) error {
+	if sa, ok := event.from.(*unix.SockaddrNetlink); !ok || sa.Pid != 0 {
+		return nil // not from the kernel
+	}
+	msgs, err := syscall.ParseNetlinkMessage(event.data)
 	if err != nil {
 		return fmt.Errorf("parse address events: %w", err)
 	}
-	host, err := o.origin(oob)
+	host, err := o.origin(event.oob)
 	if err != nil {
 		return err
 	}
@@ -169,7 +143,7 @@ func (o *Observer) take(at time.Time, data, oob []byte) error {
 		added := m.Header.Type == unix.RTM_NEWADDR
 		switch {
 		case host != "":
-			o.record(at, holding{host, link, addr}, added)
+			o.record(event.at, holding{host, link, addr}, added)
 		case added:
 			o.mark(addr)
 		}
@@ -365,15 +339,6 @@ func (o *Observer) sync(ctx context.Context) error {
 
 // close stops the reader; the record stays readable, waiting does not.
 func (o *Observer) close() {
-	if o.stop >= 0 {
-		// An eventfd's write blocks or fails only near 2^64 (eventfd(2)).
-		_, _ = unix.Write(o.stop, binary.NativeEndian.AppendUint64(nil, 1))
-	}
-	o.reading.Wait()
-	for _, fd := range []int{o.stop, o.sock} {
-		if fd >= 0 {
-			_ = unix.Close(fd)
-		}
-	}
+	o.inbox.close()
 	o.fail(ErrClosed)
 }

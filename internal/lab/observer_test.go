@@ -2,10 +2,13 @@ package lab
 
 import (
 	"context"
+	"errors"
 	"net/netip"
 	"slices"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 func history(t *testing.T, l *Lab, vip netip.Addr) History {
@@ -94,13 +97,33 @@ func TestObserverCountsHostsNotEvents(t *testing.T) {
 	}
 }
 
-// An event the observer can't keep must show as an error, never as a clean
+// Events that the kernel had to drop must show as an error, never as a clean
 // record.
 func TestObserverReportsLostEvents(t *testing.T) {
 	t.Parallel()
 	l := newLab(t, Config{})
 	vip := l.VIPs()[0]
-	l.Observer.fail(context.DeadlineExceeded)
+	sock, err := subscribe(l.fabric.ns)
+	must(t, err)
+	must(t, unix.SetsockoptInt(sock, unix.SOL_SOCKET, unix.SO_RCVBUF, 1)) // the kernel's minimum
+	in, err := openInbox(sock)
+	must(t, err)
+	defer in.close()
+	for range 50 { // nobody reads
+		must(t, l.Host("alpha").AddAddress(hostPrefix(vip), Forever))
+		must(t, l.Host("alpha").DelAddress(hostPrefix(vip)))
+	}
+	lost := make(chan error, 1)
+	in.start(func(message) error { return nil }, func(err error) { lost <- err })
+	select {
+	case err = <-lost:
+	case <-time.After(testTimeout):
+	}
+	if !errors.Is(err, unix.ENOBUFS) {
+		t.Fatalf("reading over lost events ended with %v, want %v", err, unix.ENOBUFS)
+	}
+
+	l.Observer.fail(err)
 	if h, err := l.Observer.History(t.Context(), vip); err == nil {
 		t.Errorf("a record with a hole was returned: %v", h)
 	}

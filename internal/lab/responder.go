@@ -88,7 +88,7 @@ func (r *Responder) serve() {
 		if err != nil {
 			continue // an ICMP error of an earlier answer
 		}
-		answer := append(buf[:n], r.name...)
+		answer := buf[:n+copy(buf[n:], r.name)]
 		// An answer that can't be sent is one the client doesn't get, which
 		// is what it measures.
 		_, _, _ = r.conn.WriteMsgUDPAddrPort(answer, info[:infoLen], from)

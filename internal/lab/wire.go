@@ -1,0 +1,129 @@
+package lab
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/gopacket/gopacket"
+	"github.com/gopacket/gopacket/layers"
+	"golang.org/x/sys/unix"
+)
+
+// Claim is a frame in which a host says that an address is at its MAC.
+type Claim struct {
+	At   time.Time
+	Host string // whose switch port it came in by
+	VIP  netip.Addr
+	MAC  net.HardwareAddr
+	// Kind is "request" or "reply" (ARP, RFC 826) or "advertisement"
+	// (neighbour discovery, RFC 4861 section 7.2).
+	Kind string
+}
+
+// Wire records every claim to a VIP that enters the switch, also those that a
+// cut then drops.
+type Wire struct {
+	vips  []netip.Addr
+	ports map[int]string // host by link number
+	inbox *inbox
+
+	mu     sync.Mutex
+	err    error
+	claims []Claim
+}
+
+// WatchWire starts to record claims; Close ends it.
+func (l *Lab) WatchWire() (*Wire, error) {
+	w := &Wire{vips: l.VIPs(), ports: map[int]string{}}
+	for _, name := range l.names() {
+		port, err := l.fabric.nl.LinkByName(name)
+		if err != nil {
+			return nil, fmt.Errorf("find the switch port of host %s: %w", name, err)
+		}
+		w.ports[port.Attrs().Index] = name
+	}
+	// Only a tap for all protocols sees frames before the bridge takes them.
+	var sock int
+	err := l.fabric.ns.do(func() (err error) {
+		all := binary.NativeEndian.Uint16(binary.BigEndian.AppendUint16(nil, unix.ETH_P_ALL))
+		sock, err = unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, int(all))
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("tap the switch: %w", err)
+	}
+	if w.inbox, err = openInbox(sock); err != nil {
+		return nil, err
+	}
+	w.inbox.start(w.take, w.fail)
+	return w, nil
+}
+
+// Claims returns the claims to a VIP so far, in order of time. An error means
+// that the record is not complete.
+func (w *Wire) Claims(vip netip.Addr) ([]Claim, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return slices.DeleteFunc(slices.Clone(w.claims), func(c Claim) bool { return c.VIP != vip }), w.err
+}
+
+// Close stops the recording; the claims stay readable.
+func (w *Wire) Close() { w.inbox.close() }
+
+func (w *Wire) fail(err error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.err = err
+}
+
+func (w *Wire) take(m message) error {
+	link, ok := m.from.(*unix.SockaddrLinklayer)
+	if !ok {
+		return errors.New("read a frame: it doesn't say where it came in")
+	}
+	host, ok := w.ports[link.Ifindex]
+	if !ok || link.Pkttype == unix.PACKET_OUTGOING {
+		return nil
+	}
+	c, ok := parseClaim(m.data)
+	if !ok || !slices.Contains(w.vips, c.VIP) {
+		return nil
+	}
+	c.At, c.Host = m.at, host
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.claims = append(w.claims, c)
+	return nil
+}
+
+// parseClaim reads the claim a frame makes, if any.
+func parseClaim(frame []byte) (Claim, bool) {
+	p := gopacket.NewPacket(frame, layers.LayerTypeEthernet, gopacket.Default)
+	if arp, ok := p.Layer(layers.LayerTypeARP).(*layers.ARP); ok {
+		// A probe's sender address is 0.0.0.0: it claims nothing (RFC 5227
+		// section 1.1).
+		sender, ok := netip.AddrFromSlice(arp.SourceProtAddress)
+		kind := "request"
+		if arp.Operation == layers.ARPReply {
+			kind = "reply"
+		}
+		return Claim{VIP: sender, MAC: arp.SourceHwAddress, Kind: kind}, ok
+	}
+	if na, ok := p.Layer(layers.LayerTypeICMPv6NeighborAdvertisement).(*layers.ICMPv6NeighborAdvertisement); ok {
+		target, ok := netip.AddrFromSlice(na.TargetAddress)
+		c := Claim{VIP: target, Kind: "advertisement"}
+		for _, o := range na.Options {
+			if o.Type == layers.ICMPv6OptTargetAddress {
+				c.MAC = o.Data
+			}
+		}
+		return c, ok
+	}
+	return Claim{}, false
+}
