@@ -1,6 +1,7 @@
 package lab
 
 import (
+	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -33,14 +34,15 @@ type Wire struct {
 	ports map[int]string // host by link number
 	inbox *inbox
 
-	mu     sync.Mutex
-	err    error
-	claims []Claim
+	mu      sync.Mutex
+	err     error
+	claims  []Claim
+	changed chan struct{} // closed at each claim, then replaced
 }
 
 // WatchWire starts to record claims; Close ends it.
 func (l *Lab) WatchWire() (*Wire, error) {
-	w := &Wire{vips: l.VIPs(), ports: map[int]string{}}
+	w := &Wire{vips: l.VIPs(), ports: map[int]string{}, changed: make(chan struct{})}
 	for _, name := range l.names() {
 		port, err := l.fabric.nl.LinkByName(name)
 		if err != nil {
@@ -73,6 +75,27 @@ func (w *Wire) Claims(vip netip.Addr) ([]Claim, error) {
 	return slices.DeleteFunc(slices.Clone(w.claims), func(c Claim) bool { return c.VIP != vip }), w.err
 }
 
+// Await returns the first claim for which ok returns true; ok must be quick.
+func (w *Wire) Await(ctx context.Context, ok func(Claim) bool) (Claim, error) {
+	for {
+		w.mu.Lock()
+		i, err, changed := slices.IndexFunc(w.claims, ok), w.err, w.changed
+		var c Claim
+		if i >= 0 {
+			c = w.claims[i]
+		}
+		w.mu.Unlock()
+		if i >= 0 || err != nil {
+			return c, err
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return c, fmt.Errorf("wait for a claim on the wire: %w", context.Cause(ctx))
+		}
+	}
+}
+
 // Close stops the recording; the claims stay readable.
 func (w *Wire) Close() { w.inbox.close() }
 
@@ -80,6 +103,13 @@ func (w *Wire) fail(err error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.err = err
+	w.wake()
+}
+
+// wake tells waiters to look again; the caller has the lock.
+func (w *Wire) wake() {
+	close(w.changed)
+	w.changed = make(chan struct{})
 }
 
 func (w *Wire) take(m message) error {
@@ -99,6 +129,7 @@ func (w *Wire) take(m message) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.claims = append(w.claims, c)
+	w.wake()
 	return nil
 }
 
