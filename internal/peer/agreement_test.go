@@ -190,7 +190,7 @@ func (w *world) settle() {
 
 func TestNoTwoBirths(t *testing.T) {
 	births, refused := 0, make(map[code]int)
-	for seed := range uint64(1000) {
+	for seed := range uint64(500) {
 		w := newWorld(t, seed, 3+int(seed%2))
 		for range 250 {
 			w.event(true)
@@ -214,14 +214,14 @@ func TestNoTwoBirths(t *testing.T) {
 	if refused[codeRolledBack] > 0 {
 		t.Error("a node was taken for rolled back; none was")
 	}
-	if births < 1000 {
-		t.Errorf("only %d births in 1000 schedules", births)
+	if births < 500 {
+		t.Errorf("only %d births in 500 schedules", births)
 	}
 }
 
 // Without an emptied folder every crash and restart ends in one birth.
 func TestBirthSurvivesCrashes(t *testing.T) {
-	for seed := range uint64(1000) {
+	for seed := range uint64(300) {
 		w := newWorld(t, seed, 1+int(seed%5))
 		for range 100 {
 			w.event(false)

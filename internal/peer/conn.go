@@ -33,7 +33,7 @@ func (c *peerConn) RemoteAddr() net.Addr { return Addr{Node: c.node, TCP: c.Conn
 
 // PeerName returns the name of the node on the other side of a connection
 // that a Port handed out; false for any other connection.
-func PeerName(c net.Conn) (string, bool) {
+func PeerName(c net.Conn) (string, bool) { //nolint:revive // a peer's name, not the package's
 	if c, ok := c.RemoteAddr().(Addr); ok {
 		return c.Node, true
 	}

@@ -66,9 +66,6 @@ func OpenIdentity(dir, cluster, self string, members []Member) (*Identity, error
 		}
 		id.agreement.adopt(r)
 	}
-	if err := id.checkFits(); err != nil {
-		return nil, err
-	}
 	return id, nil
 }
 
@@ -90,7 +87,7 @@ func checkMembers(cluster, self string, members []Member) error {
 	if !names[self] {
 		return fmt.Errorf("open this node's identity: this node, %q, isn't in the member list", self)
 	}
-	return nil
+	return checkFits(cluster, self, members)
 }
 
 // checkUnused returns an error when dir, which has no identity, holds other
@@ -134,18 +131,19 @@ func checkRecord(r record, dir, cluster, self string, members []Member) error {
 
 // checkFits returns an error when a preamble with this member list would be
 // too long to send.
-func (id *Identity) checkFits() error {
-	a := agreement{rec: id.agreement.rec, members: id.agreement.members}
-	if a.rec.Birth == nil {
-		ms := make([]BornMember, len(a.members))
-		for i, m := range a.members {
-			ms[i] = BornMember{Member: m, NodeID: a.rec.NodeID}
-		}
-		b := newBirth(a.rec.Cluster, ms)
-		a.rec.Phase, a.rec.Birth = locked, &b
+func checkFits(cluster, self string, members []Member) error {
+	id := strings.Repeat("0", 2*idBytes)
+	ms := make([]BornMember, len(members))
+	for i, m := range members {
+		ms[i] = BornMember{Member: m, NodeID: id}
 	}
+	b := newBirth(cluster, ms)
+	a := agreement{rec: record{Cluster: cluster, Node: self, NodeID: id, Phase: locked, Birth: &b}, members: members}
 	reserve := &refusal{Sentence: strings.Repeat("x", maxSentence)}
-	return writeFrame(discard{}, answer{Refused: reserve, Hello: a.hello(kindMeet, a.rec.Node)})
+	if err := writeFrame(discard{}, answer{Refused: reserve, Hello: a.hello(kindMeet, self)}); err != nil {
+		return fmt.Errorf("open this node's identity: %w", err)
+	}
+	return nil
 }
 
 type discard struct{}

@@ -64,17 +64,17 @@ func (e *RefusedError) Is(target error) bool { return e.ForGood && target == Err
 func (a *agreement) judge(h hello) *refusal {
 	bound := a.rec.Phase != gathering
 	no := func(c code, forGood bool, format string, args ...any) *refusal {
-		return &refusal{Code: c, Sentence: fmt.Sprintf(format, args...), ForGood: forGood}
+		return &refusal{Code: c, Sentence: printable(fmt.Sprintf(format, args...)), ForGood: forGood}
 	}
 	switch {
 	case h.Protocol != protocolVersion:
 		return no(codeProtocol, false, "%.80q (had %.40q) speaks version %d of the node protocol and %s version %d: run the same had on all nodes", h.From, h.Had, h.Protocol, a.rec.Node, protocolVersion)
 	case h.Cluster != a.rec.Cluster:
 		return no(codeCluster, bound, "%.80q is a node of the cluster %.80q and %s of %q: compare the cluster name and the addresses in their had.hcl", h.From, h.Cluster, a.rec.Node, a.rec.Cluster)
+	case h.From == a.rec.Node && (h.To == a.rec.Node || h.NodeID != a.rec.NodeID):
+		return no(codeSameName, false, "another host also calls itself %s: check `node` in its had.hcl, and its host name", a.rec.Node)
 	case h.To != a.rec.Node:
 		return no(codeAddressee, false, "%.80q looks for %.80q at the address of %s: compare the addresses in their had.hcl", h.From, h.To, a.rec.Node)
-	case h.From == a.rec.Node:
-		return no(codeSameName, false, "another host also calls itself %s: check `node` in its had.hcl, and its host name", a.rec.Node)
 	case !a.listed(h.From):
 		return no(codeStranger, bound, "%.80q isn't in the member list of %s (%s)", h.From, a.rec.Node, a.names())
 	case h.Kind == kindMeet && !bound:

@@ -22,9 +22,8 @@ type Logger interface {
 // PortConfig is what Listen needs.
 type PortConfig struct {
 	Identity *Identity
-	Listen   string       // host:port to bind: this node's own member address
-	Listener net.Listener // already bound, instead of Listen; optional
-	TLS      *TLSFiles    // nil: no encryption, and names are taken on trust
+	Listen   string    // host:port to bind: this node's own member address
+	TLS      *TLSFiles // nil: no encryption, and names are taken on trust
 	Logger   Logger
 	Version  string // of had, told to peers
 }
@@ -58,13 +57,10 @@ type Port struct {
 // Listen binds the node's port. Its error names the address and, when the
 // port is taken, says so.
 func Listen(c PortConfig) (*Port, error) {
-	ln := c.Listener
-	if ln == nil {
-		var lc net.ListenConfig
-		var err error
-		if ln, err = lc.Listen(context.Background(), "tcp", c.Listen); err != nil {
-			return nil, listenError(c.Listen, err)
-		}
+	var lc net.ListenConfig
+	ln, err := lc.Listen(context.Background(), "tcp", c.Listen)
+	if err != nil {
+		return nil, listenError(c.Listen, err)
 	}
 	p := &Port{
 		id: c.Identity, self: c.Identity.Name(), cluster: c.Identity.Cluster(),

@@ -138,7 +138,8 @@ func isTLSRecord(s string) bool {
 	return len(s) >= 2 && (s[0] == 22 || s[0] == 21) && s[1] == 3
 }
 
-// printable makes a sentence that came over the network safe to show.
+// printable makes a sentence with words from the network safe to show and to
+// send on.
 func printable(s string) string {
 	s = strings.Map(func(r rune) rune {
 		if unicode.IsPrint(r) {
