@@ -1,0 +1,196 @@
+package main
+
+import (
+	"fmt"
+	"strings"
+	"time"
+
+	hadv1 "had/proto/had/v1"
+)
+
+// Columns of a line of history; longer names push the rest to the right.
+const (
+	nodeColumn  = 8
+	epochColumn = 7
+)
+
+// outputLines is how many of the last lines a failed hook wrote are shown.
+const outputLines = 10
+
+// lateAfter is how long a report may take to the log before both times are
+// shown.
+const lateAfter = time.Second
+
+// renderEvent writes one event: a line, and below it, indented, what a failed
+// hook wrote last. layout is how times are written.
+func renderEvent(e *hadv1.Event, v view, layout string) string {
+	var b strings.Builder
+	epoch := "-"
+	if e.GetEpoch() != 0 {
+		epoch = fmt.Sprintf("#%d", e.GetEpoch())
+	}
+	text, s := describe(e)
+	when := v.stamp(e.GetAt(), layout)
+	fmt.Fprintf(&b, "%s  %s  %s  %s", when, pad(clean(e.GetNode()), nodeColumn), pad(epoch, epochColumn), v.paint(s, clean(text)))
+	if late := e.GetRecordedAt().AsTime().Sub(e.GetAt().AsTime()); e.GetAt().IsValid() && e.GetRecordedAt().IsValid() && late > lateAfter {
+		fmt.Fprintf(&b, " [reached the log %s later, at %s]", span(late), v.stamp(e.GetRecordedAt(), layout))
+	}
+	b.WriteByte('\n')
+	if h := e.GetHook(); h != nil && hookFailed(h) {
+		lines := cleanBlock(string(h.GetOutputTail()))
+		lines = lines[max(0, len(lines)-outputLines):]
+		for _, line := range lines {
+			b.WriteString(strings.TrimRight(strings.Repeat(" ", len(when)+2)+"| "+line, " ") + "\n")
+		}
+	}
+	return b.String()
+}
+
+// describe says what an event tells.
+func describe(e *hadv1.Event) (string, style) {
+	switch body := e.GetBody().(type) {
+	case *hadv1.Event_Birth:
+		return describeBirth(body.Birth), plain
+	case *hadv1.Event_PolicyApplied:
+		p := body.PolicyApplied
+		return fmt.Sprintf("policy version %d applied%s%s", p.GetExpectedVersion()+1, by(p.GetBy()), colon(p.GetReason())), plain
+	case *hadv1.Event_Acquired:
+		return "acquired " + heldAddresses(body.Acquired.GetAddresses()) + colon(body.Acquired.GetCause()), bold
+	case *hadv1.Event_Progress:
+		return describeProgress(body.Progress)
+	case *hadv1.Event_Released:
+		return describeReleased(body.Released)
+	case *hadv1.Event_Hook:
+		return describeHook(body.Hook)
+	case *hadv1.Event_MoveOrdered:
+		m := body.MoveOrdered
+		return fmt.Sprintf("move to %s asked for%s%s (operation %s)", m.GetTarget(), by(m.GetBy()), colon(m.GetReason()), m.GetOperation()), plain
+	case *hadv1.Event_MoveEnded:
+		return fmt.Sprintf("move ended without a hand-over%s (operation %s)", colon(body.MoveEnded.GetWhy()), body.MoveEnded.GetOperation()), yellow
+	case *hadv1.Event_Closed:
+		return describeEvidence(body.Closed), plain
+	}
+	return "something this hactl doesn't know: had is newer (hactl version)", yellow
+}
+
+func describeBirth(b *hadv1.Birth) string {
+	var members []string
+	for _, m := range b.GetMembers() {
+		text := m.GetName() + " " + m.GetAddress()
+		if m.GetWitness() {
+			text += " (witness)"
+		}
+		members = append(members, text)
+	}
+	return fmt.Sprintf("cluster %s was born: %s", b.GetCluster(), strings.Join(members, ", "))
+}
+
+func describeProgress(p *hadv1.Progress) (string, style) {
+	rest := colon(p.GetReason()) + steps(p.GetSteps())
+	switch p.GetOutcome() {
+	case hadv1.Progress_OUTCOME_SERVING:
+		return "serving" + rest, green
+	case hadv1.Progress_OUTCOME_FAILED:
+		return "FAILED, gave the turn back" + rest, red
+	case hadv1.Progress_OUTCOME_VETOED:
+		return "VETOED" + rest, red
+	}
+	return "progress " + word(p.GetOutcome()) + rest, yellow
+}
+
+func describeReleased(r *hadv1.Released) (string, style) {
+	rest := colon(r.GetCause()) + steps(r.GetSteps())
+	if r.GetKind() == hadv1.Evidence_KIND_REBOOTED {
+		rest = " by a reboot" + rest
+	}
+	if r.GetForced() {
+		return "FORCED release" + rest, yellow
+	}
+	return "released" + rest, plain
+}
+
+func describeHook(h *hadv1.HookResult) (string, style) {
+	text := fmt.Sprintf("hook %s %s ", h.GetVip(), h.GetScript())
+	if h.GetForced() {
+		text = "forced " + text
+	}
+	switch h.GetOutcome() {
+	case hadv1.HookResult_OUTCOME_EXITED:
+		if h.GetExitCode() == 0 {
+			text += "ok"
+		} else {
+			text += fmt.Sprintf("FAILED, exit code %d", h.GetExitCode())
+		}
+	case hadv1.HookResult_OUTCOME_SIGNALED:
+		text += "FAILED, killed by " + h.GetSignal()
+	case hadv1.HookResult_OUTCOME_TIMED_OUT:
+		text += "TIMED OUT and was killed"
+	case hadv1.HookResult_OUTCOME_CANCELED:
+		text += "was stopped"
+	case hadv1.HookResult_OUTCOME_REFUSED:
+		text += "was REFUSED, not run"
+	case hadv1.HookResult_OUTCOME_UNKNOWN:
+		text += "was INTERRUPTED: had ended while it ran"
+	default:
+		text += word(h.GetOutcome())
+	}
+	if d := time.Duration(h.GetDurationNs()); d > 0 {
+		text += " after " + span(d.Round(100*time.Microsecond))
+	}
+	text += colon(h.GetError())
+	if hookFailed(h) {
+		return text, red
+	}
+	return text, plain
+}
+
+func hookFailed(h *hadv1.HookResult) bool {
+	return h.GetOutcome() != hadv1.HookResult_OUTCOME_EXITED || h.GetExitCode() != 0
+}
+
+func describeEvidence(e *hadv1.Evidence) string {
+	text := fmt.Sprintf("epoch %d closed by its successor: ", e.GetEpoch())
+	switch e.GetKind() {
+	case hadv1.Evidence_KIND_RELEASED:
+		return text + "its owner released everything"
+	case hadv1.Evidence_KIND_WAITED:
+		return text + fmt.Sprintf("its lease (last entry %d) was waited out, %s", e.GetLeaseIndex(), span(time.Duration(e.GetWaitedNs()).Round(time.Millisecond)))
+	case hadv1.Evidence_KIND_REBOOTED:
+		return text + "its owner has booted since"
+	}
+	return text + word(e.GetKind())
+}
+
+// steps lists how long each part took: " (pre_acq 12 ms, addresses_up 3 ms)".
+func steps(all []*hadv1.Step) string {
+	if len(all) == 0 {
+		return ""
+	}
+	var parts []string
+	for _, s := range all {
+		text := s.GetName() + " " + span(time.Duration(s.GetDurationNs()).Round(100*time.Microsecond))
+		if s.GetError() != "" {
+			text += " FAILED: " + s.GetError()
+		}
+		parts = append(parts, text)
+	}
+	return " (" + strings.Join(parts, ", ") + ")"
+}
+
+func heldAddresses(held []*hadv1.HeldAddress) string {
+	var all []string
+	for _, a := range held {
+		all = append(all, a.GetAddress())
+	}
+	if len(all) == 0 {
+		return "the addresses"
+	}
+	return strings.Join(all, ", ")
+}
+
+func by(who string) string {
+	if who == "" {
+		return ""
+	}
+	return " by " + who
+}

@@ -1,0 +1,64 @@
+package main
+
+import (
+	"context"
+
+	"github.com/spf13/cobra"
+
+	hadv1 "had/proto/had/v1"
+)
+
+func (c *cli) newStatus() *cobra.Command {
+	var check bool
+	cmd := &cobra.Command{
+		Use:   "status",
+		Short: "Show who owns what, since when and why, and how each node is",
+		Long: `Show who owns the addresses, since when and why, how each node is, and how
+fresh that knowledge is. The last line says what to do, if anything.
+
+With --check it is a monitoring plugin: one line, exit code 0 OK, 1 WARNING,
+2 CRITICAL, 3 UNKNOWN.`,
+		Example: `  hactl status
+  hactl status --check
+  hactl status -o json | jq -r .ownership.owner`,
+		Args: args(cobra.NoArgs),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			s, err := c.fetchStatus(cmd.Context())
+			switch {
+			case check:
+				return c.printCheck(s, err)
+			case err != nil:
+				return err
+			case c.json():
+				return c.printDocument(s)
+			}
+			return c.print(renderStatus(s, c.view()))
+		},
+	}
+	cmd.Flags().BoolVar(&check, "check", false, "one line and an exit code for a monitoring system")
+	return cmd
+}
+
+func (c *cli) fetchStatus(ctx context.Context) (*hadv1.StatusResponse, error) {
+	return call(ctx, c, func(ctx context.Context, cl *client) (*hadv1.StatusResponse, error) {
+		return cl.Status(ctx, &hadv1.StatusRequest{})
+	})
+}
+
+// printCheck answers a monitoring system. It never fails in hactl's own way:
+// exit code 1 or 2 would say something about the cluster.
+func (c *cli) printCheck(s *hadv1.StatusResponse, err error) error {
+	result, line := levelUnknown, ""
+	if err != nil {
+		line = "HAD UNKNOWN - " + oneLine(asFailure(err).Error()) + "\n"
+	} else {
+		result, line = judge(s).level, pluginLine(s)
+	}
+	if err := c.print(line); err != nil {
+		result = levelUnknown
+	}
+	if result == levelOK {
+		return nil
+	}
+	return &failure{code: int(result)}
+}
