@@ -48,11 +48,14 @@ func TestRefusesWhatIsNoText(t *testing.T) {
 		{"a NUL", "# é\n# x\x00", "NUL", 2, 4},
 		{"Latin-1", "# ok\n# caf\xe9\n", "isn't valid UTF-8", 2, 6},
 		{"huge", strings.Repeat("# comment\n", 1<<17), "1310720 bytes", 1, 1},
-		{"many brackets", "a = " + strings.Repeat("(", 1<<16), "nested", 1, 69},
-		{"many blocks", strings.Repeat("a {\n", 1<<16), "nested", 65, 3},
-		{"many operators", "a = " + strings.Repeat("!", 1<<16), "nested", 1, 69},
-		{"many conditions", "a = " + strings.Repeat("a?", 1<<16), "nested", 1, 134},
-		{"many templates", `a = "` + strings.Repeat("%{if a}", 1<<16) + `"`, "nested", 1, 454},
+		{"long line", "# ok\n# " + strings.Repeat("x", 1<<11), "longer than 2048", 2, 1},
+		{"several lines", "x = <<END\n10.0.0.1\nEND\n", "several lines", 1, 5},
+		{"many brackets", "a = " + strings.Repeat("(", 1<<10), "nested", 1, 69},
+		{"many lines of brackets", "a = " + strings.Repeat("(\n", 1<<14), "nested", 65, 1},
+		{"many blocks", strings.Repeat("a {\n", 1<<14), "nested", 65, 3},
+		{"many operators", "a = " + strings.Repeat("!", 1<<10), "nested", 1, 69},
+		{"many conditions", "a = " + strings.Repeat("a?", 1<<9), "nested", 1, 134},
+		{"many templates", `a = "` + strings.Repeat("%{if a}", 1<<7) + `"`, "nested", 1, 454},
 	}
 	both(t, func(t *testing.T, parse func([]byte) (bool, policy.Diagnostics)) {
 		for _, tc := range cases {

@@ -14,6 +14,9 @@ const (
 	// maxSize bounds a file, in bytes. A policy travels in the replicated log
 	// and in every snapshot.
 	maxSize = 1 << 20
+	// maxLine bounds a line, in bytes: the parser takes time that grows with
+	// the square of the length of a text full of "$".
+	maxLine = 2048
 	// maxNesting bounds what the HCL parser recurses over: a few hundred
 	// kilobytes of "(" would otherwise exhaust its stack, which Go can't
 	// recover from. A valid file needs 4.
@@ -35,8 +38,8 @@ func newSource(name string, src []byte) *source {
 	return &source{name: name, text: strings.TrimPrefix(string(src), "\ufeff")}
 }
 
-// errorf refuses the file for what stands at at. Once maxErrors are known,
-// further ones only count.
+// errorf refuses the file for what stands at at. After maxErrors
+// it says no more.
 func (s *source) errorf(at hcl.Range, hint, format string, args ...any) {
 	if s.errors++; s.errors <= maxErrors {
 		s.add(Error, at, fmt.Sprintf(format, args...), hint)
@@ -61,7 +64,7 @@ func (s *source) result() Diagnostics {
 	if s.errors > maxErrors {
 		last := s.diags[len(s.diags)-1]
 		last.Severity = Error
-		last.Summary = fmt.Sprintf("%d more errors are not shown", s.errors-maxErrors)
+		last.Summary = "further errors are not shown: correct these first"
 		last.Detail = ""
 		last.Rendered = fmt.Sprintf("%s:%d:%d: error: %s\n", printable(last.File), last.Line, last.Column, last.Summary)
 		s.diags = append(s.diags, last)
@@ -98,6 +101,9 @@ func (s *source) parse(emptyHint string) *hclsyntax.Body {
 		if seen[line] {
 			continue // one mistake makes the parser complain several times
 		}
+		if len(seen) > maxErrors {
+			break
+		}
 		seen[line] = true
 		summary, hint := s.explain(d)
 		s.errorf(*d.Subject, hint, "%s", summary)
@@ -124,12 +130,27 @@ func (s *source) readable(emptyHint string) bool {
 		s.errorf(s.byteAt(strings.IndexByte(s.text, 0)), "is it the right file?", "the file holds a NUL byte: it isn't text")
 	case !utf8.ValidString(s.text):
 		s.errorf(s.byteAt(invalidUTF8(s.text)), "save it as UTF-8", "the file isn't valid UTF-8")
+	case longLine(s.text) >= 0:
+		s.errorf(s.byteAt(longLine(s.text)), "break it", "the line is longer than %d bytes", maxLine)
 	default:
-		s.checkNesting()
+		s.checkTokens()
 	}
 	return !s.failed()
 }
 
+// longLine returns where the first line longer than maxLine begins, or -1.
+func longLine(text string) int {
+	begin := 0
+	for line := range strings.Lines(text) {
+		if len(line) > maxLine {
+			return begin
+		}
+		begin += len(line)
+	}
+	return -1
+}
+
+// invalidUTF8 returns where the first byte is that isn't UTF-8.
 func invalidUTF8(text string) int {
 	for i, r := range text {
 		if r == utf8.RuneError {
@@ -141,14 +162,17 @@ func invalidUTF8(text string) int {
 	return len(text)
 }
 
-// checkNesting counts the brackets open at once. Operators make the parser
+// checkTokens counts the brackets open at once. Operators make the parser
 // recurse too and have no end to see: they count until the end of the file,
-// since no valid file has any.
-func (s *source) checkNesting() {
+// since no valid file has any. Heredocs would get round maxLine.
+func (s *source) checkTokens() {
 	tokens, _ := hclsyntax.LexConfig([]byte(s.text), s.name, hcl.InitialPos)
 	depth := 0
 	for _, token := range tokens {
 		switch token.Type {
+		case hclsyntax.TokenOHeredoc:
+			s.errorf(token.Range, "write the value on one line, in quotes", "no value has several lines")
+			return
 		case hclsyntax.TokenOParen, hclsyntax.TokenOBrack, hclsyntax.TokenOBrace, hclsyntax.TokenTemplateInterp,
 			hclsyntax.TokenTemplateControl, hclsyntax.TokenBang, hclsyntax.TokenMinus, hclsyntax.TokenQuestion:
 			depth++
