@@ -2,6 +2,7 @@ package peer
 
 import (
 	"context"
+	"crypto/tls"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -12,6 +13,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // patience is how long a test waits for something that must happen.
@@ -225,6 +228,9 @@ func talk(t *testing.T, c net.Conn, ln net.Listener, from, to string) {
 	if n, ok := PeerName(c); n != to || !ok || c.RemoteAddr().String() != to {
 		t.Errorf("%s sees a connection to %q, %s", from, n, c.RemoteAddr())
 	}
+	for _, end := range []net.Conn{c, there} {
+		diesSoon(t, end)
+	}
 	for _, way := range [][2]net.Conn{{c, there}, {there, c}} {
 		if _, err := way[0].Write([]byte("hello")); err != nil {
 			t.Fatal(err)
@@ -233,5 +239,32 @@ func talk(t *testing.T, c net.Conn, ln net.Listener, from, to string) {
 		if _, err := io.ReadFull(way[1], got); err != nil || string(got) != "hello" {
 			t.Errorf("read %q, %v", got, err)
 		}
+	}
+}
+
+// diesSoon checks that the kernel gives the connection up within seconds when
+// the other host vanishes, idle or not.
+func diesSoon(t *testing.T, c net.Conn) {
+	t.Helper()
+	if p, ok := c.(*peerConn); ok {
+		c = p.Conn
+	}
+	if s, ok := c.(*tls.Conn); ok {
+		c = s.NetConn()
+	}
+	raw, err := c.(*net.TCPConn).SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := make(map[string]int)
+	err = raw.Control(func(fd uintptr) {
+		for name, opt := range map[string]int{"user timeout": unix.TCP_USER_TIMEOUT, "idle": unix.TCP_KEEPIDLE, "interval": unix.TCP_KEEPINTVL} {
+			if got[name], err = unix.GetsockoptInt(int(fd), unix.IPPROTO_TCP, opt); err != nil {
+				t.Errorf("read %s: %v", name, err)
+			}
+		}
+	})
+	if err != nil || got["user timeout"] != 4000 || got["idle"] != 1 || got["interval"] != 1 {
+		t.Errorf("a vanished peer is noticed by %v, %v; want 4000 ms, 1 s, 1 s", got, err)
 	}
 }
