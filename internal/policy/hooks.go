@@ -33,16 +33,6 @@ const (
 	PostAcq = "PostAcq" // after it
 )
 
-// stages are the names a hook script begins with, and for those without a
-// failure action what happens instead.
-var stages = []struct{ name, instead string }{
-	{"Test", "a failing Test always makes its node ineligible"},
-	{PreAcq, ""},
-	{PostAcq, ""},
-	{"PreRel", "a failing PreRel never stops a release"},
-	{"PostRel", "a failing PostRel never stops a release"},
-}
-
 type rawHooks struct {
 	dir     text
 	timeout time.Duration
@@ -85,18 +75,16 @@ func (s *source) validHooks(raw rawHooks) Hooks {
 
 // checkStage refuses a stage that doesn't exist or has no failure action.
 func (s *source) checkStage(t text) bool {
-	var names []string
-	for _, stage := range stages {
-		if stage.name == t.value && stage.instead == "" {
-			return true
-		}
-		if stage.name == t.value {
-			s.errorf(t.at, stage.instead+"; leave the block out", "stage %s has no on_failure", quote(t.value))
-			return false
-		}
-		names = append(names, stage.name)
+	switch t.value {
+	case PreAcq, PostAcq:
+		return true
+	case "Test":
+		s.errorf(t.at, "a failing Test always makes its node ineligible: leave the block out", "stage %s has no on_failure", quote(t.value))
+	case "PreRel", "PostRel":
+		s.errorf(t.at, "a script that fails never stops a release: leave the block out", "stage %s has no on_failure", quote(t.value))
+	default:
+		s.errorf(t.at, suggest(t.value, []string{PreAcq, PostAcq}), "unknown stage %s", quote(t.value))
 	}
-	s.errorf(t.at, suggest(t.value, names), "unknown stage %s", quote(t.value))
 	return false
 }
 

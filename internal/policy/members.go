@@ -10,7 +10,7 @@ import (
 // doesn't change p and may be called at any time: a policy outlives changes
 // of membership.
 func (p *Policy) CheckMembers(members []Member) Diagnostics {
-	s := &source{name: p.source.name, text: p.source.text}
+	s := &source{name: p.filename, text: p.text}
 	for _, t := range p.raw.prefer {
 		s.checkOwner(t, members)
 	}

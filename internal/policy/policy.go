@@ -32,8 +32,9 @@ type Policy struct {
 	VIPs   []VIP    // in file order, which is the order of every stage
 	Hooks  Hooks
 
-	source *source
-	raw    rawPolicy
+	// What CheckMembers needs to show a place.
+	filename, text string
+	raw            rawPolicy
 }
 
 // VIP is a virtual IP address.
@@ -107,11 +108,12 @@ func (s *source) policy() *Policy {
 	}
 	raw := s.rawPolicy(body)
 	p := &Policy{
-		Prefer: s.validPrefer(raw.prefer),
-		VIPs:   s.validVIPs(raw.vips),
-		Hooks:  s.validHooks(raw.hooks),
-		source: s,
-		raw:    raw,
+		Prefer:   s.validPrefer(raw.prefer),
+		VIPs:     s.validVIPs(raw.vips),
+		Hooks:    s.validHooks(raw.hooks),
+		filename: s.name,
+		text:     s.text,
+		raw:      raw,
 	}
 	if len(p.VIPs) == 0 {
 		s.warnf(s.start(), `add one: vip "web" { address = "192.0.2.10" }`, "the policy has no vip: the cluster will own nothing")
