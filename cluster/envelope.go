@@ -72,5 +72,9 @@ func decodeCommand(data []byte) (*hadv1.Command, error) {
 	if err := proto.Unmarshal(data[envelopeHeader:], cmd); err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrDamagedCommand, err)
 	}
+	if isLease(cmd) != carriesLease(data) {
+		// Nodes that appended it have not started their wait again.
+		return nil, fmt.Errorf("%w: its lease flag doesn't match its record", ErrDamagedCommand)
+	}
 	return cmd, nil
 }

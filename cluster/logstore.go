@@ -2,6 +2,7 @@ package cluster
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"runtime"
 	"sync/atomic"
@@ -22,8 +23,12 @@ type checkedLog struct {
 
 // GetLog implements raft.LogStore.
 func (c *checkedLog) GetLog(index uint64, l *raft.Log) error {
-	if err := c.LogStore.GetLog(index, l); err != nil {
-		return err
+	err := c.LogStore.GetLog(index, l)
+	if errors.Is(err, raft.ErrLogNotFound) {
+		return err // raft asks for entries that a snapshot has replaced
+	}
+	if err != nil {
+		return c.halt.with(fmt.Errorf("read log entry %d: %w: %w", index, ErrDamagedCommand, err))
 	}
 	if len(l.Extensions) != 4 || l.Index != index || binary.BigEndian.Uint32(l.Extensions) != logCRC(l) {
 		return c.halt.with(fmt.Errorf("read log entry %d: %w on this disk; keep a copy of the data folder, then let this node rejoin with an empty one", index, ErrDamagedCommand))

@@ -18,8 +18,8 @@ import (
 	hadv1 "had/proto/had/v1"
 )
 
-// Config is what a Node needs. Storage and Transport become the node's to
-// close.
+// Config is what a Node needs. When Open succeeds, Storage and Transport are
+// the node's to close.
 type Config struct {
 	Birth     *hadv1.Birth // who the members are; the same on every node
 	Instance  *hadv1.Instance
@@ -72,7 +72,7 @@ type Node struct {
 	mu        sync.Mutex
 	readyTerm uint64        // the barrier of this term has passed
 	changed   chan struct{} // closed and replaced when leadership changes
-	failing   time.Time     // when proposals of a leader began to fail; zero: they don't
+	failing   time.Time     // when this leader's commits began to fail; zero: they don't
 	confirmed clock.Instant // when the latest command that a quorum accepted was proposed
 }
 
@@ -110,7 +110,7 @@ func Open(cfg Config) (n *Node, err error) {
 
 	defer func() { // raft panics over a log it can't read at start
 		if p := recover(); p != nil {
-			err = fmt.Errorf("open the raft log: %v", p)
+			n, err = nil, fmt.Errorf("open the raft log: %v", p)
 		}
 	}()
 	rc := raftConfig(cfg)
@@ -213,7 +213,10 @@ func (n *Node) track(ctx context.Context) error {
 	defer n.raft.DeregisterObserver(o)
 	for {
 		l := n.Leadership()
-		if l.Leading && !l.Ready {
+		switch {
+		case !l.Leading:
+			n.watchStuck(nil)
+		case !l.Ready || n.cfg.Clock().Sub(n.Confirmed()) > stuckAfter/2:
 			n.prepare(ctx, l.Term)
 		}
 		n.signal()
@@ -229,14 +232,13 @@ func (n *Node) track(ctx context.Context) error {
 
 // prepare commits a barrier in the term this node has won, so that every
 // entry of earlier terms has been applied here, and the birth record if there
-// is none yet.
+// is none yet. A leader that had nothing to commit for a while does it again,
+// so that one that can't commit is noticed.
 func (n *Node) prepare(ctx context.Context, term uint64) {
-	t0 := n.cfg.Clock()
-	err := n.await(ctx, n.raft.Barrier(n.cfg.Timing.TTL), 2*n.cfg.Timing.TTL)
+	err := n.Confirm(ctx)
 	if err != nil || n.raft.State() != raft.Leader || n.raft.CurrentTerm() != term {
 		return // the next tick looks again
 	}
-	n.confirm(t0)
 	n.mu.Lock()
 	n.readyTerm = term
 	n.mu.Unlock()
@@ -259,6 +261,10 @@ func (n *Node) signal() {
 func (n *Node) Leadership() Leadership {
 	term := n.raft.CurrentTerm()
 	leading := n.raft.State() == raft.Leader
+	for t := n.raft.CurrentTerm(); t != term; t = n.raft.CurrentTerm() {
+		// leading may belong to either term.
+		term, leading = t, n.raft.State() == raft.Leader
+	}
 	_, id := n.raft.LeaderWithID()
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -283,10 +289,21 @@ func (n *Node) History(after uint64) ([]*hadv1.Event, uint64) { return n.fsm.his
 
 // LastLease returns `s`: the latest of this node's start, its last append of
 // a lease entry and its last snapshot restore, by its own clock. Any lease
-// that this node knows of was proposed no later than that.
+// that this node knows of was proposed no later than that. Read it after
+// View: an entry applied in between then makes a wait longer, never shorter.
 func (n *Node) LastLease() clock.Instant { return clock.Instant(n.lastLease.Load()) }
 
-func (n *Node) touchLease() { n.lastLease.Store(int64(n.cfg.Clock())) }
+// touchLease moves LastLease to now. raft's goroutines may call it at once,
+// and the later of two readings stays.
+func (n *Node) touchLease() {
+	now := int64(n.cfg.Clock())
+	for {
+		last := n.lastLease.Load()
+		if last >= now || n.lastLease.CompareAndSwap(last, now) {
+			return
+		}
+	}
+}
 
 // Confirmed returns when the latest command that a quorum accepted from this
 // leader was proposed; zero when there is none. What this node has applied
@@ -300,7 +317,9 @@ func (n *Node) Confirmed() clock.Instant {
 // Confirm commits a barrier: the state applied here is current as of the call.
 func (n *Node) Confirm(ctx context.Context) error {
 	t0 := n.cfg.Clock()
-	if err := n.await(ctx, n.raft.Barrier(n.cfg.Timing.TTL), 2*n.cfg.Timing.TTL); err != nil {
+	err := n.await(ctx, n.raft.Barrier(n.cfg.Timing.TTL), 2*n.cfg.Timing.TTL)
+	n.watchStuck(err)
+	if err != nil {
 		return err
 	}
 	n.confirm(t0)
@@ -364,8 +383,8 @@ func (n *Node) await(ctx context.Context, f raft.Future, limit time.Duration) er
 	}
 }
 
-// watchStuck ends a node that leads and can't commit anything: raft may keep
-// such a leader in office for ever.
+// watchStuck takes the result of each commit and ends a node that leads and
+// can't commit anything: raft may keep such a leader in office for ever.
 func (n *Node) watchStuck(err error) {
 	leading := n.raft.State() == raft.Leader
 	n.mu.Lock()

@@ -1,9 +1,9 @@
 package cluster
 
 import (
-	"cmp"
 	"maps"
 	"slices"
+	"sort"
 
 	hadv1 "had/proto/had/v1"
 )
@@ -79,9 +79,7 @@ func (v View) Newest() *hadv1.Claim {
 // History returns the kept events after a log index, and how many older ones
 // the bound has cut off in all.
 func (s *State) History(after uint64) (events []*hadv1.Event, dropped uint64) {
-	i, _ := slices.BinarySearchFunc(s.history, after+1, func(e *hadv1.Event, index uint64) int {
-		return cmp.Compare(e.GetIndex(), index)
-	})
+	i := sort.Search(len(s.history), func(i int) bool { return s.history[i].GetIndex() > after })
 	return slices.Clone(s.history[i:]), s.dropped
 }
 

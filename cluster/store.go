@@ -5,14 +5,17 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"sync"
 	"time"
 
 	"github.com/hashicorp/raft"
 	raftboltdb "github.com/hashicorp/raft-boltdb/v2"
 	"go.etcd.io/bbolt"
+	berrors "go.etcd.io/bbolt/errors"
 )
 
 // Storage is where raft keeps its log, its votes and its snapshots.
@@ -75,23 +78,68 @@ func OpenStorage(dir string, logs io.Writer) (*Storage, error) {
 	return s, nil
 }
 
+// ErrDamagedFile is returned by OpenStorage for a file that isn't a whole
+// database any more.
+var ErrDamagedFile = errors.New("the file is damaged")
+
 // openBolt turns bbolt's errors, and the panics with which it meets a file
 // that isn't a database any more, into sentences.
 func openBolt(path string, open func() error) (err error) {
+	// A page number that leads out of the file faults; without this the
+	// runtime would end the process.
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	defer func() {
 		if p := recover(); p != nil {
-			err = fmt.Errorf("open %s: the file is damaged (%v); keep a copy, then let this node rejoin with an empty data folder", path, p)
+			err = damagedFile(path, fmt.Errorf("%v", p))
 		}
 	}()
-	switch err := open(); {
-	case errors.Is(err, bbolt.ErrTimeout):
-		return fmt.Errorf("open %s: another had uses it", path)
-	case errors.Is(err, bbolt.ErrInvalid), errors.Is(err, bbolt.ErrChecksum), errors.Is(err, bbolt.ErrVersionMismatch):
-		return fmt.Errorf("open %s: the file is damaged (%w); keep a copy, then let this node rejoin with an empty data folder", path, err)
-	case err != nil:
-		return fmt.Errorf("open %s: %w", path, err)
+	err = walkBolt(path)
+	if err == nil {
+		err = open()
 	}
-	return nil
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, berrors.ErrTimeout):
+		return fmt.Errorf("open %s: another had uses it", path)
+	case errors.Is(err, berrors.ErrInvalid), errors.Is(err, berrors.ErrChecksum), errors.Is(err, berrors.ErrVersionMismatch), errors.Is(err, errTruncated):
+		return damagedFile(path, err)
+	}
+	return fmt.Errorf("open %s: %w", path, err)
+}
+
+func damagedFile(path string, why error) error {
+	return fmt.Errorf("open %s: %w (%w); keep a copy, then let this node rejoin with an empty data folder", path, ErrDamagedFile, why)
+}
+
+var errTruncated = errors.New("its end is missing")
+
+// walkBolt visits every page in use. A bbolt opened for writing does the same
+// to find the free pages, but in a goroutine of its own, where a damaged page
+// ends the process with a stack trace.
+func walkBolt(path string) error {
+	info, err := os.Stat(path)
+	if errors.Is(err, fs.ErrNotExist) || err == nil && info.Size() == 0 {
+		return nil // bbolt makes it
+	}
+	if err != nil {
+		return err
+	}
+	opts := boltOptions()
+	opts.ReadOnly = true
+	db, err := bbolt.Open(path, 0o600, opts)
+	if err != nil {
+		return err
+	}
+	defer db.Close()
+	return db.View(func(tx *bbolt.Tx) error {
+		if tx.Size() > info.Size() {
+			return fmt.Errorf("%w: %d bytes where %d belong", errTruncated, info.Size(), tx.Size())
+		}
+		return tx.ForEach(func(_ []byte, b *bbolt.Bucket) error {
+			return b.ForEach(func(_, _ []byte) error { return nil })
+		})
+	})
 }
 
 // voteStore is raft's StableStore. raft writes a vote as two keys, the term
@@ -99,6 +147,10 @@ func openBolt(path string, open func() error) (err error) {
 // under a new term and let the node vote twice (raft#661). So the term waits
 // in memory until the candidate comes, and both go in one transaction; the
 // vote is not sent before that.
+//
+// Invariant: Get answers from the file alone. A term whose candidate could
+// not be written must not be seen beside the candidate of an earlier vote:
+// raft would take that pair for a vote it has given and confirm it.
 type voteStore struct {
 	db *bbolt.DB
 
@@ -135,30 +187,31 @@ func (v *voteStore) Close() error { return v.db.Close() }
 
 // Set implements raft.StableStore.
 func (v *voteStore) Set(key, val []byte) error {
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	err := v.db.Update(func(tx *bbolt.Tx) error {
+	var term []byte
+	if string(key) == keyLastVoteCand {
+		term = v.takePendingTerm()
+	}
+	return v.db.Update(func(tx *bbolt.Tx) error {
 		b := tx.Bucket(stableBucket())
-		if string(key) == keyLastVoteCand && v.pendingTerm != nil {
-			if err := b.Put([]byte(keyLastVoteTerm), v.pendingTerm); err != nil {
+		if term != nil {
+			if err := b.Put([]byte(keyLastVoteTerm), term); err != nil {
 				return err
 			}
 		}
 		return b.Put(key, val)
 	})
-	if err == nil && string(key) == keyLastVoteCand {
-		v.pendingTerm = nil
-	}
-	return err
+}
+
+func (v *voteStore) takePendingTerm() []byte {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	term := v.pendingTerm
+	v.pendingTerm = nil
+	return term
 }
 
 // Get implements raft.StableStore.
 func (v *voteStore) Get(key []byte) ([]byte, error) {
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	if string(key) == keyLastVoteTerm && v.pendingTerm != nil {
-		return v.pendingTerm, nil
-	}
 	var out []byte
 	err := v.db.View(func(tx *bbolt.Tx) error {
 		val := tx.Bucket(stableBucket()).Get(key)
@@ -193,4 +246,16 @@ func (v *voteStore) GetUint64(key []byte) (uint64, error) {
 		return 0, fmt.Errorf("read %s: %d bytes where 8 belong", key, len(data))
 	}
 	return binary.BigEndian.Uint64(data), nil
+}
+
+// CheckStorage says what is missing from a raft folder that has been used: a
+// node that lost its vote or its log must not go on as if it were new.
+func CheckStorage(dir string) error {
+	for _, name := range []string{"raft-log.db", "raft-vote.db"} {
+		path := filepath.Join(dir, name)
+		if _, err := os.Stat(path); err != nil {
+			return fmt.Errorf("look for this node's raft state: %w; the data folder was emptied or damaged: put it back, or let this node rejoin as a new one", err)
+		}
+	}
+	return nil
 }

@@ -9,8 +9,10 @@ import (
 
 const (
 	// ClockRateError is ρ: how much the rates of two hosts' CLOCK_BOOTTIME
-	// may differ. Crystals stay within 1e-4 and NTP slews by at most 5e-4
-	// (adjtimex(2)).
+	// may differ. Crystals stay within 1e-4, and the kernel's own NTP slew
+	// within 5e-4 (adjtimex(2)). A time daemon that sets the tick can exceed
+	// it: chrony slews by up to 8 % unless maxslewrate in chrony.conf says
+	// less.
 	ClockRateError = 1e-3
 
 	// KernelExpirySlack is how long past its valid_lft an address may stay

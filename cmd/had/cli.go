@@ -1,0 +1,133 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"runtime"
+	"runtime/debug"
+	"strings"
+	"syscall"
+
+	"github.com/spf13/cobra"
+
+	"had/internal/policy"
+	hadv1 "had/proto/had/v1"
+)
+
+// Exit codes, the same as hactl's where they overlap.
+const (
+	exitDone   = 0
+	exitFailed = 1
+	exitUsage  = 2 // wrong arguments, or a file that is refused
+)
+
+// usageError is for what the user can put right by asking otherwise.
+type usageError struct{ error }
+
+// run is main without the process: it returns the exit code.
+func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
+	root := &cobra.Command{
+		Use:   "had",
+		Short: "The high-availability daemon: one of a few servers owns the virtual addresses, never two",
+		Long: `had runs on each of two to seven servers. They agree in a replicated log on who
+owns the virtual addresses; when the owner fails, another takes over, and no
+two ever hold an address at the same time. Operators talk to it with hactl.`,
+		SilenceErrors: true, SilenceUsage: true, Args: noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+	}
+	root.SetArgs(args)
+	root.SetIn(stdin)
+	root.SetOut(stdout)
+	root.SetErr(stderr)
+	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
+	root.AddCommand(runCommand(), validateCommand(), releaseCommand(), devCommand(), versionCommand())
+	err := root.Execute()
+	if err == nil {
+		return exitDone
+	}
+	fmt.Fprintf(stderr, "had: %s\n", strings.TrimSuffix(err.Error(), "\n"))
+	var usage usageError
+	if errors.As(err, &usage) || strings.HasPrefix(err.Error(), "unknown command") {
+		return exitUsage
+	}
+	return exitFailed
+}
+
+func noArgs(_ *cobra.Command, args []string) error {
+	if len(args) > 0 {
+		return usageError{fmt.Errorf("unexpected argument %q; see had --help", args[0])}
+	}
+	return nil
+}
+
+// untilSignal returns a context that ends at the first SIGTERM or SIGINT, and
+// one that ends at the second.
+func untilSignal(parent context.Context) (first, second context.Context, stop func()) {
+	first, cancelFirst := context.WithCancel(parent)
+	second, cancelSecond := context.WithCancel(context.WithoutCancel(parent))
+	signals := make(chan os.Signal, 2)
+	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT)
+	done := make(chan struct{})
+	finished := make(chan struct{})
+	go func() {
+		defer close(finished)
+		for _, cancel := range []func(){cancelFirst, cancelSecond} {
+			select {
+			case <-signals:
+				cancel()
+			case <-done:
+				return
+			}
+		}
+	}()
+	return first, second, func() {
+		signal.Stop(signals)
+		close(done)
+		<-finished
+		cancelFirst()
+		cancelSecond()
+	}
+}
+
+const defaultConfig = "/etc/had/had.hcl"
+
+// readNodeFile parses had.hcl; warnings go to stderr.
+func readNodeFile(path, node string, stderr io.Writer) (*policy.NodeFile, error) {
+	src, err := os.ReadFile(path)
+	if err != nil {
+		return nil, usageError{fmt.Errorf("read the node file: %w (write one, or name it with --config)", err)}
+	}
+	host := node
+	if host == "" {
+		if host, err = os.Hostname(); err != nil {
+			return nil, fmt.Errorf("ask for the host name: %w", err)
+		}
+	}
+	f, diags := policy.ParseNode(path, src, host)
+	for _, d := range diags.Warnings() {
+		fmt.Fprint(stderr, d.Rendered)
+	}
+	if err := diags.Err(); err != nil {
+		return nil, usageError{err}
+	}
+	return f, nil
+}
+
+func buildVersion() *hadv1.VersionResponse {
+	v := &hadv1.VersionResponse{Version: version, Commit: commit, Go: runtime.Version()}
+	if v.GetVersion() == "" {
+		v.Version = "development"
+	}
+	if info, ok := debug.ReadBuildInfo(); ok && v.GetCommit() == "" {
+		for _, s := range info.Settings {
+			if s.Key == "vcs.revision" {
+				v.Commit = s.Value
+			}
+		}
+	}
+	return v
+}

@@ -1,0 +1,93 @@
+package main
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/hashicorp/go-hclog"
+	"github.com/spf13/cobra"
+
+	"had/internal/daemon"
+)
+
+// nodeFlags are what the commands that act as a node have in common.
+type nodeFlags struct {
+	config, level string
+	json          bool
+}
+
+func (f *nodeFlags) register(cmd *cobra.Command) {
+	cmd.Flags().StringVarP(&f.config, "config", "c", defaultConfig, "the node file")
+	cmd.Flags().StringVar(&f.level, "log-level", "info", "trace, debug, info, warn or error")
+	cmd.Flags().BoolVar(&f.json, "log-json", false, "log JSON lines")
+}
+
+func (f *nodeFlags) daemonConfig(cmd *cobra.Command) (daemon.Config, error) {
+	level := hclog.LevelFromString(f.level)
+	if level == hclog.NoLevel {
+		return daemon.Config{}, usageError{fmt.Errorf("--log-level %q: take trace, debug, info, warn or error", f.level)}
+	}
+	file, err := readNodeFile(f.config, "", cmd.ErrOrStderr())
+	if err != nil {
+		return daemon.Config{}, err
+	}
+	v := buildVersion()
+	v.Node = file.Node
+	logger := hclog.New(&hclog.LoggerOptions{Name: "had", Level: level, Output: cmd.ErrOrStderr(), JSONFormat: f.json})
+	return daemon.Config{File: file, Version: v, Logger: logger}, nil
+}
+
+func runCommand() *cobra.Command {
+	var flags nodeFlags
+	cmd := &cobra.Command{
+		Use:   "run",
+		Short: "Run the daemon in the foreground",
+		Long: `Run the daemon in the foreground until SIGTERM or SIGINT. It then releases what
+it holds, lets another node take over and ends; a second signal cuts that short.`,
+		Example: "  had run\n  had run --config ./had.hcl --log-level debug",
+		Args:    noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			cfg, err := flags.daemonConfig(cmd)
+			if err != nil {
+				return err
+			}
+			first, second, stop := untilSignal(context.Background())
+			defer stop()
+			hard, cancel := daemon.WithStopLimit(first, second)
+			defer cancel()
+			return daemon.Run(first, hard, cfg)
+		},
+	}
+	flags.register(cmd)
+	return cmd
+}
+
+func releaseCommand() *cobra.Command {
+	var flags nodeFlags
+	var local bool
+	cmd := &cobra.Command{
+		Use:   "release --local",
+		Short: "Drop everything this host holds after the daemon has died",
+		Long: `Take down what a daemon that died left on this host: scripts still running, and
+addresses. It then runs PreRel and PostRel with HAD_FORCED=1. The next start of
+the daemon tells the cluster. It refuses while the daemon runs. systemd's
+ExecStopPost calls it.`,
+		Example: "  had release --local",
+		Args:    noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if !local {
+				return usageError{fmt.Errorf("say --local: this command acts on this host alone (to move addresses to another node: hactl move)")}
+			}
+			cfg, err := flags.daemonConfig(cmd)
+			if err != nil {
+				return err
+			}
+			first, _, stop := untilSignal(context.Background())
+			defer stop()
+			return daemon.ReleaseLocal(first, cfg)
+		},
+	}
+	flags.register(cmd)
+	cmd.Flags().BoolVar(&local, "local", false, "act on this host, without the cluster")
+	return cmd
+}

@@ -1,0 +1,44 @@
+package api
+
+import (
+	"context"
+	"errors"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"had/cluster"
+	hadv1 "had/proto/had/v1"
+)
+
+// Propose implements Peer: a follower's command, committed by this leader.
+func (s *Server) Propose(ctx context.Context, req *hadv1.ProposeRequest) (*hadv1.ProposeResponse, error) {
+	switch req.GetCommand().GetRecord().(type) {
+	case *hadv1.Command_Deliver:
+	default:
+		// Lease records above all: a deposed leader's renewal must not be
+		// committed by its successor.
+		return nil, status.Error(codes.PermissionDenied, "only reports are taken from other nodes")
+	}
+	v, err := s.cfg.Node.Propose(ctx, req.GetCommand())
+	var refused *cluster.RefusedError
+	if errors.As(err, &refused) {
+		return &hadv1.ProposeResponse{Index: refused.Index, Refused: refused.Reason}, nil
+	}
+	if err != nil {
+		return nil, statusOf(err)
+	}
+	return &hadv1.ProposeResponse{Index: v.Index}, nil
+}
+
+// Health implements Peer.
+func (s *Server) Health(context.Context, *hadv1.HealthRequest) (*hadv1.HealthResponse, error) {
+	h := s.cfg.Controller.Health()
+	h.Problems = append(h.Problems, s.cfg.Problems()...)
+	return h, nil
+}
+
+// Prepare implements Peer.
+func (s *Server) Prepare(ctx context.Context, req *hadv1.PrepareRequest) (*hadv1.PrepareResponse, error) {
+	return s.cfg.Controller.Prepare(ctx, req), nil
+}

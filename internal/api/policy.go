@@ -1,0 +1,85 @@
+package api
+
+import (
+	"context"
+
+	"had/internal/policy"
+	hadv1 "had/proto/had/v1"
+)
+
+// check parses a policy and holds it against the members.
+func (s *Server) check(filename, text string) policy.Diagnostics {
+	if filename == "" {
+		filename = "policy.hcl"
+	}
+	p, diags := policy.ParsePolicy(filename, []byte(text))
+	if diags.HasErrors() {
+		return diags
+	}
+	var members []policy.Member
+	for _, m := range s.cfg.Members {
+		members = append(members, policy.Member{Name: m.GetName(), Address: m.GetAddress(), Witness: m.GetWitness()})
+	}
+	return append(diags, p.CheckMembers(members)...)
+}
+
+func diagnostics(in policy.Diagnostics) []*hadv1.Diagnostic {
+	var out []*hadv1.Diagnostic
+	for _, d := range in {
+		severity := hadv1.Diagnostic_SEVERITY_ERROR
+		if d.Severity == policy.Warning {
+			severity = hadv1.Diagnostic_SEVERITY_WARNING
+		}
+		out = append(out, &hadv1.Diagnostic{
+			Severity: severity, File: d.File, Line: uint32(d.Line), Column: uint32(d.Column), //nolint:gosec // positions in a file of 1 MiB
+			Summary: d.Summary, Detail: d.Detail, Rendered: d.Rendered,
+		})
+	}
+	return out
+}
+
+// PolicyValidate implements HA.
+func (s *Server) PolicyValidate(_ context.Context, req *hadv1.PolicyValidateRequest) (*hadv1.PolicyValidateResponse, error) {
+	diags := s.check(req.GetFilename(), req.GetText())
+	return &hadv1.PolicyValidateResponse{Valid: !diags.HasErrors(), Diagnostics: diagnostics(diags)}, nil
+}
+
+// PolicyApply implements HA. A policy with errors is answered with its
+// diagnostics and changes nothing.
+func (s *Server) PolicyApply(ctx context.Context, req *hadv1.PolicyApplyRequest) (*hadv1.PolicyApplyResponse, error) {
+	diags := s.check(req.GetFilename(), req.GetText())
+	if diags.HasErrors() {
+		return &hadv1.PolicyApplyResponse{Diagnostics: diagnostics(diags)}, nil
+	}
+	s.settle(ctx)
+	if c, ctx, err := s.leader(ctx); err != nil || c != nil {
+		if err != nil {
+			return nil, statusOf(err)
+		}
+		return c.PolicyApply(ctx, req)
+	}
+	view, _ := s.cfg.Node.View()
+	expected := view.Policy.GetVersion()
+	if req.GetCheckVersion() {
+		expected = req.GetExpectedVersion()
+	}
+	if view.Policy.GetText() == req.GetText() && view.Policy != nil && expected == view.Policy.GetVersion() {
+		return &hadv1.PolicyApplyResponse{Version: view.Policy.GetVersion(), Unchanged: true, Diagnostics: diagnostics(diags), Index: view.Policy.GetIndex()}, nil
+	}
+	v, err := s.cfg.Node.Propose(ctx, &hadv1.Command{Record: &hadv1.Command_PolicyApply{PolicyApply: &hadv1.PolicyApply{
+		ExpectedVersion: expected, Text: req.GetText(), By: req.GetBy(), Reason: req.GetReason(),
+	}}})
+	if err != nil {
+		return nil, statusOf(err)
+	}
+	return &hadv1.PolicyApplyResponse{Version: expected + 1, Diagnostics: diagnostics(diags), Index: v.Index}, nil
+}
+
+// PolicyShow implements HA.
+func (s *Server) PolicyShow(ctx context.Context, req *hadv1.PolicyShowRequest) (*hadv1.PolicyShowResponse, error) {
+	if c, ctx, err := s.leader(ctx); err == nil && c != nil {
+		return c.PolicyShow(ctx, req)
+	}
+	view, _ := s.cfg.Node.View()
+	return &hadv1.PolicyShowResponse{Policy: view.Policy}, nil
+}

@@ -1,0 +1,146 @@
+package api
+
+import (
+	"context"
+	"net"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/metadata"
+
+	"had/cluster"
+	"had/internal/clock"
+	"had/internal/failover"
+	hadv1 "had/proto/had/v1"
+)
+
+// Config is what the services answer from.
+type Config struct {
+	Cluster    string
+	Self       string
+	Members    []*hadv1.Member
+	Node       *cluster.Node
+	Controller *failover.Controller
+	Peers      *Peers
+	Timing     cluster.Timing
+	Clock      clock.Source
+	Problems   func() []string // of this node, whole sentences
+	Version    *hadv1.VersionResponse
+}
+
+// Server implements the HA and Peer services.
+type Server struct {
+	hadv1.UnimplementedHAServer
+	hadv1.UnimplementedPeerServer
+	cfg Config
+}
+
+// New returns the services.
+func New(cfg Config) *Server { return &Server{cfg: cfg} }
+
+// Local returns a gRPC server for the root-only socket.
+func (s *Server) Local() *grpc.Server {
+	g := grpc.NewServer(grpc.MaxSendMsgSize(maxMessage))
+	hadv1.RegisterHAServer(g, s)
+	return g
+}
+
+// Cluster returns a gRPC server for the cluster port: nodes ask each other
+// there, and forward what operators ask.
+func (s *Server) Cluster() *grpc.Server {
+	g := grpc.NewServer(grpc.MaxSendMsgSize(maxMessage), grpc.MaxRecvMsgSize(maxMessage))
+	hadv1.RegisterHAServer(g, s)
+	hadv1.RegisterPeerServer(g, s)
+	return g
+}
+
+// forwardedKey marks a request that another node has passed on. It isn't
+// passed on again: leadership may be changing, and the asker retries.
+const forwardedKey = "had-forwarded"
+
+func forwarded(ctx context.Context) bool {
+	md, _ := metadata.FromIncomingContext(ctx)
+	return len(md.Get(forwardedKey)) > 0
+}
+
+// leader returns a client for the leader and the context to call it with;
+// nil when this node leads.
+func (s *Server) leader(ctx context.Context) (hadv1.HAClient, context.Context, error) {
+	l := s.cfg.Node.Leadership()
+	switch {
+	case l.Leading:
+		return nil, ctx, nil
+	case l.Leader == "" || forwarded(ctx):
+		return nil, ctx, errNoLeader
+	}
+	c, err := s.cfg.Peers.HA(l.Leader)
+	return c, metadata.AppendToOutgoingContext(ctx, forwardedKey, s.cfg.Self), err
+}
+
+// settle waits a moment for a leader, so that a request in the middle of an
+// election isn't refused.
+func (s *Server) settle(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, 4*s.cfg.Timing.Election)
+	defer cancel()
+	for {
+		changed := s.cfg.Node.LeadershipChanged()
+		l := s.cfg.Node.Leadership()
+		if l.Ready || !l.Leading && l.Leader != "" {
+			return
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-changed:
+		}
+	}
+}
+
+// Move implements HA.
+func (s *Server) Move(ctx context.Context, req *hadv1.MoveRequest) (*hadv1.MoveResponse, error) {
+	s.settle(ctx)
+	if c, ctx, err := s.leader(ctx); err != nil || c != nil {
+		if err != nil {
+			return nil, statusOf(err)
+		}
+		return c.Move(ctx, req)
+	}
+	resp, err := s.cfg.Controller.Move(ctx, req)
+	return resp, statusOf(err)
+}
+
+// Timing implements HA.
+func (s *Server) Timing(context.Context, *hadv1.TimingRequest) (*hadv1.TimingResponse, error) {
+	t := s.cfg.Timing
+	return &hadv1.TimingResponse{
+		DetectMs: ms(t.Detect), HeartbeatTimeoutMs: ms(t.Heartbeat), ElectionTimeoutMs: ms(t.Election),
+		LeaderLeaseTimeoutMs: ms(t.LeaderLease), CommitTimeoutMs: ms(t.Commit), TtlMs: ms(t.TTL),
+		RenewEveryMs: ms(t.Renew), ReleaseMarginMs: ms(t.Margin), AddressLifetimeMs: ms(t.AddressLifetime),
+		TakeoverWaitMs: ms(cluster.TakeoverWait(t.Terms())), ClockRateError: cluster.ClockRateError,
+		Layers: t.Terms().GetLayers(),
+	}, nil
+}
+
+// Version implements HA.
+func (s *Server) Version(context.Context, *hadv1.VersionRequest) (*hadv1.VersionResponse, error) {
+	return s.cfg.Version, nil
+}
+
+func ms(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }
+
+// Serve answers on a listener until ctx ends, and closes it. Calls under way
+// get a moment to finish.
+func Serve(ctx context.Context, g *grpc.Server, l net.Listener) error {
+	stop := context.AfterFunc(ctx, func() {
+		timer := time.AfterFunc(time.Second, g.Stop)
+		defer timer.Stop()
+		g.GracefulStop()
+	})
+	defer stop()
+	err := g.Serve(l)
+	g.Stop() // waits for what AfterFunc has begun
+	if ctx.Err() != nil {
+		return nil
+	}
+	return err
+}

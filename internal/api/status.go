@@ -1,0 +1,238 @@
+package api
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"had/cluster"
+	"had/internal/failover"
+	"had/internal/policy"
+	hadv1 "had/proto/had/v1"
+)
+
+// Status implements HA. The leader answers, after its state was confirmed by
+// a quorum; a node that can't reach one answers with what it knows and says
+// so.
+func (s *Server) Status(ctx context.Context, req *hadv1.StatusRequest) (*hadv1.StatusResponse, error) {
+	c, out, err := s.leader(ctx)
+	if err != nil {
+		return s.status(notConfirmed(err.Error())), nil
+	}
+	if c == nil {
+		return s.status(s.confirm(ctx)), nil
+	}
+	out, cancel := context.WithTimeout(out, forwardLimit)
+	defer cancel()
+	resp, err := c.Status(out, req)
+	if err != nil {
+		leader := s.cfg.Node.Leadership().Leader
+		return s.status(notConfirmed(fmt.Sprintf("%s leads, as far as %s knows, and doesn't answer", leader, s.cfg.Self))), nil
+	}
+	return resp, nil
+}
+
+// forwardLimit is how long a read waits for the leader.
+const forwardLimit = 2 * time.Second
+
+func notConfirmed(why string) *hadv1.Freshness { return &hadv1.Freshness{Note: why} }
+
+// confirm makes sure that what this leader has applied is current: its last
+// committed command says so if it is young enough, otherwise a barrier does.
+func (s *Server) confirm(ctx context.Context) *hadv1.Freshness {
+	age := func() time.Duration { return s.cfg.Clock().Sub(s.cfg.Node.Confirmed()) }
+	if s.cfg.Node.Confirmed() == 0 || age() > s.cfg.Timing.TTL {
+		ctx, cancel := context.WithTimeout(ctx, forwardLimit)
+		defer cancel()
+		if err := s.cfg.Node.Confirm(ctx); err != nil {
+			return notConfirmed(fmt.Sprintf("no quorum answered %s: %v", s.cfg.Self, err))
+		}
+	}
+	return &hadv1.Freshness{Confirmed: true, AgeMs: ms(age())}
+}
+
+// Watch implements HA.
+func (s *Server) Watch(_ *hadv1.WatchRequest, stream grpc.ServerStreamingServer[hadv1.WatchResponse]) error {
+	ctx := stream.Context()
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	for {
+		_, changed := s.cfg.Node.View()
+		leadership := s.cfg.Node.LeadershipChanged()
+		st, err := s.Status(ctx, &hadv1.StatusRequest{})
+		if err != nil {
+			return err
+		}
+		if err := stream.Send(&hadv1.WatchResponse{Status: st}); err != nil {
+			return err
+		}
+		pause := time.NewTimer(watchPause)
+		select {
+		case <-ctx.Done():
+			return statusOf(ctx.Err())
+		case <-pause.C:
+		}
+		select {
+		case <-ctx.Done():
+			return statusOf(ctx.Err())
+		case <-tick.C:
+		case <-changed:
+		case <-leadership:
+		}
+	}
+}
+
+// watchPause is the least time between two statuses: lease renewals change
+// the state several times a second.
+const watchPause = 200 * time.Millisecond
+
+// status is this node's view.
+func (s *Server) status(fresh *hadv1.Freshness) *hadv1.StatusResponse {
+	view, _ := s.cfg.Node.View()
+	l := s.cfg.Node.Leadership()
+	local := s.cfg.Controller.Status()
+	fresh.AppliedIndex = view.Applied
+	resp := &hadv1.StatusResponse{
+		Cluster: s.cfg.Cluster, ClusterId: view.Birth.GetClusterId(), AnsweredBy: s.cfg.Self,
+		Leader: l.Leader, Term: l.Term, Freshness: fresh, At: timestamppb.Now(),
+		Ownership: s.ownership(view, local, fresh), Policy: summary(view.Policy),
+	}
+	if l.Leading {
+		resp.Leader = s.cfg.Self
+	}
+	for _, m := range s.cfg.Members {
+		resp.Nodes = append(resp.Nodes, s.node(m, resp, local, l.Leading))
+	}
+	resp.Warnings = append(s.warnings(resp), s.cfg.Problems()...)
+	resp.Next = next(resp)
+	return resp
+}
+
+// ownership tells who owns. Only a leader confirmed by a quorum knows.
+func (s *Server) ownership(view cluster.View, local failover.Status, fresh *hadv1.Freshness) *hadv1.Ownership {
+	o := &hadv1.Ownership{Why: local.Why}
+	c := view.Newest()
+	if c != nil {
+		o.Owner, o.Epoch, o.Cause = c.GetInstance().GetNode(), c.GetEpoch(), c.GetCause()
+		o.Since, o.Layers, o.Addresses = c.GetAt(), c.GetTerms().GetLayers(), c.GetAddresses()
+		if c.GetServingAt() != nil {
+			o.Since = c.GetServingAt()
+		}
+	}
+	mine := c != nil && c.GetEpoch() == local.Holding.Epoch
+	switch {
+	case !fresh.GetConfirmed():
+		o.State, o.Why = hadv1.Ownership_STATE_UNKNOWN, fresh.GetNote()
+	case view.Policy == nil:
+		o.State = hadv1.Ownership_STATE_NO_POLICY
+	case local.Holding.Phase == failover.PhaseLeaving:
+		o.State = hadv1.Ownership_STATE_RELEASING
+	case c == nil:
+		o.State = hadv1.Ownership_STATE_UNOWNED
+	case mine && local.Holding.Phase == failover.PhaseServing:
+		o.State, o.Why = hadv1.Ownership_STATE_OWNED, ""
+		o.LeaseRemainingMs = max(0, ms(local.LeaseUntil.Sub(s.cfg.Clock())))
+	case mine:
+		o.State = hadv1.Ownership_STATE_ACQUIRING
+	default:
+		o.State = hadv1.Ownership_STATE_WAITING
+		if local.Again != 0 {
+			o.WaitRemainingMs = max(0, ms(local.Again.Sub(s.cfg.Clock())))
+		}
+	}
+	return o
+}
+
+func (s *Server) node(m *hadv1.Member, resp *hadv1.StatusResponse, local failover.Status, leading bool) *hadv1.NodeStatus {
+	n := &hadv1.NodeStatus{
+		Name: m.GetName(), Address: m.GetAddress(), Witness: m.GetWitness(), Leader: m.GetName() == resp.GetLeader(),
+		Owner: m.GetName() == resp.GetOwnership().GetOwner() && resp.GetOwnership().GetState() == hadv1.Ownership_STATE_OWNED,
+	}
+	var h *hadv1.HealthResponse
+	switch p, ok := local.Peers[m.GetName()]; {
+	case m.GetName() == s.cfg.Self:
+		h = s.cfg.Controller.Health()
+		n.Reachable = true
+	case leading && ok && p.Health != nil:
+		h = p.Health
+		n.Reachable = local.Fresh[m.GetName()]
+		n.LastSeenMs = ms(s.cfg.Clock().Sub(p.At))
+	}
+	if h == nil {
+		n.Reasons = []string{"it doesn't answer"}
+		if !leading {
+			n.Reasons = []string{"only the leader asks the other nodes"}
+		}
+		return n
+	}
+	n.Eligible, n.Reasons = h.GetEligible(), h.GetReasons()
+	n.Version, n.Holds, n.AppliedIndex = h.GetVersion(), h.GetHolds(), h.GetAppliedIndex()
+	n.PendingReports, n.Problems, n.PolicyVersion = h.GetPendingReports(), h.GetProblems(), h.GetPolicyVersion()
+	if !n.Reachable {
+		n.Eligible = false
+		n.Reasons = append([]string{"it doesn't answer"}, n.Reasons...)
+	}
+	return n
+}
+
+func summary(p *hadv1.Policy) *hadv1.PolicySummary {
+	if p == nil {
+		return nil
+	}
+	out := &hadv1.PolicySummary{Version: p.GetVersion(), Digest: p.GetDigest(), At: p.GetAt(), By: p.GetBy()}
+	parsed, diags := policy.ParsePolicy("policy.hcl", []byte(p.GetText()))
+	if diags.HasErrors() {
+		return out // its nodes say so in their problems
+	}
+	for _, v := range parsed.VIPs {
+		out.Vips = append(out.Vips, &hadv1.VipSummary{Name: v.Name, Address: v.Address.String()})
+	}
+	return out
+}
+
+// warnings are what a person should know beyond the state.
+func (s *Server) warnings(r *hadv1.StatusResponse) []string {
+	var out []string
+	holders := map[string][]string{}
+	voters, silent := 0, 0
+	for _, n := range r.GetNodes() {
+		for _, a := range n.GetHolds() {
+			if n.GetReachable() {
+				holders[a] = append(holders[a], n.GetName())
+			}
+		}
+		voters++
+		if !n.GetReachable() {
+			silent++
+		}
+	}
+	for _, a := range slices.Sorted(maps.Keys(holders)) {
+		if h := holders[a]; len(h) > 1 {
+			out = append(out, fmt.Sprintf("%s was reported by %v within the last second: if this stays, something outside had put it there", a, h))
+		}
+	}
+	if r.GetLeader() == s.cfg.Self && silent > 0 {
+		if left := (voters-1)/2 - silent; left <= 0 {
+			out = append(out, fmt.Sprintf("%d of %d nodes answer: if one more fails, nobody can own", voters-silent, voters))
+		}
+	}
+	return out
+}
+
+// next is the one command that helps, when a person is needed.
+func next(r *hadv1.StatusResponse) string {
+	switch r.GetOwnership().GetState() {
+	case hadv1.Ownership_STATE_NO_POLICY:
+		return "hactl policy apply FILE"
+	case hadv1.Ownership_STATE_UNOWNED:
+		return "hactl history"
+	case hadv1.Ownership_STATE_UNKNOWN:
+		return "start had on the other nodes, or mend the network between them; then: hactl status"
+	}
+	return ""
+}

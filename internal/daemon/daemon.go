@@ -1,0 +1,262 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"path/filepath"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+	"golang.org/x/sync/errgroup"
+
+	"had/cluster"
+	"had/internal/api"
+	"had/internal/clock"
+	"had/internal/failover"
+	"had/internal/peer"
+	"had/internal/policy"
+	hadv1 "had/proto/had/v1"
+	"had/vip"
+)
+
+// Config is what a daemon is started with.
+type Config struct {
+	File    *policy.NodeFile
+	Version *hadv1.VersionResponse // node is filled in
+	Logger  hclog.Logger
+}
+
+// Run is the whole life of a daemon. It ends in order when ctx ends: what is
+// held is released, leadership handed on. When hard ends too, it takes
+// everything down at once. A nil error means that it was asked to stop.
+func Run(ctx, hard context.Context, cfg Config) (err error) {
+	instance, err := newInstance(cfg.File.Node)
+	if err != nil {
+		return err
+	}
+	if err := checkPrivileges(cfg.File.Self().Witness); err != nil {
+		return err
+	}
+	local, err := openLocal(cfg, instance)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, local.close()) }()
+
+	// Before anybody is met: what an earlier run left in the kernel goes.
+	if err := local.recover(ctx); err != nil {
+		return err
+	}
+	notify(cfg.Logger, "STATUS=joining the cluster")
+	n, err := join(ctx, hard, cfg, local)
+	if err != nil || n == nil {
+		return err
+	}
+	return n.run(ctx, hard)
+}
+
+// node is a running member.
+type node struct {
+	cfg        Config
+	local      *localState
+	port       *peer.Port
+	endPort    func() error
+	raft       *cluster.Node
+	controller *failover.Controller
+	watcher    *vip.Watcher
+	peers      *api.Peers
+	server     *api.Server
+	socket     net.Listener
+}
+
+// join opens the port and the socket, takes part in the birth if there has
+// been none, and opens the log. It returns nil, nil when ctx ends meanwhile.
+func join(ctx, hard context.Context, cfg Config, local *localState) (_ *node, err error) {
+	n := &node{cfg: cfg, local: local}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, n.abandon())
+		}
+	}()
+	if n.port, err = openPort(cfg, local.identity); err != nil {
+		return nil, err
+	}
+	n.endPort = background(hard, n.port.Run)
+	birth, err := n.meet(ctx)
+	if err != nil {
+		if ctx.Err() != nil {
+			return nil, n.abandon()
+		}
+		return nil, err
+	}
+	if n.socket, err = listenLocal(cfg.File.Socket); err != nil {
+		return nil, err
+	}
+	return n, n.open(birth)
+}
+
+// background runs a task and returns the function that ends and joins it.
+func background(ctx context.Context, task func(context.Context) error) func() error {
+	ctx, cancel := context.WithCancel(ctx)
+	done := make(chan error, 1)
+	go func() { done <- task(ctx) }()
+	return func() error {
+		cancel()
+		return <-done
+	}
+}
+
+// meet waits until all members have met once. Meanwhile the socket answers
+// who is missing.
+func (n *node) meet(ctx context.Context) (peer.Birth, error) {
+	g, meeting := errgroup.WithContext(ctx)
+	meeting, met := context.WithCancel(meeting)
+	defer met()
+	var birth peer.Birth
+	g.Go(func() (err error) {
+		defer met()
+		birth, err = n.port.Meet(meeting)
+		return err
+	})
+	g.Go(func() error {
+		socket, err := listenLocal(n.cfg.File.Socket)
+		if err != nil {
+			return err
+		}
+		return api.Serve(meeting, api.Newborn(n.cfg.File.Cluster, n.cfg.File.Node, n.cfg.Version, n.port.Waiting), socket)
+	})
+	return birth, g.Wait()
+}
+
+// open starts raft on the state on disk and builds what works on it.
+func (n *node) open(birth peer.Birth) error {
+	f, local := n.cfg.File, n.local
+	members := &hadv1.Birth{Cluster: birth.Cluster, ClusterId: birth.ID}
+	for _, m := range birth.Members {
+		members.Members = append(members.Members, &hadv1.Member{Name: m.Name, Address: m.Address, Witness: m.Witness, NodeId: m.NodeID})
+	}
+	dir := filepath.Join(f.DataDir, "raft")
+	if local.identity.RaftStarted() {
+		if err := cluster.CheckStorage(dir); err != nil {
+			return err
+		}
+	}
+	raftLog := n.cfg.Logger.Named("raft").StandardWriter(&hclog.StandardLoggerOptions{ForceLevel: hclog.Debug})
+	storage, err := cluster.OpenStorage(dir, raftLog)
+	if err != nil {
+		return err
+	}
+	timing := cluster.TimingFor(f.Detect)
+	n.raft, err = cluster.Open(cluster.Config{
+		Birth: members, Instance: local.instance, Timing: timing, Storage: storage,
+		Transport: cluster.NewTransport(f.Node, n.port, timing, n.cfg.Logger),
+		Clock:     clock.Now, Logger: n.cfg.Logger,
+	})
+	if err != nil {
+		return errors.Join(err, storage.Close())
+	}
+	if err := local.identity.MarkRaftStarted(); err != nil {
+		return err
+	}
+	n.peers = api.NewPeers(n.port.DialRPC)
+	n.watcher = vip.NewWatcher(n.cfg.Logger.Named("kernel"))
+	n.controller = failover.New(failover.Config{
+		Cluster: f.Cluster, Instance: local.instance, Members: members.GetMembers(), Timing: timing,
+		Log: n.raft, Journal: local.journal, Addresses: local.addresses, Network: hostNetwork{local.addresses},
+		Hooks:     local.hooks.runner,
+		CheckHook: checkHooks, Peers: n.peers, Clock: clock.Now, Logger: n.cfg.Logger, Version: n.cfg.Version.GetVersion(),
+	})
+	n.server = api.New(api.Config{
+		Cluster: f.Cluster, Self: f.Node, Members: members.GetMembers(), Node: n.raft, Controller: n.controller,
+		Peers: n.peers, Timing: timing, Clock: clock.Now, Problems: n.problems, Version: n.cfg.Version,
+	})
+	return nil
+}
+
+// problems are what status should warn of on this node.
+func (n *node) problems() []string {
+	out := n.port.Refusals()
+	if p := n.local.journal.Problem(); p != "" {
+		out = append(out, p)
+	}
+	return out
+}
+
+// run owns every task of the node. The ring stops first, for it needs all the
+// others to release in order; then the rest.
+func (n *node) run(ctx, hard context.Context) error {
+	tasks, stop := context.WithCancel(hard)
+	defer stop()
+	g, tasks := errgroup.WithContext(tasks)
+	g.Go(func() error { return n.raft.Run(tasks) })
+	g.Go(func() error { return n.watcher.Run(tasks) })
+	g.Go(func() error { return n.followKernel(tasks) })
+	g.Go(func() error { return api.Serve(tasks, n.server.Local(), n.socket) })
+	g.Go(func() error { return api.Serve(tasks, n.server.Cluster(), n.port.RPCListener()) })
+	g.Go(func() error { return keepAlive(tasks, n.cfg.Logger) })
+	g.Go(func() error {
+		select {
+		case err := <-n.port.Fatal():
+			return err
+		case <-tasks.Done():
+			return nil
+		}
+	})
+	g.Go(func() error {
+		defer stop()
+		return n.controller.Run(ctx, tasks)
+	})
+	notify(n.cfg.Logger, "READY=1\nSTATUS=member of "+n.cfg.File.Cluster)
+	n.cfg.Logger.Info("had is running", "node", n.cfg.File.Node, "cluster", n.cfg.File.Cluster, "socket", n.cfg.File.Socket)
+	err := g.Wait()
+	notify(n.cfg.Logger, "STOPPING=1")
+	return errors.Join(err, n.peers.Close(), n.endPort())
+}
+
+// followKernel looks after the addresses when the kernel says that one, or a
+// link, has changed.
+func (n *node) followKernel(ctx context.Context) error {
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case e := <-n.watcher.Events():
+			if e.Kind != vip.AddressAdded {
+				n.controller.KernelChanged()
+			}
+		}
+	}
+}
+
+// abandon ends what join has begun.
+func (n *node) abandon() error {
+	var errs []error
+	if n.endPort != nil {
+		errs = append(errs, n.endPort())
+	}
+	if n.socket == nil {
+		return errors.Join(errs...)
+	}
+	if err := n.socket.Close(); err != nil && !errors.Is(err, net.ErrClosed) {
+		errs = append(errs, fmt.Errorf("close the socket: %w", err))
+	}
+	return errors.Join(errs...)
+}
+
+// stopLimit is how long a stop may take before it is cut short: less than
+// systemd's TimeoutStopSec in our unit.
+const stopLimit = 80 * time.Second
+
+// WithStopLimit returns a context that ends stopLimit after ctx has, or when
+// again ends: a second Ctrl-C.
+func WithStopLimit(ctx, again context.Context) (context.Context, context.CancelFunc) {
+	hard, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	context.AfterFunc(again, cancel)
+	context.AfterFunc(ctx, func() {
+		timer := time.AfterFunc(stopLimit, cancel)
+		context.AfterFunc(hard, func() { timer.Stop() })
+	})
+	return hard, cancel
+}

@@ -1,0 +1,64 @@
+package daemon
+
+import (
+	"errors"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+
+	"had/internal/failover"
+	"had/internal/hook"
+	"had/internal/policy"
+)
+
+// hookRunners keeps a runner for each hooks folder in use: a runner reads the
+// output of services that its scripts started for as long as it is open.
+type hookRunners struct {
+	logger   hclog.Logger
+	recorder hook.Recorder
+
+	mu      sync.Mutex
+	runners map[runnerKey]*hook.Runner
+}
+
+type runnerKey struct {
+	dir     string
+	timeout time.Duration
+}
+
+func (h *hookRunners) runner(dir string, timeout time.Duration) (failover.Hooks, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	key := runnerKey{dir, timeout}
+	if r := h.runners[key]; r != nil {
+		return r, nil
+	}
+	r, err := hook.NewRunner(hook.Config{Dir: dir, Timeout: timeout, Logger: h.logger, Recorder: h.recorder})
+	if err != nil {
+		return nil, err
+	}
+	if h.runners == nil {
+		h.runners = map[runnerKey]*hook.Runner{}
+	}
+	h.runners[key] = r
+	return r, nil
+}
+
+func (h *hookRunners) close() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, r := range h.runners {
+		r.Close()
+	}
+}
+
+// checkHooks says why a policy's hook folders can't be used as they are.
+func checkHooks(p *policy.Policy) error {
+	var errs []error
+	for _, v := range p.VIPs {
+		_, err := hook.Scan(p.Hooks.Dir, v.Address)
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
+}

@@ -1,0 +1,243 @@
+package failover
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"slices"
+
+	"had/internal/hook"
+	"had/internal/policy"
+	hadv1 "had/proto/had/v1"
+	"had/vip"
+)
+
+// turn is one attempt to own: what it is made from and how long it took.
+type turn struct {
+	policy   *policy.Policy
+	version  uint64
+	vips     []policy.VIP // with this node's interfaces
+	addrs    []vip.Address
+	previous string
+	timeline timeline
+}
+
+func (x *executor) newTurn(p *policy.Policy, version uint64, previous string) (*turn, error) {
+	t := &turn{policy: p, version: version, previous: previous}
+	err := t.timeline.run("resolve_interfaces", func() (err error) {
+		t.vips, t.addrs, err = x.resolve(p)
+		return err
+	})
+	return t, err
+}
+
+// test asks the Test scripts, and the network, whether this node may take the
+// addresses. It changes nothing.
+func (x *executor) test(ctx context.Context, t *turn, epoch uint64, cause string, known []net.HardwareAddr) error {
+	err := t.timeline.run("test", func() error {
+		return x.stage(ctx, t.policy, t.vips, stageRun{stage: hook.Test, event: hook.Acquire, epoch: epoch, cause: cause, previous: t.previous})
+	})
+	if err != nil {
+		return err
+	}
+	return t.timeline.run("probe", func() error {
+		conflicts, err := x.network.Conflicts(ctx, t.addrs, conflictWindow, known)
+		if err != nil {
+			// Only a reply is a veto; that none could be heard is no proof of
+			// anything.
+			x.logger.Warn("couldn't ask the network whether somebody else has the addresses", "error", err)
+			return nil
+		}
+		for _, c := range conflicts {
+			return fmt.Errorf("%s is answered by %s: another host has it; find that host, or the old owner has not let go yet", c.Address.Addr, c.MAC)
+		}
+		return nil
+	})
+}
+
+// acquire takes a turn: Test, the Acquire in the log, PreAcq, addresses,
+// PostAcq. The error is only for the caller's backoff; what happened has been
+// reported.
+func (x *executor) acquire(ctx context.Context, in Inputs, step Step) error {
+	t, err := x.newTurn(in.Policy, in.View.Policy.GetVersion(), in.View.LastOwner)
+	if err == nil {
+		err = x.test(ctx, t, 0, step.Cause, nil)
+	}
+	if err != nil {
+		if ctx.Err() == nil {
+			x.progress(ctx, &hadv1.Progress{Outcome: hadv1.Progress_OUTCOME_VETOED, Reason: err.Error(), Steps: t.timeline.list()})
+		}
+		return err
+	}
+
+	a := &hadv1.Acquire{
+		Term: in.Leadership.Term, Instance: x.instance, Terms: x.timing.Terms(),
+		PolicyVersion: t.version, Addresses: heldAddresses(t.vips), Evidence: step.Evidence, Cause: step.Cause,
+	}
+	if m := in.View.Move.GetOrder(); m.GetTarget() == x.instance.GetNode() {
+		a.MoveOperation = m.GetOperation()
+	}
+	var epoch uint64
+	err = t.timeline.run("acquire_lease", func() error {
+		t0 := x.now()
+		v, err := x.log.Propose(ctx, &hadv1.Command{Record: &hadv1.Command_Acquire{Acquire: a}})
+		if err != nil {
+			return fmt.Errorf("open an epoch: %w", err)
+		}
+		epoch = v.Index
+		x.keeper.lease.Grant(epoch, t0, x.timing.TTL)
+		return nil
+	})
+	if err != nil {
+		// If it is committed after all, Decide sees an open epoch of this
+		// instance that it doesn't hold, and reports it clean.
+		return err
+	}
+	leased := x.begin(epoch, t)
+	x.logger.Info("acquiring", "epoch", epoch, "cause", step.Cause)
+	taking, cancel := both(leased, ctx)
+	defer cancel()
+	if err := x.takeOn(taking, epoch, t, step.Cause); err != nil {
+		x.logger.Error("the turn failed", "epoch", epoch, "error", err)
+		x.progress(ctx, &hadv1.Progress{Epoch: epoch, Outcome: hadv1.Progress_OUTCOME_FAILED, Reason: err.Error(), Steps: t.timeline.list()})
+		return err
+	}
+	x.serve(ctx, epoch, t)
+	return nil
+}
+
+func (x *executor) begin(epoch uint64, t *turn) context.Context {
+	leased := x.keeper.keep(x.life, epoch)
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.holding = Holding{Epoch: epoch, Phase: PhaseAcquiring, PolicyVersion: t.version}
+	x.serving, x.leased = t.policy, leased
+	return leased
+}
+
+// both returns a context that ends with either.
+func both(a, b context.Context) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancelCause(a)
+	stop := context.AfterFunc(b, func() { cancel(context.Cause(b)) })
+	return ctx, func() { stop(); cancel(context.Canceled) }
+}
+
+// serve notes that all of the epoch is up.
+func (x *executor) serve(ctx context.Context, epoch uint64, t *turn) {
+	x.setHolding(Holding{Epoch: epoch, Phase: PhaseServing, PolicyVersion: t.version})
+	x.progress(ctx, &hadv1.Progress{
+		Epoch: epoch, Outcome: hadv1.Progress_OUTCOME_SERVING, Steps: t.timeline.list(),
+		Addresses: heldAddresses(t.vips), PolicyVersion: t.version,
+	})
+	x.logger.Info("serving", "epoch", epoch, "addresses", len(t.addrs))
+}
+
+// takeOn makes the epoch's things be there. ctx ends with the lease.
+func (x *executor) takeOn(ctx context.Context, epoch uint64, t *turn, cause string) error {
+	run := stageRun{event: hook.Acquire, epoch: epoch, cause: cause, previous: t.previous}
+	err := t.timeline.run("record_tenure", func() error {
+		return x.journal.SetTenure(x.tenure(epoch, t.policy, t.vips, t.version))
+	})
+	if err != nil {
+		return err
+	}
+	err = t.timeline.run("pre_acq", func() error {
+		run.stage = hook.PreAcq
+		return x.stage(ctx, t.policy, t.vips, run)
+	})
+	if err != nil && (ctx.Err() != nil || t.policy.Hooks.OnFailure["PreAcq"] != policy.Continue) {
+		return errors.Join(err, context.Cause(ctx))
+	}
+	if err := t.timeline.run("addresses_up", func() error { return x.holder.raise(ctx, epoch, t.addrs) }); err != nil {
+		return err
+	}
+	x.keeper.tell(ctx, t.addrs)
+	x.keeper.reannounce()
+	err = t.timeline.run("post_acq", func() error {
+		run.stage, run.goOn = hook.PostAcq, true
+		return x.stage(ctx, t.policy, t.vips, run)
+	})
+	if err != nil && (ctx.Err() != nil || t.policy.Hooks.OnFailure["PostAcq"] == policy.HandOver) {
+		return errors.Join(err, context.Cause(ctx))
+	}
+	return nil
+}
+
+// reconfigure makes the held epoch match a new policy without touching what
+// is in both: the hooks of addresses that go or come are run, the others stay
+// up all the time.
+func (x *executor) reconfigure(ctx context.Context, in Inputs, step Step) error {
+	x.mu.Lock()
+	old, leased := x.serving, x.leased
+	x.mu.Unlock()
+	t, err := x.newTurn(in.Policy, in.View.Policy.GetVersion(), x.instance.GetNode())
+	if err != nil {
+		return err
+	}
+	oldVIPs, _, err := x.resolve(old)
+	if err != nil {
+		oldVIPs = old.VIPs // the interface is gone: the names and addresses still tell what goes
+	}
+	gone, come := difference(oldVIPs, t.vips), difference(t.vips, oldVIPs)
+	run := stageRun{epoch: step.Epoch, cause: step.Cause, previous: x.instance.GetNode(), goOn: true}
+
+	// Both lists until the change is through: a crash now leaves either.
+	if err := x.journal.SetTenure(x.tenure(step.Epoch, t.policy, append(slices.Clone(t.vips), gone...), t.version)); err != nil {
+		return err
+	}
+	x.goTogether(leased, old, gone, &t.timeline, run, hook.PreRel)
+	run.goOn = false
+	err = t.timeline.run("pre_acq", func() error {
+		return x.stage(leased, t.policy, come, run.of(hook.PreAcq, hook.Acquire))
+	})
+	if err == nil {
+		err = t.timeline.run("addresses_up", func() error { return x.holder.raise(leased, step.Epoch, t.addrs) })
+	}
+	if err != nil {
+		x.progress(ctx, &hadv1.Progress{Epoch: step.Epoch, Outcome: hadv1.Progress_OUTCOME_FAILED, Reason: err.Error(), Steps: t.timeline.list()})
+		h := x.held()
+		h.Phase = PhaseAcquiring // what is up is neither the old nor the new policy: hand over
+		x.setHolding(h)
+		return err
+	}
+	x.keeper.tell(ctx, t.addrs)
+	run.goOn = true
+	x.goTogether(leased, old, gone, &t.timeline, run, hook.PostRel)
+	if err := t.timeline.run("post_acq", func() error {
+		return x.stage(leased, t.policy, come, run.of(hook.PostAcq, hook.Acquire))
+	}); err != nil {
+		x.logger.Warn("a PostAcq script failed", "epoch", step.Epoch, "error", err)
+	}
+	x.mu.Lock()
+	x.serving = t.policy
+	x.mu.Unlock()
+	x.serve(ctx, step.Epoch, t)
+	return nil
+}
+
+func (r stageRun) of(s hook.Stage, e hook.Event) stageRun {
+	r.stage, r.event = s, e
+	return r
+}
+
+// goTogether runs a release stage; its failure never stops a release.
+func (x *executor) goTogether(ctx context.Context, p *policy.Policy, vips []policy.VIP, t *timeline, run stageRun, s hook.Stage) {
+	if len(vips) == 0 {
+		return
+	}
+	reversed := slices.Clone(vips)
+	slices.Reverse(reversed)
+	name := map[hook.Stage]string{hook.PreRel: "pre_rel", hook.PostRel: "post_rel"}[s]
+	run.goOn = true
+	if err := t.run(name, func() error { return x.stage(ctx, p, reversed, run.of(s, hook.Release)) }); err != nil {
+		x.logger.Warn("a release script failed; the release goes on", "epoch", run.epoch, "error", err)
+	}
+}
+
+// difference returns the addresses of a that are not in b.
+func difference(a, b []policy.VIP) []policy.VIP {
+	return slices.DeleteFunc(slices.Clone(a), func(v policy.VIP) bool {
+		return slices.ContainsFunc(b, func(w policy.VIP) bool { return v.Address == w.Address && v.Interface == w.Interface })
+	})
+}

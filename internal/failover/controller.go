@@ -1,0 +1,338 @@
+package failover
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+	"golang.org/x/sync/errgroup"
+
+	"had/cluster"
+	"had/internal/clock"
+	"had/internal/policy"
+	hadv1 "had/proto/had/v1"
+)
+
+// Config is what a Controller needs.
+type Config struct {
+	Cluster   string
+	Instance  *hadv1.Instance
+	Members   []*hadv1.Member // all of them
+	Timing    cluster.Timing
+	Log       Log
+	Journal   Journal
+	Addresses Addresses
+	Network   Network
+	Hooks     HookRunners
+	CheckHook func(p *policy.Policy) error // the hook folder can be used as it is
+	Peers     Peers
+	Clock     clock.Source
+	Logger    hclog.Logger
+	Version   string
+}
+
+// Controller is the ring on one node: it gathers, decides and has the steps
+// run, until it is stopped.
+type Controller struct {
+	cfg      Config
+	self     *hadv1.Member
+	lease    *cluster.Lease
+	holder   *holder
+	keeper   *keeper
+	courier  *courier
+	poller   *poller
+	executor *executor
+	parsed   parsedPolicy
+	backoff  backoff
+	woken    chan struct{} // capacity 1
+
+	mu        sync.Mutex
+	plan      Plan
+	handOver  string
+	stopping  bool
+	acquiring context.CancelFunc // cuts a running acquisition short; nil when there is none
+}
+
+// New returns a controller; nothing happens before Run.
+func New(cfg Config) *Controller {
+	c := &Controller{cfg: cfg, lease: new(cluster.Lease), woken: make(chan struct{}, 1)}
+	var others []*hadv1.Member
+	for _, m := range cfg.Members {
+		if m.GetNodeId() == cfg.Instance.GetNodeId() {
+			c.self = m
+		} else {
+			others = append(others, m)
+		}
+	}
+	c.holder = &holder{kernel: cfg.Addresses, lease: c.lease}
+	c.keeper = &keeper{
+		log: cfg.Log, lease: c.lease, holder: c.holder, instance: cfg.Instance, timing: cfg.Timing, now: cfg.Clock,
+		logger: cfg.Logger.Named("lease"), wake: c.Wake, nudged: make(chan struct{}, 1), returned: make(chan struct{}, 1),
+	}
+	c.courier = &courier{
+		journal: cfg.Journal, log: cfg.Log, peers: cfg.Peers, self: c.self.GetName(),
+		logger: cfg.Logger.Named("journal"), busy: make(chan struct{}, 1),
+	}
+	c.poller = &poller{
+		peers: cfg.Peers, log: cfg.Log, members: others, every: max(500*time.Millisecond, cfg.Timing.Detect), now: cfg.Clock,
+		changed: c.Wake, joined: func(string) { c.keeper.reannounce() }, last: map[string]PeerHealth{},
+	}
+	c.executor = &executor{
+		cluster: cfg.Cluster, instance: cfg.Instance, timing: cfg.Timing, log: cfg.Log, journal: cfg.Journal,
+		network: cfg.Network, hooks: cfg.Hooks, keeper: c.keeper, holder: c.holder, courier: c.courier,
+		now: cfg.Clock, logger: cfg.Logger,
+	}
+	c.backoff = newBackoff(cfg.Clock)
+	return c
+}
+
+// Wake makes the controller look again soon.
+func (c *Controller) Wake() { poke(c.woken) }
+
+// Run works until ctx ends; then it stops in order: it releases what it
+// holds, hands leadership on and runs the last hooks, which may take as long
+// as the hooks' timeouts. hard cuts even that short; what is held is then
+// taken down by force.
+func (c *Controller) Run(ctx, hard context.Context) error {
+	tasks, stopTasks := context.WithCancel(hard)
+	defer stopTasks()
+	c.executor.life = tasks
+	g, tasks := errgroup.WithContext(tasks)
+	g.Go(func() error { return c.keeper.Run(tasks) })
+	g.Go(func() error { return c.courier.Run(tasks) })
+	g.Go(func() error { return c.poller.Run(tasks) })
+	g.Go(func() error {
+		defer stopTasks()
+		stop := context.AfterFunc(ctx, c.stop)
+		defer stop()
+		c.loop(tasks)
+		err := c.letGoHard(context.WithoutCancel(tasks))
+		// The last hooks' results; what can't be delivered now is delivered
+		// after the next start.
+		if left := c.courier.flush(tasks, flushLimit); left != nil {
+			c.cfg.Logger.Info("some reports stay in the journal until the next start", "count", c.cfg.Journal.PendingCount(), "error", left)
+		}
+		return err
+	})
+	return g.Wait()
+}
+
+// stop asks the ring to release everything and end.
+func (c *Controller) stop() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.stopping = true
+	if c.acquiring != nil {
+		c.acquiring() // it is not worth finishing
+	}
+	c.Wake()
+}
+
+// lookEvery bounds how long the ring rests when nothing wakes it.
+const lookEvery = 500 * time.Millisecond
+
+func (c *Controller) loop(ctx context.Context) {
+	timer := time.NewTimer(lookEvery)
+	defer timer.Stop()
+	tries := 0
+	for ctx.Err() == nil {
+		leadership := c.cfg.Log.LeadershipChanged()
+		in, changed := c.gather()
+		plan := Decide(in)
+		c.setPlan(plan)
+		if len(plan.Steps) > 0 && !(in.Stopping && in.Holding.Epoch == 0 && tries > 0) {
+			c.act(ctx, in, plan)
+			if in.Stopping {
+				tries++
+			}
+			continue
+		}
+		if in.Stopping && in.Holding.Epoch == 0 {
+			return
+		}
+		rest := lookEvery
+		if plan.Again != 0 {
+			rest = min(rest, max(plan.Again.Sub(in.Now), time.Millisecond))
+		}
+		timer.Reset(rest)
+		select {
+		case <-ctx.Done():
+		case <-timer.C:
+		case <-changed:
+		case <-leadership:
+		case <-c.woken:
+		}
+	}
+}
+
+// gather collects the inputs of one decision. The channel is closed when the
+// replicated state changes.
+func (c *Controller) gather() (Inputs, <-chan struct{}) {
+	view, changed := c.cfg.Log.View()
+	p, err := c.parsed.of(view.Policy)
+	epoch, until, _ := c.lease.Held()
+	holding := c.executor.held()
+	in := Inputs{
+		Instance: c.cfg.Instance, Witness: c.self.GetWitness(), Margin: c.cfg.Timing.Margin,
+		Leadership: c.cfg.Log.Leadership(), View: view, LastLease: c.cfg.Log.LastLease(), Policy: p,
+		Holding: holding, LeaseEpoch: epoch, LeaseUntil: until, Peers: c.poller.view(),
+		TransferAfter: c.backoff.transferAfter(view.LastEpoch), TurnAfter: c.backoff.turnAfter(),
+	}
+	for name, p := range in.Peers {
+		if c.backoff.shunned(name) {
+			p.Eligible, p.Reasons = false, []string{"leadership could not be handed to it"}
+			in.Peers[name] = p
+		}
+	}
+	switch {
+	case err != nil:
+		in.Blockers = []string{err.Error()}
+	case in.Leadership.Leading && holding.Epoch == 0:
+		in.Blockers = c.blockers(view, p, holding)
+	}
+	c.mu.Lock()
+	in.Stopping = c.stopping
+	c.mu.Unlock()
+	if holding.Phase == PhaseServing {
+		in.HandOver = c.linkLost()
+	}
+	in.Now = c.cfg.Clock() // last: nothing above is newer than it
+	return in, changed
+}
+
+// act runs a plan's steps in order. A step that fails ends the plan, and the
+// next decision sees what is left; but a failed transfer of leadership keeps
+// no release from being finished.
+func (c *Controller) act(ctx context.Context, in Inputs, plan Plan) {
+	for _, s := range plan.Steps {
+		err := c.do(ctx, in, s)
+		if err == nil {
+			continue
+		}
+		c.cfg.Logger.Warn("a step failed", "step", s.Kind, "epoch", s.Epoch, "error", err)
+		if s.Kind != StepTransfer {
+			return
+		}
+	}
+}
+
+func (c *Controller) do(ctx context.Context, in Inputs, s Step) error {
+	switch s.Kind {
+	case StepAcquire:
+		return c.acquire(ctx, in, s)
+	case StepReconfigure:
+		return c.executor.reconfigure(ctx, in, s)
+	case StepRelease:
+		return c.retryable(ctx, c.executor.release(ctx, s))
+	case StepForce:
+		return c.retryable(ctx, c.executor.force(ctx, s))
+	case StepFinish:
+		return c.executor.finish(ctx, s)
+	case StepReportClean:
+		return c.retryable(ctx, c.executor.reportClean(ctx, s))
+	case StepTransfer:
+		err := c.cfg.Log.Transfer(ctx, s.Target)
+		c.backoff.transferred(s.Target, in.View.LastEpoch, err)
+		return err
+	case StepEndMove:
+		_, err := c.cfg.Log.Propose(ctx, &hadv1.Command{Record: &hadv1.Command_MoveEnd{MoveEnd: &hadv1.MoveEnd{
+			Operation: in.View.Move.GetOrder().GetOperation(), Why: s.Cause,
+		}}})
+		return err
+	}
+	return fmt.Errorf("unknown step %q", s.Kind)
+}
+
+func (c *Controller) acquire(ctx context.Context, in Inputs, s Step) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	c.mu.Lock()
+	c.acquiring = cancel
+	stopping := c.stopping
+	c.mu.Unlock()
+	if stopping {
+		return errors.New("had is stopping")
+	}
+	err := c.executor.acquire(ctx, in, s)
+	c.backoff.turn(err)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.acquiring = nil
+	return err
+}
+
+// retryable keeps a step that failed from being tried in a tight loop.
+func (c *Controller) retryable(ctx context.Context, err error) error {
+	if err == nil {
+		return nil
+	}
+	timer := time.NewTimer(retryDelay / 10)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+	case <-timer.C:
+	}
+	return err
+}
+
+// letGoHard is the last thing before the ring ends: whatever is still held is
+// taken out of the kernel.
+func (c *Controller) letGoHard(ctx context.Context) error {
+	h := c.executor.held()
+	if h.Epoch == 0 || h.Phase == PhaseLeaving {
+		return nil
+	}
+	err := c.executor.force(ctx, Step{Kind: StepForce, Epoch: h.Epoch, Cause: "had was told to stop at once"})
+	if err != nil {
+		return fmt.Errorf("stop: %w", err)
+	}
+	return nil
+}
+
+func (c *Controller) setPlan(p Plan) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.plan = p
+}
+
+// linkLost says which interface of a held address has lost its carrier.
+func (c *Controller) linkLost() string {
+	for _, a := range c.holder.addresses() {
+		up, err := c.cfg.Network.Carrier(a.Interface)
+		if err != nil {
+			return fmt.Sprintf("interface %s of %s can't be read: %v", a.Interface, a.Addr, err)
+		}
+		if !up {
+			return fmt.Sprintf("interface %s of %s has lost its link", a.Interface, a.Addr)
+		}
+	}
+	return ""
+}
+
+// parsedPolicy keeps the policy of the newest version parsed.
+type parsedPolicy struct {
+	mu      sync.Mutex
+	version uint64
+	policy  *policy.Policy
+	err     error
+}
+
+// of returns the parsed policy, nil when there is none yet.
+func (c *parsedPolicy) of(p *hadv1.Policy) (*policy.Policy, error) {
+	if p == nil {
+		return nil, nil
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.version != p.GetVersion() {
+		parsed, diags := policy.ParsePolicy(fmt.Sprintf("policy version %d", p.GetVersion()), []byte(p.GetText()))
+		c.version, c.policy, c.err = p.GetVersion(), parsed, diags.Err()
+	}
+	if c.err != nil {
+		return nil, errors.Join(fmt.Errorf("this version of had can't read policy version %d", p.GetVersion()), c.err)
+	}
+	return c.policy, nil
+}

@@ -1,0 +1,119 @@
+package failover
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+
+	hadv1 "had/proto/had/v1"
+)
+
+// courier carries the journal into the log. A delivery whose answer got lost
+// is sent again; State.Apply takes each report once.
+type courier struct {
+	journal Journal
+	log     Log
+	peers   Peers
+	self    string
+	logger  hclog.Logger
+	busy    chan struct{} // capacity 1: one delivery at a time, or order is lost
+}
+
+const (
+	deliverAtOnce = 64
+	retryDelay    = 500 * time.Millisecond
+)
+
+var errNoLeader = errors.New("no leader is known")
+
+// Run delivers until ctx ends.
+func (c *courier) Run(ctx context.Context) error {
+	retry := time.NewTimer(0)
+	defer retry.Stop()
+	var told string
+	for {
+		changed, leadership := c.journal.Changed(), c.log.LeadershipChanged()
+		err := c.deliver(ctx)
+		wait := time.Minute
+		if err != nil {
+			wait = retryDelay
+			if err.Error() != told && ctx.Err() == nil {
+				c.logger.Debug("reports wait in the journal", "count", c.journal.PendingCount(), "error", err)
+			}
+			told = err.Error()
+		}
+		retry.Reset(wait)
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-retry.C:
+		case <-changed:
+		case <-leadership:
+		}
+	}
+}
+
+// flush delivers everything now, within the limit.
+func (c *courier) flush(ctx context.Context, limit time.Duration) error {
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	for {
+		leadership := c.log.LeadershipChanged()
+		err := c.deliver(ctx)
+		if err == nil || errors.Is(err, errNoLeader) {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return err
+		case <-leadership:
+		case <-time.After(retryDelay / 10):
+		}
+	}
+}
+
+// deliver sends what is pending, oldest first, until nothing is left.
+func (c *courier) deliver(ctx context.Context) error {
+	select {
+	case c.busy <- struct{}{}:
+		defer func() { <-c.busy }()
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	for {
+		reports := c.journal.Pending(deliverAtOnce)
+		if len(reports) == 0 {
+			return nil
+		}
+		cmd := &hadv1.Command{Record: &hadv1.Command_Deliver{Deliver: &hadv1.Deliver{Reports: reports}}}
+		if err := c.propose(ctx, cmd); err != nil {
+			return err
+		}
+		if err := c.journal.Ack(reports[len(reports)-1].GetSeq()); err != nil {
+			return fmt.Errorf("trim the journal: %w", err)
+		}
+	}
+}
+
+// propose commits a command here or through the leader.
+func (c *courier) propose(ctx context.Context, cmd *hadv1.Command) error {
+	l := c.log.Leadership()
+	switch {
+	case l.Leading:
+		_, err := c.log.Propose(ctx, cmd)
+		return err
+	case l.Leader == "":
+		return errNoLeader
+	}
+	resp, err := c.peers.Propose(ctx, l.Leader, cmd)
+	if err != nil {
+		return err
+	}
+	if resp.GetRefused() != "" {
+		return fmt.Errorf("deliver reports: %s", resp.GetRefused())
+	}
+	return nil
+}

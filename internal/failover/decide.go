@@ -1,0 +1,339 @@
+package failover
+
+import (
+	"cmp"
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+
+	"had/cluster"
+	"had/internal/clock"
+	"had/internal/policy"
+	hadv1 "had/proto/had/v1"
+)
+
+// Inputs is everything a decision rests on, gathered at one moment.
+type Inputs struct {
+	Now        clock.Instant
+	Instance   *hadv1.Instance
+	Witness    bool
+	Margin     time.Duration // a forced release starts this long before the lease ends
+	Leadership cluster.Leadership
+	View       cluster.View
+	LastLease  clock.Instant  // cluster.Node.LastLease
+	Policy     *policy.Policy // of View.Policy; nil when there is none or this version can't read it
+	Holding    Holding
+	LeaseEpoch uint64 // 0: no lease
+	LeaseUntil clock.Instant
+	Blockers   []string        // why this node can't own at present, whole sentences
+	Peers      map[string]Peer // the other nodes, by name
+	HandOver   string          // why the owner must give up; empty: it needn't
+	Stopping   bool
+	// Backoff of this node, so that leadership doesn't wander and a failing
+	// turn isn't tried again at once.
+	TransferAfter clock.Instant
+	TurnAfter     clock.Instant
+}
+
+// Holding is what this node has taken on and not yet finished with.
+type Holding struct {
+	Epoch         uint64 // 0: nothing
+	Phase         Phase
+	PolicyVersion uint64 // the policy the held things were made from
+	Forced        bool   // PhaseLeaving: the release was a forced one
+	Cause         string // PhaseLeaving: why it was released
+}
+
+// Phase is how far the holder of an epoch is.
+type Phase int
+
+// The phases of an epoch on its owner.
+const (
+	PhaseNone      Phase = iota
+	PhaseAcquiring       // some of it may be in the kernel, the hooks are not through
+	PhaseServing         // all of it is up
+	PhaseLeaving         // nothing of it is left in the kernel; hooks have still to run
+)
+
+// Peer is what is known of another node.
+type Peer struct {
+	Witness  bool
+	Fresh    bool // it answered within the last seconds
+	Eligible bool // by its own account
+	Reasons  []string
+}
+
+// Plan is what to do next. Without steps there is nothing to do until
+// something changes or Again comes.
+type Plan struct {
+	Steps []Step
+	Why   string        // for status: why nothing is done, or what is waited for
+	Again clock.Instant // decide again then at the latest; 0: at any change
+}
+
+// Step is one thing for the Executor to do.
+type Step struct {
+	Kind     StepKind
+	Epoch    uint64
+	Target   string // StepTransfer
+	Cause    string
+	Evidence []*hadv1.Evidence // StepAcquire
+}
+
+// StepKind names a step.
+type StepKind string
+
+// The steps a plan is made of.
+const (
+	StepAcquire     StepKind = "acquire"     // open an epoch and take everything on
+	StepReconfigure StepKind = "reconfigure" // make what is held match a new policy
+	StepRelease     StepKind = "release"     // orderly: PreRel, addresses down, report
+	StepForce       StepKind = "force"       // addresses gone at once, report
+	StepFinish      StepKind = "finish"      // the hooks that remain after a release
+	StepReportClean StepKind = "report-clean"
+	StepTransfer    StepKind = "transfer" // of leadership
+	StepEndMove     StepKind = "end-move"
+)
+
+// Decide says what this node should do now. It is pure, and it is the whole
+// policy of ownership on a node's side; State.Apply refuses what would break
+// the promise even if this were wrong.
+func Decide(in Inputs) Plan {
+	self := in.Instance.GetNode()
+	if in.Holding.Epoch != 0 {
+		return decideHolder(in)
+	}
+	for _, c := range in.View.Open {
+		if proto.Equal(c.GetInstance(), in.Instance) {
+			// Its Acquire was committed after this node had given up on it.
+			// Nobody else can close it without a wait.
+			return do("", Step{Kind: StepReportClean, Epoch: c.GetEpoch(), Cause: "the epoch was opened after its proposer had given up on it"})
+		}
+	}
+	switch {
+	case !in.Leadership.Leading && in.Leadership.Leader == "":
+		return Plan{Why: "no leader is known: without a quorum nobody may take over"}
+	case !in.Leadership.Leading:
+		return Plan{Why: fmt.Sprintf("%s leads", in.Leadership.Leader)}
+	case !in.Leadership.Ready:
+		return Plan{Why: "this node has just been elected and reads the log"}
+	case in.Stopping:
+		return transferOr(in, "stopping", "this node is stopping")
+	}
+	if why := nothingToOwn(in); why != "" {
+		return Plan{Why: why}
+	}
+	blockers := in.Blockers
+	if in.Witness {
+		blockers = []string{self + " is a witness and never owns"}
+	}
+	if len(blockers) > 0 {
+		return transferOr(in, blockers[0], nobodyCan(in, blockers))
+	}
+	if m := in.View.Move.GetOrder(); m != nil && m.GetTarget() != self {
+		if p := in.Peers[m.GetTarget()]; p.Fresh && p.Eligible && !in.Now.Before(in.TransferAfter) {
+			return do("", Step{Kind: StepTransfer, Target: m.GetTarget(), Cause: "move"})
+		}
+	}
+	if to := betterThan(in, self); to != "" && !in.Now.Before(in.TransferAfter) {
+		return do("", Step{Kind: StepTransfer, Target: to, Cause: "it is the better owner"})
+	}
+	if at := cluster.TakeoverAt(in.LastLease, in.View.Open); len(in.View.Open) > 0 && in.Now.Before(at) {
+		c := in.View.Newest()
+		return Plan{Again: at, Why: fmt.Sprintf("waiting until the lease of %s (epoch %d) and the lifetime of its addresses are over; it has not said that it released them", c.GetInstance().GetNode(), c.GetEpoch())}
+	}
+	if in.Now.Before(in.TurnAfter) {
+		return Plan{Again: in.TurnAfter, Why: "the last turn failed; trying again soon"}
+	}
+	return do("", Step{Kind: StepAcquire, Cause: causeOf(in), Evidence: evidence(in)})
+}
+
+// decideHolder is for a node that has something of an epoch.
+func decideHolder(in Inputs) Plan {
+	h, self := in.Holding, in.Instance.GetNode()
+	finish := Step{Kind: StepFinish, Epoch: h.Epoch, Cause: h.Cause}
+	force := func(cause string) Plan {
+		return do("", Step{Kind: StepForce, Epoch: h.Epoch, Cause: cause}, Step{Kind: StepFinish, Epoch: h.Epoch, Cause: cause})
+	}
+	release := func(cause string, then ...Step) Plan {
+		steps := append([]Step{{Kind: StepRelease, Epoch: h.Epoch, Cause: cause}}, then...)
+		return do("", append(steps, Step{Kind: StepFinish, Epoch: h.Epoch, Cause: cause})...)
+	}
+	endOfLease := in.LeaseUntil.Add(-in.Margin)
+	switch {
+	case h.Phase == PhaseLeaving:
+		return do("", finish)
+	case in.LeaseEpoch != h.Epoch || !in.Now.Before(endOfLease):
+		return force("the lease ended: no quorum confirmed it in time")
+	case in.View.Claim(h.Epoch) == nil:
+		return force("the epoch was closed in the log")
+	case !in.Leadership.Leading && in.Leadership.Leader != "" && in.Leadership.Leader != self:
+		return force(fmt.Sprintf("%s leads now", in.Leadership.Leader))
+	case !in.Leadership.Ready:
+		return Plan{Again: endOfLease, Why: "leadership is in doubt; serving until the lease ends"}
+	case h.Phase == PhaseAcquiring:
+		return release("the turn failed", transferTo(in, "the turn failed")...)
+	case in.Stopping:
+		return release("had is stopping", transferTo(in, "had is stopping")...)
+	case in.HandOver != "":
+		return release(in.HandOver, transferTo(in, in.HandOver)...)
+	}
+	if m := in.View.Move.GetOrder(); m != nil {
+		if m.GetTarget() == self {
+			return do("", Step{Kind: StepEndMove, Cause: self + " owns already"})
+		}
+		p := in.Peers[m.GetTarget()]
+		if !p.Fresh || !p.Eligible {
+			return do("", Step{Kind: StepEndMove, Cause: fmt.Sprintf("%s can't take over any more: %s", m.GetTarget(), reasonOf(p))})
+		}
+		cause := "moved to " + m.GetTarget()
+		return release(cause, Step{Kind: StepTransfer, Target: m.GetTarget(), Cause: cause})
+	}
+	if v := in.View.Policy.GetVersion(); v != h.PolicyVersion && in.Policy != nil {
+		if len(in.Policy.VIPs) == 0 {
+			return release("the policy names no address any more")
+		}
+		return do("", Step{Kind: StepReconfigure, Epoch: h.Epoch, Cause: fmt.Sprintf("policy version %d", v)})
+	}
+	return Plan{Why: "serving"}
+}
+
+func do(why string, steps ...Step) Plan { return Plan{Steps: steps, Why: why} }
+
+// transferOr hands leadership on if somebody else could own; otherwise it
+// says why nothing happens.
+func transferOr(in Inputs, cause, otherwise string) Plan {
+	steps := transferTo(in, cause)
+	switch {
+	case len(steps) == 0:
+		return Plan{Why: otherwise}
+	case in.Now.Before(in.TransferAfter):
+		return Plan{Why: otherwise, Again: in.TransferAfter}
+	}
+	return do("", steps...)
+}
+
+// transferTo is the step that hands leadership to the best other node; none
+// when no other node could own.
+func transferTo(in Inputs, cause string) []Step {
+	best := candidates(in)
+	if len(best) == 0 {
+		return nil
+	}
+	return []Step{{Kind: StepTransfer, Target: best[0], Cause: cause}}
+}
+
+// candidates are the other nodes that could own now, best first: fewest
+// failed turns, then the policy's order of preference, then by name.
+func candidates(in Inputs) []string {
+	var names []string
+	for name, p := range in.Peers {
+		if p.Fresh && p.Eligible && !p.Witness {
+			names = append(names, name)
+		}
+	}
+	slices.SortFunc(names, func(a, b string) int { return compareNodes(in, a, b) })
+	return names
+}
+
+func compareNodes(in Inputs, a, b string) int {
+	return cmp.Or(
+		cmp.Compare(in.View.Nodes[a].GetFailures(), in.View.Nodes[b].GetFailures()),
+		cmp.Compare(preference(in.Policy, a), preference(in.Policy, b)),
+		cmp.Compare(a, b),
+	)
+}
+
+func preference(p *policy.Policy, node string) int {
+	if p == nil {
+		return 0
+	}
+	if i := slices.Index(p.Prefer, node); i >= 0 {
+		return i
+	}
+	return len(p.Prefer)
+}
+
+// betterThan names a node that should have the turn rather than self: one
+// that failed less often since its last success or, when nobody has ever
+// owned, one that the policy prefers.
+func betterThan(in Inputs, self string) string {
+	best := candidates(in)
+	if len(best) == 0 {
+		return ""
+	}
+	mine, theirs := in.View.Nodes[self].GetFailures(), in.View.Nodes[best[0]].GetFailures()
+	coldStart := in.View.LastEpoch == 0
+	if theirs < mine || coldStart && theirs == mine && preference(in.Policy, best[0]) < preference(in.Policy, self) {
+		return best[0]
+	}
+	return ""
+}
+
+func nothingToOwn(in Inputs) string {
+	switch {
+	case in.View.Policy == nil:
+		return "there is no policy yet"
+	case in.Policy != nil && len(in.Policy.VIPs) == 0:
+		return "the policy names no address"
+	}
+	return ""
+}
+
+// nobodyCan lists every node's reason, so that the one line answers the
+// question.
+func nobodyCan(in Inputs, own []string) string {
+	s := "no node can own: " + own[0]
+	for _, name := range slices.Sorted(maps.Keys(in.Peers)) {
+		if p := in.Peers[name]; !p.Witness {
+			s += fmt.Sprintf("; %s: %s", name, reasonOf(p))
+		}
+	}
+	return s
+}
+
+func reasonOf(p Peer) string {
+	switch {
+	case !p.Fresh:
+		return "it doesn't answer"
+	case len(p.Reasons) > 0:
+		return p.Reasons[0]
+	case !p.Eligible:
+		return "it says that it can't own"
+	}
+	return "it could own"
+}
+
+// evidence closes every open epoch by the wait that has just passed.
+func evidence(in Inputs) []*hadv1.Evidence {
+	var out []*hadv1.Evidence
+	for _, c := range in.View.Open {
+		out = append(out, &hadv1.Evidence{
+			Epoch: c.GetEpoch(), Kind: hadv1.Evidence_KIND_WAITED,
+			LeaseIndex: c.GetLastLeaseIndex(), WaitedNs: int64(in.Now.Sub(in.LastLease)),
+		})
+	}
+	return out
+}
+
+// causeOf says why the owner changes, for the history.
+func causeOf(in Inputs) string {
+	self := in.Instance.GetNode()
+	m := in.View.Move.GetOrder()
+	switch {
+	case m != nil && m.GetTarget() == self && m.GetReason() != "":
+		return fmt.Sprintf("moved by %s: %s", m.GetBy(), m.GetReason())
+	case m != nil && m.GetTarget() == self:
+		return "moved by " + m.GetBy()
+	case in.View.LastEpoch == 0:
+		return "the first owner"
+	case len(in.View.Open) > 0:
+		return fmt.Sprintf("%s fell silent", in.View.Newest().GetInstance().GetNode())
+	case in.View.LastOwner == self:
+		return "nobody owned, and this node was the last to"
+	}
+	return in.View.LastOwner + " released"
+}

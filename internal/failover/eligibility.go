@@ -1,0 +1,134 @@
+package failover
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"time"
+
+	"had/cluster"
+	"had/internal/policy"
+	hadv1 "had/proto/had/v1"
+	"had/vip"
+)
+
+// blockers are the reasons why this node can't have the turn now.
+func (c *Controller) blockers(view cluster.View, p *policy.Policy, h Holding) []string {
+	var out []string
+	add := func(format string, args ...any) { out = append(out, fmt.Sprintf(format, args...)) }
+	self := c.self.GetName()
+	if c.self.GetWitness() {
+		add("%s is a witness and never owns", self)
+	}
+	if p == nil {
+		return append(out, "there is no policy yet")
+	}
+	if h.Phase == PhaseLeaving {
+		add("its last release still runs hooks")
+	}
+	if r := view.Nodes[self]; r != nil {
+		retry := c.backoff.afterFailure(r.GetFailedIndex(), int(r.GetFailures()))
+		if left := retry.Sub(c.cfg.Clock()); left > 0 {
+			add("its last turn failed (%s); the next try is in %s", r.GetFailedReason(), left.Round(time.Second))
+		}
+	}
+	for _, v := range p.VIPs {
+		a, err := c.cfg.Network.Resolve(v.Address, v.InterfaceOn(self))
+		if err != nil {
+			add("vip %q: %v", v.Name, err)
+			continue
+		}
+		if up, err := c.cfg.Network.Carrier(a.Interface); err != nil || !up {
+			add("interface %s of %s has no link", a.Interface, a.Addr)
+		}
+		if h.Epoch == 0 {
+			if at, err := c.cfg.Addresses.Presence(a); err != nil {
+				add("can't tell whether %s is on this host already: %v", a.Addr, err)
+			} else if at == vip.Active {
+				add("%s is on this host although the log gives it to nobody here: remove it from this host's own network settings, or wait until an earlier run's address has expired", a.Addr)
+			}
+		}
+	}
+	if p.Hooks.Dir != "" {
+		if err := c.cfg.CheckHook(p); err != nil {
+			add("%v", err)
+		}
+	}
+	return out
+}
+
+// Health says how this node is, for the leader and for status.
+func (c *Controller) Health() *hadv1.HealthResponse {
+	view, _ := c.cfg.Log.View()
+	p, err := c.parsed.of(view.Policy)
+	h := &hadv1.HealthResponse{
+		Instance: c.cfg.Instance, Version: c.cfg.Version, AppliedIndex: view.Applied,
+		PendingReports: uint32(c.cfg.Journal.PendingCount()), //nolint:gosec // never that many
+	}
+	if err != nil {
+		h.Reasons = []string{err.Error()}
+		return h
+	}
+	c.mu.Lock()
+	stopping := c.stopping
+	c.mu.Unlock()
+	holding := c.executor.held()
+	h.Reasons = c.blockers(view, p, holding)
+	if stopping {
+		h.Reasons = append(h.Reasons, "it is stopping")
+	}
+	h.PolicyVersion, h.Eligible = view.Policy.GetVersion(), len(h.Reasons) == 0
+	if p != nil {
+		h.Holds, h.Problems = c.inKernel(p)
+	}
+	return h
+}
+
+// inKernel asks the kernel, not had's memory, which of the policy's addresses
+// are on this host.
+func (c *Controller) inKernel(p *policy.Policy) (holds, problems []string) {
+	for _, v := range p.VIPs {
+		at, err := c.cfg.Addresses.Presence(vip.Address{Addr: v.Address})
+		switch {
+		case err != nil:
+			problems = append(problems, fmt.Sprintf("can't tell whether %s is on this host: %v", v.Address, err))
+		case at == vip.Active:
+			holds = append(holds, v.Address.String())
+		}
+	}
+	return holds, problems
+}
+
+// Prepare says whether this node could take over now. It runs the Test
+// scripts; known are the hardware addresses of the present owner.
+func (c *Controller) Prepare(ctx context.Context, req *hadv1.PrepareRequest) *hadv1.PrepareResponse {
+	view, _ := c.cfg.Log.View()
+	p, err := c.parsed.of(view.Policy)
+	if err != nil {
+		return &hadv1.PrepareResponse{Reasons: []string{err.Error()}}
+	}
+	if why := c.blockers(withoutFailures(view), p, c.executor.held()); len(why) > 0 {
+		return &hadv1.PrepareResponse{Reasons: why}
+	}
+	var known []net.HardwareAddr
+	for _, m := range req.GetOwnerMacs() {
+		if mac, err := net.ParseMAC(m); err == nil {
+			known = append(known, mac)
+		}
+	}
+	t, err := c.executor.newTurn(p, view.Policy.GetVersion(), view.LastOwner)
+	if err == nil {
+		err = c.executor.test(ctx, t, req.GetEpoch(), "a move is being prepared", known)
+	}
+	if err != nil {
+		return &hadv1.PrepareResponse{Reasons: []string{err.Error()}}
+	}
+	return &hadv1.PrepareResponse{Ready: true}
+}
+
+// withoutFailures leaves out that earlier turns failed: a person who moves
+// the addresses wants it tried again.
+func withoutFailures(v cluster.View) cluster.View {
+	v.Nodes = nil
+	return v
+}

@@ -1,0 +1,77 @@
+package failover
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+
+	"had/cluster"
+	"had/vip"
+)
+
+// holder is the one place that puts addresses into the kernel and takes them
+// out. Its mutex orders a renewal against a removal: once dropped, nothing of
+// the epoch can come back, however late a renewal wakes up.
+type holder struct {
+	kernel Addresses
+	lease  *cluster.Lease
+
+	mu    sync.Mutex
+	epoch uint64
+	held  []vip.Address
+}
+
+var errLeaseOver = errors.New("the lease is over")
+
+// raise puts exactly addrs into the kernel for epoch, under its lease.
+func (h *holder) raise(ctx context.Context, epoch uint64, addrs []vip.Address) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	// Noted first: should Set fail half-way, drop must know what may be there.
+	h.epoch, h.held = epoch, addrs
+	_, err := h.set(ctx)
+	return err
+}
+
+// refresh gives what is held a new lifetime and puts back what something else
+// has removed. It returns what it had to put back.
+func (h *holder) refresh(ctx context.Context) ([]vip.Address, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if len(h.held) == 0 {
+		return nil, nil
+	}
+	c, err := h.set(ctx)
+	return c.Reasserted, err
+}
+
+func (h *holder) set(ctx context.Context) (vip.Change, error) {
+	epoch, until, ok := h.lease.Held()
+	if !ok || epoch != h.epoch {
+		return vip.Change{}, errLeaseOver
+	}
+	return h.kernel.Set(ctx, h.held, until)
+}
+
+// drop takes everything held out of the kernel. After a nil error nothing of
+// it is there; after another it is still noted, for the next attempt.
+func (h *holder) drop(ctx context.Context) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if len(h.held) == 0 {
+		return nil
+	}
+	if err := h.kernel.Remove(ctx, h.held); err != nil {
+		return fmt.Errorf("take the addresses down: %w", err)
+	}
+	h.held = nil
+	return nil
+}
+
+// addresses returns what is held.
+func (h *holder) addresses() []vip.Address {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.held
+}

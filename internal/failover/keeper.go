@@ -1,0 +1,207 @@
+package failover
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+	"golang.org/x/sync/errgroup"
+
+	"had/cluster"
+	"had/internal/clock"
+	hadv1 "had/proto/had/v1"
+	"had/vip"
+)
+
+// keeper keeps an epoch alive while it should live, and ends it when it must
+// end, whatever the Executor is busy with. Until the guard exists it is also
+// what takes the addresses away at the lease's end.
+type keeper struct {
+	log      Log
+	lease    *cluster.Lease
+	holder   *holder
+	instance *hadv1.Instance
+	timing   cluster.Timing
+	now      clock.Source
+	logger   hclog.Logger
+	wake     func() // tells the controller to look again
+
+	nudged   chan struct{} // capacity 1
+	returned chan struct{} // capacity 1
+
+	mu     sync.Mutex
+	epoch  uint64 // 0: none is kept
+	cancel context.CancelCauseFunc
+}
+
+// keep begins to renew epoch, whose lease has just been granted. The context
+// it returns is done when the lease has ended or release was called.
+func (k *keeper) keep(ctx context.Context, epoch uint64) context.Context {
+	leased, cancel := context.WithCancelCause(ctx)
+	k.mu.Lock()
+	k.epoch, k.cancel = epoch, cancel
+	k.mu.Unlock()
+	k.reannounce()
+	return leased
+}
+
+// current returns the epoch that is kept, 0 for none.
+func (k *keeper) current() uint64 {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.epoch
+}
+
+// end stops the renewals of epoch for good.
+func (k *keeper) end(epoch uint64, cause error) {
+	k.lease.End(epoch)
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.epoch == epoch {
+		k.cancel(cause)
+		k.epoch, k.cancel = 0, nil
+	}
+}
+
+// nudge asks for a refresh now: the kernel reported a change.
+func (k *keeper) nudge() { poke(k.nudged) }
+
+// reannounce begins the announcements again: a node or a network is back.
+func (k *keeper) reannounce() { poke(k.returned) }
+
+func poke(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}
+
+// Run works until ctx ends.
+func (k *keeper) Run(ctx context.Context) error {
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { k.renew(ctx); return nil })
+	g.Go(func() error { k.hold(ctx); return nil })
+	g.Go(func() error { k.announce(ctx); return nil })
+	return g.Wait()
+}
+
+// renew proposes the next lease entry every Renew. A slow commit delays the
+// next one and nothing else: t0 belongs to the entry.
+func (k *keeper) renew(ctx context.Context) {
+	tick := time.NewTicker(k.timing.Renew)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		epoch := k.current()
+		l := k.log.Leadership()
+		if epoch == 0 || !l.Ready {
+			continue
+		}
+		t0 := k.now()
+		_, err := k.log.Propose(ctx, &hadv1.Command{Record: &hadv1.Command_LeaseRenew{LeaseRenew: &hadv1.LeaseRenew{
+			Term: l.Term, Epoch: epoch, Instance: k.instance,
+		}}})
+		var refused *cluster.RefusedError
+		switch {
+		case err == nil:
+			k.lease.Grant(epoch, t0, k.timing.TTL)
+		case errors.As(err, &refused):
+			k.logger.Warn("the lease was not renewed", "epoch", epoch, "reason", refused.Reason)
+			k.wake()
+		}
+	}
+}
+
+// hold refreshes the addresses' lifetimes and takes them out of the kernel
+// when the lease ends. It never waits for the log.
+func (k *keeper) hold(ctx context.Context) {
+	timer := time.NewTimer(k.timing.Renew)
+	defer timer.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-timer.C:
+		case <-k.nudged:
+		}
+		timer.Reset(k.look(ctx))
+	}
+}
+
+// look does what is due now and returns when to look again.
+func (k *keeper) look(ctx context.Context) time.Duration {
+	epoch := k.current()
+	if epoch == 0 {
+		return k.timing.Renew
+	}
+	held, until, ok := k.lease.Held()
+	left := until.Add(-k.timing.Margin).Sub(k.now())
+	if !ok || held != epoch || left <= 0 {
+		k.logger.Warn("the lease has ended; taking the addresses down", "epoch", epoch)
+		k.end(epoch, errLeaseOver)
+		if err := k.holder.drop(ctx); err != nil {
+			k.logger.Error("the addresses did not go away; their lifetime will end them", "epoch", epoch, "error", err)
+		}
+		k.wake()
+		return k.timing.Renew
+	}
+	back, err := k.holder.refresh(ctx)
+	for _, a := range back {
+		k.logger.Warn("put back an address that something else removed", "address", a.Addr, "interface", a.Interface, "epoch", epoch)
+	}
+	if len(back) > 0 {
+		k.wake()
+	}
+	if err != nil && !errors.Is(err, errLeaseOver) {
+		k.logger.Error("the addresses were not renewed", "epoch", epoch, "error", err)
+	}
+	return min(k.timing.Renew, left)
+}
+
+// announceEvery is how often neighbours are told again when nothing happened:
+// one that missed it finds its way back without waiting for its ARP entry.
+const announceEvery = time.Minute
+
+// announce tells the neighbours where the addresses are: at once, after 1, 2,
+// 4 … seconds, then every minute. Taking on an epoch and a node's return
+// begin it again, for after a healed partition a neighbour may still hold the
+// other owner's entry.
+func (k *keeper) announce(ctx context.Context) {
+	var epoch uint64
+	wait := time.Second
+	timer := time.NewTimer(wait)
+	defer timer.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-timer.C:
+		case <-k.returned:
+			wait = time.Second
+		}
+		now := k.current()
+		if now != epoch {
+			epoch, wait = now, time.Second
+		}
+		if addrs := k.holder.addresses(); now != 0 && len(addrs) > 0 {
+			k.tell(ctx, addrs)
+			wait = min(2*wait, announceEvery)
+		} else {
+			wait = time.Second
+		}
+		timer.Reset(wait)
+	}
+}
+
+// tell announces the addresses once.
+func (k *keeper) tell(ctx context.Context, addrs []vip.Address) {
+	if err := k.holder.kernel.Announce(ctx, addrs); err != nil && ctx.Err() == nil {
+		k.logger.Warn("the addresses were not announced", "error", err)
+	}
+}

@@ -1,0 +1,89 @@
+package failover
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+
+	"had/internal/hook"
+	hadv1 "had/proto/had/v1"
+)
+
+// ErrRefused marks a request that the present state doesn't allow. Nothing
+// has changed.
+var ErrRefused = errors.New("refused")
+
+func refused(format string, args ...any) error {
+	return fmt.Errorf("%w: %s", ErrRefused, fmt.Sprintf(format, args...))
+}
+
+// Move checks that the target could take over and that this owner may let go,
+// then orders the move in the log. It must be called on the owner, which is
+// the leader. The target's Test scripts run before anything is released.
+func (c *Controller) Move(ctx context.Context, req *hadv1.MoveRequest) (*hadv1.MoveResponse, error) {
+	self := c.self.GetName()
+	h := c.executor.held()
+	if h.Phase != PhaseServing {
+		return nil, refused("%s leads and doesn't own at present (%s): there is nothing to move yet", self, c.Why())
+	}
+	in, _ := c.gather()
+	target := req.GetTarget()
+	if target == "" {
+		best := candidates(in)
+		if len(best) == 0 {
+			return nil, refused("%s", nobodyCan(in, []string{self + " owns already"}))
+		}
+		target = best[0]
+	}
+	i := slices.IndexFunc(c.cfg.Members, func(m *hadv1.Member) bool { return m.GetName() == target })
+	switch {
+	case i < 0:
+		return nil, refused("%q is not a node of this cluster", target)
+	case c.cfg.Members[i].GetWitness():
+		return nil, refused("%s is a witness and never owns", target)
+	case target == self:
+		return nil, refused("%s owns already", target)
+	case !in.Peers[target].Fresh:
+		return nil, refused("%s doesn't answer", target)
+	}
+	macs, err := c.macs()
+	if err != nil {
+		return nil, err
+	}
+	ready, err := c.cfg.Peers.Prepare(ctx, target, &hadv1.PrepareRequest{Epoch: h.Epoch, OwnerMacs: macs})
+	if err != nil {
+		return nil, refused("%s could not be asked whether it is ready: %v", target, err)
+	}
+	if !ready.GetReady() {
+		return nil, refused("%s can't take over: %s", target, ready.GetReasons()[0])
+	}
+	p, leased := c.executor.current()
+	if p == nil || leased.Err() != nil {
+		return nil, refused("%s has just stopped owning", self)
+	}
+	run := stageRun{stage: hook.Test, event: hook.Release, epoch: h.Epoch, cause: "a move is being prepared"}
+	if err := c.executor.stage(leased, p, c.executor.vipsOf(p), run); err != nil {
+		return nil, refused("the owner's own Test objects: %v", err)
+	}
+	v, err := c.cfg.Log.Propose(ctx, &hadv1.Command{Record: &hadv1.Command_MoveOrder{MoveOrder: &hadv1.MoveOrder{
+		Operation: req.GetOperation(), FromEpoch: h.Epoch, Target: target, By: req.GetBy(), Reason: req.GetReason(),
+	}}})
+	if err != nil {
+		return nil, err
+	}
+	c.poller.vouch(target)
+	return &hadv1.MoveResponse{Operation: req.GetOperation(), From: self, Target: target, Index: v.Index, FromEpoch: h.Epoch}, nil
+}
+
+func (c *Controller) macs() ([]string, error) {
+	addrs, err := c.cfg.Network.HardwareAddrs()
+	if err != nil {
+		return nil, err
+	}
+	var out []string
+	for _, a := range addrs {
+		out = append(out, a.String())
+	}
+	return out, nil
+}

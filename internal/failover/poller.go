@@ -1,0 +1,141 @@
+package failover
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+
+	"had/internal/clock"
+	hadv1 "had/proto/had/v1"
+)
+
+// poller asks the other nodes for their health while this node leads.
+type poller struct {
+	peers   Peers
+	log     Log
+	members []*hadv1.Member // the others
+	every   time.Duration
+	now     clock.Source
+	changed func()            // somebody's health is different
+	joined  func(node string) // somebody answers who didn't
+
+	mu   sync.Mutex
+	last map[string]PeerHealth
+}
+
+// PeerHealth is the latest answer of a node.
+type PeerHealth struct {
+	At     clock.Instant // when it was asked; 0: it never answered
+	Health *hadv1.HealthResponse
+	Err    string // why the latest question got no answer; empty: it did
+}
+
+// Run polls until ctx ends.
+func (p *poller) Run(ctx context.Context) error {
+	tick := time.NewTicker(p.every)
+	defer tick.Stop()
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	asking := map[string]chan struct{}{}
+	for {
+		leadership := p.log.LeadershipChanged()
+		if p.log.Leadership().Leading {
+			for _, m := range p.members {
+				done := asking[m.GetName()]
+				select {
+				case <-done: // nil: never asked, blocks
+				default:
+					if done != nil {
+						continue // the last question is still out
+					}
+				}
+				done = make(chan struct{})
+				asking[m.GetName()] = done
+				wg.Go(func() {
+					defer close(done)
+					p.ask(ctx, m.GetName())
+				})
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		case <-leadership:
+		}
+	}
+}
+
+func (p *poller) ask(ctx context.Context, node string) {
+	ctx, cancel := context.WithTimeout(ctx, 2*p.every)
+	defer cancel()
+	t0 := p.now()
+	h, err := p.peers.Health(ctx, node)
+
+	p.mu.Lock()
+	was := p.last[node]
+	is := PeerHealth{At: t0, Health: h}
+	if err != nil {
+		is = PeerHealth{At: was.At, Health: was.Health, Err: err.Error()}
+	}
+	p.last[node] = is
+	p.mu.Unlock()
+
+	if err == nil && was.Err != "" {
+		p.joined(node)
+	}
+	if (err == nil) != (was.Err == "" && was.Health != nil) || !sameEligibility(was.Health, h) {
+		p.changed()
+	}
+}
+
+func sameEligibility(a, b *hadv1.HealthResponse) bool {
+	return b == nil || a.GetEligible() == b.GetEligible() && proto.Equal(a.GetInstance(), b.GetInstance())
+}
+
+// freshFor is how many polls may go without an answer before a node counts as
+// silent.
+const freshFor = 3
+
+// peers returns what Decide needs to know.
+func (p *poller) view() map[string]Peer {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	out := map[string]Peer{}
+	for _, m := range p.members {
+		l := p.last[m.GetName()]
+		out[m.GetName()] = Peer{
+			Witness:  m.GetWitness(),
+			Fresh:    l.Health != nil && p.now().Sub(l.At) < freshFor*p.every,
+			Eligible: l.Health.GetEligible(), Reasons: l.Health.GetReasons(),
+		}
+	}
+	return out
+}
+
+// health returns the latest answers, for status.
+func (p *poller) health() map[string]PeerHealth {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	out := map[string]PeerHealth{}
+	for n, h := range p.last {
+		out[n] = h
+	}
+	return out
+}
+
+// vouch notes that a node has just said that it is ready, which its latest
+// health may not show yet.
+func (p *poller) vouch(node string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	l := p.last[node]
+	if l.Health == nil || l.Health.GetEligible() {
+		return
+	}
+	h := proto.CloneOf(l.Health)
+	h.Eligible, h.Reasons = true, nil
+	p.last[node] = PeerHealth{At: p.now(), Health: h}
+}

@@ -1,0 +1,69 @@
+package failover
+
+import (
+	"context"
+	"net"
+	"net/netip"
+	"time"
+
+	"had/cluster"
+	"had/internal/clock"
+	"had/internal/hook"
+	"had/internal/journal"
+	hadv1 "had/proto/had/v1"
+	"had/vip"
+)
+
+// Log is the replicated log as this node sees it. cluster.Node is one.
+type Log interface {
+	Propose(ctx context.Context, cmd *hadv1.Command) (cluster.Verdict, error)
+	Transfer(ctx context.Context, to string) error
+	Leadership() cluster.Leadership
+	LeadershipChanged() <-chan struct{}
+	View() (cluster.View, <-chan struct{})
+	LastLease() clock.Instant
+}
+
+// Addresses are the virtual addresses in this host's kernel. vip.Manager is
+// one.
+type Addresses interface {
+	Set(ctx context.Context, want []vip.Address, deadline clock.Instant) (vip.Change, error)
+	Remove(ctx context.Context, gone []vip.Address) error
+	Presence(a vip.Address) (vip.Presence, error)
+	Announce(ctx context.Context, held []vip.Address) error
+}
+
+// Network is what this host knows of its networks.
+type Network interface {
+	Resolve(addr netip.Addr, iface string) (vip.Address, error)
+	Carrier(iface string) (bool, error)
+	HardwareAddrs() ([]net.HardwareAddr, error)
+	Conflicts(ctx context.Context, want []vip.Address, window time.Duration, known []net.HardwareAddr) ([]vip.Conflict, error)
+}
+
+// Hooks runs the scripts of one stage for one address. hook.Runner is one.
+type Hooks interface {
+	Stage(ctx context.Context, run hook.Run) ([]hook.Result, error)
+}
+
+// HookRunners returns the runner for a hooks folder.
+type HookRunners func(dir string, timeout time.Duration) (Hooks, error)
+
+// Journal is this node's durable memory. journal.Journal is one.
+type Journal interface {
+	Append(ctx context.Context, r *hadv1.Report) (uint64, error)
+	Pending(limit int) []*hadv1.Report
+	Ack(seq uint64) error
+	PendingCount() int
+	Changed() <-chan struct{}
+	SetTenure(t *journal.Tenure) error
+	Tenure() (*journal.Tenure, error)
+	ClearTenure() error
+}
+
+// Peers are the other nodes, asked over the cluster port.
+type Peers interface {
+	Health(ctx context.Context, node string) (*hadv1.HealthResponse, error)
+	Prepare(ctx context.Context, node string, req *hadv1.PrepareRequest) (*hadv1.PrepareResponse, error)
+	Propose(ctx context.Context, node string, cmd *hadv1.Command) (*hadv1.ProposeResponse, error)
+}

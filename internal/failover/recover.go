@@ -1,0 +1,137 @@
+package failover
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+
+	"github.com/hashicorp/go-hclog"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"had/internal/hook"
+	"had/internal/journal"
+	hadv1 "had/proto/had/v1"
+	"had/vip"
+)
+
+// RecoverConfig is what Recover works on.
+type RecoverConfig struct {
+	Cluster   string
+	Instance  *hadv1.Instance // of this run
+	Journal   RecoverJournal
+	Addresses Addresses
+	Hooks     HookRunners
+	Kill      func(ctx context.Context, r hook.Running) (int, error) // what is left of a script
+	Logger    hclog.Logger
+}
+
+// RecoverJournal is the journal as Recover needs it.
+type RecoverJournal interface {
+	Journal
+	Interrupted() []hook.Running
+	ReportInterrupted(ctx context.Context, r hook.Running) error
+}
+
+// Recover gives back what an earlier run of had on this host took on and
+// didn't finish with. It must run before this run meets anybody, with the
+// data folder locked, which proves that the earlier run is dead.
+//
+// The order is the one that makes its report true: first whatever could still
+// act is killed (scripts of the earlier run), then the addresses are taken
+// out of the kernel and seen to be gone, then the hooks are told, then the
+// epoch is reported released. An error leaves the record in place, so that
+// the next start does it again.
+func Recover(ctx context.Context, cfg RecoverConfig) error {
+	t, err := cfg.Journal.Tenure()
+	if err != nil {
+		return err
+	}
+	if err := recoverHooks(ctx, cfg); err != nil {
+		return err
+	}
+	if t == nil {
+		return nil
+	}
+	cause := "the earlier run of had ended without releasing"
+	kind := hadv1.Evidence_KIND_RELEASED
+	rebooted := t.Instance.GetBootId() != cfg.Instance.GetBootId()
+	if rebooted {
+		cause, kind = "the host was rebooted while it owned", hadv1.Evidence_KIND_REBOOTED
+	}
+	cfg.Logger.Warn("giving back what an earlier run held", "epoch", t.Epoch, "rebooted", rebooted)
+
+	tl := new(timeline)
+	addrs, vips, err := tenureAddresses(t)
+	if err != nil {
+		return err
+	}
+	if err := tl.run("addresses_down", func() error { return cfg.Addresses.Remove(ctx, addrs) }); err != nil {
+		return fmt.Errorf("give back epoch %d: %w", t.Epoch, err)
+	}
+	if !rebooted {
+		hooks, err := cfg.Hooks(t.HooksDir, t.HookTimeout)
+		if err != nil {
+			return err
+		}
+		for _, s := range []hook.Stage{hook.PreRel, hook.PostRel} {
+			_ = tl.run(map[hook.Stage]string{hook.PreRel: "pre_rel", hook.PostRel: "post_rel"}[s], func() error {
+				return recoverStage(ctx, cfg, hooks, t, vips, s, cause)
+			}) // a failing script stops no release; it is in the timeline and has a result of its own
+		}
+	}
+	_, err = cfg.Journal.Append(ctx, &hadv1.Report{
+		Node: cfg.Instance.GetNode(), At: timestamppb.Now(),
+		Body: &hadv1.Report_Released{Released: &hadv1.Released{
+			Epoch: t.Epoch, Reporter: cfg.Instance, Kind: kind, Forced: true, Cause: cause, Steps: tl.list(),
+		}},
+	})
+	if err != nil {
+		return err
+	}
+	return cfg.Journal.ClearTenure()
+}
+
+func recoverHooks(ctx context.Context, cfg RecoverConfig) error {
+	for _, r := range cfg.Journal.Interrupted() {
+		if n, err := cfg.Kill(ctx, r); err != nil {
+			return fmt.Errorf("kill what is left of %s: %w", r.Script, err)
+		} else if n > 0 {
+			cfg.Logger.Warn("killed a script that an earlier run had left running", "script", r.Script, "processes", n)
+		}
+		if err := cfg.Journal.ReportInterrupted(ctx, r); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func recoverStage(ctx context.Context, cfg RecoverConfig, hooks Hooks, t *journal.Tenure, vips []recovered, s hook.Stage, cause string) error {
+	var first error
+	for i := range vips {
+		v := vips[len(vips)-1-i]
+		_, err := hooks.Stage(ctx, hook.Run{Stage: s, Event: hook.Release, VIP: v.addr, Env: hook.Env{
+			Cluster: cfg.Cluster, Reason: cause, Interface: v.iface, Node: cfg.Instance.GetNode(), Epoch: t.Epoch, Forced: true,
+		}})
+		if err != nil && first == nil {
+			first = err
+		}
+	}
+	return first
+}
+
+type recovered struct {
+	addr  netip.Addr
+	iface string
+}
+
+func tenureAddresses(t *journal.Tenure) (addrs []vip.Address, vips []recovered, err error) {
+	for _, a := range t.Addresses {
+		addr, err := netip.ParseAddr(a.GetAddress())
+		if err != nil {
+			return nil, nil, fmt.Errorf("read the journal's record of epoch %d: %w", t.Epoch, err)
+		}
+		addrs = append(addrs, vip.Address{Addr: addr, Interface: a.GetInterface()})
+		vips = append(vips, recovered{addr, a.GetInterface()})
+	}
+	return addrs, vips, nil
+}

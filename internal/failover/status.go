@@ -1,0 +1,38 @@
+package failover
+
+import (
+	"had/internal/clock"
+)
+
+// Status is this node's own view of the ring, for the API.
+type Status struct {
+	Holding    Holding
+	Why        string        // why nothing happens, or what is waited for
+	Again      clock.Instant // when the wait is over; 0: not a wait for time
+	LeaseUntil clock.Instant // 0: no lease
+	Peers      map[string]PeerHealth
+	Fresh      map[string]bool
+}
+
+// Status returns what the ring knows at present.
+func (c *Controller) Status() Status {
+	c.mu.Lock()
+	plan := c.plan
+	c.mu.Unlock()
+	_, until, _ := c.lease.Held()
+	s := Status{Holding: c.executor.held(), Why: plan.Why, Again: plan.Again, LeaseUntil: until, Peers: c.poller.health(), Fresh: map[string]bool{}}
+	for n, p := range c.poller.view() {
+		s.Fresh[n] = p.Fresh
+	}
+	return s
+}
+
+// Why returns why nothing happens at present.
+func (c *Controller) Why() string { return c.Status().Why }
+
+// KernelChanged tells that something was changed in the kernel that may be
+// one of the addresses, or a link: they are looked after at once.
+func (c *Controller) KernelChanged() {
+	c.keeper.nudge()
+	c.Wake()
+}
