@@ -59,8 +59,13 @@ var bans = []ban{
 	},
 	{
 		from: []string{module + "/..."}, except: []string{module + "/cluster/..."},
-		to:  []string{raft, "github.com/hashicorp/raft-boltdb/...", "go.etcd.io/bbolt/..."},
+		to:  []string{raft, "github.com/hashicorp/raft-boltdb/..."},
 		why: "raft's traps are dealt with in one place (docs/decisions/0002)",
+	},
+	{
+		from: []string{module + "/..."}, except: []string{module + "/cluster/...", module + "/internal/journal/..."},
+		to:  []string{"go.etcd.io/bbolt/..."},
+		why: "two things are durable, the log and the journal; all else is derived from them",
 	},
 	{
 		from: []string{module + "/cluster/..."}, through: true,
@@ -68,9 +73,14 @@ var bans = []ban{
 		why: "replicated state touches nothing of the host; effects follow after commit, elsewhere",
 	},
 	{
+		from: []string{module + "/internal/failover/..."},
+		to:   []string{netlink, "github.com/mdlayher/packet/...", "golang.org/x/sys/unix/..."},
+		why:  "ownership is carried out through interfaces, of which it takes vip's values: a simulation runs the same code without a kernel",
+	},
+	{
 		from: []string{module + "/internal/failover/..."}, through: true,
-		to:  []string{netlink, "github.com/mdlayher/packet/...", module + "/vip/...", module + "/storage/...", module + "/internal/peer/...", module + "/internal/api/...", module + "/internal/daemon/..."},
-		why: "ownership is decided and carried out without a kernel or a network, so that a simulation runs the same code; the daemon fills in the interfaces",
+		to:  []string{module + "/internal/peer/...", module + "/internal/api/...", module + "/internal/daemon/..."},
+		why: "ownership doesn't know how nodes reach each other, nor who asks",
 	},
 	{
 		from: []string{module + "/..."},
