@@ -229,11 +229,11 @@ func flagError(cmd *cobra.Command, err error) error {
 			names.AddCommand(&cobra.Command{Use: name, Run: func(*cobra.Command, []string) {}})
 		}
 	}
-	var close []string
+	var similar []string
 	for _, name := range names.SuggestionsFor(unknown.GetSpecifiedName()) {
-		close = append(close, "--"+name)
+		similar = append(similar, "--"+name)
 	}
-	return usageError(err.Error(), close, cmd)
+	return usageError(err.Error(), similar, cmd)
 }
 
 func usageError(text string, suggestions []string, cmd *cobra.Command) error {

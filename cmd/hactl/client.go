@@ -73,10 +73,23 @@ func call[T any](ctx context.Context, c *cli, do func(context.Context, *client) 
 	ctx, cancel := context.WithTimeout(ctx, allowed)
 	defer cancel()
 	answer, err := do(ctx, cl)
+	awaitDeadline(ctx, err)
 	if err != nil && errors.Is(ctx.Err(), context.DeadlineExceeded) {
 		return none, noAnswer(allowed)
 	}
 	return answer, err
+}
+
+// awaitDeadline makes sure that an RPC that ended for want of time is seen as
+// such: the daemon has the same deadline, may notice it a moment earlier and
+// resets the stream then.
+func awaitDeadline(ctx context.Context, err error) {
+	const moment = 100 * time.Millisecond
+	code := status.Code(err)
+	deadline, ok := ctx.Deadline()
+	if ok && time.Until(deadline) < moment && (code == codes.Canceled || code == codes.DeadlineExceeded) {
+		<-ctx.Done()
+	}
 }
 
 // socketPath returns the daemon's socket: as named by a flag or HACTL_SOCKET,
@@ -184,6 +197,7 @@ func (s *subscription[T]) run(ctx context.Context) error {
 	for {
 		got, done, err := s.read(ctx, first, retry)
 		retry = retry || got
+		awaitDeadline(ctx, err)
 		switch {
 		case done || (err == nil && s.lost == nil):
 			return nil

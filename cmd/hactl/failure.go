@@ -116,7 +116,7 @@ func (e *lostError) failure() *failure {
 	case errors.Is(e.dial, fs.ErrNotExist):
 		return &failure{exitUnreachable, fmt.Errorf("no had socket at %s: is had running here? systemctl status had", e.socket)}
 	case errors.Is(e.dial, syscall.ECONNREFUSED):
-		return &failure{exitUnreachable, fmt.Errorf("nobody listens on %s: had has ended? systemctl status had", e.socket)}
+		return &failure{exitUnreachable, fmt.Errorf("nobody listens on %s: has had ended? systemctl status had", e.socket)}
 	case e.dial != nil:
 		return &failure{exitUnreachable, fmt.Errorf("connect to had: %w", e.dial)}
 	}

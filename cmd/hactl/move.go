@@ -70,7 +70,9 @@ func (c *cli) move(ctx context.Context, req *hadv1.MoveRequest) error {
 
 	m := &moveProgress{operation: req.GetOperation(), target: req.GetTarget()}
 	after := uint64(0)
-	switch r, err := cl.Move(ctx, req); {
+	r, err := cl.Move(ctx, req)
+	awaitDeadline(ctx, err)
+	switch {
 	case err == nil:
 		m.accept(r)
 		after = r.GetIndex()

@@ -42,6 +42,7 @@ func TestScripts(t *testing.T) {
 		UpdateScripts:       *update,
 		Setup: func(env *testscript.Env) error {
 			env.Setenv("SOCKETS", env.WorkDir+"/run")
+			env.Setenv("GORACE", "atexit_sleep_ms=0") // a second for each process otherwise
 			env.Values[slotKey{}] = &fakeSlot{}
 			return os.Mkdir(env.WorkDir+"/run", 0o700)
 		},
