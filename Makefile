@@ -17,7 +17,7 @@ LINT := go tool -modfile=tools/lint/go.mod golangci-lint
 # Packages whose tests change a kernel (addresses, namespaces, mounts) or need
 # to be root. They run one after another, so that tests which measure time
 # don't share the cores with each other. Every other package is a unit package.
-PRIVILEGED := ./vip/... ./internal/hook/... ./internal/journal/... ./internal/lab/... ./internal/nettest/...
+PRIVILEGED := $(addprefix had/,vip internal/hook internal/journal internal/lab internal/nettest)
 
 # Passed on to go test: `make test-unit TESTFLAGS='-run TestLease -v'`.
 export TESTFLAGS ?=
@@ -25,9 +25,9 @@ export TESTFLAGS ?=
 # Results are never taken from go's cache: the kernel is an input it can't see.
 GOTEST := go test -count=1 $(TESTFLAGS)
 
-# Packages of the privileged list that exist, and all the others.
-privileged = $$(go list $(PRIVILEGED) 2>/dev/null)
-unit       = $$(comm -23 <(go list ./... | sort) <(go list $(PRIVILEGED) 2>/dev/null | sort))
+# The privileged list as go sees it, and all the others.
+privileged = $$(go list $(PRIVILEGED:%=%/...) 2>/dev/null)
+unit       = $$(comm -23 <(go list ./... | sort) <(go list $(PRIVILEGED:%=%/...) 2>/dev/null | sort))
 
 # as_root WHY: sets SUDO, empty for root; stops with a sentence where neither
 # root nor sudo is there.
