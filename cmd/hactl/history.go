@@ -42,7 +42,7 @@ func (c *cli) history(ctx context.Context, req *hadv1.HistoryRequest) error {
 	}
 	defer cl.close()
 
-	list := &eventList{cli: c}
+	list := &eventList{cli: c, tellDropped: req.GetLast() == 0}
 	sub := &subscription[hadv1.HistoryResponse]{
 		client:   cl,
 		open:     list.cursor.open(cl, req),
@@ -84,10 +84,14 @@ type eventList struct {
 	cursor  cursor
 	backlog []*hadv1.Event
 	live    bool
+	// tellDropped asks for a word on events that the log no longer has: once,
+	// and only if all were asked for.
+	tellDropped bool
 }
 
 func (l *eventList) add(m *hadv1.HistoryResponse) error {
-	if dropped := m.GetEventsDropped(); dropped > 0 && !l.live {
+	if dropped := m.GetEventsDropped(); dropped > 0 && l.tellDropped {
+		l.tellDropped = false
 		fmt.Fprintf(l.err, "hactl: %s no longer kept\n", plural(int(dropped), "older event is", "older events are"))
 	}
 	fresh := l.cursor.fresh(m.GetEvents())
