@@ -24,7 +24,7 @@ type newborn struct {
 func Newborn(cluster, self string, version *hadv1.VersionResponse, waiting func() []string) *grpc.Server {
 	n := &newborn{cluster: cluster, self: self, version: version, waiting: waiting}
 	g := grpc.NewServer(
-		grpc.UnaryInterceptor(func(ctx context.Context, req any, info *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
+		grpc.UnaryInterceptor(func(ctx context.Context, req any, _ *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
 			resp, err := next(ctx, req)
 			if status.Code(err) == codes.Unimplemented {
 				return nil, n.unborn()

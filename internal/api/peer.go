@@ -8,6 +8,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"had/cluster"
+	"had/internal/policy"
 	hadv1 "had/proto/had/v1"
 )
 
@@ -41,4 +42,13 @@ func (s *Server) Health(context.Context, *hadv1.HealthRequest) (*hadv1.HealthRes
 // Prepare implements Peer.
 func (s *Server) Prepare(ctx context.Context, req *hadv1.PrepareRequest) (*hadv1.PrepareResponse, error) {
 	return s.cfg.Controller.Prepare(ctx, req), nil
+}
+
+// Interfaces implements Peer.
+func (s *Server) Interfaces(_ context.Context, req *hadv1.InterfacesRequest) (*hadv1.InterfacesResponse, error) {
+	p, diags := policy.ParsePolicy("policy.hcl", []byte(req.GetPolicy()))
+	if err := diags.Err(); err != nil {
+		return nil, status.Error(codes.InvalidArgument, err.Error())
+	}
+	return &hadv1.InterfacesResponse{Problems: s.cfg.Controller.Interfaces(p)}, nil
 }

@@ -2,13 +2,18 @@ package api
 
 import (
 	"context"
+	"slices"
+	"sync"
+	"time"
 
 	"had/internal/policy"
 	hadv1 "had/proto/had/v1"
 )
 
-// check parses a policy and holds it against the members.
-func (s *Server) check(filename, text string) policy.Diagnostics {
+// check parses a policy, holds it against the members, and asks every node
+// that may own and can be reached whether it has the interfaces. Nodes that
+// don't answer are a warning: they are checked again before they own.
+func (s *Server) check(ctx context.Context, filename, text string) policy.Diagnostics {
 	if filename == "" {
 		filename = "policy.hcl"
 	}
@@ -20,7 +25,42 @@ func (s *Server) check(filename, text string) policy.Diagnostics {
 	for _, m := range s.cfg.Members {
 		members = append(members, policy.Member{Name: m.GetName(), Address: m.GetAddress(), Witness: m.GetWitness()})
 	}
-	return append(diags, p.CheckMembers(members)...)
+	diags = append(diags, p.CheckMembers(members)...)
+	if diags.HasErrors() {
+		return diags
+	}
+	return append(diags, s.checkInterfaces(ctx, p, text)...)
+}
+
+// checkLimit is how long the other nodes have to answer.
+const checkLimit = time.Second
+
+func (s *Server) checkInterfaces(ctx context.Context, p *policy.Policy, text string) policy.Diagnostics {
+	ctx, cancel := context.WithTimeout(ctx, checkLimit)
+	defer cancel()
+	answers := make([]policy.Diagnostics, len(s.cfg.Members))
+	var wg sync.WaitGroup
+	for i, m := range s.cfg.Members {
+		if m.GetWitness() {
+			continue
+		}
+		wg.Go(func() {
+			problems, err := s.interfacesOn(ctx, m.GetName(), p, text)
+			if err == nil {
+				answers[i] = p.CheckInterfaces(m.GetName(), func(vip string) string { return problems[vip] })
+			}
+		})
+	}
+	wg.Wait()
+	return slices.Concat(answers...)
+}
+
+func (s *Server) interfacesOn(ctx context.Context, node string, p *policy.Policy, text string) (map[string]string, error) {
+	if node == s.cfg.Self {
+		return s.cfg.Controller.Interfaces(p), nil
+	}
+	resp, err := s.cfg.Peers.Interfaces(ctx, node, text)
+	return resp.GetProblems(), err
 }
 
 func diagnostics(in policy.Diagnostics) []*hadv1.Diagnostic {
@@ -39,15 +79,15 @@ func diagnostics(in policy.Diagnostics) []*hadv1.Diagnostic {
 }
 
 // PolicyValidate implements HA.
-func (s *Server) PolicyValidate(_ context.Context, req *hadv1.PolicyValidateRequest) (*hadv1.PolicyValidateResponse, error) {
-	diags := s.check(req.GetFilename(), req.GetText())
+func (s *Server) PolicyValidate(ctx context.Context, req *hadv1.PolicyValidateRequest) (*hadv1.PolicyValidateResponse, error) {
+	diags := s.check(ctx, req.GetFilename(), req.GetText())
 	return &hadv1.PolicyValidateResponse{Valid: !diags.HasErrors(), Diagnostics: diagnostics(diags)}, nil
 }
 
 // PolicyApply implements HA. A policy with errors is answered with its
 // diagnostics and changes nothing.
 func (s *Server) PolicyApply(ctx context.Context, req *hadv1.PolicyApplyRequest) (*hadv1.PolicyApplyResponse, error) {
-	diags := s.check(req.GetFilename(), req.GetText())
+	diags := s.check(ctx, req.GetFilename(), req.GetText())
 	if diags.HasErrors() {
 		return &hadv1.PolicyApplyResponse{Diagnostics: diagnostics(diags)}, nil
 	}

@@ -233,6 +233,8 @@ func next(r *hadv1.StatusResponse) string {
 		return "hactl history"
 	case hadv1.Ownership_STATE_UNKNOWN:
 		return "start had on the other nodes, or mend the network between them; then: hactl status"
+	case hadv1.Ownership_STATE_UNSPECIFIED, hadv1.Ownership_STATE_OWNED, hadv1.Ownership_STATE_ACQUIRING,
+		hadv1.Ownership_STATE_RELEASING, hadv1.Ownership_STATE_WAITING:
 	}
 	return ""
 }

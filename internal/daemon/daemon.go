@@ -148,6 +148,10 @@ func (n *node) open(birth peer.Birth) error {
 	if err != nil {
 		return err
 	}
+	// Before raft may vote: from now on these files must not be missing.
+	if err := local.identity.MarkRaftStarted(); err != nil {
+		return errors.Join(err, storage.Close())
+	}
 	timing := cluster.TimingFor(f.Detect)
 	n.raft, err = cluster.Open(cluster.Config{
 		Birth: members, Instance: local.instance, Timing: timing, Storage: storage,
@@ -156,9 +160,6 @@ func (n *node) open(birth peer.Birth) error {
 	})
 	if err != nil {
 		return errors.Join(err, storage.Close())
-	}
-	if err := local.identity.MarkRaftStarted(); err != nil {
-		return err
 	}
 	n.peers = api.NewPeers(n.port.DialRPC)
 	n.watcher = vip.NewWatcher(n.cfg.Logger.Named("kernel"))

@@ -61,7 +61,7 @@ func (x *executor) test(ctx context.Context, t *turn, epoch uint64, cause string
 // reported.
 func (x *executor) acquire(ctx context.Context, in Inputs, step Step) error {
 	t, err := x.newTurn(in.Policy, in.View.Policy.GetVersion(), in.View.LastOwner)
-	if err == nil {
+	if err == nil && !in.prepared() {
 		err = x.test(ctx, t, 0, step.Cause, nil)
 	}
 	if err != nil {

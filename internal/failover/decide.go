@@ -110,7 +110,7 @@ func Decide(in Inputs) Plan {
 		if proto.Equal(c.GetInstance(), in.Instance) {
 			// Its Acquire was committed after this node had given up on it.
 			// Nobody else can close it without a wait.
-			return do("", Step{Kind: StepReportClean, Epoch: c.GetEpoch(), Cause: "the epoch was opened after its proposer had given up on it"})
+			return do(Step{Kind: StepReportClean, Epoch: c.GetEpoch(), Cause: "the epoch was opened after its proposer had given up on it"})
 		}
 	}
 	switch {
@@ -135,11 +135,11 @@ func Decide(in Inputs) Plan {
 	}
 	if m := in.View.Move.GetOrder(); m != nil && m.GetTarget() != self {
 		if p := in.Peers[m.GetTarget()]; p.Fresh && p.Eligible && !in.Now.Before(in.TransferAfter) {
-			return do("", Step{Kind: StepTransfer, Target: m.GetTarget(), Cause: "move"})
+			return do(Step{Kind: StepTransfer, Target: m.GetTarget(), Cause: "move"})
 		}
 	}
 	if to := betterThan(in, self); to != "" && !in.Now.Before(in.TransferAfter) {
-		return do("", Step{Kind: StepTransfer, Target: to, Cause: "it is the better owner"})
+		return do(Step{Kind: StepTransfer, Target: to, Cause: "it is the better owner"})
 	}
 	if at := cluster.TakeoverAt(in.LastLease, in.View.Open); len(in.View.Open) > 0 && in.Now.Before(at) {
 		c := in.View.Newest()
@@ -148,7 +148,7 @@ func Decide(in Inputs) Plan {
 	if in.Now.Before(in.TurnAfter) {
 		return Plan{Again: in.TurnAfter, Why: "the last turn failed; trying again soon"}
 	}
-	return do("", Step{Kind: StepAcquire, Cause: causeOf(in), Evidence: evidence(in)})
+	return do(Step{Kind: StepAcquire, Cause: causeOf(in), Evidence: evidence(in)})
 }
 
 // decideHolder is for a node that has something of an epoch.
@@ -156,16 +156,16 @@ func decideHolder(in Inputs) Plan {
 	h, self := in.Holding, in.Instance.GetNode()
 	finish := Step{Kind: StepFinish, Epoch: h.Epoch, Cause: h.Cause}
 	force := func(cause string) Plan {
-		return do("", Step{Kind: StepForce, Epoch: h.Epoch, Cause: cause}, Step{Kind: StepFinish, Epoch: h.Epoch, Cause: cause})
+		return do(Step{Kind: StepForce, Epoch: h.Epoch, Cause: cause}, Step{Kind: StepFinish, Epoch: h.Epoch, Cause: cause})
 	}
 	release := func(cause string, then ...Step) Plan {
 		steps := append([]Step{{Kind: StepRelease, Epoch: h.Epoch, Cause: cause}}, then...)
-		return do("", append(steps, Step{Kind: StepFinish, Epoch: h.Epoch, Cause: cause})...)
+		return do(append(steps, Step{Kind: StepFinish, Epoch: h.Epoch, Cause: cause})...)
 	}
 	endOfLease := in.LeaseUntil.Add(-in.Margin)
 	switch {
 	case h.Phase == PhaseLeaving:
-		return do("", finish)
+		return do(finish)
 	case in.LeaseEpoch != h.Epoch || !in.Now.Before(endOfLease):
 		return force("the lease ended: no quorum confirmed it in time")
 	case in.View.Claim(h.Epoch) == nil:
@@ -183,11 +183,11 @@ func decideHolder(in Inputs) Plan {
 	}
 	if m := in.View.Move.GetOrder(); m != nil {
 		if m.GetTarget() == self {
-			return do("", Step{Kind: StepEndMove, Cause: self + " owns already"})
+			return do(Step{Kind: StepEndMove, Cause: self + " owns already"})
 		}
 		p := in.Peers[m.GetTarget()]
 		if !p.Fresh || !p.Eligible {
-			return do("", Step{Kind: StepEndMove, Cause: fmt.Sprintf("%s can't take over any more: %s", m.GetTarget(), reasonOf(p))})
+			return do(Step{Kind: StepEndMove, Cause: fmt.Sprintf("%s can't take over any more: %s", m.GetTarget(), reasonOf(p))})
 		}
 		cause := "moved to " + m.GetTarget()
 		return release(cause, Step{Kind: StepTransfer, Target: m.GetTarget(), Cause: cause})
@@ -196,12 +196,12 @@ func decideHolder(in Inputs) Plan {
 		if len(in.Policy.VIPs) == 0 {
 			return release("the policy names no address any more")
 		}
-		return do("", Step{Kind: StepReconfigure, Epoch: h.Epoch, Cause: fmt.Sprintf("policy version %d", v)})
+		return do(Step{Kind: StepReconfigure, Epoch: h.Epoch, Cause: fmt.Sprintf("policy version %d", v)})
 	}
 	return Plan{Why: "serving"}
 }
 
-func do(why string, steps ...Step) Plan { return Plan{Steps: steps, Why: why} }
+func do(steps ...Step) Plan { return Plan{Steps: steps} }
 
 // transferOr hands leadership on if somebody else could own; otherwise it
 // says why nothing happens.
@@ -213,7 +213,7 @@ func transferOr(in Inputs, cause, otherwise string) Plan {
 	case in.Now.Before(in.TransferAfter):
 		return Plan{Why: otherwise, Again: in.TransferAfter}
 	}
-	return do("", steps...)
+	return do(steps...)
 }
 
 // transferTo is the step that hands leadership to the best other node; none
@@ -317,6 +317,12 @@ func evidence(in Inputs) []*hadv1.Evidence {
 		})
 	}
 	return out
+}
+
+// prepared reports that this turn completes a move for which this node has
+// just run its Test scripts and probed the network: once is enough.
+func (in Inputs) prepared() bool {
+	return in.View.Move.GetOrder().GetTarget() == in.Instance.GetNode() && len(in.View.Open) == 0
 }
 
 // causeOf says why the owner changes, for the history.

@@ -132,3 +132,14 @@ func withoutFailures(v cluster.View) cluster.View {
 	v.Nodes = nil
 	return v
 }
+
+// Interfaces says, by name, why this node could not carry addresses of p.
+func (c *Controller) Interfaces(p *policy.Policy) map[string]string {
+	out := map[string]string{}
+	for _, v := range p.VIPs {
+		if _, err := c.cfg.Network.Resolve(v.Address, v.InterfaceOn(c.self.GetName())); err != nil {
+			out[v.Name] = err.Error()
+		}
+	}
+	return out
+}

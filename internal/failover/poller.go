@@ -2,6 +2,7 @@ package failover
 
 import (
 	"context"
+	"maps"
 	"sync"
 	"time"
 
@@ -119,11 +120,7 @@ func (p *poller) view() map[string]Peer {
 func (p *poller) health() map[string]PeerHealth {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	out := map[string]PeerHealth{}
-	for n, h := range p.last {
-		out[n] = h
-	}
-	return out
+	return maps.Clone(p.last)
 }
 
 // vouch notes that a node has just said that it is ready, which its latest

@@ -51,3 +51,29 @@ func (s *source) checkNotNode(t text, addr netip.Addr, members []Member) {
 		s.errorf(t.at, "a virtual address is one more, which belongs to no host: take a free one", "%s is the address of node %s", addr, quote(members[i].Name))
 	}
 }
+
+// CheckInterfaces refuses the addresses that a node has no interface for.
+// problem returns a sentence for the VIP of that name, or "". It doesn't
+// change p.
+func (p *Policy) CheckInterfaces(node string, problem func(vip string) string) Diagnostics {
+	s := &source{name: p.filename, text: p.text}
+	for i, v := range p.VIPs {
+		why := problem(v.Name)
+		if why == "" {
+			continue
+		}
+		raw := p.raw.vips[i]
+		at := raw.address.at
+		if raw.one.ok {
+			at = raw.one.at
+		}
+		for _, a := range raw.byNode {
+			if a.key.value == node {
+				at = a.value.at
+			}
+		}
+		s.errorf(at, "name an interface that "+node+" has; one that differs by node is written interface = { "+node+" = \"eth0\" }",
+			"%s can't carry %s: %s", node, v.Address, why)
+	}
+	return s.result()
+}

@@ -365,6 +365,94 @@ func (x *PrepareResponse) GetReasons() []string {
 	return nil
 }
 
+type InterfacesRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Policy        string                 `protobuf:"bytes,1,opt,name=policy,proto3" json:"policy,omitempty"` // HCL, already valid
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *InterfacesRequest) Reset() {
+	*x = InterfacesRequest{}
+	mi := &file_had_v1_peer_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *InterfacesRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*InterfacesRequest) ProtoMessage() {}
+
+func (x *InterfacesRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_had_v1_peer_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use InterfacesRequest.ProtoReflect.Descriptor instead.
+func (*InterfacesRequest) Descriptor() ([]byte, []int) {
+	return file_had_v1_peer_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *InterfacesRequest) GetPolicy() string {
+	if x != nil {
+		return x.Policy
+	}
+	return ""
+}
+
+type InterfacesResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Problems      map[string]string      `protobuf:"bytes,1,rep,name=problems,proto3" json:"problems,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"` // by name of the vip block; none: all can be carried
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *InterfacesResponse) Reset() {
+	*x = InterfacesResponse{}
+	mi := &file_had_v1_peer_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *InterfacesResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*InterfacesResponse) ProtoMessage() {}
+
+func (x *InterfacesResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_had_v1_peer_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use InterfacesResponse.ProtoReflect.Descriptor instead.
+func (*InterfacesResponse) Descriptor() ([]byte, []int) {
+	return file_had_v1_peer_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *InterfacesResponse) GetProblems() map[string]string {
+	if x != nil {
+		return x.Problems
+	}
+	return nil
+}
+
 var File_had_v1_peer_proto protoreflect.FileDescriptor
 
 const file_had_v1_peer_proto_rawDesc = "" +
@@ -392,11 +480,20 @@ const file_had_v1_peer_proto_rawDesc = "" +
 	"owner_macs\x18\x02 \x03(\tR\townerMacs\"A\n" +
 	"\x0fPrepareResponse\x12\x14\n" +
 	"\x05ready\x18\x01 \x01(\bR\x05ready\x12\x18\n" +
-	"\areasons\x18\x02 \x03(\tR\areasons2\xb7\x01\n" +
+	"\areasons\x18\x02 \x03(\tR\areasons\"+\n" +
+	"\x11InterfacesRequest\x12\x16\n" +
+	"\x06policy\x18\x01 \x01(\tR\x06policy\"\x97\x01\n" +
+	"\x12InterfacesResponse\x12D\n" +
+	"\bproblems\x18\x01 \x03(\v2(.had.v1.InterfacesResponse.ProblemsEntryR\bproblems\x1a;\n" +
+	"\rProblemsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x012\xfc\x01\n" +
 	"\x04Peer\x12:\n" +
 	"\aPropose\x12\x16.had.v1.ProposeRequest\x1a\x17.had.v1.ProposeResponse\x127\n" +
 	"\x06Health\x12\x15.had.v1.HealthRequest\x1a\x16.had.v1.HealthResponse\x12:\n" +
-	"\aPrepare\x12\x16.had.v1.PrepareRequest\x1a\x17.had.v1.PrepareResponseB\x18Z\x16had/proto/had/v1;hadv1b\x06proto3"
+	"\aPrepare\x12\x16.had.v1.PrepareRequest\x1a\x17.had.v1.PrepareResponse\x12C\n" +
+	"\n" +
+	"Interfaces\x12\x19.had.v1.InterfacesRequest\x1a\x1a.had.v1.InterfacesResponseB\x18Z\x16had/proto/had/v1;hadv1b\x06proto3"
 
 var (
 	file_had_v1_peer_proto_rawDescOnce sync.Once
@@ -410,31 +507,37 @@ func file_had_v1_peer_proto_rawDescGZIP() []byte {
 	return file_had_v1_peer_proto_rawDescData
 }
 
-var file_had_v1_peer_proto_msgTypes = make([]protoimpl.MessageInfo, 6)
+var file_had_v1_peer_proto_msgTypes = make([]protoimpl.MessageInfo, 9)
 var file_had_v1_peer_proto_goTypes = []any{
-	(*ProposeRequest)(nil),  // 0: had.v1.ProposeRequest
-	(*ProposeResponse)(nil), // 1: had.v1.ProposeResponse
-	(*HealthRequest)(nil),   // 2: had.v1.HealthRequest
-	(*HealthResponse)(nil),  // 3: had.v1.HealthResponse
-	(*PrepareRequest)(nil),  // 4: had.v1.PrepareRequest
-	(*PrepareResponse)(nil), // 5: had.v1.PrepareResponse
-	(*Command)(nil),         // 6: had.v1.Command
-	(*Instance)(nil),        // 7: had.v1.Instance
+	(*ProposeRequest)(nil),     // 0: had.v1.ProposeRequest
+	(*ProposeResponse)(nil),    // 1: had.v1.ProposeResponse
+	(*HealthRequest)(nil),      // 2: had.v1.HealthRequest
+	(*HealthResponse)(nil),     // 3: had.v1.HealthResponse
+	(*PrepareRequest)(nil),     // 4: had.v1.PrepareRequest
+	(*PrepareResponse)(nil),    // 5: had.v1.PrepareResponse
+	(*InterfacesRequest)(nil),  // 6: had.v1.InterfacesRequest
+	(*InterfacesResponse)(nil), // 7: had.v1.InterfacesResponse
+	nil,                        // 8: had.v1.InterfacesResponse.ProblemsEntry
+	(*Command)(nil),            // 9: had.v1.Command
+	(*Instance)(nil),           // 10: had.v1.Instance
 }
 var file_had_v1_peer_proto_depIdxs = []int32{
-	6, // 0: had.v1.ProposeRequest.command:type_name -> had.v1.Command
-	7, // 1: had.v1.HealthResponse.instance:type_name -> had.v1.Instance
-	0, // 2: had.v1.Peer.Propose:input_type -> had.v1.ProposeRequest
-	2, // 3: had.v1.Peer.Health:input_type -> had.v1.HealthRequest
-	4, // 4: had.v1.Peer.Prepare:input_type -> had.v1.PrepareRequest
-	1, // 5: had.v1.Peer.Propose:output_type -> had.v1.ProposeResponse
-	3, // 6: had.v1.Peer.Health:output_type -> had.v1.HealthResponse
-	5, // 7: had.v1.Peer.Prepare:output_type -> had.v1.PrepareResponse
-	5, // [5:8] is the sub-list for method output_type
-	2, // [2:5] is the sub-list for method input_type
-	2, // [2:2] is the sub-list for extension type_name
-	2, // [2:2] is the sub-list for extension extendee
-	0, // [0:2] is the sub-list for field type_name
+	9,  // 0: had.v1.ProposeRequest.command:type_name -> had.v1.Command
+	10, // 1: had.v1.HealthResponse.instance:type_name -> had.v1.Instance
+	8,  // 2: had.v1.InterfacesResponse.problems:type_name -> had.v1.InterfacesResponse.ProblemsEntry
+	0,  // 3: had.v1.Peer.Propose:input_type -> had.v1.ProposeRequest
+	2,  // 4: had.v1.Peer.Health:input_type -> had.v1.HealthRequest
+	4,  // 5: had.v1.Peer.Prepare:input_type -> had.v1.PrepareRequest
+	6,  // 6: had.v1.Peer.Interfaces:input_type -> had.v1.InterfacesRequest
+	1,  // 7: had.v1.Peer.Propose:output_type -> had.v1.ProposeResponse
+	3,  // 8: had.v1.Peer.Health:output_type -> had.v1.HealthResponse
+	5,  // 9: had.v1.Peer.Prepare:output_type -> had.v1.PrepareResponse
+	7,  // 10: had.v1.Peer.Interfaces:output_type -> had.v1.InterfacesResponse
+	7,  // [7:11] is the sub-list for method output_type
+	3,  // [3:7] is the sub-list for method input_type
+	3,  // [3:3] is the sub-list for extension type_name
+	3,  // [3:3] is the sub-list for extension extendee
+	0,  // [0:3] is the sub-list for field type_name
 }
 
 func init() { file_had_v1_peer_proto_init() }
@@ -449,7 +552,7 @@ func file_had_v1_peer_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_had_v1_peer_proto_rawDesc), len(file_had_v1_peer_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   6,
+			NumMessages:   9,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

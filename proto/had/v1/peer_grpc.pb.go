@@ -19,9 +19,10 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	Peer_Propose_FullMethodName = "/had.v1.Peer/Propose"
-	Peer_Health_FullMethodName  = "/had.v1.Peer/Health"
-	Peer_Prepare_FullMethodName = "/had.v1.Peer/Prepare"
+	Peer_Propose_FullMethodName    = "/had.v1.Peer/Propose"
+	Peer_Health_FullMethodName     = "/had.v1.Peer/Health"
+	Peer_Prepare_FullMethodName    = "/had.v1.Peer/Prepare"
+	Peer_Interfaces_FullMethodName = "/had.v1.Peer/Interfaces"
 )
 
 // PeerClient is the client API for Peer service.
@@ -38,6 +39,9 @@ type PeerClient interface {
 	// Prepare asks whether the node could take over now; it runs the Test
 	// scripts and probes for foreign holders of the addresses.
 	Prepare(ctx context.Context, in *PrepareRequest, opts ...grpc.CallOption) (*PrepareResponse, error)
+	// Interfaces says for each address of a policy why this node could not
+	// carry it, before the policy is applied.
+	Interfaces(ctx context.Context, in *InterfacesRequest, opts ...grpc.CallOption) (*InterfacesResponse, error)
 }
 
 type peerClient struct {
@@ -78,6 +82,16 @@ func (c *peerClient) Prepare(ctx context.Context, in *PrepareRequest, opts ...gr
 	return out, nil
 }
 
+func (c *peerClient) Interfaces(ctx context.Context, in *InterfacesRequest, opts ...grpc.CallOption) (*InterfacesResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(InterfacesResponse)
+	err := c.cc.Invoke(ctx, Peer_Interfaces_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // PeerServer is the server API for Peer service.
 // All implementations must embed UnimplementedPeerServer
 // for forward compatibility.
@@ -92,6 +106,9 @@ type PeerServer interface {
 	// Prepare asks whether the node could take over now; it runs the Test
 	// scripts and probes for foreign holders of the addresses.
 	Prepare(context.Context, *PrepareRequest) (*PrepareResponse, error)
+	// Interfaces says for each address of a policy why this node could not
+	// carry it, before the policy is applied.
+	Interfaces(context.Context, *InterfacesRequest) (*InterfacesResponse, error)
 	mustEmbedUnimplementedPeerServer()
 }
 
@@ -110,6 +127,9 @@ func (UnimplementedPeerServer) Health(context.Context, *HealthRequest) (*HealthR
 }
 func (UnimplementedPeerServer) Prepare(context.Context, *PrepareRequest) (*PrepareResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Prepare not implemented")
+}
+func (UnimplementedPeerServer) Interfaces(context.Context, *InterfacesRequest) (*InterfacesResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Interfaces not implemented")
 }
 func (UnimplementedPeerServer) mustEmbedUnimplementedPeerServer() {}
 func (UnimplementedPeerServer) testEmbeddedByValue()              {}
@@ -186,6 +206,24 @@ func _Peer_Prepare_Handler(srv interface{}, ctx context.Context, dec func(interf
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Peer_Interfaces_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(InterfacesRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(PeerServer).Interfaces(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Peer_Interfaces_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(PeerServer).Interfaces(ctx, req.(*InterfacesRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // Peer_ServiceDesc is the grpc.ServiceDesc for Peer service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -204,6 +242,10 @@ var Peer_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Prepare",
 			Handler:    _Peer_Prepare_Handler,
+		},
+		{
+			MethodName: "Interfaces",
+			Handler:    _Peer_Interfaces_Handler,
 		},
 	},
 	Streams:  []grpc.StreamDesc{},
