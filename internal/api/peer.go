@@ -22,8 +22,7 @@ func (s *Server) Propose(ctx context.Context, req *hadv1.ProposeRequest) (*hadv1
 		return nil, status.Error(codes.PermissionDenied, "only reports are taken from other nodes")
 	}
 	v, err := s.cfg.Node.Propose(ctx, req.GetCommand())
-	var refused *cluster.RefusedError
-	if errors.As(err, &refused) {
+	if refused, ok := errors.AsType[*cluster.RefusedError](err); ok {
 		return &hadv1.ProposeResponse{Index: refused.Index, Refused: refused.Reason}, nil
 	}
 	if err != nil {

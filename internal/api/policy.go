@@ -92,6 +92,7 @@ func (s *Server) PolicyApply(ctx context.Context, req *hadv1.PolicyApplyRequest)
 		return &hadv1.PolicyApplyResponse{Diagnostics: diagnostics(diags)}, nil
 	}
 	s.settle(ctx)
+	req.By = s.askedBy(ctx, req.GetBy())
 	if c, ctx, err := s.leader(ctx); err != nil || c != nil {
 		if err != nil {
 			return nil, statusOf(err)

@@ -63,6 +63,17 @@ func forwarded(ctx context.Context) bool {
 	return len(md.Get(forwardedKey)) > 0
 }
 
+// askedBy completes who asked with where, on the node that was asked.
+func (s *Server) askedBy(ctx context.Context, who string) string {
+	if forwarded(ctx) {
+		return who
+	}
+	if who == "" {
+		who = "somebody"
+	}
+	return who + " on " + s.cfg.Self
+}
+
 // leader returns a client for the leader and the context to call it with;
 // nil when this node leads.
 func (s *Server) leader(ctx context.Context) (hadv1.HAClient, context.Context, error) {
@@ -99,6 +110,7 @@ func (s *Server) settle(ctx context.Context) {
 // Move implements HA.
 func (s *Server) Move(ctx context.Context, req *hadv1.MoveRequest) (*hadv1.MoveResponse, error) {
 	s.settle(ctx)
+	req.By = s.askedBy(ctx, req.GetBy())
 	if c, ctx, err := s.leader(ctx); err != nil || c != nil {
 		if err != nil {
 			return nil, statusOf(err)

@@ -51,7 +51,6 @@ type Controller struct {
 
 	mu        sync.Mutex
 	plan      Plan
-	handOver  string
 	stopping  bool
 	acquiring context.CancelFunc // cuts a running acquisition short; nil when there is none
 }
