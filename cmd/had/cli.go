@@ -7,15 +7,12 @@ import (
 	"io"
 	"os"
 	"os/signal"
-	"runtime"
-	"runtime/debug"
 	"strings"
 	"syscall"
 
 	"github.com/spf13/cobra"
 
 	"had/internal/policy"
-	hadv1 "had/proto/had/v1"
 )
 
 // Exit codes, the same as hactl's where they overlap.
@@ -27,6 +24,8 @@ const (
 
 // usageError is for what the user can put right by asking otherwise.
 type usageError struct{ error }
+
+func (e usageError) Unwrap() error { return e.error }
 
 // run is main without the process: it returns the exit code.
 func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
@@ -49,9 +48,10 @@ two ever hold an address at the same time. Operators talk to it with hactl.`,
 	if err == nil {
 		return exitDone
 	}
-	fmt.Fprintf(stderr, "had: %s\n", strings.TrimSuffix(err.Error(), "\n"))
-	var usage usageError
-	if errors.As(err, &usage) || strings.HasPrefix(err.Error(), "unknown command") {
+	if !errors.Is(err, errRefused) {
+		fmt.Fprintf(stderr, "had: %s\n", strings.TrimSuffix(err.Error(), "\n"))
+	}
+	if _, ok := errors.AsType[usageError](err); ok || strings.HasPrefix(err.Error(), "unknown command") {
 		return exitUsage
 	}
 	return exitFailed
@@ -95,39 +95,32 @@ func untilSignal(parent context.Context) (first, second context.Context, stop fu
 
 const defaultConfig = "/etc/had/had.hcl"
 
-// readNodeFile parses had.hcl; warnings go to stderr.
-func readNodeFile(path, node string, stderr io.Writer) (*policy.NodeFile, error) {
+// parseNodeFile reads had.hcl as the given node's, or as this host's; the
+// file is nil when the diagnostics have errors.
+func parseNodeFile(path, node string) (*policy.NodeFile, policy.Diagnostics, error) {
 	src, err := os.ReadFile(path)
 	if err != nil {
-		return nil, usageError{fmt.Errorf("read the node file: %w (write one, or name it with --config)", err)}
+		return nil, nil, usageError{fmt.Errorf("read the node file: %w (write one, or name it with --config)", err)}
 	}
-	host := node
-	if host == "" {
-		if host, err = os.Hostname(); err != nil {
-			return nil, fmt.Errorf("ask for the host name: %w", err)
+	if node == "" {
+		if node, err = os.Hostname(); err != nil {
+			return nil, nil, fmt.Errorf("ask for the host name: %w", err)
 		}
 	}
-	f, diags := policy.ParseNode(path, src, host)
-	for _, d := range diags.Warnings() {
-		fmt.Fprint(stderr, d.Rendered)
-	}
-	if err := diags.Err(); err != nil {
-		return nil, usageError{err}
-	}
-	return f, nil
+	f, diags := policy.ParseNode(path, src, node)
+	return f, diags, nil
 }
 
-func buildVersion() *hadv1.VersionResponse {
-	v := &hadv1.VersionResponse{Version: version, Commit: commit, Go: runtime.Version()}
-	if v.GetVersion() == "" {
-		v.Version = "development"
+// readNodeFile is parseNodeFile for commands that need the file: what is
+// wrong with it goes to stderr.
+func readNodeFile(path string, stderr io.Writer) (*policy.NodeFile, error) {
+	f, diags, err := parseNodeFile(path, "")
+	if err != nil {
+		return nil, err
 	}
-	if info, ok := debug.ReadBuildInfo(); ok && v.GetCommit() == "" {
-		for _, s := range info.Settings {
-			if s.Key == "vcs.revision" {
-				v.Commit = s.Value
-			}
-		}
+	fmt.Fprint(stderr, diags)
+	if f == nil {
+		return nil, usageError{fmt.Errorf("%s is refused", path)}
 	}
-	return v
+	return f, nil
 }

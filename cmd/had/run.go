@@ -27,7 +27,7 @@ func (f *nodeFlags) daemonConfig(cmd *cobra.Command) (daemon.Config, error) {
 	if level == hclog.NoLevel {
 		return daemon.Config{}, usageError{fmt.Errorf("--log-level %q: take trace, debug, info, warn or error", f.level)}
 	}
-	file, err := readNodeFile(f.config, "", cmd.ErrOrStderr())
+	file, err := readNodeFile(f.config, cmd.ErrOrStderr())
 	if err != nil {
 		return daemon.Config{}, err
 	}

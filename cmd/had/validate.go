@@ -11,50 +11,85 @@ import (
 	"had/internal/policy"
 )
 
+// validation is the answer of had validate.
+type validation struct {
+	SchemaVersion int       `json:"schema_version"`
+	Valid         bool      `json:"valid"`
+	Node          string    `json:"node"`
+	Cluster       string    `json:"cluster"`
+	Nodes         int       `json:"nodes"`
+	Addresses     *int      `json:"addresses,omitempty"` // only with --policy
+	Diagnostics   []finding `json:"diagnostics"`
+}
+
+// errRefused is returned when the findings have been printed already.
+var errRefused = errors.New("refused")
+
 func validateCommand() *cobra.Command {
 	var config, node, policyFile string
+	var output outputFlag
 	cmd := &cobra.Command{
 		Use:   "validate",
 		Short: "Check a node file, and a policy file, without running anything",
 		Long: `Check the node file, and with --policy a policy file against it. Nothing is
 changed, and no daemon is needed. Exit code 2 when a file is refused.`,
-		Example: "  had validate\n  had validate --config ./had.hcl --policy ./policy.hcl\n  had validate --node beta",
+		Example: "  had validate\n  had validate --config ./had.hcl --policy ./policy.hcl\n  had validate --node beta -o json",
 		Args:    noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			f, err := readNodeFile(config, node, cmd.ErrOrStderr())
+			if err := output.check(); err != nil {
+				return err
+			}
+			v, diags, text, err := validate(config, node, policyFile, cmd.InOrStdin())
 			if err != nil {
 				return err
 			}
-			fmt.Fprintf(cmd.OutOrStdout(), "%s is valid: node %s of cluster %s, %d nodes\n", config, f.Node, f.Cluster, len(f.Members))
-			if policyFile == "" {
-				return nil
+			v.Diagnostics = findings(diags)
+			v.Valid = !diags.HasErrors()
+			if output.form == "table" {
+				fmt.Fprint(cmd.ErrOrStderr(), diags)
 			}
-			return validatePolicy(cmd, policyFile, f.Members)
+			if err := output.print(cmd.OutOrStdout(), v, text); err != nil {
+				return err
+			}
+			if !v.Valid {
+				return usageError{errRefused}
+			}
+			return nil
 		},
 	}
 	cmd.Flags().StringVarP(&config, "config", "c", defaultConfig, "the node file")
 	cmd.Flags().StringVar(&node, "node", "", "check the file as this node's (default: the host name)")
 	cmd.Flags().StringVarP(&policyFile, "policy", "p", "", "a policy file to check too; - reads standard input")
+	output.register(cmd)
 	return cmd
 }
 
-func validatePolicy(cmd *cobra.Command, path string, members []policy.Member) error {
-	src, err := readFileOr(path, cmd.InOrStdin())
+// validate checks the files; text has a line for each that is valid.
+func validate(config, node, policyFile string, stdin io.Reader) (v validation, diags policy.Diagnostics, text string, err error) {
+	v.SchemaVersion = schemaVersion
+	f, diags, err := parseNodeFile(config, node)
+	if err != nil || f == nil {
+		return v, diags, "", err
+	}
+	v.Node, v.Cluster, v.Nodes = f.Node, f.Cluster, len(f.Members)
+	text = fmt.Sprintf("%s is valid: node %s of cluster %s, %d nodes\n", config, f.Node, f.Cluster, len(f.Members))
+	if policyFile == "" {
+		return v, diags, text, nil
+	}
+	src, err := readFileOr(policyFile, stdin)
 	if err != nil {
-		return usageError{fmt.Errorf("read the policy: %w", err)}
+		return v, nil, "", usageError{fmt.Errorf("read the policy: %w", err)}
 	}
-	p, diags := policy.ParsePolicy(path, src)
-	if !diags.HasErrors() {
-		diags = append(diags, p.CheckMembers(members)...)
+	p, more := policy.ParsePolicy(policyFile, src)
+	if p != nil {
+		more = append(more, p.CheckMembers(f.Members)...)
+		n := len(p.VIPs)
+		v.Addresses = &n
 	}
-	for _, d := range diags.Warnings() {
-		fmt.Fprint(cmd.ErrOrStderr(), d.Rendered)
+	if !more.HasErrors() {
+		text += fmt.Sprintf("%s is valid: %d addresses\n", policyFile, *v.Addresses)
 	}
-	if err := diags.Err(); err != nil {
-		return usageError{err}
-	}
-	fmt.Fprintf(cmd.OutOrStdout(), "%s is valid: %d addresses\n", path, len(p.VIPs))
-	return nil
+	return v, append(diags, more...), text, nil
 }
 
 func readFileOr(path string, stdin io.Reader) ([]byte, error) {
@@ -65,25 +100,4 @@ func readFileOr(path string, stdin io.Reader) ([]byte, error) {
 		return nil, errors.New("there is no standard input")
 	}
 	return io.ReadAll(stdin)
-}
-
-func versionCommand() *cobra.Command {
-	return &cobra.Command{
-		Use:     "version",
-		Short:   "Print the version",
-		Example: "  had version",
-		Args:    noArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			v := buildVersion()
-			_, err := fmt.Fprintf(cmd.OutOrStdout(), "had %s (commit %s, %s)\n", v.GetVersion(), orUnknown(v.GetCommit()), v.GetGo())
-			return err
-		},
-	}
-}
-
-func orUnknown(s string) string {
-	if s == "" {
-		return "unknown"
-	}
-	return s
 }
