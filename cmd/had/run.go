@@ -61,33 +61,3 @@ it holds, lets another node take over and ends; a second signal cuts that short.
 	flags.register(cmd)
 	return cmd
 }
-
-func releaseCommand() *cobra.Command {
-	var flags nodeFlags
-	var local bool
-	cmd := &cobra.Command{
-		Use:   "release --local",
-		Short: "Drop everything this host holds after the daemon has died",
-		Long: `Take down what a daemon that died left on this host: scripts still running, and
-addresses. It then runs PreRel and PostRel with HAD_FORCED=1. The next start of
-the daemon tells the cluster. It refuses while the daemon runs. systemd's
-ExecStopPost calls it.`,
-		Example: "  had release --local",
-		Args:    noArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			if !local {
-				return usageError{fmt.Errorf("say --local: this command acts on this host alone (to move addresses to another node: hactl move)")}
-			}
-			cfg, err := flags.daemonConfig(cmd)
-			if err != nil {
-				return err
-			}
-			first, _, stop := untilSignal(context.Background())
-			defer stop()
-			return daemon.ReleaseLocal(first, cfg)
-		},
-	}
-	flags.register(cmd)
-	cmd.Flags().BoolVar(&local, "local", false, "act on this host, without the cluster")
-	return cmd
-}

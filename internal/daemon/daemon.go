@@ -46,7 +46,7 @@ func Run(ctx, hard context.Context, cfg Config) (err error) {
 	defer func() { err = errors.Join(err, local.close()) }()
 
 	// Before anybody is met: what an earlier run left in the kernel goes.
-	if err := local.recover(ctx); err != nil {
+	if _, err := local.recover(ctx); err != nil {
 		return err
 	}
 	notify(cfg.Logger, "STATUS=joining the cluster")

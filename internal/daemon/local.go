@@ -66,7 +66,7 @@ func (l *localState) close() error {
 }
 
 // recover gives back what an earlier run of had left behind.
-func (l *localState) recover(ctx context.Context) error {
+func (l *localState) recover(ctx context.Context) (failover.Recovered, error) {
 	return failover.Recover(ctx, failover.RecoverConfig{
 		Cluster: l.cfg.File.Cluster, Instance: l.instance, Journal: l.journal, Addresses: l.addresses,
 		Hooks: l.hooks.runner, Kill: hook.KillOrphan, Logger: l.cfg.Logger,
@@ -75,14 +75,14 @@ func (l *localState) recover(ctx context.Context) error {
 
 // ReleaseLocal drops what this host holds without a running daemon. It fails
 // while one runs.
-func ReleaseLocal(ctx context.Context, cfg Config) (err error) {
+func ReleaseLocal(ctx context.Context, cfg Config) (r failover.Recovered, err error) {
 	instance, err := newInstance(cfg.File.Node)
 	if err != nil {
-		return err
+		return r, err
 	}
 	l, err := openLocal(cfg, instance)
 	if err != nil {
-		return err
+		return r, err
 	}
 	defer func() { err = errors.Join(err, l.close()) }()
 	return l.recover(ctx)

@@ -25,6 +25,14 @@ type RecoverConfig struct {
 	Logger    hclog.Logger
 }
 
+// Recovered is what Recover gave back; the zero value is nothing.
+type Recovered struct {
+	Epoch     uint64 // 0: no epoch was held
+	Addresses []vip.Address
+	Rebooted  bool // the host has booted since
+	Scripts   int  // scripts of the earlier run that had not ended
+}
+
 // RecoverJournal is the journal as Recover needs it.
 type RecoverJournal interface {
 	Journal
@@ -41,16 +49,13 @@ type RecoverJournal interface {
 // out of the kernel and seen to be gone, then the hooks are told, then the
 // epoch is reported released. An error leaves the record in place, so that
 // the next start does it again.
-func Recover(ctx context.Context, cfg RecoverConfig) error {
+func Recover(ctx context.Context, cfg RecoverConfig) (r Recovered, err error) {
 	t, err := cfg.Journal.Tenure()
 	if err != nil {
-		return err
+		return r, err
 	}
-	if err := recoverHooks(ctx, cfg); err != nil {
-		return err
-	}
-	if t == nil {
-		return nil
+	if r.Scripts, err = recoverHooks(ctx, cfg); err != nil || t == nil {
+		return r, err
 	}
 	cause := "the earlier run of had ended without releasing"
 	kind := hadv1.Evidence_KIND_RELEASED
@@ -63,15 +68,16 @@ func Recover(ctx context.Context, cfg RecoverConfig) error {
 	tl := new(timeline)
 	addrs, vips, err := tenureAddresses(t)
 	if err != nil {
-		return err
+		return r, err
 	}
 	if err := tl.run("addresses_down", func() error { return cfg.Addresses.Remove(ctx, addrs) }); err != nil {
-		return fmt.Errorf("give back epoch %d: %w", t.Epoch, err)
+		return r, fmt.Errorf("give back epoch %d: %w", t.Epoch, err)
 	}
+	r.Epoch, r.Addresses, r.Rebooted = t.Epoch, addrs, rebooted
 	if !rebooted {
 		hooks, err := cfg.Hooks(t.HooksDir, t.HookTimeout)
 		if err != nil {
-			return err
+			return r, err
 		}
 		for _, s := range []hook.Stage{hook.PreRel, hook.PostRel} {
 			_ = tl.run(map[hook.Stage]string{hook.PreRel: "pre_rel", hook.PostRel: "post_rel"}[s], func() error {
@@ -86,23 +92,26 @@ func Recover(ctx context.Context, cfg RecoverConfig) error {
 		}},
 	})
 	if err != nil {
-		return err
+		return r, err
 	}
-	return cfg.Journal.ClearTenure()
+	return r, cfg.Journal.ClearTenure()
 }
 
-func recoverHooks(ctx context.Context, cfg RecoverConfig) error {
-	for _, r := range cfg.Journal.Interrupted() {
+// recoverHooks ends what is left of interrupted scripts and reports them; it
+// returns how many there were.
+func recoverHooks(ctx context.Context, cfg RecoverConfig) (int, error) {
+	running := cfg.Journal.Interrupted()
+	for _, r := range running {
 		if n, err := cfg.Kill(ctx, r); err != nil {
-			return fmt.Errorf("kill what is left of %s: %w", r.Script, err)
+			return 0, fmt.Errorf("kill what is left of %s: %w", r.Script, err)
 		} else if n > 0 {
 			cfg.Logger.Warn("killed a script that an earlier run had left running", "script", r.Script, "processes", n)
 		}
 		if err := cfg.Journal.ReportInterrupted(ctx, r); err != nil {
-			return err
+			return 0, err
 		}
 	}
-	return nil
+	return len(running), nil
 }
 
 func recoverStage(ctx context.Context, cfg RecoverConfig, hooks Hooks, t *journal.Tenure, vips []recovered, s hook.Stage, cause string) error {
