@@ -1,0 +1,275 @@
+package nettest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"had/internal/lab"
+	hadv1 "had/proto/had/v1"
+)
+
+const (
+	// detect is the clusters' one knob: fast, and yet long enough for a busy
+	// machine that stalls now and then.
+	detect = 300 * time.Millisecond
+	// patience is far beyond what any single wait needs. A takeover from a
+	// silent owner needs most: its lease and its addresses' lifetime, some
+	// 4 s, and an election.
+	patience = 30 * time.Second
+	// glance is the time between two looks at what can only be polled.
+	glance = 50 * time.Millisecond
+)
+
+// site is a cluster of real daemons and everything that judges it.
+type site struct {
+	*lab.Lab
+	vips    []netip.Addr // that the policy of newSite names, one of each family
+	hooks   *hookFolder
+	wire    *lab.Wire
+	clients map[netip.Addr]*lab.Client
+}
+
+// spareVIPs are watched from the start, for policies that name more addresses.
+func spareVIPs() []netip.Addr {
+	return []netip.Addr{netip.MustParseAddr("10.77.0.101"), netip.MustParseAddr("fd77::101")}
+}
+
+// newLab returns a lab whose hosts run no daemon yet. When the test has failed
+// its daemons' logs are shown.
+func newLab(t *testing.T, cfg lab.Config) *lab.Lab {
+	t.Helper()
+	cfg.HadBinary, cfg.VIPs = hadBinary, append(lab.DefaultVIPs(), spareVIPs()...)
+	if cfg.Detect == 0 {
+		cfg.Detect = detect
+	}
+	l, err := lab.New(cfg)
+	must(t, err)
+	t.Cleanup(func() {
+		if t.Failed() {
+			showLogs(t, l)
+		}
+		if err := l.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return l
+}
+
+// newSite returns a cluster that serves an address of each family, with hooks
+// that keep a ledger and a client that asks for each address.
+func newSite(t *testing.T, cfg lab.Config) *site {
+	t.Helper()
+	s := newIdleSite(t, cfg)
+	s.apply(t, s.Servers()[0].Name, s.policy(s.vips...))
+	s.settled(t)
+	return s
+}
+
+// newIdleSite returns a running cluster without a policy.
+func newIdleSite(t *testing.T, cfg lab.Config) *site {
+	t.Helper()
+	s := &site{Lab: newLab(t, cfg), vips: lab.DefaultVIPs(), clients: map[netip.Addr]*lab.Client{}}
+	s.hooks = newHookFolder(t, s.VIPs())
+	var err error
+	s.wire, err = s.WatchWire()
+	must(t, err)
+	t.Cleanup(s.wire.Close)
+	for _, vip := range s.vips {
+		s.clients[vip], err = s.Client.Measure(lab.ClientConfig{Target: vip})
+		must(t, err)
+	}
+	for _, h := range s.Servers() {
+		must(t, h.StartDaemon())
+	}
+	for _, h := range s.Servers() {
+		eventually(t, h.Name+" is a member of a born cluster", func() error {
+			st, err := s.status(t, h.Name)
+			if err == nil && st.GetOwnership().GetState() != hadv1.Ownership_STATE_NO_POLICY {
+				err = describe(st)
+			}
+			return err
+		})
+	}
+	return s
+}
+
+// policy returns a policy with these addresses and the site's hooks.
+func (s *site) policy(vips ...netip.Addr) string {
+	var b strings.Builder
+	for i, vip := range vips {
+		fmt.Fprintf(&b, "vip \"v%d\" {\n  address = %q\n}\n", i, vip)
+	}
+	fmt.Fprintf(&b, "hooks {\n  dir     = %q\n  timeout = \"10s\"\n}\n", s.hooks.dir)
+	return b.String()
+}
+
+// scenario runs one fault on a site that is well before it. Whatever the fault
+// has left broken is mended after it, and then the invariants are judged.
+func (s *site) scenario(t *testing.T, name string, fault func(t *testing.T, owner string)) {
+	t.Helper()
+	t.Run(name, func(t *testing.T) {
+		s.mend(t)
+		owner := s.settled(t)
+		since := time.Now()
+		fault(t, owner)
+		s.mend(t)
+		s.judge(t, since)
+	})
+}
+
+// mend ends every fault: cuts, unplugged links, stopped and dead daemons.
+func (s *site) mend(t *testing.T) {
+	t.Helper()
+	must(t, s.Heal())
+	s.hooks.mend(t)
+	for _, h := range s.Servers() {
+		must(t, s.LinkUp(h.Name))
+		if !h.Running() {
+			must(t, h.StartDaemon())
+		}
+		must(t, h.Resume())
+	}
+}
+
+// kill ends a daemon as a crash would and waits until it is dead.
+func (s *site) kill(t *testing.T, host string) {
+	t.Helper()
+	must(t, s.Host(host).Kill(syscall.SIGKILL))
+	<-s.Host(host).Daemon().Done()
+}
+
+// stop ends a daemon in order.
+func (s *site) stop(t *testing.T, host string) {
+	t.Helper()
+	must(t, s.Host(host).Kill(syscall.SIGTERM))
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	if err := s.Host(host).Wait(ctx); err != nil {
+		t.Errorf("had on %s didn't end well after SIGTERM: %v", host, err)
+	}
+}
+
+// others returns the servers but the named ones.
+func (s *site) others(names ...string) []string {
+	var out []string
+	for _, h := range s.Servers() {
+		if !slices.Contains(names, h.Name) {
+			out = append(out, h.Name)
+		}
+	}
+	return out
+}
+
+// takenOver returns the host that holds all the addresses, once it is another
+// than the old owner, the nodes that can be asked agree, and clients that it
+// can hear are answered by it.
+func (s *site) takenOver(t *testing.T, old string) string {
+	t.Helper()
+	owner := s.holder(t, old)
+	for _, node := range s.others(old) {
+		if s.Host(node).Running() {
+			s.agrees(t, node, owner)
+		}
+	}
+	s.answered(t, owner)
+	return owner
+}
+
+// settled returns the owner, once exactly one host holds all the addresses,
+// every node says that it owns, and the client is answered by it.
+func (s *site) settled(t *testing.T) string {
+	t.Helper()
+	owner := s.holder(t)
+	for _, h := range s.Servers() {
+		s.agrees(t, h.Name, owner)
+	}
+	s.answered(t, owner)
+	return owner
+}
+
+// holder waits until one host, not among except, holds every address.
+func (s *site) holder(t *testing.T, except ...string) string {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	owner, err := s.Observer.AwaitHolder(ctx, s.vips[0], except...)
+	must(t, err)
+	for _, vip := range s.vips[1:] {
+		must(t, s.Observer.Await(ctx, vip, owner))
+	}
+	return owner
+}
+
+// vacant waits until no host holds any of the addresses.
+func (s *site) vacant(t *testing.T) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	for _, vip := range s.vips {
+		must(t, s.Observer.Await(ctx, vip))
+	}
+}
+
+// agrees waits until a node says, confirmed by a quorum, that owner serves.
+func (s *site) agrees(t *testing.T, node, owner string) {
+	t.Helper()
+	eventually(t, fmt.Sprintf("%s says that %s owns", node, owner), func() error {
+		st, err := s.status(t, node)
+		o := st.GetOwnership()
+		if err == nil && (o.GetState() != hadv1.Ownership_STATE_OWNED || o.GetOwner() != owner || !st.GetFreshness().GetConfirmed()) {
+			err = describe(st)
+		}
+		return err
+	})
+}
+
+// answered waits until the client has, from now on, an answer of owner for
+// every address.
+func (s *site) answered(t *testing.T, owner string) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	since := time.Now()
+	for vip, c := range s.clients {
+		if _, err := c.AwaitAnswer(ctx, since, s.others(owner)...); err != nil {
+			t.Fatalf("the client gets no answer of %s from %s: %v", vip, owner, err)
+		}
+	}
+}
+
+// eventually looks until it is so, and fails with the latest reason why not.
+func eventually(t *testing.T, what string, look func() error) {
+	t.Helper()
+	tick := time.NewTicker(glance)
+	defer tick.Stop()
+	for deadline := time.Now().Add(patience); ; <-tick.C {
+		err := look()
+		if err == nil {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("never came about: %s\n%v", what, err)
+		}
+	}
+}
+
+// showLogs shows the end of every daemon's log.
+func showLogs(t *testing.T, l *lab.Lab) {
+	for _, h := range l.Servers() {
+		text, err := os.ReadFile(h.Log())
+		if errors.Is(err, os.ErrNotExist) {
+			continue
+		}
+		must(t, err)
+		lines := strings.SplitAfter(string(text), "\n")
+		t.Logf("the log of %s ends:\n%s", h.Name, strings.Join(lines[max(0, len(lines)-60):], ""))
+	}
+}
