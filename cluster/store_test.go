@@ -1,0 +1,274 @@
+package cluster
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/hashicorp/raft"
+	"go.etcd.io/bbolt"
+)
+
+func openTestStorage(t *testing.T, dir string) *Storage {
+	t.Helper()
+	s, err := OpenStorage(dir, io.Discard)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+func openTestVotes(t *testing.T, path string) *voteStore {
+	t.Helper()
+	v, err := openVotes(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return v
+}
+
+// vote writes a vote as raft does.
+func vote(v raft.StableStore, term uint64, candidate string) error {
+	return errors.Join(v.SetUint64([]byte(keyLastVoteTerm), term), v.Set([]byte(keyLastVoteCand), []byte(candidate)))
+}
+
+func wantVote(t *testing.T, v raft.StableStore, term uint64, candidate string) {
+	t.Helper()
+	gotTerm, err := v.GetUint64([]byte(keyLastVoteTerm))
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := v.Get([]byte(keyLastVoteCand))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if gotTerm != term || string(got) != candidate {
+		t.Fatalf("the vote is (%d, %s), want (%d, %s)", gotTerm, got, term, candidate)
+	}
+}
+
+func txID(t *testing.T, db *bbolt.DB) int {
+	t.Helper()
+	id := 0
+	if err := db.View(func(tx *bbolt.Tx) error { id = tx.ID(); return nil }); err != nil {
+		t.Fatal(err)
+	}
+	return id
+}
+
+func TestVoteIsOneTransaction(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "votes.db")
+	v := openTestVotes(t, path)
+	before := txID(t, v.db)
+	if err := vote(v, 5, "beta"); err != nil {
+		t.Fatal(err)
+	}
+	wantVote(t, v, 5, "beta")
+	if after := txID(t, v.db); after != before+1 {
+		t.Errorf("the vote took %d transactions, want 1", after-before)
+	}
+
+	// A crash between raft's two writes (raft#661).
+	if err := v.SetUint64([]byte(keyLastVoteTerm), 7); err != nil {
+		t.Fatal(err)
+	}
+	wantVote(t, v, 5, "beta")
+	if err := v.Close(); err != nil {
+		t.Fatal(err)
+	}
+	v = openTestVotes(t, path)
+	defer v.Close()
+	wantVote(t, v, 5, "beta")
+}
+
+// A vote that could not be written was not given. raft confirms a repeated
+// request when the pair it reads matches, without writing anything; were the
+// new term shown beside the old candidate, that candidate would get a vote
+// that a crash forgets.
+func TestVoteThatFailedIsForgotten(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "votes.db")
+	v := openTestVotes(t, path)
+	if err := vote(v, 5, "beta"); err != nil {
+		t.Fatal(err)
+	}
+	if err := v.Close(); err != nil { // the disk fails
+		t.Fatal(err)
+	}
+	if err := vote(v, 7, "gamma"); err == nil {
+		t.Fatal("a vote was written to a closed file")
+	}
+	again := openTestVotes(t, path)
+	defer again.Close()
+	v.db = again.db // the disk is back
+	wantVote(t, v, 5, "beta")
+	if err := v.Set([]byte(keyLastVoteCand), []byte("alpha")); err != nil {
+		t.Fatal(err)
+	}
+	wantVote(t, v, 5, "alpha")
+}
+
+func TestVoteStoreAnswersAsRaftExpects(t *testing.T) {
+	v := openTestVotes(t, filepath.Join(t.TempDir(), "votes.db"))
+	defer v.Close()
+	// raft compares the text.
+	if _, err := v.Get([]byte("x")); err == nil || err.Error() != "not found" {
+		t.Errorf("Get of nothing: %v", err)
+	}
+	if _, err := v.GetUint64([]byte(keyLastVoteTerm)); err == nil || err.Error() != "not found" {
+		t.Errorf("GetUint64 of nothing: %v", err)
+	}
+	if err := v.SetUint64([]byte("CurrentTerm"), 1<<40); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := v.GetUint64([]byte("CurrentTerm")); got != 1<<40 || err != nil {
+		t.Errorf("CurrentTerm is %d (%v)", got, err)
+	}
+	if err := v.Set([]byte("CurrentTerm"), []byte("short")); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := v.GetUint64([]byte("CurrentTerm")); err == nil || !strings.Contains(err.Error(), "5 bytes where 8 belong") {
+		t.Errorf("a damaged number: %v", err)
+	}
+}
+
+func TestOpenStorageNamesWhatIsWrong(t *testing.T) {
+	file := func(dir, name, content string) {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	cases := []struct {
+		name    string
+		prepare func(dir string)
+		want    string // empty: opens
+	}{
+		{"nothing there", func(string) {}, ""},
+		{"a crash before the first write", func(dir string) { file(dir, "raft-log.db", "") }, ""},
+		{"a log that is text", func(dir string) { file(dir, "raft-log.db", strings.Repeat("garbage\n", 4096)) }, "raft-log.db: the file is damaged"},
+		{"a short log", func(dir string) { file(dir, "raft-log.db", "garbage") }, "raft-log.db: the file is damaged"},
+		{"votes of zeros", func(dir string) { file(dir, "raft-vote.db", strings.Repeat("\x00", 65536)) }, "raft-vote.db: the file is damaged"},
+		{"a folder for a file", func(dir string) {
+			if err := os.Mkdir(filepath.Join(dir, "raft-vote.db"), 0o700); err != nil {
+				t.Fatal(err)
+			}
+		}, "raft-vote.db: the file is damaged (invalid database)"},
+	}
+	for _, c := range cases {
+		t.Run(c.name, func(t *testing.T) {
+			dir := t.TempDir()
+			c.prepare(dir)
+			s, err := OpenStorage(dir, io.Discard)
+			switch {
+			case c.want == "" && err != nil:
+				t.Fatal(err)
+			case c.want == "":
+				if err := s.Close(); err != nil {
+					t.Fatal(err)
+				}
+			case err == nil || !strings.Contains(err.Error(), c.want):
+				t.Errorf("got %v, want %q in it", err, c.want)
+			}
+			if c.want != "" && strings.Contains(c.want, "damaged") && !errors.Is(err, ErrDamagedFile) {
+				t.Errorf("%v is no ErrDamagedFile", err)
+			}
+		})
+	}
+}
+
+func TestOpenStorageIsForOne(t *testing.T) {
+	dir := t.TempDir()
+	s := openTestStorage(t, dir)
+	if _, err := OpenStorage(dir, io.Discard); err == nil || !strings.Contains(err.Error(), "another had uses it") {
+		t.Errorf("a second opener got %v", err)
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := openTestStorage(t, dir).Close(); err != nil { // and the first left nothing behind
+		t.Fatal(err)
+	}
+}
+
+// TestDamagedFileIsASentence cuts a log file, or damages a page's number or an
+// entry, in many places. Each
+// time it either opens, and every entry is read whole or refused, or there is
+// an error. (bbolt by itself panics, some of it in goroutines of its own.)
+func TestDamagedFileIsASentence(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "raft-log.db")
+	s := openTestStorage(t, dir)
+	logs := &checkedLog{LogStore: s.Log, leaseAppended: func() {}, halt: testHalt(false)}
+	const entries = 200
+	var batch []*raft.Log
+	for i := uint64(1); i <= entries; i++ {
+		batch = append(batch, testEntry(i))
+	}
+	for chunk := range 8 {
+		if err := logs.StoreLogs(batch[chunk*25 : chunk*25+25]); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	whole, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+
+	r := rand.New(rand.NewPCG(4, 4))
+	opened, refused, cut := 0, 0, 0
+	page := os.Getpagesize()
+	for i := range 180 {
+		bad := append([]byte(nil), whole...)
+		switch i % 3 {
+		case 0:
+			bad = bad[:r.IntN(len(bad))]
+		case 1: // a page's number: what was meant for another place was written here
+			bad[r.IntN(len(bad)/page)*page+r.IntN(8)] ^= 1 << r.IntN(8)
+		case 2: // an entry
+			at := bytes.LastIndex(bad, fmt.Appendf(nil, "entry %d ", 1+r.IntN(entries)))
+			bad[at+r.IntN(100)] ^= 1 << r.IntN(8)
+		}
+		victim := t.TempDir()
+		if err := os.WriteFile(filepath.Join(victim, "raft-log.db"), bad, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		s, err := OpenStorage(victim, io.Discard)
+		if err != nil {
+			refused++
+			continue
+		}
+		opened++
+		cut += readDamaged(t, s, entries)
+		if err := s.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if opened == 0 || refused == 0 || cut == 0 {
+		t.Errorf("%d files opened, %d refused, %d entries refused: the damage tests too little", opened, refused, cut)
+	}
+}
+
+// readDamaged reads every entry and returns how many were refused.
+func readDamaged(t *testing.T, s *Storage, entries uint64) (refused int) {
+	t.Helper()
+	logs := &checkedLog{LogStore: s.Log, leaseAppended: func() {}, halt: testHalt(false)}
+	for i := uint64(1); i <= entries; i++ {
+		var got raft.Log
+		if err := logs.GetLog(i, &got); err != nil {
+			refused++
+			continue
+		}
+		if want := testEntry(i); got.Index != want.Index || got.Term != want.Term || got.Type != want.Type || string(got.Data) != string(want.Data) {
+			t.Fatalf("entry %d was read as %+v", i, got)
+		}
+	}
+	return refused
+}
