@@ -152,7 +152,7 @@ func (x *executor) takeOn(ctx context.Context, epoch uint64, t *turn, cause stri
 	if err := t.timeline.run("addresses_up", func() error { return x.holder.raise(ctx, epoch, t.addrs) }); err != nil {
 		return err
 	}
-	x.keeper.tell(ctx, t.addrs)
+	x.keeper.tell(ctx)
 	x.keeper.reannounce()
 	err = t.timeline.run("post_acq", func() error {
 		run.stage, run.goOn = hook.PostAcq, true
@@ -201,7 +201,7 @@ func (x *executor) reconfigure(ctx context.Context, in Inputs, step Step) error 
 		x.setHolding(h)
 		return err
 	}
-	x.keeper.tell(ctx, t.addrs)
+	x.keeper.tell(ctx)
 	run.goOn = true
 	x.goTogether(leased, old, gone, &t.timeline, run, hook.PostRel)
 	if err := t.timeline.run("post_acq", func() error {

@@ -66,7 +66,7 @@ func New(cfg Config) *Controller {
 			others = append(others, m)
 		}
 	}
-	c.holder = &holder{kernel: cfg.Addresses, lease: c.lease}
+	c.holder = &holder{kernel: cfg.Addresses, lease: c.lease, now: cfg.Clock}
 	c.keeper = &keeper{
 		log: cfg.Log, lease: c.lease, holder: c.holder, instance: cfg.Instance, timing: cfg.Timing, now: cfg.Clock,
 		logger: cfg.Logger.Named("lease"), wake: c.Wake, nudged: make(chan struct{}, 1), returned: make(chan struct{}, 1),

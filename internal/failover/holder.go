@@ -7,6 +7,7 @@ import (
 	"sync"
 
 	"had/cluster"
+	"had/internal/clock"
 	"had/vip"
 )
 
@@ -16,6 +17,7 @@ import (
 type holder struct {
 	kernel Addresses
 	lease  *cluster.Lease
+	now    clock.Source
 
 	mu    sync.Mutex
 	epoch uint64
@@ -52,6 +54,19 @@ func (h *holder) set(ctx context.Context) (vip.Change, error) {
 		return vip.Change{}, errLeaseOver
 	}
 	return h.kernel.Set(ctx, h.held, until)
+}
+
+// announce tells the neighbours of what is held, unless the lease is over. A
+// daemon that was stopped and wakes up much later still believes that it
+// holds its addresses: telling so would take the clients away from the owner.
+func (h *holder) announce(ctx context.Context) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	epoch, until, ok := h.lease.Held()
+	if !ok || epoch != h.epoch || !h.now().Before(until) || len(h.held) == 0 {
+		return nil
+	}
+	return h.kernel.Announce(ctx, h.held)
 }
 
 // drop takes everything held out of the kernel. After a nil error nothing of

@@ -12,7 +12,6 @@ import (
 	"had/cluster"
 	"had/internal/clock"
 	hadv1 "had/proto/had/v1"
-	"had/vip"
 )
 
 // keeper keeps an epoch alive while it should live, and ends it when it must
@@ -189,8 +188,8 @@ func (k *keeper) announce(ctx context.Context) {
 		if now != epoch {
 			epoch, wait = now, time.Second
 		}
-		if addrs := k.holder.addresses(); now != 0 && len(addrs) > 0 {
-			k.tell(ctx, addrs)
+		if now != 0 && len(k.holder.addresses()) > 0 {
+			k.tell(ctx)
 			wait = min(2*wait, announceEvery)
 		} else {
 			wait = time.Second
@@ -199,9 +198,9 @@ func (k *keeper) announce(ctx context.Context) {
 	}
 }
 
-// tell announces the addresses once.
-func (k *keeper) tell(ctx context.Context, addrs []vip.Address) {
-	if err := k.holder.kernel.Announce(ctx, addrs); err != nil && ctx.Err() == nil {
+// tell announces what is held once.
+func (k *keeper) tell(ctx context.Context) {
+	if err := k.holder.announce(ctx); err != nil && ctx.Err() == nil {
 		k.logger.Warn("the addresses were not announced", "error", err)
 	}
 }
