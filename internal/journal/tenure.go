@@ -1,0 +1,126 @@
+package journal
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"google.golang.org/protobuf/encoding/protojson"
+
+	hadv1 "had/proto/had/v1"
+)
+
+// Tenure is what this node may hold in its kernel and how to let go of it: all
+// that a restarted daemon needs to clean up after one that was killed.
+type Tenure struct {
+	Epoch         uint64
+	Instance      *hadv1.Instance
+	Addresses     []*hadv1.HeldAddress // in policy order
+	HooksDir      string
+	HookTimeout   time.Duration
+	PolicyVersion uint64
+}
+
+// storedTenure is the form in the file.
+type storedTenure struct {
+	Version       int               `json:"version"`
+	Epoch         uint64            `json:"epoch"`
+	Instance      json.RawMessage   `json:"instance"`
+	Addresses     []json.RawMessage `json:"addresses"`
+	HooksDir      string            `json:"hooks_dir"`
+	HookTimeout   time.Duration     `json:"hook_timeout_ns"`
+	PolicyVersion uint64            `json:"policy_version"`
+}
+
+// SetTenure must have returned nil before the kernel is touched for t. When it
+// fails, t may be on disk all the same, or get there later: that is the safe
+// side, and ClearTenure undoes it.
+func (j *Journal) SetTenure(t *Tenure) error {
+	value, err := encodeTenure(t)
+	if err != nil {
+		return fmt.Errorf("write down what this node is about to hold: %w", err)
+	}
+	return j.setTenure(value, "write down what this node is about to hold")
+}
+
+// ClearTenure says that this node holds nothing. When it fails the file may
+// still name the last tenure, and the next start cleans up once more.
+func (j *Journal) ClearTenure() error {
+	return j.setTenure(nil, "write down that this node holds nothing")
+}
+
+func (j *Journal) setTenure(value []byte, what string) error {
+	err := j.commit(context.Background(), func() []change {
+		j.tenure = value
+		return []change{{bucket: metaBucket, key: []byte(tenureKey), value: value}}
+	})
+	if err != nil {
+		return fmt.Errorf("%s: %w", what, err)
+	}
+	return nil
+}
+
+// Tenure returns what was last set, or nil when that was cleared. After Open
+// it is what an earlier run may have left in the kernel.
+func (j *Journal) Tenure() (*Tenure, error) {
+	j.mu.Lock()
+	value := j.tenure
+	j.mu.Unlock()
+	if value == nil {
+		return nil, nil
+	}
+	return decodeTenure(value)
+}
+
+func encodeTenure(t *Tenure) ([]byte, error) {
+	s := storedTenure{
+		Version:       formatVersion,
+		Epoch:         t.Epoch,
+		HooksDir:      t.HooksDir,
+		HookTimeout:   t.HookTimeout,
+		PolicyVersion: t.PolicyVersion,
+	}
+	var errs []error
+	var err error
+	s.Instance, err = protojson.Marshal(t.Instance)
+	errs = append(errs, err)
+	for _, a := range t.Addresses {
+		b, err := protojson.Marshal(a)
+		s.Addresses = append(s.Addresses, b)
+		errs = append(errs, err)
+	}
+	if err := errors.Join(errs...); err != nil {
+		return nil, err
+	}
+	return json.Marshal(s)
+}
+
+func decodeTenure(value []byte) (*Tenure, error) {
+	var s storedTenure
+	if err := json.Unmarshal(value, &s); err != nil {
+		return nil, fmt.Errorf("read what this node held: %w", err)
+	}
+	if s.Version != formatVersion {
+		return nil, fmt.Errorf("read what this node held: it has format %d, this had knows %d", s.Version, formatVersion)
+	}
+	t := &Tenure{
+		Epoch:         s.Epoch,
+		Instance:      new(hadv1.Instance),
+		HooksDir:      s.HooksDir,
+		HookTimeout:   s.HookTimeout,
+		PolicyVersion: s.PolicyVersion,
+	}
+	if err := protojson.Unmarshal(s.Instance, t.Instance); err != nil {
+		return nil, fmt.Errorf("read what this node held: %w", err)
+	}
+	for _, b := range s.Addresses {
+		a := new(hadv1.HeldAddress)
+		if err := protojson.Unmarshal(b, a); err != nil {
+			return nil, fmt.Errorf("read what this node held: %w", err)
+		}
+		t.Addresses = append(t.Addresses, a)
+	}
+	return t, nil
+}
