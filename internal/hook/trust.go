@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"io"
 	"io/fs"
@@ -115,7 +116,7 @@ func vet(ctx context.Context, path string) (vetted, error) {
 	}
 	head := make([]byte, 256) // the kernel looks no further (execve(2))
 	n, err := file.ReadAt(head, 0)
-	if err != nil && err != io.EOF {
+	if err != nil && !errors.Is(err, io.EOF) {
 		return vetted{}, err
 	}
 	h := sha256.New()

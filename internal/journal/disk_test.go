@@ -1,11 +1,13 @@
 package journal
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -83,7 +85,7 @@ func TestFullDisk(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if p := j.Problem(); !strings.Contains(p, "no space left") || !strings.Contains(p, j.path) || !strings.Contains(p, " 1 reports") {
+	if p := j.Problem(); !strings.Contains(p, "no space left") || !strings.Contains(p, j.path) || !strings.Contains(p, "memory only: 1;") {
 		t.Errorf("problem = %q", p)
 	}
 	for range 10 {
@@ -190,7 +192,50 @@ func TestCloseTellsWhatIsLost(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if err := j.Close(); err == nil || !strings.Contains(err.Error(), "1 reports are in memory only") {
+	if err := j.Close(); err == nil || !strings.Contains(err.Error(), "memory only: 1;") {
 		t.Errorf("Close = %v", err)
+	}
+}
+
+// A disk that doesn't answer holds nobody up, and nothing is delivered of
+// which it isn't known whether it was stored.
+func TestDiskThatDoesNotAnswer(t *testing.T) {
+	t.Parallel()
+	j := open(t, filepath.Join(t.TempDir(), "journal.db"))
+	stall, err := j.db.Begin(true) // bbolt has one writer: ours waits for this one
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
+	defer cancel()
+	if _, err := j.Append(ctx, progress("1")); err != nil {
+		t.Fatal(err)
+	}
+	if got := j.Pending(10); len(got) != 0 || j.PendingCount() != 1 {
+		t.Errorf("Pending = %v of %d", got, j.PendingCount())
+	}
+	begun := time.Now()
+	if err := j.SetTenure(&Tenure{Epoch: 1}); err == nil || !strings.Contains(err.Error(), "not answered") {
+		t.Errorf("SetTenure = %v", err)
+	}
+	if took := time.Since(begun); took > 2*diskPatience {
+		t.Errorf("SetTenure waited for %s", took)
+	}
+	if p := j.Problem(); !strings.Contains(p, "not answered") {
+		t.Errorf("problem = %q", p)
+	}
+
+	if err := stall.Rollback(); err != nil {
+		t.Fatal(err)
+	}
+	if err := j.Flush(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if got := j.Pending(10); len(got) != 1 || got[0].GetStream() != j.Stream() || j.Problem() != "" {
+		t.Errorf("Pending = %v, problem %q", got, j.Problem())
+	}
+	j = reopen(t, j)
+	if tenure, err := j.Tenure(); err != nil || tenure.Epoch != 1 || j.PendingCount() != 1 {
+		t.Errorf("after reopening: %v, %v, %d reports", tenure, err, j.PendingCount())
 	}
 }

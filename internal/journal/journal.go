@@ -199,9 +199,9 @@ func (j *Journal) Problem() string {
 	}
 	switch {
 	case j.problem != nil:
-		return fmt.Sprintf("the journal %s can't be written: %v; %d reports are in memory only: make room or repair the disk before had stops", j.path, j.problem, unsaved)
+		return fmt.Sprintf("the journal %s can't be written: %v; reports in memory only: %d; make room or repair the disk before had stops", j.path, j.problem, unsaved)
 	case !j.writing.IsZero() && time.Since(j.writing) > diskPatience:
-		return fmt.Sprintf("the disk under the journal %s has not answered for %s; %d reports are in memory only", j.path, time.Since(j.writing).Round(time.Second), unsaved)
+		return fmt.Sprintf("the disk under the journal %s has not answered for %s; reports in memory only: %d", j.path, time.Since(j.writing).Round(time.Second), unsaved)
 	default:
 		return ""
 	}
