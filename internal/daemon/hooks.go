@@ -53,12 +53,13 @@ func (h *hookRunners) close() {
 	}
 }
 
-// checkHooks says why a policy's hook folders can't be used as they are.
-func checkHooks(p *policy.Policy) error {
+// checkHooks says why a policy's hook folders can't be used as they are, and
+// what in them a person should look at.
+func checkHooks(p *policy.Policy) (warnings []string, err error) {
 	var errs []error
 	for _, v := range p.VIPs {
-		_, err := hook.Scan(p.Hooks.Dir, v.Address)
-		errs = append(errs, err)
+		folder, err := hook.Scan(p.Hooks.Dir, v.Address)
+		warnings, errs = append(warnings, folder.Warnings...), append(errs, err)
 	}
-	return errors.Join(errs...)
+	return warnings, errors.Join(errs...)
 }

@@ -27,7 +27,7 @@ type Config struct {
 	Addresses Addresses
 	Network   Network
 	Hooks     HookRunners
-	CheckHook func(p *policy.Policy) error // the hook folder can be used as it is
+	CheckHook func(p *policy.Policy) (warnings []string, err error) // of the hook folders as they are
 	Peers     Peers
 	Clock     clock.Source
 	Logger    hclog.Logger

@@ -50,7 +50,7 @@ func (c *Controller) blockers(view cluster.View, p *policy.Policy, h Holding) []
 		}
 	}
 	if p.Hooks.Dir != "" {
-		if err := c.cfg.CheckHook(p); err != nil {
+		if _, err := c.cfg.CheckHook(p); err != nil {
 			add("%v", err)
 		}
 	}
@@ -80,6 +80,9 @@ func (c *Controller) Health() *hadv1.HealthResponse {
 	h.PolicyVersion, h.Eligible = view.Policy.GetVersion(), len(h.Reasons) == 0
 	if p != nil {
 		h.Holds, h.Problems = c.inKernel(p)
+		if warnings, err := c.cfg.CheckHook(p); err == nil { // an error is among the reasons
+			h.Problems = append(h.Problems, warnings...)
+		}
 	}
 	return h
 }
