@@ -42,6 +42,19 @@ func (s *site) status(t *testing.T, node string) (st *hadv1.StatusResponse, err 
 	return st, err
 }
 
+// ownerSaidBy returns who serves, if a node says so, confirmed by a quorum.
+func (s *site) ownerSaidBy(t *testing.T, node string) (string, error) {
+	t.Helper()
+	st, err := s.status(t, node)
+	if err != nil {
+		return "", err
+	}
+	if o := st.GetOwnership(); o.GetState() == hadv1.Ownership_STATE_OWNED && st.GetFreshness().GetConfirmed() {
+		return o.GetOwner(), nil
+	}
+	return "", describe(st)
+}
+
 // nodeStatus is what a node says of another, or of itself.
 func (s *site) nodeStatus(t *testing.T, asked, about string) (*hadv1.NodeStatus, error) {
 	t.Helper()

@@ -1,7 +1,6 @@
 package nettest
 
 import (
-	"context"
 	"testing"
 	"time"
 
@@ -35,9 +34,7 @@ func TestDaemonsEndAndComeBack(t *testing.T) {
 
 	s.scenario(t, "every node restarted in turn", func(t *testing.T, _ string) {
 		for _, h := range s.Servers() {
-			ctx, cancel := context.WithTimeout(t.Context(), patience)
-			must(t, h.Restart(ctx))
-			cancel()
+			must(t, h.Restart(within(t)))
 			s.settled(t)
 		}
 	})
@@ -56,11 +53,9 @@ func TestDaemonsEndAndComeBack(t *testing.T) {
 		s.takenOver(t, owner)
 		woken := time.Now()
 		must(t, s.Host(owner).Resume())
-		s.agrees(t, owner, s.settled(t))
-		ctx, cancel := context.WithTimeout(t.Context(), patience)
-		defer cancel()
+		s.settled(t)
 		for _, vip := range s.vips {
-			h, err := s.Observer.History(ctx, vip)
+			h, err := s.Observer.History(within(t), vip)
 			must(t, err)
 			for _, tr := range h.Transitions {
 				if tr.Held && tr.Host == owner && tr.At.After(woken) {

@@ -1,7 +1,6 @@
 package nettest
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -39,9 +38,7 @@ func (s *site) judge(t *testing.T, since time.Time) {
 // too.
 func (s *site) neverTwoHolders(t *testing.T, vip netip.Addr, since time.Time) lab.History {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
-	defer cancel()
-	h, err := s.Observer.History(ctx, vip)
+	h, err := s.Observer.History(within(t), vip)
 	must(t, err)
 	for _, o := range h.Overlaps() {
 		if o.To.After(since) {

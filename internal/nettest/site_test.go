@@ -150,9 +150,7 @@ func (s *site) kill(t *testing.T, host string) {
 func (s *site) stop(t *testing.T, host string) {
 	t.Helper()
 	must(t, s.Host(host).Kill(syscall.SIGTERM))
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
-	defer cancel()
-	if err := s.Host(host).Wait(ctx); err != nil {
+	if err := s.Host(host).Wait(within(t)); err != nil {
 		t.Errorf("had on %s didn't end well after SIGTERM: %v", host, err)
 	}
 }
@@ -183,14 +181,35 @@ func (s *site) takenOver(t *testing.T, old string) string {
 	return owner
 }
 
-// settled returns the owner, once exactly one host holds all the addresses,
-// every node says that it owns, and the client is answered by it.
+// settled returns the owner, once every node says, confirmed by a quorum, that
+// it serves, no other host holds an address, and the client is answered by
+// it.
 func (s *site) settled(t *testing.T) string {
 	t.Helper()
-	owner := s.holder(t)
-	for _, h := range s.Servers() {
-		s.agrees(t, h.Name, owner)
-	}
+	var owner string
+	eventually(t, "all nodes and the observer agree on one owner", func() error {
+		owner = ""
+		for _, h := range s.Servers() {
+			said, err := s.ownerSaidBy(t, h.Name)
+			if err != nil {
+				return err
+			}
+			if owner != "" && said != owner {
+				return fmt.Errorf("one node says that %s owns, %s says %s", owner, h.Name, said)
+			}
+			owner = said
+		}
+		for _, vip := range s.vips {
+			h, err := s.Observer.History(t.Context(), vip)
+			if err != nil {
+				return err
+			}
+			if !slices.Equal(h.Holders(), []string{owner}) {
+				return fmt.Errorf("the nodes say that %s owns; %s is on %v", owner, vip, h.Holders())
+			}
+		}
+		return nil
+	})
 	s.answered(t, owner)
 	return owner
 }
@@ -198,12 +217,10 @@ func (s *site) settled(t *testing.T) string {
 // holder waits until one host, not among except, holds every address.
 func (s *site) holder(t *testing.T, except ...string) string {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
-	defer cancel()
-	owner, err := s.Observer.AwaitHolder(ctx, s.vips[0], except...)
+	owner, err := s.Observer.AwaitHolder(within(t), s.vips[0], except...)
 	must(t, err)
 	for _, vip := range s.vips[1:] {
-		must(t, s.Observer.Await(ctx, vip, owner))
+		must(t, s.Observer.Await(within(t), vip, owner))
 	}
 	return owner
 }
@@ -211,21 +228,18 @@ func (s *site) holder(t *testing.T, except ...string) string {
 // vacant waits until no host holds any of the addresses.
 func (s *site) vacant(t *testing.T) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
-	defer cancel()
 	for _, vip := range s.vips {
-		must(t, s.Observer.Await(ctx, vip))
+		must(t, s.Observer.Await(within(t), vip))
 	}
 }
 
-// agrees waits until a node says, confirmed by a quorum, that owner serves.
+// agrees waits until a node says that owner serves.
 func (s *site) agrees(t *testing.T, node, owner string) {
 	t.Helper()
 	eventually(t, fmt.Sprintf("%s says that %s owns", node, owner), func() error {
-		st, err := s.status(t, node)
-		o := st.GetOwnership()
-		if err == nil && (o.GetState() != hadv1.Ownership_STATE_OWNED || o.GetOwner() != owner || !st.GetFreshness().GetConfirmed()) {
-			err = describe(st)
+		said, err := s.ownerSaidBy(t, node)
+		if err == nil && said != owner {
+			err = fmt.Errorf("it says that %s owns", said)
 		}
 		return err
 	})
@@ -235,14 +249,19 @@ func (s *site) agrees(t *testing.T, node, owner string) {
 // every address.
 func (s *site) answered(t *testing.T, owner string) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
-	defer cancel()
 	since := time.Now()
 	for vip, c := range s.clients {
-		if _, err := c.AwaitAnswer(ctx, since, s.others(owner)...); err != nil {
+		if _, err := c.AwaitAnswer(within(t), since, s.others(owner)...); err != nil {
 			t.Fatalf("the client gets no answer of %s from %s: %v", vip, owner, err)
 		}
 	}
+}
+
+// within returns a context that ends when patience does.
+func within(t *testing.T) context.Context {
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	t.Cleanup(cancel)
+	return ctx
 }
 
 // eventually looks until it is so, and fails with the latest reason why not.
