@@ -54,6 +54,9 @@ two ever hold an address at the same time. Operators talk to it with hactl.`,
 	if _, ok := errors.AsType[usageError](err); ok || strings.HasPrefix(err.Error(), "unknown command") {
 		return exitUsage
 	}
+	if i, ok := errors.AsType[interruption](err); ok {
+		return i.ExitCode()
+	}
 	return exitFailed
 }
 

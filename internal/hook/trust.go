@@ -20,14 +20,14 @@ import (
 // (path_resolution(7)).
 const maxLinks = 40
 
-// checkTrusted returns an error unless only root can change what path names:
+// CheckTrusted returns an error unless only root can change what path names:
 // every directory, link and the file itself is owned by root, and none is
 // writable by group or others. A sticky directory, such as /tmp, may be: in it
 // nobody but root can rename or remove what root owns (inode(7)).
 //
 // While it holds no other user can swap the file between this check and
 // execve(2), so that executing by path is safe.
-func checkTrusted(path string) error {
+func CheckTrusted(path string) error {
 	if !filepath.IsAbs(path) {
 		return fmt.Errorf("%s is not an absolute path", path)
 	}
@@ -100,7 +100,7 @@ type vetted struct {
 // vet checks that the file at path may be run and reads it once. The context
 // bounds the time a large file may take.
 func vet(ctx context.Context, path string) (vetted, error) {
-	if err := checkTrusted(path); err != nil {
+	if err := CheckTrusted(path); err != nil {
 		return vetted{}, err
 	}
 	// O_NONBLOCK: a file that became a named pipe since the scan must not block.

@@ -56,7 +56,7 @@ type Config struct {
 	Env []string
 	// Web makes the web service of a server (port 80); default: a line of text
 	// that says "hello from" and the server's name.
-	Web func(host string) http.Handler
+	Web func(h *Host) http.Handler
 }
 
 func (c Config) withDefaults() Config {
@@ -195,7 +195,7 @@ func (l *Lab) outfit(h *Host) error {
 	if err := h.writeConfig(); err != nil {
 		return err
 	}
-	return h.startServices(l.cfg.Web(h.Name))
+	return h.startServices(l.cfg.Web(h))
 }
 
 // Dir returns the lab's directory, absolute.

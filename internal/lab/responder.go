@@ -129,8 +129,8 @@ func (w *web) Close() error {
 	return err
 }
 
-func hello(host string) http.Handler {
+func hello(h *Host) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-		fmt.Fprintf(w, "hello from %s\n", host)
+		fmt.Fprintf(w, "hello from %s\n", h.Name)
 	})
 }

@@ -1,0 +1,185 @@
+package demo
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"syscall"
+	"time"
+
+	"had/internal/lab"
+)
+
+// act is one way to lose an owner.
+type act struct {
+	title string
+	about string
+	// strike makes it happen to the owner.
+	strike func(ctx context.Context, c *Cluster, owner *lab.Host) error
+	// mend makes the cluster whole again once another server owns; nil when
+	// nothing was broken.
+	mend func(c *Cluster, former *lab.Host) error
+	// lesson explains what was measured.
+	lesson func(c *Cluster, r result) string
+}
+
+// script is the demo: the three acts in order.
+func script() []act {
+	return []act{
+		{
+			title:  "move the owner on purpose",
+			about:  "The everyday case: a reboot is due, so the addresses go to another server first. The operator says so on any server.",
+			strike: move,
+			lesson: func(*Cluster, result) string {
+				return "The old owner stopped its service, took the addresses down and said so to the new one directly. Nobody had to wait for a lease."
+			},
+		},
+		{
+			title:  "crash the owner",
+			about:  "kill -9 of had on the owner. Its host runs on, with the addresses still in its kernel and nobody left to take them down.",
+			strike: crash,
+			mend: func(c *Cluster, former *lab.Host) error {
+				c.n.fact("demo", plain, fmt.Sprintf("starts had on %s again, as systemd would", former.Name))
+				return former.StartDaemon()
+			},
+			lesson: crashLesson,
+		},
+		{
+			title:  "cut the owner off",
+			about:  "Every packet from and to the owner is dropped. Its daemon lives, its cable is in; it can tell nobody what it does, and nobody can tell it to stop.",
+			strike: cut,
+			mend: func(c *Cluster, _ *lab.Host) error {
+				c.n.fact("demo", plain, "ends the cut")
+				return c.lab.Heal()
+			},
+			lesson: cutLesson,
+		},
+	}
+}
+
+func move(ctx context.Context, c *Cluster, owner *lab.Host) error {
+	names := append(c.others(""), c.others("")...)
+	target := ""
+	for i, name := range names {
+		if name == owner.Name {
+			target = names[i+1]
+			break
+		}
+	}
+	return c.show(ctx, c.lab.Servers()[0], "move", "--to", target, "--reason", "kernel update on "+owner.Name)
+}
+
+func crash(_ context.Context, c *Cluster, owner *lab.Host) error {
+	c.n.fact("demo", plain, fmt.Sprintf("kill -9 %d, had on %s", owner.Daemon().Pid(), owner.Name))
+	return owner.Kill(syscall.SIGKILL)
+}
+
+func cut(_ context.Context, c *Cluster, owner *lab.Host) error {
+	c.n.fact("demo", plain, fmt.Sprintf("cuts %s off from the other servers and from the client", owner.Name))
+	return c.lab.Isolate(owner.Name)
+}
+
+func crashLesson(c *Cluster, r result) string {
+	t := c.timing
+	text := fmt.Sprintf("Why so long: a dead daemon can't say that it has let go. So the next owner waits until it certainly has, counted from the last renewal: the lease (%s), then the lifetime after which the kernel of %s drops the address by itself (%s), and the kernel's delay in doing so (%s): %s in all.",
+		seconds(t.TTLMs), r.from, seconds(t.AddressLifetimeMs), seconds(t.TakeoverWaitMs-t.TTLMs-t.AddressLifetimeMs), seconds(t.TakeoverWaitMs))
+	if gone, ok := r.lost(c.lab.VIPs()[0], r.from); ok {
+		text += fmt.Sprintf(" Here the kernel dropped it after %s, and up to then %s went on answering.", seconds(inMs(gone)), r.from)
+	}
+	return text + " This version errs on the safe side; the next gets a guard process and a packet filter, with which the wait is about a second."
+}
+
+func cutLesson(c *Cluster, r result) string {
+	text := fmt.Sprintf("%s noticed by itself: it could not renew its lease", r.from)
+	if gone, ok := r.lost(c.lab.VIPs()[0], r.from); ok {
+		text += fmt.Sprintf(", so it took the addresses down after %s", seconds(inMs(gone)))
+	}
+	return text + ", and ran PreRel and PostRel with HAD_FORCED=1. It could tell nobody, so its successor waited as after a crash. What it did meanwhile was in its journal, and reached the log after the heal: the lines that show two times."
+}
+
+// perform plays an act and shows what came of it.
+func (c *Cluster) perform(ctx context.Context, a act) (r result, err error) {
+	owner, err := c.steady(ctx)
+	if err != nil {
+		return r, err
+	}
+	before, err := c.events(ctx, c.lab.Servers()[0])
+	if err != nil {
+		return r, err
+	}
+	c.n.para(a.about)
+	c.n.blank()
+	r = result{title: a.title, from: owner.Name, start: time.Now()}
+	if err := a.strike(ctx, c, owner); err != nil {
+		return r, err
+	}
+	s, err := c.awaitStatus(ctx, c.witness(owner), "another server than "+owner.Name+" owns", func(s status) bool {
+		return s.owned(owner.Name)
+	})
+	if err != nil {
+		return r, err
+	}
+	r.to = s.Ownership.Owner
+	if err := c.answering(ctx, r.to, r.start); err != nil {
+		return r, err
+	}
+	c.pages(ctx, owner)
+	if a.mend != nil {
+		if err := a.mend(c, owner); err != nil {
+			return r, err
+		}
+	}
+	if _, err := c.steady(ctx); err != nil {
+		return r, err
+	}
+	if a.mend != nil {
+		c.ownPage(ctx, owner)
+	}
+	after, err := c.events(ctx, c.lab.Servers()[0])
+	if err != nil {
+		return r, err
+	}
+	r.events = after[min(len(before), len(after)):]
+	if err := c.measure(ctx, &r); err != nil {
+		return r, err
+	}
+	return r, c.tell(ctx, r, a.lesson(c, r))
+}
+
+// pages shows what the client reads at the virtual addresses, and what the
+// former owner's own web service says.
+func (c *Cluster) pages(ctx context.Context, former *lab.Host) {
+	for _, vip := range c.lab.VIPs() {
+		c.n.fact("client", plain, "GET "+urlOf(vip)+": "+page(ctx, c.lab.Client, urlOf(vip)))
+	}
+	c.ownPage(ctx, former)
+}
+
+func (c *Cluster) ownPage(ctx context.Context, h *lab.Host) {
+	c.n.fact(h.Name, plain, "GET "+urlOf(h.V4)+" on the host itself: "+page(ctx, h, urlOf(h.V4)))
+}
+
+// page returns what a host reads at a URL, or why it reads nothing, in a line.
+func page(ctx context.Context, from *lab.Host, url string) string {
+	ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
+	defer cancel()
+	body, err := from.Get(ctx, url)
+	if err != nil {
+		body = err.Error()
+		if _, status, ok := strings.Cut(body, "status "); ok {
+			body = status
+		}
+	}
+	return strings.Join(strings.Fields(body), " ")
+}
+
+// introduce shows the cluster before the first act.
+func (c *Cluster) introduce(ctx context.Context) error {
+	if err := c.show(ctx, c.lab.Servers()[0], "status"); err != nil {
+		return err
+	}
+	c.n.blank()
+	vip := c.lab.VIPs()[0]
+	c.n.fact("client", plain, "GET "+urlOf(vip)+": "+page(ctx, c.lab.Client, urlOf(vip)))
+	return c.n.err
+}
