@@ -1,0 +1,171 @@
+package simtest
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"sync"
+	"time"
+
+	"had/cluster"
+	"had/internal/clock"
+	hadv1 "had/proto/had/v1"
+)
+
+// host is a machine: what survives the death of a daemon.
+type host struct {
+	w      *world
+	name   string
+	member *hadv1.Member
+	timing cluster.Timing
+	disk   *disk
+	// journal is the daemon's durable memory on that disk.
+	journal *journalFile
+	kernel  *kernel
+	scripts *scripts
+
+	mu     sync.Mutex
+	random *rand.Rand
+	rate   float64 // of this host's clock against virtual time
+	booted time.Time
+	offset time.Duration // its clock's reading at booted
+	boots  int
+	starts int
+	proc   *process // the daemon that runs; nil: none
+	latest *process // the one started last
+}
+
+func newHost(w *world, m *hadv1.Member, detect time.Duration, random *rand.Rand) *host {
+	h := &host{
+		w: w, name: m.GetName(), member: m, timing: cluster.TimingFor(detect), random: random,
+		// Two hosts differ by ρ at the most.
+		rate: 1 + (random.Float64()-0.5)*cluster.ClockRateError,
+	}
+	h.disk = newDisk(h)
+	h.journal = newJournalFile(m.GetNodeId())
+	h.kernel = &kernel{h: h}
+	h.scripts = newScripts(h)
+	h.boot()
+	return h
+}
+
+func (h *host) boot() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.boots++
+	h.booted, h.offset = time.Now(), time.Duration(h.random.Int64N(int64(time.Hour)))
+}
+
+// now reads the host's CLOCK_BOOTTIME.
+func (h *host) now() clock.Instant {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return clock.Instant(h.offset + time.Duration(float64(time.Since(h.booted))*h.rate))
+}
+
+// draw returns a random duration up to limit.
+func (h *host) draw(limit time.Duration) time.Duration {
+	if limit <= 0 {
+		return 0
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return time.Duration(h.random.Int64N(int64(limit)))
+}
+
+// process returns the daemon that runs, nil when none does.
+func (h *host) process() *process {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.proc
+}
+
+// restartDelay is what the service manager waits before it starts a daemon
+// again that has ended by itself.
+const restartDelay = time.Second
+
+// start starts a daemon unless one runs.
+func (h *host) start() {
+	h.mu.Lock()
+	if h.proc != nil || isClosed(h.w.ended) {
+		h.mu.Unlock()
+		return
+	}
+	h.starts++
+	p := newProcess(h, &hadv1.Instance{
+		Node: h.name, NodeId: h.member.GetNodeId(),
+		BootId: fmt.Sprintf("boot-%s-%d", h.name, h.boots), Nonce: fmt.Sprintf("run-%d", h.starts),
+	})
+	h.proc, h.latest = p, p
+	h.mu.Unlock()
+	h.w.tasks.Go(func() {
+		err := p.run()
+		h.mu.Lock()
+		crashed := h.proc == p
+		if crashed {
+			h.proc = nil
+		}
+		asked := p.asked
+		h.mu.Unlock()
+		p.die() // nothing of it may act any more
+		if crashed && !asked {
+			h.w.diary.fault("the daemon on %s ended by itself: %v", h.name, err)
+			h.w.after(restartDelay, h.start)
+		}
+	})
+}
+
+// kill is SIGKILL: from this instant on nothing of the daemon acts.
+func (h *host) kill() {
+	h.mu.Lock()
+	p := h.proc
+	h.proc = nil
+	h.mu.Unlock()
+	if p != nil {
+		p.die()
+	}
+}
+
+// terminate is SIGTERM.
+func (h *host) terminate() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.proc != nil {
+		h.proc.asked = true
+		h.proc.term()
+	}
+}
+
+// powerOff ends the daemon and empties the kernel; another boot follows.
+func (h *host) powerOff() {
+	h.kill()
+	h.kernel.clear()
+	h.scripts.forget()
+	h.boot()
+}
+
+func isClosed(c <-chan struct{}) bool {
+	select {
+	case <-c:
+		return true
+	default:
+		return false
+	}
+}
+
+// wait waits for d, or until one of the contexts or channels ends the wait.
+func wait(ctx context.Context, d time.Duration, dead <-chan struct{}) error {
+	if d <= 0 {
+		return ctx.Err()
+	}
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	case <-dead:
+		return errDead
+	}
+}

@@ -1,0 +1,306 @@
+package simtest
+
+import (
+	"context"
+	"errors"
+	"net"
+	"net/netip"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+	"golang.org/x/sync/errgroup"
+
+	"had/cluster"
+	"had/internal/clock"
+	"had/internal/failover"
+	"had/internal/hook"
+	"had/internal/policy"
+	hadv1 "had/proto/had/v1"
+	"had/vip"
+)
+
+// process is one run of the daemon on a host. Whatever it does to the world
+// goes through a seam, and every seam asks first whether the process still
+// runs: a killed one does nothing more, a stopped one (SIGSTOP) waits.
+//
+// Seams that the product calls with one of its mutexes held never wait: in a
+// bubble, time stands still while somebody waits for a mutex. A process is
+// only ever stopped while nothing of it runs, so all that wakes up later meets
+// a seam that does wait before it gets that far.
+type process struct {
+	h        *host
+	instance *hadv1.Instance
+	dead     chan struct{}
+	term     context.CancelFunc // SIGTERM
+	cancel   context.CancelFunc // lets the goroutines of a dead process end
+	ctx      context.Context    // until SIGTERM
+	hard     context.Context    // until death
+	asked    bool               // SIGTERM was sent; guarded by h.mu
+
+	transport *transport
+
+	mu     sync.Mutex
+	frozen chan struct{} // closed at SIGCONT; nil: not stopped
+	killed bool
+
+	// Set once, under mu, when they can be asked.
+	node       *cluster.Node
+	controller *failover.Controller
+}
+
+var errDead = errors.New("simulation: this process is dead")
+
+func newProcess(h *host, instance *hadv1.Instance) *process {
+	p := &process{h: h, instance: instance, dead: make(chan struct{})}
+	p.hard, p.cancel = context.WithCancel(context.Background())
+	p.ctx, p.term = context.WithCancel(p.hard)
+	p.transport = newTransport(p)
+	return p
+}
+
+func (p *process) die() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if !p.killed {
+		p.killed = true
+		close(p.dead)
+		p.cancel()
+	}
+}
+
+// stop is SIGSTOP. Nothing of the process may be running.
+func (p *process) stop() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.frozen == nil {
+		p.frozen = make(chan struct{})
+	}
+}
+
+// cont is SIGCONT.
+func (p *process) cont() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.frozen != nil {
+		close(p.frozen)
+		p.frozen = nil
+	}
+}
+
+// pass lets a living process through, keeps a stopped one waiting, and returns
+// errDead for a dead one.
+func (p *process) pass() error {
+	for {
+		p.mu.Lock()
+		frozen := p.frozen
+		p.mu.Unlock()
+		if isClosed(p.dead) {
+			return errDead
+		}
+		if frozen == nil {
+			return nil
+		}
+		select {
+		case <-frozen:
+		case <-p.dead:
+		}
+	}
+}
+
+// alive is pass for seams that must not wait.
+func (p *process) alive() error {
+	if isClosed(p.dead) {
+		return errDead
+	}
+	return nil
+}
+
+// clock is the process's clock.Source. Some of its callers hold a mutex.
+func (p *process) clock() clock.Instant { return p.h.now() }
+
+// view is the replicated state as this process has applied it.
+func (p *process) view() cluster.View {
+	v, _ := p.node.View()
+	return v
+}
+
+// ready returns the controller once the process serves requests.
+func (p *process) ready() (*failover.Controller, *cluster.Node) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.controller, p.node
+}
+
+// run is the life of a daemon, in the order of internal/daemon: what an
+// earlier run left goes before anybody is met.
+func (p *process) run() error {
+	defer p.cancel()
+	logger := p.logger()
+	journal := p.h.journal.open(p)
+	addresses := &addresses{p: p, told: map[netip.Addr]bool{}}
+	hooks := func(string, time.Duration) (failover.Hooks, error) { return &runner{p: p, journal: journal}, nil }
+	_, err := failover.Recover(p.ctx, failover.RecoverConfig{
+		Cluster: p.h.w.birth.GetCluster(), Instance: p.instance, Journal: journal, Addresses: addresses,
+		Hooks: hooks, Kill: p.killScript, Logger: logger,
+	})
+	if err != nil {
+		return err
+	}
+	if err := p.pass(); err != nil {
+		return err
+	}
+	node, err := cluster.Open(cluster.Config{
+		Birth: p.h.w.birth, Instance: p.instance, Timing: p.h.timing, Storage: p.h.disk.open(p),
+		Transport: p.transport, Clock: p.clock, Logger: logger,
+	})
+	if err != nil {
+		return err
+	}
+	log := &seenLog{p: p, node: node}
+	controller := failover.New(failover.Config{
+		Cluster: p.h.w.birth.GetCluster(), Instance: p.instance, Members: p.h.w.birth.GetMembers(), Timing: p.h.timing,
+		Log: log, Journal: journal, Addresses: addresses, Network: &lan{p: p},
+		Hooks: hooks, CheckHook: func(*policy.Policy) ([]string, error) { return nil, nil },
+		Peers: &peers{p: p}, Clock: p.clock, Logger: logger, Version: "simulated",
+	})
+	p.mu.Lock()
+	p.node, p.controller = node, controller
+	p.mu.Unlock()
+
+	tasks, stop := context.WithCancel(p.hard)
+	defer stop()
+	g, tasks := errgroup.WithContext(tasks)
+	g.Go(func() error { return node.Run(tasks) })
+	g.Go(func() error {
+		defer stop()
+		return controller.Run(p.ctx, tasks)
+	})
+	return g.Wait()
+}
+
+func (p *process) killScript(_ context.Context, r hook.Running) (int, error) {
+	if err := p.pass(); err != nil {
+		return 0, err
+	}
+	return p.h.scripts.kill(r.ID), nil
+}
+
+// seenLog is the log as the controller uses it: each call passes the seam, and
+// what was committed or refused is noted.
+type seenLog struct {
+	p    *process
+	node *cluster.Node
+}
+
+func (l *seenLog) Propose(ctx context.Context, cmd *hadv1.Command) (cluster.Verdict, error) {
+	if err := l.p.pass(); err != nil {
+		return cluster.Verdict{}, err
+	}
+	t := l.p.h.w.layout.tamper
+	if t.propose != nil {
+		return t.propose(ctx, l, cmd)
+	}
+	return l.propose(ctx, cmd)
+}
+
+func (l *seenLog) propose(ctx context.Context, cmd *hadv1.Command) (cluster.Verdict, error) {
+	v, err := l.node.Propose(ctx, cmd)
+	l.p.h.w.checker.proposed(l.p, cmd, v, err)
+	if passed := l.p.pass(); passed != nil {
+		return cluster.Verdict{}, passed
+	}
+	return v, err
+}
+
+func (l *seenLog) Transfer(ctx context.Context, to string) error {
+	if err := l.p.pass(); err != nil {
+		return err
+	}
+	err := l.node.Transfer(ctx, to)
+	l.p.h.w.checker.transferred(l.p.h.name, to, err)
+	return errors.Join(err, l.p.pass())
+}
+
+func (l *seenLog) Leadership() cluster.Leadership {
+	if l.p.pass() != nil {
+		return cluster.Leadership{}
+	}
+	return l.node.Leadership()
+}
+
+func (l *seenLog) LeadershipChanged() <-chan struct{} {
+	_ = l.p.pass() // the caller's next call tells it
+	return l.node.LeadershipChanged()
+}
+
+func (l *seenLog) View() (cluster.View, <-chan struct{}) {
+	_ = l.p.pass()
+	return l.node.View()
+}
+
+func (l *seenLog) LastLease() clock.Instant {
+	if t := l.p.h.w.layout.tamper; t.lastLease != nil {
+		return t.lastLease(l.node.LastLease())
+	}
+	return l.node.LastLease()
+}
+
+// lan is what a host knows of its network. Nobody answers a probe: silence
+// proves nothing, and an answer would hide what the checker is to find.
+type lan struct{ p *process }
+
+func (*lan) Resolve(addr netip.Addr, _ string) (vip.Address, error) {
+	return vip.Address{Addr: addr, Interface: "eth0"}, nil
+}
+
+func (l *lan) Carrier(string) (bool, error) { return l.p.h.kernel.carrier(), nil }
+
+func (l *lan) HardwareAddrs() ([]net.HardwareAddr, error) {
+	return []net.HardwareAddr{{2, 0, 0, 0, 0, l.p.h.name[0]}}, nil
+}
+
+func (l *lan) Conflicts(ctx context.Context, _ []vip.Address, window time.Duration, _ []net.HardwareAddr) ([]vip.Conflict, error) {
+	if err := l.p.pass(); err != nil {
+		return nil, err
+	}
+	return nil, errors.Join(wait(ctx, window, l.p.dead), l.p.pass())
+}
+
+// logger is a seam too: raft says what it does before it does it, so a stopped
+// process stops there. Its lines go into the diary.
+func (p *process) logger() hclog.Logger {
+	return &logger{Logger: hclog.NewNullLogger(), p: p}
+}
+
+type logger struct {
+	hclog.Logger
+	p    *process
+	name string
+}
+
+func (l *logger) Named(name string) hclog.Logger {
+	return &logger{Logger: l.Logger, p: l.p, name: strings.TrimPrefix(l.name+"."+name, ".")}
+}
+func (l *logger) With(...any) hclog.Logger            { return l }
+func (l *logger) ResetNamed(name string) hclog.Logger { return l.Named(name) }
+func (l *logger) Trace(string, ...any)                {}
+func (l *logger) Debug(string, ...any)                { _ = l.p.pass() }
+func (l *logger) Info(msg string, args ...any)        { l.line(msg, args) }
+func (l *logger) Warn(msg string, args ...any)        { l.line(msg, args) }
+func (l *logger) Error(msg string, args ...any)       { l.line(msg, args) }
+
+func (l *logger) line(msg string, args []any) {
+	if l.p.pass() != nil {
+		return
+	}
+	l.p.h.w.diary.logged("%s %s: %s %v", l.p.h.name, l.name, msg, args)
+}
+
+// tamper breaks a part of the cluster on purpose.
+type tamper struct {
+	expected  bool // violations are what the test is after, so they don't fail it
+	propose   func(ctx context.Context, l *seenLog, cmd *hadv1.Command) (cluster.Verdict, error)
+	lastLease func(honest clock.Instant) clock.Instant
+}

@@ -1,0 +1,183 @@
+package simtest
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"strings"
+	"time"
+
+	"had/cluster"
+	"had/internal/failover"
+	hadv1 "had/proto/had/v1"
+)
+
+// leader returns a living process that leads and is ready; nil: none.
+func (w *world) leader() *process {
+	for _, h := range w.hosts {
+		if p := h.process(); p != nil {
+			if _, node := p.ready(); node != nil && node.Leadership().Ready {
+				return p
+			}
+		}
+	}
+	return nil
+}
+
+// owner returns the process that serves; nil: none.
+func (w *world) owner() *process {
+	for _, h := range w.hosts {
+		if p := h.process(); p != nil {
+			if c, _ := p.ready(); c != nil && c.Status().Holding.Phase == failover.PhaseServing {
+				return p
+			}
+		}
+	}
+	return nil
+}
+
+// follower returns a living node that may own and doesn't lead.
+func (w *world) follower() *host {
+	l := w.leader()
+	for _, h := range w.hosts {
+		if p := h.process(); p != nil && p != l && !h.member.GetWitness() {
+			return h
+		}
+	}
+	return nil
+}
+
+var vips = []netip.Addr{netip.MustParseAddr("192.0.2.10"), netip.MustParseAddr("192.0.2.11"), netip.MustParseAddr("2001:db8::10")}
+
+// policyText is a policy with the first n addresses.
+func policyText(n int) string {
+	var b strings.Builder
+	for i, a := range vips[:n] {
+		fmt.Fprintf(&b, "vip \"v%d\" {\n  address = %q\n}\n", i, a)
+	}
+	fmt.Fprintf(&b, "hooks {\n  dir = \"/etc/had/hooks\"\n  timeout = \"%v\"\n}\n", hookTimeout)
+	return b.String()
+}
+
+// policy applies a policy with n addresses through the leader. Its answer may
+// get lost, as any operator's.
+func (w *world) policy(n int) {
+	p := w.leader()
+	if p == nil {
+		return
+	}
+	w.tasks.Go(func() {
+		cmd := &hadv1.Command{Record: &hadv1.Command_PolicyApply{PolicyApply: &hadv1.PolicyApply{
+			ExpectedVersion: p.view().Policy.GetVersion(), Text: policyText(n), By: "root@" + p.h.name,
+		}}}
+		if p.pass() == nil {
+			v, err := p.node.Propose(p.hard, cmd)
+			w.checker.proposed(p, cmd, v, err)
+		}
+	})
+}
+
+// move asks the owner to hand over; target "" leaves it the choice.
+func (w *world) move(target string) {
+	p := w.owner()
+	if p == nil {
+		return
+	}
+	w.tasks.Go(func() {
+		if p.pass() != nil {
+			return
+		}
+		ctx, cancel := context.WithTimeout(p.hard, 10*time.Second)
+		defer cancel()
+		r, err := p.controller.Move(ctx, &hadv1.MoveRequest{
+			Operation: fmt.Sprintf("op-%d", time.Since(w.began)), Target: target, By: "root@" + p.h.name,
+		})
+		w.diary.logged("%s: move to %q: %v, %v", p.h.name, target, r.GetTarget(), err)
+	})
+}
+
+// settled says who owns when all is well: exactly one host has all addresses
+// of the policy, serves the latest epoch and leads; "" while that isn't so.
+func (w *world) settled() string {
+	p := w.owner()
+	if p == nil || w.leader() != p || p.h.kernel == nil {
+		return ""
+	}
+	v := p.view()
+	s := p.controller.Status()
+	if s.Holding.Epoch != v.LastEpoch || s.Holding.PolicyVersion != v.Policy.GetVersion() {
+		return ""
+	}
+	want := strings.Count(v.Policy.GetText(), "vip ")
+	for _, h := range w.hosts {
+		has := len(w.checker.heldBy(h.name))
+		if h == p.h && has != want || h != p.h && has != 0 {
+			return ""
+		}
+	}
+	return p.h.name
+}
+
+// begin waits for the first owner.
+func (w *world) begin() {
+	w.t.Helper()
+	w.until(10*time.Second, "a leader", func() bool { return w.leader() != nil })
+	w.policy(2)
+	w.until(w.bound(), "a first owner", func() bool { return w.settled() != "" })
+}
+
+// bound is how soon somebody must own on a healthy cluster whose hooks
+// succeed: what a takeover may have to wait for, the elections and
+// health checks before it, and the hooks.
+func (w *world) bound() time.Duration {
+	terms := cluster.TimingFor(w.layout.slowest()).Terms()
+	return cluster.TakeoverWait(terms) + 10*w.layout.slowest() + 2*time.Second
+}
+
+// heal repairs everything and starts every daemon.
+func (w *world) heal() {
+	w.diary.fault("heal")
+	w.network.heal()
+	for _, h := range w.hosts {
+		h.disk.slow(0, 0)
+		h.scripts.behave()
+		h.kernel.link(true)
+		if p := h.process(); p != nil {
+			p.cont()
+		}
+		h.start()
+	}
+}
+
+// finish checks what must hold on a healed cluster: somebody owns within the
+// limit, and the history is complete and the same everywhere.
+func (w *world) finish(limit time.Duration) {
+	w.t.Helper()
+	w.until(limit, "one owner after the heal", func() bool { return w.settled() != "" })
+	w.until(30*time.Second, "every report in the log on every node", w.quiet)
+	if !w.checker.failed() {
+		w.checker.histories()
+	}
+}
+
+// quiet reports whether every node is up, has delivered its journal and has
+// applied as much as the others.
+func (w *world) quiet() bool {
+	var least, most uint64
+	for _, h := range w.hosts {
+		p := h.process()
+		if p == nil || h.journal.count() > 0 {
+			return false
+		}
+		_, node := p.ready()
+		if node == nil {
+			return false
+		}
+		v, _ := node.View()
+		if least == 0 || v.Applied < least {
+			least = v.Applied
+		}
+		most = max(most, v.Applied)
+	}
+	return least == most
+}
