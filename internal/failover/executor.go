@@ -38,6 +38,10 @@ type executor struct {
 	logger   hclog.Logger
 	life     context.Context // of the executor: ends when the daemon may wait no longer
 
+	// released is the last epoch whose release is in the journal, or was
+	// delivered; used by the steps only, which run one at a time.
+	released uint64
+
 	mu      sync.Mutex
 	holding Holding
 	serving *policy.Policy  // what the held epoch was made from
@@ -64,6 +68,18 @@ func (x *executor) report(ctx context.Context, r *hadv1.Report) {
 	if _, err := x.journal.Append(context.WithoutCancel(ctx), r); err != nil {
 		x.logger.Error("a report is only in memory until the disk takes it", "error", err)
 	}
+}
+
+// reportReleased reports the end of an epoch once: while no leader can be
+// reached the epoch stays open in this node's view, and it is asked again and
+// again.
+func (x *executor) reportReleased(ctx context.Context, r *hadv1.Released) {
+	if r.GetEpoch() == x.released {
+		return
+	}
+	r.Reporter, r.Kind = x.instance, hadv1.Evidence_KIND_RELEASED
+	x.report(ctx, &hadv1.Report{Body: &hadv1.Report_Released{Released: r}})
+	x.released = r.GetEpoch()
 }
 
 func (x *executor) progress(ctx context.Context, p *hadv1.Progress) {

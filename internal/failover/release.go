@@ -43,10 +43,7 @@ func (x *executor) letGo(ctx context.Context, step Step, t *timeline, forced boo
 	h := x.held()
 	h.Phase, h.Forced, h.Cause = PhaseLeaving, forced, step.Cause
 	x.setHolding(h)
-	x.report(ctx, &hadv1.Report{Body: &hadv1.Report_Released{Released: &hadv1.Released{
-		Epoch: step.Epoch, Reporter: x.instance, Kind: hadv1.Evidence_KIND_RELEASED,
-		Forced: forced, Cause: step.Cause, Steps: t.list(),
-	}}})
+	x.reportReleased(ctx, &hadv1.Released{Epoch: step.Epoch, Forced: forced, Cause: step.Cause, Steps: t.list()})
 	x.logger.Info("released", "epoch", step.Epoch, "cause", step.Cause, "forced", forced)
 	if err := x.courier.flush(ctx, flushLimit); err != nil {
 		x.logger.Warn("the release is not in the log yet; it is delivered when a leader can be reached", "epoch", step.Epoch, "error", err)
@@ -89,9 +86,7 @@ func (x *executor) reportClean(ctx context.Context, step Step) error {
 	if err := x.holder.drop(ctx); err != nil {
 		return err
 	}
-	x.report(ctx, &hadv1.Report{Body: &hadv1.Report_Released{Released: &hadv1.Released{
-		Epoch: step.Epoch, Reporter: x.instance, Kind: hadv1.Evidence_KIND_RELEASED, Cause: step.Cause,
-	}}})
+	x.reportReleased(ctx, &hadv1.Released{Epoch: step.Epoch, Cause: step.Cause})
 	return x.courier.flush(ctx, flushLimit)
 }
 
