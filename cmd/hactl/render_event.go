@@ -33,7 +33,7 @@ func renderEvent(e *hadv1.Event, v view, layout string) string {
 	when := v.stamp(e.GetAt(), layout)
 	fmt.Fprintf(&b, "%s  %s  %s  %s", when, pad(clean(e.GetNode()), nodeColumn), pad(epoch, epochColumn), v.paint(s, clean(text)))
 	if late := e.GetRecordedAt().AsTime().Sub(e.GetAt().AsTime()); e.GetAt().IsValid() && e.GetRecordedAt().IsValid() && late > lateAfter {
-		fmt.Fprintf(&b, " [reached the log %s later, at %s]", span(late), v.stamp(e.GetRecordedAt(), layout))
+		fmt.Fprintf(&b, " [reached the log %s later, at %s]", span(late), v.stamp(e.GetRecordedAt(), timeOfDay))
 	}
 	b.WriteByte('\n')
 	if h := e.GetHook(); h != nil && hookFailed(h) {
@@ -161,18 +161,25 @@ func describeEvidence(e *hadv1.Evidence) string {
 	return text + word(e.GetKind())
 }
 
+// shortStep is how long a step must have taken to be worth a line's space.
+const shortStep = time.Millisecond
+
 // steps lists how long each part took: " (pre_acq 12 ms, addresses_up 3 ms)".
+// Parts that failed are listed however short they were; JSON has them all.
 func steps(all []*hadv1.Step) string {
-	if len(all) == 0 {
-		return ""
-	}
 	var parts []string
 	for _, s := range all {
+		if time.Duration(s.GetDurationNs()) < shortStep && s.GetError() == "" {
+			continue
+		}
 		text := s.GetName() + " " + span(time.Duration(s.GetDurationNs()).Round(100*time.Microsecond))
 		if s.GetError() != "" {
 			text += " FAILED: " + s.GetError()
 		}
 		parts = append(parts, text)
+	}
+	if len(parts) == 0 {
+		return ""
 	}
 	return " (" + strings.Join(parts, ", ") + ")"
 }
