@@ -105,7 +105,7 @@ func (c *checker) look(p *process) {
 		if h == p.h {
 			q = p
 		}
-		if q == nil {
+		if q == nil || q != p && q.stopped() {
 			continue
 		}
 		if _, node := q.ready(); node != nil {

@@ -133,4 +133,4 @@ func (a *addresses) Presence(w vip.Address) (vip.Presence, error) {
 	return vip.Inactive, nil
 }
 
-func (a *addresses) Announce(context.Context, []vip.Address) error { return a.p.pass() }
+func (a *addresses) Announce(context.Context, []vip.Address) error { return a.p.alive() }

@@ -25,10 +25,10 @@ import (
 // goes through a seam, and every seam asks first whether the process still
 // runs: a killed one does nothing more, a stopped one (SIGSTOP) waits.
 //
-// Seams that the product calls with one of its mutexes held never wait: in a
-// bubble, time stands still while somebody waits for a mutex. A process is
-// only ever stopped while nothing of it runs, so all that wakes up later meets
-// a seam that does wait before it gets that far.
+// In a bubble, time stands still while somebody waits for a mutex. So the seams
+// that the product calls with one of its mutexes held (the kernel) never wait.
+// A process is only ever stopped while nothing of it runs; all of it that wakes
+// up later meets a seam that does wait before it gets as far as the kernel.
 type process struct {
 	h        *host
 	instance *hadv1.Instance
@@ -117,8 +117,18 @@ func (p *process) alive() error {
 	return nil
 }
 
-// clock is the process's clock.Source. Some of its callers hold a mutex.
-func (p *process) clock() clock.Instant { return p.h.now() }
+// clock is the controller's clock.Source, and a seam: the lease's keeper reads
+// the clock before it touches the kernel.
+func (p *process) clock() clock.Instant {
+	_ = p.pass() // a dead one's next seam ends it
+	return p.h.now()
+}
+
+func (p *process) stopped() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.frozen != nil
+}
 
 // view is the replicated state as this process has applied it.
 func (p *process) view() cluster.View {
@@ -153,7 +163,7 @@ func (p *process) run() error {
 	}
 	node, err := cluster.Open(cluster.Config{
 		Birth: p.h.w.birth, Instance: p.instance, Timing: p.h.timing, Storage: p.h.disk.open(p),
-		Transport: p.transport, Clock: p.clock, Logger: logger,
+		Transport: p.transport, Clock: p.h.now, Logger: logger,
 	})
 	if err != nil {
 		return err

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 	"time"
 
@@ -15,7 +16,7 @@ import (
 // leader returns a living process that leads and is ready; nil: none.
 func (w *world) leader() *process {
 	for _, h := range w.hosts {
-		if p := h.process(); p != nil {
+		if p := h.process(); p != nil && !p.stopped() {
 			if _, node := p.ready(); node != nil && node.Leadership().Ready {
 				return p
 			}
@@ -27,7 +28,7 @@ func (w *world) leader() *process {
 // owner returns the process that serves; nil: none.
 func (w *world) owner() *process {
 	for _, h := range w.hosts {
-		if p := h.process(); p != nil {
+		if p := h.process(); p != nil && !p.stopped() {
 			if c, _ := p.ready(); c != nil && c.Status().Holding.Phase == failover.PhaseServing {
 				return p
 			}
@@ -163,10 +164,10 @@ func (w *world) finish(limit time.Duration) {
 // quiet reports whether every node is up, has delivered its journal and has
 // applied as much as the others.
 func (w *world) quiet() bool {
-	var least, most uint64
+	var applied []uint64
 	for _, h := range w.hosts {
 		p := h.process()
-		if p == nil || h.journal.count() > 0 {
+		if p == nil || p.stopped() || h.journal.count() > 0 {
 			return false
 		}
 		_, node := p.ready()
@@ -174,10 +175,7 @@ func (w *world) quiet() bool {
 			return false
 		}
 		v, _ := node.View()
-		if least == 0 || v.Applied < least {
-			least = v.Applied
-		}
-		most = max(most, v.Applied)
+		applied = append(applied, v.Applied)
 	}
-	return least == most
+	return slices.Min(applied) > 0 && slices.Min(applied) == slices.Max(applied)
 }

@@ -149,8 +149,12 @@ func (w *world) situation() string {
 	for _, h := range w.hosts {
 		fmt.Fprintf(&b, "  %s: in its kernel %v", h.name, w.checker.heldBy(h.name))
 		p := h.process()
-		if p == nil || p.controller == nil {
-			b.WriteString("; no daemon\n")
+		if p == nil || p.stopped() {
+			b.WriteString("; no daemon, or a stopped one\n")
+			continue
+		}
+		if c, _ := p.ready(); c == nil {
+			b.WriteString("; the daemon starts\n")
 			continue
 		}
 		s, v := p.controller.Status(), p.view()
