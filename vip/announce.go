@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/netip"
 	"slices"
+	"time"
 
 	"github.com/mdlayher/packet"
 	"github.com/vishvananda/netlink"
@@ -83,8 +84,16 @@ func (s *segment) announce() error {
 	if err != nil {
 		return err
 	}
-	return errors.Join(s.send(conn), conn.Close())
+	// A link whose queue is stuck must not hold up a release.
+	err = conn.SetWriteDeadline(time.Now().Add(sendLimit))
+	if err == nil {
+		err = s.send(conn)
+	}
+	return errors.Join(err, conn.Close())
 }
+
+// sendLimit is how long a link may take to accept all frames of a segment.
+const sendLimit = 200 * time.Millisecond
 
 // send sends every frame, or says at which it failed.
 func (s *segment) send(conn *packet.Conn) error {

@@ -12,6 +12,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/keepalive"
 
 	hadv1 "had/proto/had/v1"
 )
@@ -60,6 +61,8 @@ func (p *Peers) conn(node string) (*grpc.ClientConn, error) {
 			Backoff:           backoff.Config{BaseDelay: 100 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: time.Second},
 			MinConnectTimeout: time.Second,
 		}),
+		// A stopped process's kernel keeps its connections alive.
+		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: pingEvery, Timeout: 2 * time.Second}),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxMessage)),
 	)
 	if err != nil {
@@ -68,6 +71,9 @@ func (p *Peers) conn(node string) (*grpc.ClientConn, error) {
 	p.conns[node] = c
 	return c, nil
 }
+
+// pingEvery is how often a connection with calls under way is tried.
+const pingEvery = 10 * time.Second
 
 // maxMessage bounds a gRPC message; a full history with hook output fits.
 const maxMessage = 32 << 20

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/metadata"
 
 	"had/cluster"
@@ -40,7 +41,7 @@ func New(cfg Config) *Server { return &Server{cfg: cfg} }
 
 // Local returns a gRPC server for the root-only socket.
 func (s *Server) Local() *grpc.Server {
-	g := grpc.NewServer(grpc.MaxSendMsgSize(maxMessage))
+	g := grpc.NewServer(grpc.MaxSendMsgSize(maxMessage), grpc.WaitForHandlers(true))
 	hadv1.RegisterHAServer(g, s)
 	return g
 }
@@ -48,7 +49,10 @@ func (s *Server) Local() *grpc.Server {
 // Cluster returns a gRPC server for the cluster port: nodes ask each other
 // there, and forward what operators ask.
 func (s *Server) Cluster() *grpc.Server {
-	g := grpc.NewServer(grpc.MaxSendMsgSize(maxMessage), grpc.MaxRecvMsgSize(maxMessage))
+	g := grpc.NewServer(
+		grpc.MaxSendMsgSize(maxMessage), grpc.MaxRecvMsgSize(maxMessage), grpc.WaitForHandlers(true),
+		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: pingEvery / 2, PermitWithoutStream: true}),
+	)
 	hadv1.RegisterHAServer(g, s)
 	hadv1.RegisterPeerServer(g, s)
 	return g

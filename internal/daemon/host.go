@@ -53,7 +53,7 @@ func checkPrivileges(witness bool) error {
 		name string
 	}{{unix.CAP_NET_ADMIN, "CAP_NET_ADMIN"}, {unix.CAP_NET_RAW, "CAP_NET_RAW"}} {
 		if data[c.bit/32].Effective&(1<<(c.bit%32)) == 0 {
-			return fmt.Errorf("had needs %s to hold addresses: run it as root, or give its unit AmbientCapabilities=CAP_NET_ADMIN CAP_NET_RAW", c.name)
+			return fmt.Errorf("had needs %s to hold addresses: run it as root, which the hook scripts need too", c.name)
 		}
 	}
 	return nil

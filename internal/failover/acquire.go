@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"slices"
 
 	"had/internal/hook"
 	"had/internal/policy"
@@ -36,7 +35,7 @@ func (x *executor) newTurn(p *policy.Policy, version uint64, previous string) (*
 // addresses. It changes nothing.
 func (x *executor) test(ctx context.Context, t *turn, epoch uint64, cause string, known []net.HardwareAddr) error {
 	err := t.timeline.run("test", func() error {
-		return x.stage(ctx, t.policy, t.vips, stageRun{stage: hook.Test, event: hook.Acquire, epoch: epoch, cause: cause, previous: t.previous})
+		return x.stage(ctx, t.policy.Hooks, t.vips, stageRun{stage: hook.Test, event: hook.Acquire, epoch: epoch, cause: cause, previous: t.previous})
 	})
 	if err != nil {
 		return err
@@ -99,6 +98,9 @@ func (x *executor) acquire(ctx context.Context, in Inputs, step Step) error {
 	taking, cancel := both(leased, ctx)
 	defer cancel()
 	if err := x.takeOn(taking, epoch, t, step.Cause); err != nil {
+		if ctx.Err() != nil && leased.Err() == nil {
+			return err // told to stop: that is no failure of this node
+		}
 		x.logger.Error("the turn failed", "epoch", epoch, "error", err)
 		x.progress(ctx, &hadv1.Progress{Epoch: epoch, Outcome: hadv1.Progress_OUTCOME_FAILED, Reason: err.Error(), Steps: t.timeline.list()})
 		return err
@@ -112,7 +114,7 @@ func (x *executor) begin(epoch uint64, t *turn) context.Context {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	x.holding = Holding{Epoch: epoch, Phase: PhaseAcquiring, PolicyVersion: t.version}
-	x.serving, x.leased = t.policy, leased
+	x.owned, x.leased = owned{hooks: t.policy.Hooks, vips: t.vips}, leased
 	return leased
 }
 
@@ -137,16 +139,16 @@ func (x *executor) serve(ctx context.Context, epoch uint64, t *turn) {
 func (x *executor) takeOn(ctx context.Context, epoch uint64, t *turn, cause string) error {
 	run := stageRun{event: hook.Acquire, epoch: epoch, cause: cause, previous: t.previous}
 	err := t.timeline.run("record_tenure", func() error {
-		return x.journal.SetTenure(x.tenure(epoch, t.policy, t.vips, t.version))
+		return x.journal.SetTenure(x.tenure(epoch, t.policy.Hooks, t.vips, t.version))
 	})
 	if err != nil {
 		return err
 	}
 	err = t.timeline.run("pre_acq", func() error {
 		run.stage = hook.PreAcq
-		return x.stage(ctx, t.policy, t.vips, run)
+		return x.stage(ctx, t.policy.Hooks, t.vips, run)
 	})
-	if err != nil && (ctx.Err() != nil || t.policy.Hooks.OnFailure["PreAcq"] != policy.Continue) {
+	if err != nil && (ctx.Err() != nil || t.policy.Hooks.OnFailure[policy.PreAcq] != policy.Continue) {
 		return errors.Join(err, context.Cause(ctx))
 	}
 	if err := t.timeline.run("addresses_up", func() error { return x.holder.raise(ctx, epoch, t.addrs) }); err != nil {
@@ -156,88 +158,10 @@ func (x *executor) takeOn(ctx context.Context, epoch uint64, t *turn, cause stri
 	x.keeper.reannounce()
 	err = t.timeline.run("post_acq", func() error {
 		run.stage, run.goOn = hook.PostAcq, true
-		return x.stage(ctx, t.policy, t.vips, run)
+		return x.stage(ctx, t.policy.Hooks, t.vips, run)
 	})
-	if err != nil && (ctx.Err() != nil || t.policy.Hooks.OnFailure["PostAcq"] == policy.HandOver) {
+	if err != nil && (ctx.Err() != nil || t.policy.Hooks.OnFailure[policy.PostAcq] == policy.HandOver) {
 		return errors.Join(err, context.Cause(ctx))
 	}
 	return nil
-}
-
-// reconfigure makes the held epoch match a new policy without touching what
-// is in both: the hooks of addresses that go or come are run, the others stay
-// up all the time.
-func (x *executor) reconfigure(ctx context.Context, in Inputs, step Step) error {
-	x.mu.Lock()
-	old, leased := x.serving, x.leased
-	x.mu.Unlock()
-	t, err := x.newTurn(in.Policy, in.View.Policy.GetVersion(), x.instance.GetNode())
-	if err != nil {
-		return err
-	}
-	oldVIPs, _, err := x.resolve(old)
-	if err != nil {
-		oldVIPs = old.VIPs // the interface is gone: the names and addresses still tell what goes
-	}
-	gone, come := difference(oldVIPs, t.vips), difference(t.vips, oldVIPs)
-	run := stageRun{epoch: step.Epoch, cause: step.Cause, previous: x.instance.GetNode(), goOn: true}
-
-	// Both lists until the change is through: a crash now leaves either.
-	if err := x.journal.SetTenure(x.tenure(step.Epoch, t.policy, append(slices.Clone(t.vips), gone...), t.version)); err != nil {
-		return err
-	}
-	x.goTogether(leased, old, gone, &t.timeline, run, hook.PreRel)
-	run.goOn = false
-	err = t.timeline.run("pre_acq", func() error {
-		return x.stage(leased, t.policy, come, run.of(hook.PreAcq, hook.Acquire))
-	})
-	if err == nil {
-		err = t.timeline.run("addresses_up", func() error { return x.holder.raise(leased, step.Epoch, t.addrs) })
-	}
-	if err != nil {
-		x.progress(ctx, &hadv1.Progress{Epoch: step.Epoch, Outcome: hadv1.Progress_OUTCOME_FAILED, Reason: err.Error(), Steps: t.timeline.list()})
-		h := x.held()
-		h.Phase = PhaseAcquiring // what is up is neither the old nor the new policy: hand over
-		x.setHolding(h)
-		return err
-	}
-	x.keeper.tell(ctx)
-	run.goOn = true
-	x.goTogether(leased, old, gone, &t.timeline, run, hook.PostRel)
-	if err := t.timeline.run("post_acq", func() error {
-		return x.stage(leased, t.policy, come, run.of(hook.PostAcq, hook.Acquire))
-	}); err != nil {
-		x.logger.Warn("a PostAcq script failed", "epoch", step.Epoch, "error", err)
-	}
-	x.mu.Lock()
-	x.serving = t.policy
-	x.mu.Unlock()
-	x.serve(ctx, step.Epoch, t)
-	return nil
-}
-
-func (r stageRun) of(s hook.Stage, e hook.Event) stageRun {
-	r.stage, r.event = s, e
-	return r
-}
-
-// goTogether runs a release stage; its failure never stops a release.
-func (x *executor) goTogether(ctx context.Context, p *policy.Policy, vips []policy.VIP, t *timeline, run stageRun, s hook.Stage) {
-	if len(vips) == 0 {
-		return
-	}
-	reversed := slices.Clone(vips)
-	slices.Reverse(reversed)
-	name := map[hook.Stage]string{hook.PreRel: "pre_rel", hook.PostRel: "post_rel"}[s]
-	run.goOn = true
-	if err := t.run(name, func() error { return x.stage(ctx, p, reversed, run.of(s, hook.Release)) }); err != nil {
-		x.logger.Warn("a release script failed; the release goes on", "epoch", run.epoch, "error", err)
-	}
-}
-
-// difference returns the addresses of a that are not in b.
-func difference(a, b []policy.VIP) []policy.VIP {
-	return slices.DeleteFunc(slices.Clone(a), func(v policy.VIP) bool {
-		return slices.ContainsFunc(b, func(w policy.VIP) bool { return v.Address == w.Address && v.Interface == w.Interface })
-	})
 }

@@ -170,16 +170,20 @@ func (c *Controller) loop(ctx context.Context) {
 // gather collects the inputs of one decision. The channel is closed when the
 // replicated state changes.
 func (c *Controller) gather() (Inputs, <-chan struct{}) {
+	// Leadership first: a view older than a leadership that is Ready could
+	// lack entries of the earlier terms.
+	leadership := c.cfg.Log.Leadership()
 	view, changed := c.cfg.Log.View()
 	p, err := c.parsed.of(view.Policy)
 	epoch, until, _ := c.lease.Held()
 	holding := c.executor.held()
 	in := Inputs{
 		Instance: c.cfg.Instance, Witness: c.self.GetWitness(), Margin: c.cfg.Timing.Margin,
-		Leadership: c.cfg.Log.Leadership(), View: view, LastLease: c.cfg.Log.LastLease(), Policy: p,
+		Leadership: leadership, View: view, LastLease: c.cfg.Log.LastLease(), Policy: p,
 		Holding: holding, LeaseEpoch: epoch, LeaseUntil: until, Peers: c.poller.view(),
 		TransferAfter: c.backoff.transferAfter(view.LastEpoch), TurnAfter: c.backoff.turnAfter(),
 	}
+	in.Reported, in.Stuck = c.executor.reports()
 	for name, p := range in.Peers {
 		if c.backoff.shunned(name) {
 			p.Eligible, p.Reasons = false, []string{"leadership could not be handed to it"}
@@ -223,7 +227,7 @@ func (c *Controller) do(ctx context.Context, in Inputs, s Step) error {
 	case StepAcquire:
 		return c.acquire(ctx, in, s)
 	case StepReconfigure:
-		return c.executor.reconfigure(ctx, in, s)
+		return c.retryable(ctx, c.executor.reconfigure(ctx, in, s))
 	case StepRelease:
 		return c.retryable(ctx, c.executor.release(ctx, s))
 	case StepForce:
@@ -240,7 +244,7 @@ func (c *Controller) do(ctx context.Context, in Inputs, s Step) error {
 		_, err := c.cfg.Log.Propose(ctx, &hadv1.Command{Record: &hadv1.Command_MoveEnd{MoveEnd: &hadv1.MoveEnd{
 			Operation: in.View.Move.GetOrder().GetOperation(), Why: s.Cause,
 		}}})
-		return err
+		return c.retryable(ctx, err)
 	}
 	return fmt.Errorf("unknown step %q", s.Kind)
 }
@@ -299,7 +303,12 @@ func (c *Controller) setPlan(p Plan) {
 
 // linkLost says which interface of a held address has lost its carrier.
 func (c *Controller) linkLost() string {
+	looked := map[string]bool{}
 	for _, a := range c.holder.addresses() {
+		if looked[a.Interface] {
+			continue
+		}
+		looked[a.Interface] = true
 		up, err := c.cfg.Network.Carrier(a.Interface)
 		if err != nil {
 			return fmt.Sprintf("interface %s of %s can't be read: %v", a.Interface, a.Addr, err)

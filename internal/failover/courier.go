@@ -25,6 +25,7 @@ type courier struct {
 const (
 	deliverAtOnce = 64
 	retryDelay    = 500 * time.Millisecond
+	answerLimit   = 2 * time.Second // for the leader to commit a delivery
 )
 
 var errNoLeader = errors.New("no leader is known")
@@ -88,6 +89,9 @@ func (c *courier) deliver(ctx context.Context) error {
 		if len(reports) == 0 {
 			return nil
 		}
+		if view, _ := c.log.View(); view.Birth == nil {
+			return errors.New("the log doesn't know its members yet")
+		}
 		cmd := &hadv1.Command{Record: &hadv1.Command_Deliver{Deliver: &hadv1.Deliver{Reports: reports}}}
 		if err := c.propose(ctx, cmd); err != nil {
 			return err
@@ -108,6 +112,9 @@ func (c *courier) propose(ctx context.Context, cmd *hadv1.Command) error {
 	case l.Leader == "":
 		return errNoLeader
 	}
+	// A stopped leader's kernel still acknowledges what it will never answer.
+	ctx, cancel := context.WithTimeout(ctx, answerLimit)
+	defer cancel()
 	resp, err := c.peers.Propose(ctx, l.Leader, cmd)
 	if err != nil {
 		return err

@@ -26,6 +26,8 @@ type Inputs struct {
 	LastLease  clock.Instant  // cluster.Node.LastLease
 	Policy     *policy.Policy // of View.Policy; nil when there is none or this version can't read it
 	Holding    Holding
+	Reported   uint64 // the newest epoch whose release this instance has reported
+	Stuck      string // why this instance can't report anything released any more; empty: it can
 	LeaseEpoch uint64 // 0: no lease
 	LeaseUntil clock.Instant
 	Blockers   []string        // why this node can't own at present, whole sentences
@@ -64,6 +66,7 @@ type Peer struct {
 	Fresh    bool // it answered within the last seconds
 	Eligible bool // by its own account
 	Reasons  []string
+	Applied  uint64 // log index up to which that account goes
 }
 
 // Plan is what to do next. Without steps there is nothing to do until
@@ -106,12 +109,11 @@ func Decide(in Inputs) Plan {
 	if in.Holding.Epoch != 0 {
 		return decideHolder(in)
 	}
-	for _, c := range in.View.Open {
-		if proto.Equal(c.GetInstance(), in.Instance) {
-			// Its Acquire was committed after this node had given up on it.
-			// Nobody else can close it without a wait.
-			return do(Step{Kind: StepReportClean, Epoch: c.GetEpoch(), Cause: "the epoch was opened after its proposer had given up on it"})
-		}
+	own := ownClaim(in)
+	if own != nil && own.GetEpoch() > in.Reported && in.Stuck == "" {
+		// Its Acquire was committed after this node had given up on it.
+		// Nobody else can close it without a wait.
+		return do(Step{Kind: StepReportClean, Epoch: own.GetEpoch(), Cause: "the epoch was opened after its proposer had given up on it"})
 	}
 	switch {
 	case !in.Leadership.Leading && in.Leadership.Leader == "":
@@ -122,6 +124,12 @@ func Decide(in Inputs) Plan {
 		return Plan{Why: "this node has just been elected and reads the log"}
 	case in.Stopping:
 		return transferOr(in, "stopping", "this node is stopping")
+	}
+	if own != nil && in.Stuck != "" {
+		return transferOr(in, in.Stuck, in.Stuck)
+	}
+	if own != nil {
+		return Plan{Why: fmt.Sprintf("this node has released epoch %d; the report is on its way into the log", own.GetEpoch())}
 	}
 	if why := nothingToOwn(in); why != "" {
 		return Plan{Why: why}
@@ -149,6 +157,17 @@ func Decide(in Inputs) Plan {
 		return Plan{Again: in.TurnAfter, Why: "the last turn failed; trying again soon"}
 	}
 	return do(Step{Kind: StepAcquire, Cause: causeOf(in), Evidence: evidence(in)})
+}
+
+// ownClaim returns the open claim of this very instance, nil when there is
+// none.
+func ownClaim(in Inputs) *hadv1.Claim {
+	for _, c := range in.View.Open {
+		if proto.Equal(c.GetInstance(), in.Instance) {
+			return c
+		}
+	}
+	return nil
 }
 
 // decideHolder is for a node that has something of an epoch.
@@ -185,8 +204,11 @@ func decideHolder(in Inputs) Plan {
 		if m.GetTarget() == self {
 			return do(Step{Kind: StepEndMove, Cause: self + " owns already"})
 		}
+		// The target was asked whether it is ready before the order was given,
+		// and the order itself forgives its failed turns: what it said of
+		// itself before it knew the order doesn't count.
 		p := in.Peers[m.GetTarget()]
-		if !p.Fresh || !p.Eligible {
+		if !p.Fresh || !p.Eligible && p.Applied >= in.View.Move.GetIndex() {
 			return do(Step{Kind: StepEndMove, Cause: fmt.Sprintf("%s can't take over any more: %s", m.GetTarget(), reasonOf(p))})
 		}
 		cause := "moved to " + m.GetTarget()

@@ -23,6 +23,9 @@ func (c *Controller) blockers(view cluster.View, p *policy.Policy, h Holding) []
 	if p == nil {
 		return append(out, "there is no policy yet")
 	}
+	if _, stuck := c.executor.reports(); stuck != "" {
+		add("%s", stuck)
+	}
 	if h.Phase == PhaseLeaving {
 		add("its last release still runs hooks")
 	}

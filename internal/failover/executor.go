@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"slices"
 	"sync"
 	"time"
@@ -38,14 +39,19 @@ type executor struct {
 	logger   hclog.Logger
 	life     context.Context // of the executor: ends when the daemon may wait no longer
 
-	// released is the last epoch whose release is in the journal, or was
-	// delivered; used by the steps only, which run one at a time.
-	released uint64
+	mu       sync.Mutex
+	holding  Holding
+	owned    owned           // of the held epoch
+	leased   context.Context // done when the lease of the held epoch ends; nil: none
+	reported uint64          // the newest epoch whose release is in the journal, or was delivered
+	stuck    string          // why nothing can be reported released any more; empty: it can
+}
 
-	mu      sync.Mutex
-	holding Holding
-	serving *policy.Policy  // what the held epoch was made from
-	leased  context.Context // done when the lease of the held epoch ends; nil: none
+// owned is what the release hooks of the held epoch are for.
+type owned struct {
+	hooks   policy.Hooks
+	vips    []policy.VIP        // with this node's interfaces, as they were when taken on
+	stopped map[netip.Addr]bool // whose PreRel has run already
 }
 
 func (x *executor) held() Holding {
@@ -60,39 +66,49 @@ func (x *executor) setHolding(h Holding) {
 	x.holding = h
 }
 
-// report writes what happened to the journal. A journal that can't write
-// keeps the report in memory, so an error here stops nothing.
-func (x *executor) report(ctx context.Context, r *hadv1.Report) {
-	r.At, r.Node = timestamppb.Now(), x.instance.GetNode()
+// reportReleased reports the end of an epoch, once: while no leader can be
+// reached the epoch stays open in this node's view. It refuses while a script
+// can't be ended, for that may still act on what the scripts mounted or
+// started; the successor then waits instead.
+func (x *executor) reportReleased(ctx context.Context, r *hadv1.Released) error {
+	x.mu.Lock()
+	stuck, done := x.stuck, r.GetEpoch() <= x.reported
+	x.mu.Unlock()
+	if stuck != "" {
+		return errors.New(stuck)
+	}
+	if done {
+		return nil
+	}
+	r.Reporter, r.Kind, r.Cause = x.instance, hadv1.Evidence_KIND_RELEASED, printable(r.GetCause())
 	// What has happened is reported even while the daemon stops.
-	if _, err := x.journal.Append(context.WithoutCancel(ctx), r); err != nil {
-		x.logger.Error("a report is only in memory until the disk takes it", "error", err)
+	err := x.journal.Release(context.WithoutCancel(ctx), &hadv1.Report{
+		At: timestamppb.Now(), Node: x.instance.GetNode(), Body: &hadv1.Report_Released{Released: r},
+	}, r.GetForced())
+	if err != nil {
+		return err
 	}
-}
-
-// reportReleased reports the end of an epoch once: while no leader can be
-// reached the epoch stays open in this node's view, and it is asked again and
-// again.
-func (x *executor) reportReleased(ctx context.Context, r *hadv1.Released) {
-	if r.GetEpoch() == x.released {
-		return
-	}
-	r.Reporter, r.Kind = x.instance, hadv1.Evidence_KIND_RELEASED
-	x.report(ctx, &hadv1.Report{Body: &hadv1.Report_Released{Released: r}})
-	x.released = r.GetEpoch()
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.reported = r.GetEpoch()
+	return nil
 }
 
 func (x *executor) progress(ctx context.Context, p *hadv1.Progress) {
-	x.report(ctx, &hadv1.Report{Body: &hadv1.Report_Progress{Progress: p}})
+	p.Reason = printable(p.GetReason())
+	r := &hadv1.Report{At: timestamppb.Now(), Node: x.instance.GetNode(), Body: &hadv1.Report_Progress{Progress: p}}
+	if _, err := x.journal.Append(context.WithoutCancel(ctx), r); err != nil {
+		x.logger.Error("a report was lost", "outcome", p.GetOutcome(), "error", err)
+	}
 }
 
 // stage runs one stage of the hook folder for the given addresses, in order,
 // and returns the first failure. With goOn later addresses are still done.
-func (x *executor) stage(ctx context.Context, p *policy.Policy, vips []policy.VIP, s stageRun) error {
-	if p.Hooks.Dir == "" {
+func (x *executor) stage(ctx context.Context, h policy.Hooks, vips []policy.VIP, s stageRun) error {
+	if h.Dir == "" {
 		return nil
 	}
-	hooks, err := x.hooks(p.Hooks.Dir, p.Hooks.Timeout)
+	hooks, err := x.hooks(h.Dir, h.Timeout)
 	if err != nil {
 		return err
 	}
@@ -105,6 +121,9 @@ func (x *executor) stage(ctx context.Context, p *policy.Policy, vips []policy.VI
 				Node: x.instance.GetNode(), PreviousOwner: s.previous, Epoch: s.epoch, Forced: s.forced,
 			},
 		})
+		if errors.Is(err, hook.ErrStillRunning) {
+			x.setStuck(fmt.Sprintf("a script can't be ended (%v): this node can't say that it holds nothing, nor own again, until that is gone and had is restarted", err))
+		}
 		for _, r := range results {
 			if err == nil && !r.OK() {
 				err = errors.New(r.String())
@@ -118,6 +137,19 @@ func (x *executor) stage(ctx context.Context, p *policy.Policy, vips []policy.VI
 		}
 	}
 	return first
+}
+
+func (x *executor) setStuck(why string) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.stuck = printable(why)
+}
+
+// reports returns the newest epoch reported released, and why nothing can be.
+func (x *executor) reports() (newest uint64, stuck string) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return x.reported, x.stuck
 }
 
 // stageRun is one stage of one turn.
@@ -156,10 +188,10 @@ func heldAddresses(vips []policy.VIP) []*hadv1.HeldAddress {
 
 // tenure is what the journal must know before the kernel is touched, so that
 // a later run can clean up.
-func (x *executor) tenure(epoch uint64, p *policy.Policy, vips []policy.VIP, version uint64) *journal.Tenure {
+func (x *executor) tenure(epoch uint64, h policy.Hooks, vips []policy.VIP, version uint64) *journal.Tenure {
 	return &journal.Tenure{
 		Epoch: epoch, Instance: x.instance, Addresses: heldAddresses(vips),
-		HooksDir: p.Hooks.Dir, HookTimeout: p.Hooks.Timeout, PolicyVersion: version,
+		HooksDir: h.Dir, HookTimeout: h.Timeout, PolicyVersion: version,
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 
 	"had/cluster"
@@ -21,7 +22,11 @@ type holder struct {
 
 	mu    sync.Mutex
 	epoch uint64
-	held  []vip.Address
+	held  []vip.Address // what is renewed and announced
+	// noted is all that may be in the kernel for epoch or an earlier one. It
+	// holds every address from before it is asked for until after it is seen
+	// to be gone: what drop doesn't know it can't take away.
+	noted []vip.Address
 }
 
 var errLeaseOver = errors.New("the lease is over")
@@ -30,10 +35,17 @@ var errLeaseOver = errors.New("the lease is over")
 func (h *holder) raise(ctx context.Context, epoch uint64, addrs []vip.Address) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	// Noted first: should Set fail half-way, drop must know what may be there.
-	h.epoch, h.held = epoch, addrs
-	_, err := h.set(ctx)
-	return err
+	h.epoch = epoch
+	for _, a := range addrs {
+		if !slices.Contains(h.noted, a) {
+			h.noted = append(h.noted, a)
+		}
+	}
+	if _, err := h.set(ctx, addrs); err != nil {
+		return err
+	}
+	h.held, h.noted = addrs, slices.Clone(addrs)
+	return nil
 }
 
 // refresh gives what is held a new lifetime and puts back what something else
@@ -44,16 +56,16 @@ func (h *holder) refresh(ctx context.Context) ([]vip.Address, error) {
 	if len(h.held) == 0 {
 		return nil, nil
 	}
-	c, err := h.set(ctx)
+	c, err := h.set(ctx, h.held)
 	return c.Reasserted, err
 }
 
-func (h *holder) set(ctx context.Context) (vip.Change, error) {
+func (h *holder) set(ctx context.Context, addrs []vip.Address) (vip.Change, error) {
 	epoch, until, ok := h.lease.Held()
 	if !ok || epoch != h.epoch {
 		return vip.Change{}, errLeaseOver
 	}
-	return h.kernel.Set(ctx, h.held, until)
+	return h.kernel.Set(ctx, addrs, until)
 }
 
 // announce tells the neighbours of what is held, unless the lease is over. A
@@ -69,18 +81,23 @@ func (h *holder) announce(ctx context.Context) error {
 	return h.kernel.Announce(ctx, h.held)
 }
 
-// drop takes everything held out of the kernel. After a nil error nothing of
-// it is there; after another it is still noted, for the next attempt.
-func (h *holder) drop(ctx context.Context) error {
+// drop takes everything of epoch out of the kernel. After a nil error nothing
+// of it is there; after another it is still noted, for the next attempt. A
+// drop that comes so late that a newer epoch has begun leaves that alone.
+func (h *holder) drop(ctx context.Context, epoch uint64) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if len(h.held) == 0 {
+	if h.epoch > epoch {
 		return nil
 	}
-	if err := h.kernel.Remove(ctx, h.held); err != nil {
+	h.held = nil
+	if len(h.noted) == 0 {
+		return nil
+	}
+	if err := h.kernel.Remove(ctx, h.noted); err != nil {
 		return fmt.Errorf("take the addresses down: %w", err)
 	}
-	h.held = nil
+	h.noted = nil
 	return nil
 }
 

@@ -86,11 +86,18 @@ func (k *keeper) Run(ctx context.Context) error {
 	return g.Wait()
 }
 
-// renew proposes the next lease entry every Renew. A slow commit delays the
-// next one and nothing else: t0 belongs to the entry.
+// renewalsAtOnce is how many renewals may wait for their commit. With one, a
+// log that takes longer than half a lease to commit could never keep one; the
+// grants may come in any order, for t0 belongs to the entry.
+const renewalsAtOnce = 4
+
+// renew proposes the next lease entry every Renew.
 func (k *keeper) renew(ctx context.Context) {
 	tick := time.NewTicker(k.timing.Renew)
 	defer tick.Stop()
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	places := make(chan struct{}, renewalsAtOnce)
 	for {
 		select {
 		case <-ctx.Done():
@@ -102,18 +109,33 @@ func (k *keeper) renew(ctx context.Context) {
 		if epoch == 0 || !l.Ready {
 			continue
 		}
-		t0 := k.now()
-		_, err := k.log.Propose(ctx, &hadv1.Command{Record: &hadv1.Command_LeaseRenew{LeaseRenew: &hadv1.LeaseRenew{
-			Term: l.Term, Epoch: epoch, Instance: k.instance,
-		}}})
-		var refused *cluster.RefusedError
-		switch {
-		case err == nil:
-			k.lease.Grant(epoch, t0, k.timing.TTL)
-		case errors.As(err, &refused):
-			k.logger.Warn("the lease was not renewed", "epoch", epoch, "reason", refused.Reason)
-			k.wake()
+		select {
+		case places <- struct{}{}:
+		default:
+			continue // the log is slow enough; the next tick asks again
 		}
+		wg.Go(func() {
+			defer func() { <-places }()
+			k.renewOnce(ctx, epoch, l.Term)
+		})
+	}
+}
+
+func (k *keeper) renewOnce(ctx context.Context, epoch, term uint64) {
+	// An answer after the lease is of no use.
+	ctx, cancel := context.WithTimeout(ctx, k.timing.TTL)
+	defer cancel()
+	t0 := k.now()
+	_, err := k.log.Propose(ctx, &hadv1.Command{Record: &hadv1.Command_LeaseRenew{LeaseRenew: &hadv1.LeaseRenew{
+		Term: term, Epoch: epoch, Instance: k.instance,
+	}}})
+	if err == nil {
+		k.lease.Grant(epoch, t0, k.timing.TTL)
+		return
+	}
+	if refused, ok := errors.AsType[*cluster.RefusedError](err); ok && k.current() == epoch {
+		k.logger.Warn("the lease was not renewed", "epoch", epoch, "reason", refused.Reason)
+		k.wake()
 	}
 }
 
@@ -144,7 +166,7 @@ func (k *keeper) look(ctx context.Context) time.Duration {
 	if !ok || held != epoch || left <= 0 {
 		k.logger.Warn("the lease has ended; taking the addresses down", "epoch", epoch)
 		k.end(epoch, errLeaseOver)
-		if err := k.holder.drop(ctx); err != nil {
+		if err := k.holder.drop(ctx, epoch); err != nil {
 			k.logger.Error("the addresses did not go away; their lifetime will end them", "epoch", epoch, "error", err)
 		}
 		k.wake()
@@ -160,7 +182,8 @@ func (k *keeper) look(ctx context.Context) time.Duration {
 	if err != nil && !errors.Is(err, errLeaseOver) {
 		k.logger.Error("the addresses were not renewed", "epoch", epoch, "error", err)
 	}
-	return min(k.timing.Renew, left)
+	// Looked at again, for the refresh may have taken its time.
+	return max(min(k.timing.Renew, until.Add(-k.timing.Margin).Sub(k.now())), 0)
 }
 
 // announceEvery is how often neighbours are told again when nothing happened:

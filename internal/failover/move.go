@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 
 	"had/internal/hook"
 	hadv1 "had/proto/had/v1"
@@ -56,14 +57,14 @@ func (c *Controller) Move(ctx context.Context, req *hadv1.MoveRequest) (*hadv1.M
 		return nil, refused("%s could not be asked whether it is ready: %v", target, err)
 	}
 	if !ready.GetReady() {
-		return nil, refused("%s can't take over: %s", target, ready.GetReasons()[0])
+		return nil, refused("%s can't take over: %s", target, strings.Join(ready.GetReasons(), "; "))
 	}
-	p, leased := c.executor.current()
-	if p == nil || leased.Err() != nil {
+	o, leased := c.executor.current()
+	if leased == nil || leased.Err() != nil {
 		return nil, refused("%s has just stopped owning", self)
 	}
 	run := stageRun{stage: hook.Test, event: hook.Release, epoch: h.Epoch, cause: "a move is being prepared"}
-	if err := c.executor.stage(leased, p, c.executor.vipsOf(p), run); err != nil {
+	if err := c.executor.stage(leased, o.hooks, o.vips, run); err != nil {
 		return nil, refused("the owner's own Test objects: %v", err)
 	}
 	v, err := c.cfg.Log.Propose(ctx, &hadv1.Command{Record: &hadv1.Command_MoveOrder{MoveOrder: &hadv1.MoveOrder{
@@ -72,7 +73,6 @@ func (c *Controller) Move(ctx context.Context, req *hadv1.MoveRequest) (*hadv1.M
 	if err != nil {
 		return nil, err
 	}
-	c.poller.vouch(target)
 	return &hadv1.MoveResponse{Operation: req.GetOperation(), From: self, Target: target, Index: v.Index, FromEpoch: h.Epoch}, nil
 }
 

@@ -110,7 +110,7 @@ func (p *poller) view() map[string]Peer {
 		out[m.GetName()] = Peer{
 			Witness:  m.GetWitness(),
 			Fresh:    l.Health != nil && p.now().Sub(l.At) < freshFor*p.every,
-			Eligible: l.Health.GetEligible(), Reasons: l.Health.GetReasons(),
+			Eligible: l.Health.GetEligible(), Reasons: l.Health.GetReasons(), Applied: l.Health.GetAppliedIndex(),
 		}
 	}
 	return out
@@ -121,18 +121,4 @@ func (p *poller) health() map[string]PeerHealth {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return maps.Clone(p.last)
-}
-
-// vouch notes that a node has just said that it is ready, which its latest
-// health may not show yet.
-func (p *poller) vouch(node string) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	l := p.last[node]
-	if l.Health == nil || l.Health.GetEligible() {
-		return
-	}
-	h := proto.CloneOf(l.Health)
-	h.Eligible, h.Reasons = true, nil
-	p.last[node] = PeerHealth{At: p.now(), Health: h}
 }

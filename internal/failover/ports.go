@@ -52,6 +52,7 @@ type HookRunners func(dir string, timeout time.Duration) (Hooks, error)
 // Journal is this node's durable memory. journal.Journal is one.
 type Journal interface {
 	Append(ctx context.Context, r *hadv1.Report) (uint64, error)
+	Release(ctx context.Context, r *hadv1.Report, forced bool) error
 	Pending(limit int) []*hadv1.Report
 	Ack(seq uint64) error
 	PendingCount() int

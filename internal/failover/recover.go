@@ -46,9 +46,9 @@ type RecoverJournal interface {
 //
 // The order is the one that makes its report true: first whatever could still
 // act is killed (scripts of the earlier run), then the addresses are taken
-// out of the kernel and seen to be gone, then the hooks are told, then the
-// epoch is reported released. An error leaves the record in place, so that
-// the next start does it again.
+// out of the kernel and seen to be gone, then the epoch is reported released,
+// once, and then the hooks are told. After an error, and when ctx ends, the
+// record stays, so that the next start does what is left.
 func Recover(ctx context.Context, cfg RecoverConfig) (r Recovered, err error) {
 	t, err := cfg.Journal.Tenure()
 	if err != nil {
@@ -59,11 +59,11 @@ func Recover(ctx context.Context, cfg RecoverConfig) (r Recovered, err error) {
 	}
 	cause := "the earlier run of had ended without releasing"
 	kind := hadv1.Evidence_KIND_RELEASED
-	rebooted := t.Instance.GetBootId() != cfg.Instance.GetBootId()
-	if rebooted {
+	r.Rebooted = t.Instance.GetBootId() != cfg.Instance.GetBootId()
+	if r.Rebooted {
 		cause, kind = "the host was rebooted while it owned", hadv1.Evidence_KIND_REBOOTED
 	}
-	cfg.Logger.Warn("giving back what an earlier run held", "epoch", t.Epoch, "rebooted", rebooted)
+	cfg.Logger.Warn("giving back what an earlier run held", "epoch", t.Epoch, "rebooted", r.Rebooted, "released", t.Released)
 
 	tl := new(timeline)
 	addrs, vips, err := tenureAddresses(t)
@@ -73,28 +73,45 @@ func Recover(ctx context.Context, cfg RecoverConfig) (r Recovered, err error) {
 	if err := tl.run("addresses_down", func() error { return cfg.Addresses.Remove(ctx, addrs) }); err != nil {
 		return r, fmt.Errorf("give back epoch %d: %w", t.Epoch, err)
 	}
-	r.Epoch, r.Addresses, r.Rebooted = t.Epoch, addrs, rebooted
-	if !rebooted {
-		hooks, err := cfg.Hooks(t.HooksDir, t.HookTimeout)
+	r.Epoch, r.Addresses = t.Epoch, addrs
+	if !t.Released {
+		t.Forced = true
+		err := cfg.Journal.Release(ctx, &hadv1.Report{
+			Node: cfg.Instance.GetNode(), At: timestamppb.Now(),
+			Body: &hadv1.Report_Released{Released: &hadv1.Released{
+				Epoch: t.Epoch, Reporter: cfg.Instance, Kind: kind, Forced: true, Cause: cause, Steps: tl.list(),
+			}},
+		}, true)
 		if err != nil {
 			return r, err
 		}
-		for _, s := range []hook.Stage{hook.PreRel, hook.PostRel} {
-			_ = tl.run(map[hook.Stage]string{hook.PreRel: "pre_rel", hook.PostRel: "post_rel"}[s], func() error {
-				return recoverStage(ctx, cfg, hooks, t, vips, s, cause)
-			}) // a failing script stops no release; it is in the timeline and has a result of its own
+	}
+	if !r.Rebooted {
+		if err := recoverStages(ctx, cfg, t, vips, cause); err != nil {
+			return r, err
 		}
 	}
-	_, err = cfg.Journal.Append(ctx, &hadv1.Report{
-		Node: cfg.Instance.GetNode(), At: timestamppb.Now(),
-		Body: &hadv1.Report_Released{Released: &hadv1.Released{
-			Epoch: t.Epoch, Reporter: cfg.Instance, Kind: kind, Forced: true, Cause: cause, Steps: tl.list(),
-		}},
-	})
-	if err != nil {
-		return r, err
-	}
 	return r, cfg.Journal.ClearTenure()
+}
+
+// recoverStages runs the release hooks that the earlier run didn't get to. A
+// failing script stops no release and has a result of its own; only a runner
+// that can't be had, or the end of ctx, is an error.
+func recoverStages(ctx context.Context, cfg RecoverConfig, t *journal.Tenure, vips []recovered, cause string) error {
+	hooks, err := cfg.Hooks(t.HooksDir, t.HookTimeout)
+	if err != nil {
+		return err
+	}
+	stages := []hook.Stage{hook.PostRel}
+	if t.Forced {
+		stages = []hook.Stage{hook.PreRel, hook.PostRel}
+	}
+	for _, s := range stages {
+		if err := recoverStage(ctx, cfg, hooks, t, vips, s, cause); err != nil {
+			cfg.Logger.Warn("a release script failed; the release goes on", "epoch", t.Epoch, "error", err)
+		}
+	}
+	return context.Cause(ctx)
 }
 
 // recoverHooks ends what is left of interrupted scripts and reports them; it
@@ -119,7 +136,7 @@ func recoverStage(ctx context.Context, cfg RecoverConfig, hooks Hooks, t *journa
 	for i := range vips {
 		v := vips[len(vips)-1-i]
 		_, err := hooks.Stage(ctx, hook.Run{Stage: s, Event: hook.Release, VIP: v.addr, Env: hook.Env{
-			Cluster: cfg.Cluster, Reason: cause, Interface: v.iface, Node: cfg.Instance.GetNode(), Epoch: t.Epoch, Forced: true,
+			Cluster: cfg.Cluster, Reason: cause, Interface: v.iface, Node: cfg.Instance.GetNode(), Epoch: t.Epoch, Forced: t.Forced,
 		}})
 		if err != nil && first == nil {
 			first = err

@@ -3,6 +3,7 @@ package failover
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"had/internal/hook"
@@ -15,13 +16,11 @@ import (
 // the lease end on the way, the keeper takes the addresses and what remains
 // is done as a forced release.
 func (x *executor) release(ctx context.Context, step Step) error {
-	p, leased := x.current()
+	o, leased := x.current()
 	t := new(timeline)
-	vips := x.vipsOf(p)
 	forced := leased.Err() != nil
 	if !forced {
-		run := stageRun{epoch: step.Epoch, cause: step.Cause}
-		x.goTogether(leased, p, vips, t, run, hook.PreRel)
+		x.releaseStage(leased, o, t, stageRun{epoch: step.Epoch, cause: step.Cause}, hook.PreRel)
 		forced = leased.Err() != nil
 	}
 	return x.letGo(ctx, step, t, forced)
@@ -37,14 +36,18 @@ func (x *executor) force(ctx context.Context, step Step) error {
 // open, and the successor waits.
 func (x *executor) letGo(ctx context.Context, step Step, t *timeline, forced bool) error {
 	x.keeper.end(step.Epoch, errLeaseOver)
-	if err := t.run("addresses_down", func() error { return x.holder.drop(ctx) }); err != nil {
+	if err := t.run("addresses_down", func() error { return x.holder.drop(ctx, step.Epoch) }); err != nil {
 		return err
 	}
 	h := x.held()
 	h.Phase, h.Forced, h.Cause = PhaseLeaving, forced, step.Cause
 	x.setHolding(h)
-	x.reportReleased(ctx, &hadv1.Released{Epoch: step.Epoch, Forced: forced, Cause: step.Cause, Steps: t.list()})
 	x.logger.Info("released", "epoch", step.Epoch, "cause", step.Cause, "forced", forced)
+	err := x.reportReleased(ctx, &hadv1.Released{Epoch: step.Epoch, Forced: forced, Cause: step.Cause, Steps: t.list()})
+	if err != nil {
+		x.logger.Error("the release is not reported; the successor waits until the lease is over", "epoch", step.Epoch, "error", err)
+		return nil
+	}
 	if err := x.courier.flush(ctx, flushLimit); err != nil {
 		x.logger.Warn("the release is not in the log yet; it is delivered when a leader can be reached", "epoch", step.Epoch, "error", err)
 	}
@@ -57,24 +60,23 @@ const flushLimit = 2 * time.Second
 
 // finish runs the hooks that remain after a release and forgets the epoch.
 func (x *executor) finish(ctx context.Context, step Step) error {
-	p, _ := x.current()
+	o, _ := x.current()
 	h := x.held()
 	if h.Phase != PhaseLeaving {
 		return fmt.Errorf("finish epoch %d: it is not released yet", step.Epoch)
 	}
-	vips := x.vipsOf(p)
 	t := new(timeline)
 	run := stageRun{epoch: step.Epoch, cause: h.Cause, forced: h.Forced}
 	if h.Forced {
-		x.goTogether(ctx, p, vips, t, run, hook.PreRel)
+		x.releaseStage(ctx, o, t, run, hook.PreRel)
 	}
-	x.goTogether(ctx, p, vips, t, run, hook.PostRel)
+	x.releaseStage(ctx, o, t, run, hook.PostRel)
 	if err := x.journal.ClearTenure(); err != nil {
 		x.logger.Error("the journal still names the epoch; the next start cleans up once more", "epoch", step.Epoch, "error", err)
 	}
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	x.holding, x.serving, x.leased = Holding{}, nil, nil
+	x.holding, x.owned, x.leased = Holding{}, owned{}, nil
 	return nil
 }
 
@@ -83,25 +85,47 @@ func (x *executor) finish(ctx context.Context, step Step) error {
 // after the commit is known.
 func (x *executor) reportClean(ctx context.Context, step Step) error {
 	x.keeper.end(step.Epoch, errLeaseOver)
-	if err := x.holder.drop(ctx); err != nil {
+	if err := x.holder.drop(ctx, step.Epoch); err != nil {
 		return err
 	}
-	x.reportReleased(ctx, &hadv1.Released{Epoch: step.Epoch, Cause: step.Cause})
+	if err := x.reportReleased(ctx, &hadv1.Released{Epoch: step.Epoch, Cause: step.Cause}); err != nil {
+		return err
+	}
 	return x.courier.flush(ctx, flushLimit)
 }
 
-func (x *executor) current() (*policy.Policy, context.Context) {
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	return x.serving, x.leased
+// releaseStage runs PreRel or PostRel, last address first; its failure never
+// stops a release.
+func (x *executor) releaseStage(ctx context.Context, o owned, t *timeline, run stageRun, s hook.Stage) {
+	vips := slices.Clone(o.vips)
+	slices.Reverse(vips)
+	name := "post_rel"
+	if s == hook.PreRel {
+		name = "pre_rel"
+		vips = slices.DeleteFunc(vips, func(v policy.VIP) bool { return o.stopped[v.Address] })
+	}
+	if len(vips) == 0 {
+		return
+	}
+	run.goOn = true
+	if err := t.run(name, func() error { return x.stage(ctx, o.hooks, vips, run.of(s, hook.Release)) }); err != nil {
+		x.logger.Warn("a release script failed; the release goes on", "epoch", run.epoch, "error", err)
+	}
 }
 
-// vipsOf returns a policy's addresses with this node's interfaces, where they
-// can still be found.
-func (x *executor) vipsOf(p *policy.Policy) []policy.VIP {
-	vips, _, err := x.resolve(p)
-	if err != nil {
-		return p.VIPs
-	}
-	return vips
+func (r stageRun) of(s hook.Stage, e hook.Event) stageRun {
+	r.stage, r.event = s, e
+	return r
+}
+
+func (x *executor) current() (owned, context.Context) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return x.owned, x.leased
+}
+
+func (x *executor) setOwned(o owned) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.owned = o
 }

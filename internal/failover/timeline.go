@@ -1,6 +1,7 @@
 package failover
 
 import (
+	"strings"
 	"sync"
 	"time"
 
@@ -21,13 +22,17 @@ func (t *timeline) run(name string, step func() error) error {
 	err := step()
 	s := &hadv1.Step{Name: name, Started: timestamppb.New(started), DurationNs: int64(time.Since(started))}
 	if err != nil {
-		s.Error = err.Error()
+		s.Error = printable(err.Error())
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.steps = append(t.steps, s)
 	return err
 }
+
+// printable makes a text fit for the log: names of scripts may hold any
+// bytes, a protobuf string may not.
+func printable(s string) string { return strings.ToValidUTF8(s, "\uFFFD") }
 
 func (t *timeline) list() []*hadv1.Step {
 	t.mu.Lock()

@@ -207,6 +207,9 @@ func (j *Journal) Problem() string {
 	}
 }
 
+// closeLimit is how long Close waits for a disk that doesn't answer.
+const closeLimit = 5 * time.Second
+
 // Close tries once more to store what is not, stops the writer and releases
 // the file. The error says what was lost.
 func (j *Journal) Close() error {
@@ -218,7 +221,13 @@ func (j *Journal) Close() error {
 	j.closed = true
 	j.mu.Unlock()
 	close(j.stop)
-	<-j.done
+	timer := time.NewTimer(closeLimit)
+	defer timer.Stop()
+	select {
+	case <-j.done:
+	case <-timer.C: // the writer is inside the kernel; the file is its own until the process ends
+		return fmt.Errorf("close the journal: %s", j.Problem())
+	}
 	var err error
 	if problem := j.Problem(); problem != "" {
 		err = errors.New(problem)

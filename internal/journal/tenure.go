@@ -21,6 +21,8 @@ type Tenure struct {
 	HooksDir      string
 	HookTimeout   time.Duration
 	PolicyVersion uint64
+	Released      bool // its release has been reported: only hooks are left to run
+	Forced        bool // with Released: PreRel is among them
 }
 
 // storedTenure is the form in the file.
@@ -32,6 +34,8 @@ type storedTenure struct {
 	HooksDir      string            `json:"hooks_dir"`
 	HookTimeout   time.Duration     `json:"hook_timeout_ns"`
 	PolicyVersion uint64            `json:"policy_version"`
+	Released      bool              `json:"released"`
+	Forced        bool              `json:"forced"`
 }
 
 // SetTenure must have returned nil before the kernel is touched for t. When it
@@ -49,6 +53,40 @@ func (j *Journal) SetTenure(t *Tenure) error {
 // still name the last tenure, and the next start cleans up once more.
 func (j *Journal) ClearTenure() error {
 	return j.setTenure(nil, "write down that this node holds nothing")
+}
+
+// Release takes the report that the tenure's epoch is released, as Append
+// does, and marks the tenure in the same write: a daemon that dies afterwards
+// doesn't report it again. Without a tenure it is Append.
+func (j *Journal) Release(ctx context.Context, r *hadv1.Report, forced bool) error {
+	e, err := newEntry(r)
+	if err != nil {
+		return err
+	}
+	t, err := j.Tenure()
+	if err != nil {
+		return err
+	}
+	var value []byte
+	if t != nil {
+		t.Released, t.Forced = true, forced
+		if value, err = encodeTenure(t); err != nil {
+			return fmt.Errorf("write down that this node released: %w", err)
+		}
+	}
+	wait, err := j.enqueue(func() []change {
+		changes := []change{j.add(e)}
+		if value != nil {
+			j.tenure = value
+			changes = append(changes, change{bucket: metaBucket, key: []byte(tenureKey), value: value})
+		}
+		return changes
+	})
+	if err != nil {
+		return fmt.Errorf("append a release to the journal: %w", err)
+	}
+	_ = wait(ctx) // Problem tells
+	return nil
 }
 
 func (j *Journal) setTenure(value []byte, what string) error {
@@ -81,6 +119,8 @@ func encodeTenure(t *Tenure) ([]byte, error) {
 		HooksDir:      t.HooksDir,
 		HookTimeout:   t.HookTimeout,
 		PolicyVersion: t.PolicyVersion,
+		Released:      t.Released,
+		Forced:        t.Forced,
 	}
 	var errs []error
 	var err error
@@ -111,6 +151,8 @@ func decodeTenure(value []byte) (*Tenure, error) {
 		HooksDir:      s.HooksDir,
 		HookTimeout:   s.HookTimeout,
 		PolicyVersion: s.PolicyVersion,
+		Released:      s.Released,
+		Forced:        s.Forced,
 	}
 	if err := protojson.Unmarshal(s.Instance, t.Instance); err != nil {
 		return nil, fmt.Errorf("read what this node held: %w", err)

@@ -1,0 +1,81 @@
+package failover
+
+import (
+	"context"
+	"net/netip"
+	"slices"
+
+	"had/internal/hook"
+	"had/internal/policy"
+	hadv1 "had/proto/had/v1"
+)
+
+// reconfigure makes the held epoch match a new policy without touching what
+// is in both: the hooks of addresses that go or come are run, the others stay
+// up all the time. After a failure what is up is neither the old policy nor
+// the new one, and the epoch is given up.
+func (x *executor) reconfigure(ctx context.Context, in Inputs, step Step) error {
+	t, err := x.newTurn(in.Policy, in.View.Policy.GetVersion(), x.instance.GetNode())
+	if err == nil {
+		err = x.change(t, step)
+	}
+	if err != nil {
+		x.progress(ctx, &hadv1.Progress{Epoch: step.Epoch, Outcome: hadv1.Progress_OUTCOME_FAILED, Reason: err.Error(), Steps: t.timeline.list()})
+		h := x.held()
+		h.Phase = PhaseAcquiring
+		x.setHolding(h)
+		return err
+	}
+	x.serve(ctx, step.Epoch, t)
+	return nil
+}
+
+func (x *executor) change(t *turn, step Step) error {
+	old, leased := x.current()
+	gone, come := difference(old.vips, t.vips), difference(t.vips, old.vips)
+	run := stageRun{epoch: step.Epoch, cause: step.Cause, previous: x.instance.GetNode()}
+
+	// Both lists until the change is through: whoever must clean up, this run
+	// or the next one, then knows of all.
+	all := append(slices.Clone(t.vips), gone...)
+	x.setOwned(owned{hooks: t.policy.Hooks, vips: all})
+	if err := x.journal.SetTenure(x.tenure(step.Epoch, t.policy.Hooks, all, t.version)); err != nil {
+		return err
+	}
+	x.releaseStage(leased, owned{hooks: old.hooks, vips: gone}, &t.timeline, run, hook.PreRel)
+	stopped := map[netip.Addr]bool{}
+	for _, v := range gone {
+		stopped[v.Address] = true
+	}
+	x.setOwned(owned{hooks: t.policy.Hooks, vips: all, stopped: stopped})
+	err := t.timeline.run("pre_acq", func() error {
+		return x.stage(leased, t.policy.Hooks, come, run.of(hook.PreAcq, hook.Acquire))
+	})
+	if err != nil && (leased.Err() != nil || t.policy.Hooks.OnFailure[policy.PreAcq] != policy.Continue) {
+		return err
+	}
+	if err := t.timeline.run("addresses_up", func() error { return x.holder.raise(leased, step.Epoch, t.addrs) }); err != nil {
+		return err
+	}
+	x.keeper.tell(leased)
+	x.releaseStage(leased, owned{hooks: old.hooks, vips: gone}, &t.timeline, run, hook.PostRel)
+	x.setOwned(owned{hooks: t.policy.Hooks, vips: t.vips})
+	if err := x.journal.SetTenure(x.tenure(step.Epoch, t.policy.Hooks, t.vips, t.version)); err != nil {
+		x.logger.Warn("the journal still names addresses that the policy has given up", "epoch", step.Epoch, "error", err)
+	}
+	err = t.timeline.run("post_acq", func() error {
+		run.goOn = true
+		return x.stage(leased, t.policy.Hooks, come, run.of(hook.PostAcq, hook.Acquire))
+	})
+	if err != nil && (leased.Err() != nil || t.policy.Hooks.OnFailure[policy.PostAcq] == policy.HandOver) {
+		return err
+	}
+	return nil
+}
+
+// difference returns the addresses of a that are not in b.
+func difference(a, b []policy.VIP) []policy.VIP {
+	return slices.DeleteFunc(slices.Clone(a), func(v policy.VIP) bool {
+		return slices.ContainsFunc(b, func(w policy.VIP) bool { return v.Address == w.Address && v.Interface == w.Interface })
+	})
+}
