@@ -10,7 +10,6 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
-	"google.golang.org/protobuf/encoding/prototext"
 
 	hadv1 "had/proto/had/v1"
 )
@@ -22,10 +21,15 @@ const askLimit = 10 * time.Second
 // its own: one that waits for a daemon to come back would make tests slow.
 func (s *site) ask(t *testing.T, node string, question func(ctx context.Context, ha hadv1.HAClient) error) error {
 	t.Helper()
+	return s.askUntil(t.Context(), t, node, question)
+}
+
+func (s *site) askUntil(ctx context.Context, t *testing.T, node string, question func(ctx context.Context, ha hadv1.HAClient) error) error {
+	t.Helper()
 	conn, err := grpc.NewClient("unix://"+s.Host(node).Socket(), grpc.WithTransportCredentials(insecure.NewCredentials()))
 	must(t, err)
 	defer conn.Close()
-	ctx, cancel := context.WithTimeout(t.Context(), askLimit)
+	ctx, cancel := context.WithTimeout(ctx, askLimit)
 	defer cancel()
 	if err := question(ctx, hadv1.NewHAClient(conn)); err != nil {
 		return fmt.Errorf("ask %s: %w", node, err)
@@ -71,9 +75,14 @@ func (s *site) nodeStatus(t *testing.T, asked, about string) (*hadv1.NodeStatus,
 }
 
 // history returns all events as a node has applied them.
-func (s *site) history(t *testing.T, node string) (events []*hadv1.Event, err error) {
+func (s *site) history(t *testing.T, node string) ([]*hadv1.Event, error) {
 	t.Helper()
-	err = s.ask(t, node, func(ctx context.Context, ha hadv1.HAClient) error {
+	return s.historyUntil(t.Context(), t, node)
+}
+
+func (s *site) historyUntil(ctx context.Context, t *testing.T, node string) (events []*hadv1.Event, err error) {
+	t.Helper()
+	err = s.askUntil(ctx, t, node, func(ctx context.Context, ha hadv1.HAClient) error {
 		stream, err := ha.History(ctx, &hadv1.HistoryRequest{})
 		if err != nil {
 			return err
@@ -124,12 +133,4 @@ func (s *site) move(t *testing.T, node, target string) (resp *hadv1.MoveResponse
 		return err
 	})
 	return resp, err
-}
-
-// describe makes an error of a status that isn't the one waited for.
-func describe(st *hadv1.StatusResponse) error {
-	o := st.GetOwnership()
-	return fmt.Errorf("%s says: %s, owner %q, epoch %d, leader %q, why %q, not confirmed because %q; nodes:\n%s", st.GetAnsweredBy(),
-		o.GetState(), o.GetOwner(), o.GetEpoch(), st.GetLeader(), o.GetWhy(), st.GetFreshness().GetNote(),
-		prototext.MarshalOptions{Multiline: true}.Format(&hadv1.StatusResponse{Nodes: st.GetNodes(), Warnings: st.GetWarnings()}))
 }

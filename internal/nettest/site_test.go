@@ -2,10 +2,8 @@ package nettest
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net/netip"
-	"os"
 	"slices"
 	"strings"
 	"syscall"
@@ -78,6 +76,11 @@ func newIdleSite(t *testing.T, cfg lab.Config) *site {
 	t.Helper()
 	s := &site{Lab: newLab(t, cfg), vips: lab.DefaultVIPs(), clients: map[netip.Addr]*lab.Client{}}
 	s.hooks = newHookFolder(t, s.VIPs())
+	t.Cleanup(func() {
+		if t.Failed() {
+			s.showHistory(t)
+		}
+	})
 	var err error
 	s.wire, err = s.WatchWire()
 	must(t, err)
@@ -277,18 +280,5 @@ func eventually(t *testing.T, what string, look func() error) {
 		if time.Now().After(deadline) {
 			t.Fatalf("never came about: %s\n%v", what, err)
 		}
-	}
-}
-
-// showLogs shows the end of every daemon's log.
-func showLogs(t *testing.T, l *lab.Lab) {
-	for _, h := range l.Servers() {
-		text, err := os.ReadFile(h.Log())
-		if errors.Is(err, os.ErrNotExist) {
-			continue
-		}
-		must(t, err)
-		lines := strings.SplitAfter(string(text), "\n")
-		t.Logf("the log of %s ends:\n%s", h.Name, strings.Join(lines[max(0, len(lines)-60):], ""))
 	}
 }
