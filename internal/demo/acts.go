@@ -13,7 +13,9 @@ import (
 // act is one way to lose an owner.
 type act struct {
 	title string
+	brief string // of the owner, in the summary
 	about string
+	deed  string // in the timeline
 	// strike makes it happen to the owner.
 	strike func(ctx context.Context, c *Cluster, owner *lab.Host) error
 	// mend makes the cluster whole again once another server owns; nil when
@@ -28,14 +30,18 @@ func script() []act {
 	return []act{
 		{
 			title:  "move the owner on purpose",
+			brief:  "moved on purpose",
+			deed:   "hactl move",
 			about:  "The everyday case: a reboot is due, so the addresses go to another server first. The operator says so on any server.",
 			strike: move,
 			lesson: func(*Cluster, result) string {
-				return "The old owner stopped its service, took the addresses down and said so to the new one directly. Nobody had to wait for a lease."
+				return "In short: the old owner stopped its service, took the addresses down and told the new one directly. Nobody had to wait for a lease to run out."
 			},
 		},
 		{
 			title:  "crash the owner",
+			brief:  "crashed (kill -9)",
+			deed:   "kill -9",
 			about:  "kill -9 of had on the owner. Its host runs on, with the addresses still in its kernel and nobody left to take them down.",
 			strike: crash,
 			mend: func(c *Cluster, former *lab.Host) error {
@@ -46,6 +52,8 @@ func script() []act {
 		},
 		{
 			title:  "cut the owner off",
+			brief:  "cut off from all",
+			deed:   "cuts the owner off",
 			about:  "Every packet from and to the owner is dropped. Its daemon lives, its cable is in; it can tell nobody what it does, and nobody can tell it to stop.",
 			strike: cut,
 			mend: func(c *Cluster, _ *lab.Host) error {
@@ -70,31 +78,31 @@ func move(ctx context.Context, c *Cluster, owner *lab.Host) error {
 }
 
 func crash(_ context.Context, c *Cluster, owner *lab.Host) error {
-	c.n.fact("demo", plain, fmt.Sprintf("kill -9 %d, had on %s", owner.Daemon().Pid(), owner.Name))
+	c.n.fact("demo", plain, fmt.Sprintf("kill -9 %d, had on %s; now for the next owner to come", owner.Daemon().Pid(), owner.Name))
 	return owner.Kill(syscall.SIGKILL)
 }
 
 func cut(_ context.Context, c *Cluster, owner *lab.Host) error {
-	c.n.fact("demo", plain, fmt.Sprintf("cuts %s off from the other servers and from the client", owner.Name))
+	c.n.fact("demo", plain, fmt.Sprintf("cuts %s off from all; now for the next owner to come", owner.Name))
 	return c.lab.Isolate(owner.Name)
 }
 
 func crashLesson(c *Cluster, r result) string {
 	t := c.timing
-	text := fmt.Sprintf("Why so long: a dead daemon can't say that it has let go. So the next owner waits until it certainly has, counted from the last renewal: the lease (%s), then the lifetime after which the kernel of %s drops the address by itself (%s), and the kernel's delay in doing so (%s): %s in all.",
+	text := fmt.Sprintf("Why so long? A dead daemon can't say that it has let go. So the next owner waits until it certainly has, counted from the last renewal: the lease (%s), then the lifetime after which the kernel of %s drops the address by itself (%s), and the kernel's delay in doing so (%s): %s in all.",
 		seconds(t.TTLMs), r.from, seconds(t.AddressLifetimeMs), seconds(t.TakeoverWaitMs-t.TTLMs-t.AddressLifetimeMs), seconds(t.TakeoverWaitMs))
 	if gone, ok := r.lost(c.lab.VIPs()[0], r.from); ok {
 		text += fmt.Sprintf(" Here the kernel dropped it after %s, and up to then %s went on answering.", seconds(inMs(gone)), r.from)
 	}
-	return text + " This version errs on the safe side; the next gets a guard process and a packet filter, with which the wait is about a second."
+	return text + fmt.Sprintf(" A guard process and a packet filter, which come next, will let the next owner skip most of that wait. The web service of %s ran on without the address, because its PreRel never ran; the new start of had made up for it (HAD_FORCED=1).", r.from)
 }
 
 func cutLesson(c *Cluster, r result) string {
-	text := fmt.Sprintf("%s noticed by itself: it could not renew its lease", r.from)
+	text := fmt.Sprintf("In short: %s noticed by itself that it could not renew its lease", r.from)
 	if gone, ok := r.lost(c.lab.VIPs()[0], r.from); ok {
 		text += fmt.Sprintf(", so it took the addresses down after %s", seconds(inMs(gone)))
 	}
-	return text + ", and ran PreRel and PostRel with HAD_FORCED=1. It could tell nobody, so its successor waited as after a crash. What it did meanwhile was in its journal, and reached the log after the heal: the lines that show two times."
+	return text + ", and then stopped its service (HAD_FORCED=1). It could tell nobody, so the next owner waited as after a crash. What it did meanwhile was in its journal and reached the log after the cut: the lines that show two times."
 }
 
 // perform plays an act and shows what came of it.
@@ -109,7 +117,7 @@ func (c *Cluster) perform(ctx context.Context, a act) (r result, err error) {
 	}
 	c.n.para(a.about)
 	c.n.blank()
-	r = result{title: a.title, from: owner.Name, start: time.Now()}
+	r = result{brief: a.brief, deed: a.deed, from: owner.Name, start: time.Now()}
 	if err := a.strike(ctx, c, owner); err != nil {
 		return r, err
 	}
@@ -156,7 +164,7 @@ func (c *Cluster) pages(ctx context.Context, former *lab.Host) {
 }
 
 func (c *Cluster) ownPage(ctx context.Context, h *lab.Host) {
-	c.n.fact(h.Name, plain, "GET "+urlOf(h.V4)+" on the host itself: "+page(ctx, h, urlOf(h.V4)))
+	c.n.fact(h.Name, plain, "its own web service: "+page(ctx, h, urlOf(h.V4)))
 }
 
 // page returns what a host reads at a URL, or why it reads nothing, in a line.

@@ -41,6 +41,7 @@ func Run(ctx context.Context, cfg Config) (err error) {
 	defer func() { err = c.end(ctx, err) }()
 	n.title("A cluster on this machine")
 	n.para("Three servers and a client, each in a network namespace of its own, on one network. Nothing outside of them is touched. The servers run had; the client asks for the virtual addresses once a millisecond, and an observer listens to the kernel of each server.")
+	n.blank()
 	if err := c.start(ctx); err != nil {
 		return err
 	}

@@ -49,6 +49,13 @@ func (n *narrator) line(text string) {
 	}
 }
 
+// prompt asks for a command; the cursor stays on the line.
+func (n *narrator) prompt(text string) {
+	if n.err == nil {
+		_, n.err = io.WriteString(n.out, n.paint(cyan, text))
+	}
+}
+
 func (n *narrator) blank() { n.line("") }
 
 func (n *narrator) title(text string) {

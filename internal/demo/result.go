@@ -13,7 +13,8 @@ import (
 
 // result is what an act came to.
 type result struct {
-	title      string
+	brief      string // what happened to the owner
+	deed       string // that began it
 	from, to   string // the owners before and after
 	start, end time.Time
 	gaps       map[netip.Addr]lab.Gap
@@ -111,7 +112,7 @@ func (c *Cluster) tell(ctx context.Context, r result, lesson string) error {
 	v4, v6 := c.lab.VIPs()[0], c.lab.VIPs()[1]
 	c.n.heading("Measured")
 	gap := r.gaps[v4]
-	text := fmt.Sprintf("no answer for %s (IPv6: %s), then from %s", ms(inMs(gap.Duration())), ms(inMs(r.gaps[v6].Duration())), gap.ToHost)
+	text := fmt.Sprintf("no answer for %s (by IPv6 %s), then from %s", ms(inMs(gap.Duration())), ms(inMs(r.gaps[v6].Duration())), gap.ToHost)
 	if stalled(gap) || stalled(r.gaps[v6]) {
 		text += "; but the client itself stood still for part of it: this machine is busy"
 	}
@@ -124,7 +125,7 @@ func (c *Cluster) tell(ctx context.Context, r result, lesson string) error {
 	c.n.fact("", plain, fmt.Sprintf("%s in which none had it", ms(inMs(r.vacant(v4)))))
 
 	c.n.heading("Step by step")
-	moments := logMoments(r.events)
+	moments := append(logMoments(r.events), moment{at: r.start, who: "demo", what: r.deed})
 	for _, vip := range c.lab.VIPs() {
 		moments = append(moments, kernelMoments(r.seen[vip], r.start)...)
 		moments = append(moments, clientMoments(r.gaps[vip], family(vip))...)
@@ -145,9 +146,9 @@ func (c *Cluster) tell(ctx context.Context, r result, lesson string) error {
 // summarize shows all acts side by side and fails when two hosts ever had an
 // address at the same time.
 func (c *Cluster) summarize(ctx context.Context, results []result) error {
-	rows := [][]string{{"", "owner", "client's gap", "by IPv6", "two hosts had it"}}
+	rows := [][]string{{"the owner was", "from -> to", "no answer (IPv4)", "(IPv6)", "two hosts had it"}}
 	for i, r := range results {
-		row := []string{fmt.Sprintf("%d  %s", i+1, r.title), r.from + " -> " + r.to}
+		row := []string{fmt.Sprintf("%d  %s", i+1, r.brief), r.from + " -> " + r.to}
 		for _, vip := range c.lab.VIPs() {
 			row = append(row, ms(inMs(r.gaps[vip].Duration())))
 		}

@@ -29,7 +29,7 @@ func site(h *lab.Host) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		page, err := os.ReadFile(filepath.Join(siteDir(h), "page"))
 		if err != nil {
-			http.Error(w, fmt.Sprintf("the web service of %s is not started", h.Name), http.StatusServiceUnavailable)
+			http.Error(w, "not started", http.StatusServiceUnavailable)
 			return
 		}
 		_, _ = w.Write(page) // a client that left hears nothing

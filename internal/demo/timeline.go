@@ -65,29 +65,55 @@ func clientMoments(g lab.Gap, over string) []moment {
 	}
 }
 
-// wellKnown are the steps that are shown however short they are.
-func wellKnown(name string) bool { return name == "addresses_up" || name == "addresses_down" }
+// stepText says in words what a step of a report is. Steps that are only
+// bookkeeping are left out unless they took long.
+func stepText(s step) string {
+	switch s.Name {
+	case "test":
+		return "Test script"
+	case "probe":
+		return "asks whether anybody else has the addresses"
+	case "pre_acq":
+		return "PreAcq scripts"
+	case "addresses_up":
+		return "addresses up"
+	case "post_acq":
+		return "PostAcq scripts"
+	case "pre_rel":
+		return "PreRel scripts"
+	case "addresses_down":
+		return "addresses down"
+	case "post_rel":
+		return "PostRel scripts"
+	}
+	if s.DurationMs < 10 {
+		return ""
+	}
+	return strings.ReplaceAll(s.Name, "_", " ")
+}
 
 // logMoments tells the steps that the nodes reported to the log.
 func logMoments(events []event) []moment {
 	var moments []moment
+	waited := "" // a successor closes what was open and acquires in one entry
 	for _, e := range events {
 		add := func(at time.Time, format string, args ...any) {
 			moments = append(moments, moment{at: at, who: e.Node, what: fmt.Sprintf(format, args...)})
 		}
 		switch {
 		case e.Closed != nil && e.Closed.Kind == "waited":
-			add(e.At, "epoch %d is over: waited it out for %s", e.Closed.Epoch, ms(e.Closed.WaitedMs))
+			waited = fmt.Sprintf(", having waited %s for epoch %d to be over", ms(e.Closed.WaitedMs), e.Closed.Epoch)
 		case e.Acquired != nil:
-			add(e.At, "acquires, epoch %d", e.Epoch)
+			add(e.At, "owns from here on: epoch %d%s", e.Epoch, waited)
+			waited = ""
 		}
 		for _, report := range []*stepped{e.Progress, e.Released} {
 			if report == nil {
 				continue
 			}
 			for _, s := range report.Steps {
-				if s.DurationMs >= 1 || wellKnown(s.Name) {
-					add(s.Started, "%s, %s", strings.ReplaceAll(s.Name, "_", " "), ms(s.DurationMs))
+				if text := stepText(s); text != "" {
+					add(s.Started, "%s (%s)", text, ms(s.DurationMs))
 				}
 			}
 		}
