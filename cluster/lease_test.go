@@ -71,8 +71,8 @@ func TestLeaseNeverResurrectsAndNeverShortens(t *testing.T) {
 }
 
 func TestTimingFollowsFromDetect(t *testing.T) {
-	for _, detect := range []time.Duration{100, 200, 500, 1000, 5000} {
-		detect *= time.Millisecond
+	for _, ms := range []int64{100, 200, 500, 1000, 5000} {
+		detect := time.Duration(ms) * time.Millisecond
 		d := TimingFor(detect)
 		if d.TTL != 2*detect || d.Renew != d.TTL/4 || d.Heartbeat != detect || d.Election != detect || d.LeaderLease != detect/2 {
 			t.Errorf("detect %v gives %+v", detect, d)

@@ -186,8 +186,7 @@ func dataNodes() *hadv1.Birth {
 }
 
 func refusedBy(err error) string {
-	var r *RefusedError
-	if errors.As(err, &r) {
+	if r, ok := errors.AsType[*RefusedError](err); ok {
 		return r.Reason
 	}
 	return ""

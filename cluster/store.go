@@ -132,7 +132,7 @@ func walkBolt(path string) error {
 	if err != nil {
 		return err
 	}
-	defer db.Close()
+	defer func() { _ = db.Close() }() // only read
 	return db.View(func(tx *bbolt.Tx) error {
 		if tx.Size() > info.Size() {
 			return fmt.Errorf("%w: %d bytes where %d belong", errTruncated, info.Size(), tx.Size())

@@ -272,3 +272,19 @@ func readDamaged(t *testing.T, s *Storage, entries uint64) (refused int) {
 	}
 	return refused
 }
+
+func TestCheckStorageMissesWhatIsGone(t *testing.T) {
+	dir := t.TempDir()
+	if err := openTestStorage(t, dir).Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := CheckStorage(dir); err != nil {
+		t.Errorf("a whole folder: %v", err)
+	}
+	if err := os.Remove(filepath.Join(dir, "raft-vote.db")); err != nil {
+		t.Fatal(err)
+	}
+	if err := CheckStorage(dir); err == nil || !strings.Contains(err.Error(), "raft-vote.db") {
+		t.Errorf("without its votes: %v", err)
+	}
+}

@@ -9,7 +9,7 @@ import (
 // When the leader of two data nodes and a witness dies, the witness lets the
 // other data node win, each time, whoever's election timer runs out first.
 func TestWitnessLetsTheDataNodeWin(t *testing.T) {
-	for range 60 { // raft draws its timers anew each time
+	for range 40 { // raft draws its timers anew each time
 		synctest.Test(t, func(t *testing.T) {
 			c := startNodes(t, testBirth(), detect)
 			first := c.leader()
