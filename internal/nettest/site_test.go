@@ -253,8 +253,8 @@ func (s *site) agrees(t *testing.T, node, owner string) {
 func (s *site) answered(t *testing.T, owner string) {
 	t.Helper()
 	since := time.Now()
-	for vip, c := range s.clients {
-		if _, err := c.AwaitAnswer(within(t), since, s.others(owner)...); err != nil {
+	for _, vip := range s.vips {
+		if _, err := s.clients[vip].AwaitAnswer(within(t), since, s.others(owner)...); err != nil {
 			t.Fatalf("the client gets no answer of %s from %s: %v", vip, owner, err)
 		}
 	}
