@@ -25,11 +25,11 @@ func TestDemo(t *testing.T) {
 		`^  [123]  .* -> .* ms .* ms +0 ms$`:                                     3, // the summary
 		`^  client +GET http://10\.77\.0\.100/: hello from `:                     4,
 		`^  client +GET http://\[fd77::100\]/: hello from `:                      3,
-		` kernel +\w+ has got `:                                                 3,
-		` hook 10\.77\.0\.100 PostAcq10StartWeb ok `:                            4, // move shows its own as it goes
-		` forced hook 10\.77\.0\.100 PreRel10StopWeb ok `:                       2, // crashed, cut off
+		` kernel +\w+ has got `:                                                  3,
+		` hook 10\.77\.0\.100 PostAcq10StartWeb ok `:                             4, // move shows its own as it goes
+		` forced hook 10\.77\.0\.100 PreRel10StopWeb ok `:                        2, // crashed, cut off
 		` FORCED release: .* had ended without releasing`:                        1,
-		` FORCED release: the lease ended.* reached the log .* later, at `:       1,
+		` FORCED release: the lease ended.* \[reached the log .* later, at `:       1,
 		`its own web service: hello from `:                                       1, // crashed: PreRel never ran
 	} {
 		if got := count(pattern); got < least {
