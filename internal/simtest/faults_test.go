@@ -3,7 +3,6 @@ package simtest
 import (
 	"fmt"
 	"math/rand/v2"
-	"testing/synctest"
 	"time"
 
 	"had/internal/hook"
@@ -86,8 +85,7 @@ func drawFault(l layout, r *rand.Rand) fault {
 	case 4, 5:
 		return on("SIGSTOP for "+length.String(), func(w *world, h *host) {
 			if p := h.process(); p != nil {
-				synctest.Wait() // see process
-				p.stop()
+				w.stop(p)
 				w.after(length, p.cont)
 			}
 		})

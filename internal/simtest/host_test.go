@@ -41,6 +41,9 @@ func newHost(w *world, m *hadv1.Member, detect time.Duration, random *rand.Rand)
 		// Two hosts differ by ρ at the most.
 		rate: 1 + (random.Float64()-0.5)*cluster.ClockRateError,
 	}
+	if rate := w.layout.tamper.rate; rate != nil {
+		h.rate = rate(len(w.hosts))
+	}
 	h.disk = newDisk(h)
 	h.journal = newJournalFile(m.GetNodeId())
 	h.kernel = &kernel{h: h}

@@ -86,6 +86,23 @@ func (j *openJournal) add(r *hadv1.Report) uint64 {
 	return r.GetSeq()
 }
 
+// Release appends a release and marks the tenure in the same step, as the real
+// journal does in one write.
+func (j *openJournal) Release(_ context.Context, r *hadv1.Report, forced bool) error {
+	if err := j.p.pass(); err != nil {
+		return err
+	}
+	j.f.mu.Lock()
+	defer j.f.mu.Unlock()
+	if j.f.tenure != nil {
+		t := *j.f.tenure
+		t.Released, t.Forced = true, forced
+		j.f.tenure = &t
+	}
+	j.add(r)
+	return nil
+}
+
 func (j *openJournal) Pending(limit int) []*hadv1.Report {
 	j.f.mu.Lock()
 	defer j.f.mu.Unlock()

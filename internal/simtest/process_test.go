@@ -313,4 +313,5 @@ type tamper struct {
 	expected  bool // violations are what the test is after, so they don't fail it
 	propose   func(ctx context.Context, l *seenLog, cmd *hadv1.Command) (cluster.Verdict, error)
 	lastLease func(honest clock.Instant) clock.Instant
+	rate      func(node int) float64 // of a host's clock
 }

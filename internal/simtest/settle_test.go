@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"testing/synctest"
 	"time"
 
 	"had/cluster"
@@ -95,6 +96,25 @@ func (w *world) move(target string) {
 		})
 		w.diary.logged("%s: move to %q: %v, %v", p.h.name, target, r.GetTarget(), err)
 	})
+}
+
+// moveTo makes a node the owner, as an operator does.
+func (w *world) moveTo(name string) {
+	w.t.Helper()
+	w.until(w.bound(), name+" owns", func() bool {
+		owner := w.settled()
+		if owner != "" && owner != name {
+			w.move(name)
+			w.elapse(time.Second)
+		}
+		return owner == name
+	})
+}
+
+// stop is SIGSTOP for a daemon, at a moment when nothing of it runs.
+func (w *world) stop(p *process) {
+	synctest.Wait()
+	p.stop()
 }
 
 // settled says who owns when all is well: exactly one host has all addresses
