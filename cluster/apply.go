@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"slices"
+	"time"
 
 	"google.golang.org/protobuf/proto"
 
@@ -85,8 +86,10 @@ func (s *State) applyAcquire(e Entry, cmd *hadv1.Command, a *hadv1.Acquire) stri
 		return refuse("%s is a witness and never owns", m.GetName())
 	case s.policy == nil || a.GetPolicyVersion() != s.policy.GetVersion():
 		return refuse("it was made for policy version %d, which is not in force", a.GetPolicyVersion())
-	case a.GetTerms().GetTtlNs() <= 0 || a.GetTerms().GetAddressLifetimeNs() <= 0:
-		return "its terms name no lease time or address lifetime"
+	case !sensible(a.GetTerms()):
+		return refuse("its terms make no sense: a lease of %v and an address lifetime of %v", time.Duration(a.GetTerms().GetTtlNs()), time.Duration(a.GetTerms().GetAddressLifetimeNs()))
+	case a.GetMoveOperation() != "" && (s.move.GetOrder().GetOperation() != a.GetMoveOperation() || s.move.GetOrder().GetTarget() != m.GetName()):
+		return refuse("no move to %s with operation %s is under way", m.GetName(), a.GetMoveOperation())
 	}
 	for _, c := range s.open {
 		if why := evidenceMissing(c, a); why != "" {
@@ -113,6 +116,15 @@ func (s *State) applyAcquire(e Entry, cmd *hadv1.Command, a *hadv1.Acquire) stri
 	sub = append(sub, &hadv1.Event{Node: m.GetName(), Epoch: e.Index, Body: &hadv1.Event_Acquired{Acquired: a}})
 	s.record(e, cmd, sub...)
 	return ""
+}
+
+// longestTerm bounds what an Acquire may promise: successors have to wait it
+// out.
+const longestTerm = int64(time.Minute)
+
+func sensible(t *hadv1.Terms) bool {
+	return t.GetTtlNs() > 0 && t.GetTtlNs() <= longestTerm &&
+		t.GetAddressLifetimeNs() > 0 && t.GetAddressLifetimeNs() <= longestTerm
 }
 
 // evidenceMissing says why an Acquire may not succeed an open claim. This is

@@ -30,8 +30,15 @@ func (f *fsm) Apply(l *raft.Log) any {
 	cmd, err := decodeCommand(l.Data)
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if err != nil && f.broken == nil {
+	switch {
+	case f.broken != nil:
+	case err != nil:
 		f.broken = fmt.Errorf("apply log entry %d: %w; restore this node's data folder from a healthy node's by removing and adding the node", l.Index, err)
+		f.fatal(f.broken)
+	case cmd.GetRecord() == nil:
+		// Passing it over would let this node's state drift away from the
+		// others' without a sign.
+		f.broken = fmt.Errorf("apply log entry %d: it is of a kind that this version of had doesn't know; update had on this node", l.Index)
 		f.fatal(f.broken)
 	}
 	if f.broken != nil {

@@ -82,13 +82,31 @@ func (s *State) applyProgress(e Entry, r *hadv1.Report, p *hadv1.Progress) {
 	s.replaceClaim(c)
 }
 
+// proves reports whether a release report is evidence about a claim: it comes
+// from the claim's own node, and says either that this node looked, or that it
+// has booted since.
+func proves(r *hadv1.Report, rel *hadv1.Released, c *hadv1.Claim) bool {
+	owner, reporter := c.GetInstance(), rel.GetReporter()
+	if owner.GetNodeId() != r.GetNodeId() || reporter.GetNodeId() != r.GetNodeId() {
+		return false
+	}
+	switch rel.GetKind() {
+	case hadv1.Evidence_KIND_RELEASED:
+		return owner.GetBootId() == reporter.GetBootId()
+	case hadv1.Evidence_KIND_REBOOTED:
+		return owner.GetBootId() != reporter.GetBootId()
+	case hadv1.Evidence_KIND_UNSPECIFIED, hadv1.Evidence_KIND_WAITED:
+	}
+	return false
+}
+
 // applyReleased closes the epoch the report is about, if it is still open and
 // the reporter's own. A report that comes after the epoch was closed is kept
 // in the history and changes nothing: it names its epoch, so it can't be
 // taken for evidence about a later one.
 func (s *State) applyReleased(r *hadv1.Report, rel *hadv1.Released) {
 	c := findClaim(s.open, rel.GetEpoch())
-	if c == nil || c.GetInstance().GetNodeId() != r.GetNodeId() || rel.GetReporter().GetNodeId() != r.GetNodeId() {
+	if c == nil || !proves(r, rel, c) {
 		return
 	}
 	s.closeClaim(rel.GetEpoch())

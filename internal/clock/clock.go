@@ -76,3 +76,21 @@ func checkOffsets(text string) error {
 	}
 	return nil
 }
+
+// Slew returns how much faster (positive) or slower than its oscillator this
+// host's clocks are made to run at present, as a fraction: 1e-4 is 100 ppm.
+// It is what adjtimex(2) has in `tick` and `freq`, which a time daemon sets and
+// which changes CLOCK_BOOTTIME as well.
+func Slew() (float64, error) {
+	var t unix.Timex // modes 0: read only
+	if _, err := unix.Adjtimex(&t); err != nil {
+		return 0, fmt.Errorf("read the clock's adjustment: %w", err)
+	}
+	return slew(t.Tick, t.Freq), nil
+}
+
+// slew takes tick in µs a USER_HZ (10,000 when nobody adjusts it), freq in
+// 2^-16 ppm.
+func slew(tick, freq int64) float64 {
+	return (1+float64(tick-10_000)/10_000)*(1+float64(freq)/65536/1e6) - 1
+}

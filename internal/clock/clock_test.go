@@ -32,3 +32,22 @@ func TestOffsetsOfATimeNamespace(t *testing.T) {
 		t.Errorf("an offset of an hour was accepted: %v", err)
 	}
 }
+
+func TestSlewOfATimeDaemon(t *testing.T) {
+	for _, c := range []struct {
+		tick, freq int64
+		want       float64
+	}{
+		{10_000, 0, 0},
+		{10_000, 500 << 16, 5e-4}, // the most that freq can say
+		{10_833, 0, 0.0833},       // chrony's default maxslewrate
+		{9_167, 0, -0.0833},
+	} {
+		if got := slew(c.tick, c.freq); got < c.want-1e-9 || got > c.want+1e-9 {
+			t.Errorf("slew(%d, %d) = %g, want %g", c.tick, c.freq, got, c.want)
+		}
+	}
+	if s, err := Slew(); err != nil || s < -0.1 || s > 0.1 {
+		t.Errorf("Slew() = %g, %v: not what a kernel accepts", s, err)
+	}
+}

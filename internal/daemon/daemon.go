@@ -168,7 +168,7 @@ func (n *node) open(birth peer.Birth) error {
 		Cluster: f.Cluster, Instance: local.instance, Members: members.GetMembers(), Timing: timing,
 		Log: n.raft, Journal: local.journal, Addresses: local.addresses, Network: hostNetwork{local.addresses},
 		Hooks:     local.hooks.runner,
-		CheckHook: checkHooks, Peers: n.peers, Clock: clock.Now, Logger: n.cfg.Logger, Version: n.cfg.Version.GetVersion(),
+		CheckHook: checkHooks, HostTrouble: clockTrouble, Peers: n.peers, Clock: clock.Now, Logger: n.cfg.Logger, Version: n.cfg.Version.GetVersion(),
 	})
 	n.server = api.New(api.Config{
 		Cluster: f.Cluster, Self: f.Node, Members: members.GetMembers(), Node: n.raft, Controller: n.controller,

@@ -15,6 +15,7 @@ import (
 	"github.com/hashicorp/go-hclog"
 	"golang.org/x/sys/unix"
 
+	"had/cluster"
 	"had/internal/clock"
 	"had/internal/peer"
 	hadv1 "had/proto/had/v1"
@@ -125,4 +126,17 @@ func keepAlive(ctx context.Context, logger hclog.Logger) error {
 		case <-tick.C:
 		}
 	}
+}
+
+// clockTrouble says that this host's clock runs too fast or too slow for a
+// lease to be measured with it.
+func clockTrouble() []string {
+	slew, err := clock.Slew()
+	switch {
+	case err != nil:
+		return []string{err.Error()}
+	case slew > cluster.ClockRateError || slew < -cluster.ClockRateError:
+		return []string{fmt.Sprintf("its time daemon makes its clock run %.1f %% off, and leases allow %.1f %%: wait until the time is right; with chrony set maxslewrate 500", 100*slew, 100*cluster.ClockRateError)}
+	}
+	return nil
 }

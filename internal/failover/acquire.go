@@ -137,7 +137,7 @@ func (x *executor) serve(ctx context.Context, epoch uint64, t *turn) {
 
 // takeOn makes the epoch's things be there. ctx ends with the lease.
 func (x *executor) takeOn(ctx context.Context, epoch uint64, t *turn, cause string) error {
-	run := stageRun{event: hook.Acquire, epoch: epoch, cause: cause, previous: t.previous}
+	run := stageRun{event: hook.Acquire, epoch: epoch, cause: cause, previous: t.previous, leased: true}
 	err := t.timeline.run("record_tenure", func() error {
 		return x.journal.SetTenure(x.tenure(epoch, t.policy.Hooks, t.vips, t.version))
 	})

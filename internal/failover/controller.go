@@ -18,20 +18,21 @@ import (
 
 // Config is what a Controller needs.
 type Config struct {
-	Cluster   string
-	Instance  *hadv1.Instance
-	Members   []*hadv1.Member // all of them
-	Timing    cluster.Timing
-	Log       Log
-	Journal   Journal
-	Addresses Addresses
-	Network   Network
-	Hooks     HookRunners
-	CheckHook func(p *policy.Policy) (warnings []string, err error) // of the hook folders as they are
-	Peers     Peers
-	Clock     clock.Source
-	Logger    hclog.Logger
-	Version   string
+	Cluster     string
+	Instance    *hadv1.Instance
+	Members     []*hadv1.Member // all of them
+	Timing      cluster.Timing
+	Log         Log
+	Journal     Journal
+	Addresses   Addresses
+	Network     Network
+	Hooks       HookRunners
+	CheckHook   func(p *policy.Policy) (warnings []string, err error) // of the hook folders as they are
+	HostTrouble func() []string                                       // why this host should not own, apart from the policy; nil: never
+	Peers       Peers
+	Clock       clock.Source
+	Logger      hclog.Logger
+	Version     string
 }
 
 // Controller is the ring on one node: it gathers, decides and has the steps

@@ -20,6 +20,9 @@ func (c *Controller) blockers(view cluster.View, p *policy.Policy, h Holding) []
 	if c.self.GetWitness() {
 		add("%s is a witness and never owns", self)
 	}
+	if c.cfg.HostTrouble != nil {
+		out = append(out, c.cfg.HostTrouble()...)
+	}
 	if p == nil {
 		return append(out, "there is no policy yet")
 	}

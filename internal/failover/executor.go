@@ -114,6 +114,11 @@ func (x *executor) stage(ctx context.Context, h policy.Hooks, vips []policy.VIP,
 	}
 	var first error
 	for _, v := range vips {
+		if s.leased && !x.keeper.holds(s.epoch) {
+			// The keeper may not have had its turn yet: a stopped daemon that
+			// wakes up after its lease could be here first.
+			return errors.Join(first, fmt.Errorf("%s: %w", s.stage, errLeaseOver))
+		}
 		results, err := hooks.Stage(ctx, hook.Run{
 			Stage: s.stage, Event: s.event, VIP: v.Address,
 			Env: hook.Env{
@@ -160,6 +165,7 @@ type stageRun struct {
 	cause    string
 	previous string
 	forced   bool
+	leased   bool // it runs only while the lease of epoch lasts
 	goOn     bool // a failure doesn't keep the other addresses from their turn
 }
 

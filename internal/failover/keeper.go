@@ -53,6 +53,12 @@ func (k *keeper) current() uint64 {
 	return k.epoch
 }
 
+// holds reports whether the lease of epoch lasts, by the clock.
+func (k *keeper) holds(epoch uint64) bool {
+	held, until, ok := k.lease.Held()
+	return ok && held == epoch && k.now().Before(until)
+}
+
 // end stops the renewals of epoch for good.
 func (k *keeper) end(epoch uint64, cause error) {
 	k.lease.End(epoch)

@@ -33,7 +33,7 @@ func (x *executor) reconfigure(ctx context.Context, in Inputs, step Step) error 
 func (x *executor) change(t *turn, step Step) error {
 	old, leased := x.current()
 	gone, come := difference(old.vips, t.vips), difference(t.vips, old.vips)
-	run := stageRun{epoch: step.Epoch, cause: step.Cause, previous: x.instance.GetNode()}
+	run := stageRun{epoch: step.Epoch, cause: step.Cause, previous: x.instance.GetNode(), leased: true}
 
 	// Both lists until the change is through: whoever must clean up, this run
 	// or the next one, then knows of all.

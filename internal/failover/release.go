@@ -18,12 +18,8 @@ import (
 func (x *executor) release(ctx context.Context, step Step) error {
 	o, leased := x.current()
 	t := new(timeline)
-	forced := leased.Err() != nil
-	if !forced {
-		x.releaseStage(leased, o, t, stageRun{epoch: step.Epoch, cause: step.Cause}, hook.PreRel)
-		forced = leased.Err() != nil
-	}
-	return x.letGo(ctx, step, t, forced)
+	x.releaseStage(leased, o, t, stageRun{epoch: step.Epoch, cause: step.Cause, leased: true}, hook.PreRel)
+	return x.letGo(ctx, step, t, leased.Err() != nil || !x.keeper.holds(step.Epoch))
 }
 
 // force gives the epoch up at once: the addresses first, hooks afterwards.
