@@ -215,6 +215,12 @@ func (c *checker) transferred(from, to string, err error) {
 	c.w.diary.logged("%s: leadership to %s: %v", from, to, err)
 }
 
+func (c *checker) transferCount() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.transfers
+}
+
 // histories checks, on a healed cluster whose nodes have all caught up, that
 // all tell the same and that nothing is missing or doubled.
 func (c *checker) histories() {

@@ -27,10 +27,15 @@ func (w *world) leader() *process {
 }
 
 // owner returns the process that serves; nil: none.
-func (w *world) owner() *process {
+func (w *world) owner() *process { return w.inPhase(failover.PhaseServing) }
+
+// acquiring returns a process that takes an epoch on; nil: none.
+func (w *world) acquiring() *process { return w.inPhase(failover.PhaseAcquiring) }
+
+func (w *world) inPhase(phase failover.Phase) *process {
 	for _, h := range w.hosts {
 		if p := h.process(); p != nil && !p.stopped() {
-			if c, _ := p.ready(); c != nil && c.Status().Holding.Phase == failover.PhaseServing {
+			if c, _ := p.ready(); c != nil && c.Status().Holding.Phase == phase {
 				return p
 			}
 		}
@@ -198,4 +203,32 @@ func (w *world) quiet() bool {
 		applied = append(applied, v.Applied)
 	}
 	return slices.Min(applied) > 0 && slices.Min(applied) == slices.Max(applied)
+}
+
+// count returns how many events of a kind the longest history has.
+func (w *world) count(kind func(e *hadv1.Event) bool) int {
+	most := 0
+	for _, h := range w.hosts {
+		p := h.process()
+		if p == nil || p.stopped() {
+			continue
+		}
+		if _, node := p.ready(); node != nil {
+			events, _ := node.History(0)
+			n := 0
+			for _, e := range events {
+				if kind(e) {
+					n++
+				}
+			}
+			most = max(most, n)
+		}
+	}
+	return most
+}
+
+func acquisitions(e *hadv1.Event) bool { return e.GetAcquired() != nil }
+func failures(e *hadv1.Event) bool {
+	o := e.GetProgress().GetOutcome()
+	return o == hadv1.Progress_OUTCOME_FAILED || o == hadv1.Progress_OUTCOME_VETOED
 }
