@@ -3,6 +3,7 @@ package demo
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"path/filepath"
@@ -18,11 +19,10 @@ import (
 func (p *console) where(ctx context.Context, _ []string) error {
 	n := p.n
 	vips := p.lab.VIPs()
-	h, err := p.lab.Observer.History(ctx, vips[0])
+	owner, err := p.owner(ctx)
 	if err != nil {
 		return err
 	}
-	owner := strings.Join(h.Holders(), ", ")
 	rows := [][]string{{"server", "address", "pid of had", "log"}}
 	for _, h := range p.lab.Servers() {
 		pid := "-"
@@ -46,7 +46,7 @@ func (p *console) where(ctx context.Context, _ []string) error {
 	n.line("  hactl move --reason \"first try\"")
 	n.line("  hactl history --follow")
 	n.line("  hactl policy show")
-	if h, err := p.server(owner); err == nil && h.Running() {
+	if h, err := p.server(ctx, owner); err == nil && h.Running() {
 		n.line(fmt.Sprintf("  nsenter --net --target %d ip address   # as %s sees it", h.Daemon().Pid(), h.Name))
 		n.line(fmt.Sprintf("  kill -9 %d   # crash had on %s, the owner", h.Daemon().Pid(), h.Name))
 	}
@@ -55,7 +55,7 @@ func (p *console) where(ctx context.Context, _ []string) error {
 }
 
 func (p *console) help(context.Context, []string) error {
-	p.n.para("Here (Ctrl-C ends it all):")
+	p.n.para("Here, with the name of a server or \"owner\" for NAME (Ctrl-C ends it all):")
 	p.n.blank()
 	for _, v := range verbs() {
 		p.n.line(fmt.Sprintf("  %-18s  %s", v.usage, v.what))
@@ -64,8 +64,23 @@ func (p *console) help(context.Context, []string) error {
 	return nil
 }
 
-// server finds a server by the name that was typed.
-func (p *console) server(name string) (*lab.Host, error) {
+// owner returns who has the first address in its kernel; "" for nobody.
+func (p *console) owner(ctx context.Context) (string, error) {
+	h, err := p.lab.Observer.History(ctx, p.lab.VIPs()[0])
+	return strings.Join(h.Holders(), ", "), err
+}
+
+// server finds a server by the name that was typed; "owner" is whoever owns.
+func (p *console) server(ctx context.Context, name string) (*lab.Host, error) {
+	if name == "owner" {
+		var err error
+		if name, err = p.owner(ctx); err != nil {
+			return nil, err
+		}
+		if name == "" {
+			return nil, errors.New("no server has the addresses now")
+		}
+	}
 	var names []string
 	for _, h := range p.lab.Servers() {
 		if h.Name == name {
@@ -77,8 +92,8 @@ func (p *console) server(name string) (*lab.Host, error) {
 }
 
 // onServer makes a command of what is done to one server, and says done.
-func (p *console) onServer(name, done string, do func(*lab.Host) error) error {
-	h, err := p.server(name)
+func (p *console) onServer(ctx context.Context, name, done string, do func(*lab.Host) error) error {
+	h, err := p.server(ctx, name)
 	if err != nil {
 		return err
 	}
@@ -90,11 +105,11 @@ func (p *console) onServer(name, done string, do func(*lab.Host) error) error {
 }
 
 func (p *console) kill(ctx context.Context, args []string) error {
-	return p.onServer(args[0], "had is killed; its host runs on", func(h *lab.Host) error { return endDaemon(ctx, h, syscall.SIGKILL) })
+	return p.onServer(ctx, args[0], "had is killed; its host runs on", func(h *lab.Host) error { return endDaemon(ctx, h, syscall.SIGKILL) })
 }
 
 func (p *console) stop(ctx context.Context, args []string) error {
-	return p.onServer(args[0], "had has stopped", func(h *lab.Host) error { return endDaemon(ctx, h, syscall.SIGTERM) })
+	return p.onServer(ctx, args[0], "had has stopped", func(h *lab.Host) error { return endDaemon(ctx, h, syscall.SIGTERM) })
 }
 
 // endDaemon sends a signal and waits until the daemon is gone, so that it can
@@ -111,12 +126,12 @@ func endDaemon(ctx context.Context, h *lab.Host, signal syscall.Signal) error {
 	}
 }
 
-func (p *console) startOne(_ context.Context, args []string) error {
-	return p.onServer(args[0], "had is started", (*lab.Host).StartDaemon)
+func (p *console) startOne(ctx context.Context, args []string) error {
+	return p.onServer(ctx, args[0], "had is started", (*lab.Host).StartDaemon)
 }
 
-func (p *console) cutOff(_ context.Context, args []string) error {
-	return p.onServer(args[0], "cut off from everybody, until heal", func(h *lab.Host) error { return p.lab.Isolate(h.Name) })
+func (p *console) cutOff(ctx context.Context, args []string) error {
+	return p.onServer(ctx, args[0], "cut off from everybody, until heal", func(h *lab.Host) error { return p.lab.Isolate(h.Name) })
 }
 
 func (p *console) split(context.Context, []string) error {
@@ -129,13 +144,13 @@ func (p *console) heal(context.Context, []string) error {
 	return p.lab.Heal()
 }
 
-func (p *console) link(_ context.Context, args []string) error {
+func (p *console) link(ctx context.Context, args []string) error {
 	states := map[string]func(string) error{"up": p.lab.LinkUp, "down": p.lab.LinkDown}
 	set, ok := states[args[1]]
 	if !ok {
 		return fmt.Errorf("usage: link NAME up|down")
 	}
-	return p.onServer(args[0], "the link is "+args[1], func(h *lab.Host) error { return set(h.Name) })
+	return p.onServer(ctx, args[0], "the link is "+args[1], func(h *lab.Host) error { return set(h.Name) })
 }
 
 // hactlLine runs hactl against a server whose daemon runs.

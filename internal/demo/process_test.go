@@ -61,6 +61,7 @@ type program struct {
 
 	mu      sync.Mutex
 	out     bytes.Buffer
+	awaited int // bytes of out up to the end of what was awaited last
 	changed chan struct{}
 }
 
@@ -110,14 +111,19 @@ func (p *program) output() string {
 	return p.out.String()
 }
 
-// await returns when the program has printed the text.
+// await returns when the program has printed the text, after what was awaited
+// before.
 func (p *program) await(text string) {
 	p.t.Helper()
 	ctx, cancel := context.WithTimeout(p.t.Context(), longEnough)
 	defer cancel()
 	for {
 		p.mu.Lock()
-		seen, changed := strings.Contains(p.out.String(), text), p.changed
+		_, after, seen := strings.Cut(p.out.String()[p.awaited:], text)
+		if seen {
+			p.awaited = p.out.Len() - len(after)
+		}
+		changed := p.changed
 		p.mu.Unlock()
 		if seen {
 			return
