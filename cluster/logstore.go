@@ -19,6 +19,7 @@ type checkedLog struct {
 	raft.LogStore
 	leaseAppended func()
 	halt          halt
+	failure       atomic.Pointer[error] // of the latest StoreLogs; nil: it succeeded
 }
 
 // GetLog implements raft.LogStore.
@@ -51,12 +52,25 @@ func (c *checkedLog) StoreLogs(logs []*raft.Log) error {
 		out[i] = &checked
 	}
 	if err := c.LogStore.StoreLogs(out); err != nil {
+		c.failure.Store(&err)
 		return err
 	}
+	c.failure.Store(nil)
 	if lease {
 		c.leaseAppended()
 	}
 	return nil
+}
+
+// problem says, for people, that the log can't be written at present. raft
+// goes on without a word: a leader steps down, a follower tries again until
+// the disk takes the entry.
+func (c *checkedLog) problem() string {
+	err := c.failure.Load()
+	if err == nil {
+		return ""
+	}
+	return fmt.Sprintf("the log can't be written (%v): this node counts for no decision until it can; is its disk full?", *err)
 }
 
 // haltingStable wraps raft's stable store: raft panics when it can't write its

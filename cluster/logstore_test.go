@@ -230,3 +230,29 @@ func TestHaltNeverReturnsToRaft(t *testing.T) {
 		})
 	}
 }
+
+// full is a log store whose disk may be full.
+type full struct {
+	raft.LogStore
+	err error
+}
+
+func (f *full) StoreLogs(logs []*raft.Log) error {
+	if f.err != nil {
+		return f.err
+	}
+	return f.LogStore.StoreLogs(logs)
+}
+
+func TestFullDiskIsNoSecret(t *testing.T) {
+	disk := &full{LogStore: raft.NewInmemStore()}
+	logs := &checkedLog{LogStore: disk, leaseAppended: func() {}, halt: testHalt(true)}
+	for _, disk.err = range []error{nil, errors.New("no space left on device"), nil} {
+		if err := logs.StoreLog(testEntry(1)); !errors.Is(err, disk.err) {
+			t.Errorf("storing an entry: %v, want %v", err, disk.err)
+		}
+		if p := logs.problem(); strings.Contains(p, "no space left") != (disk.err != nil) {
+			t.Errorf("with the disk's error %v the problem is %q", disk.err, p)
+		}
+	}
+}

@@ -59,6 +59,7 @@ type Node struct {
 	cfg     Config
 	raft    *raft.Raft
 	fsm     *fsm
+	logs    *checkedLog
 	names   map[raft.ServerID]string
 	ids     map[string]raft.ServerID
 	witness bool
@@ -100,9 +101,9 @@ func Open(cfg Config) (n *Node, err error) {
 	}
 
 	h := halt{armed: new(atomic.Bool), report: n.fail, closed: n.stopped}
-	logs := &checkedLog{LogStore: cfg.Storage.Log, leaseAppended: n.touchLease, halt: h}
+	n.logs = &checkedLog{LogStore: cfg.Storage.Log, leaseAppended: n.touchLease, halt: h}
 	stable := &haltingStable{StableStore: cfg.Storage.Stable, halt: h}
-	cached, err := raft.NewLogCache(256, logs)
+	cached, err := raft.NewLogCache(256, n.logs)
 	if err != nil {
 		return nil, fmt.Errorf("make the log cache: %w", err)
 	}
@@ -304,6 +305,10 @@ func (n *Node) touchLease() {
 		}
 	}
 }
+
+// Problem says, in a sentence for people, what keeps this node from doing its
+// part in the log; empty: nothing.
+func (n *Node) Problem() string { return n.logs.problem() }
 
 // Confirmed returns when the latest command that a quorum accepted from this
 // leader was proposed; zero when there is none. What this node has applied

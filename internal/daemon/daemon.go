@@ -180,8 +180,10 @@ func (n *node) open(birth peer.Birth) error {
 // problems are what status should warn of on this node.
 func (n *node) problems() []string {
 	out := n.port.Refusals()
-	if p := n.local.journal.Problem(); p != "" {
-		out = append(out, p)
+	for _, p := range []string{n.local.journal.Problem(), n.raft.Problem()} {
+		if p != "" {
+			out = append(out, p)
+		}
 	}
 	return out
 }
