@@ -16,6 +16,7 @@ import (
 	"golang.org/x/term"
 
 	"had/internal/demo"
+	"had/internal/policy"
 )
 
 func devCommand() *cobra.Command {
@@ -39,6 +40,9 @@ when it ends, also by Ctrl-C or a failure (exit code 130 and 1).`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			ctx, stop := untilInterrupted(context.Background())
 			defer stop()
+			if err := checkDetect(cfg.Detect); err != nil {
+				return err
+			}
 			if err := host(&cfg, cmd.InOrStdin(), cmd.OutOrStdout()); err != nil {
 				return err
 			}
@@ -52,6 +56,17 @@ when it ends, also by Ctrl-C or a failure (exit code 130 and 1).`,
 	cmd.Flags().StringVar(&cfg.Dir, "dir", "", "keep files and logs in this directory (default: a temporary one that is removed)")
 	cmd.Flags().DurationVar(&cfg.Detect, "detect", 500*time.Millisecond, "how fast a silent server is noticed")
 	return cmd
+}
+
+// checkDetect refuses what a node file would be refused for, before anything
+// is built.
+func checkDetect(detect time.Duration) error {
+	text := fmt.Sprintf("cluster \"lab\" {\n  detect = %q\n  node \"alpha\" { address = \"127.0.0.1:7400\" }\n}\n", detect)
+	_, diags := policy.ParseNode("--detect", []byte(text), "alpha")
+	if err := diags.Err(); err != nil {
+		return usageError{err}
+	}
+	return nil
 }
 
 // host fills in what this process and its terminal are.

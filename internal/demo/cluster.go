@@ -171,6 +171,8 @@ func (c *Cluster) witness(down *lab.Host) *lab.Host {
 func (c *Cluster) end(ctx context.Context, reason error) error {
 	if ctx.Err() != nil {
 		reason = context.Cause(ctx)
+	} else if c.n.err != nil {
+		reason = fmt.Errorf("tell what happens: %w", c.n.err)
 	} else if reason != nil && c.cfg.Dir == "" {
 		reason = fmt.Errorf("%w\n(to keep the logs of the daemons, run it again with --dir DIR)", reason)
 	}
@@ -182,9 +184,6 @@ func (c *Cluster) end(ctx context.Context, reason error) error {
 		}
 		c.n.blank()
 		c.n.para(text)
-	}
-	if reason == nil && err == nil {
-		reason = c.n.err
 	}
 	return errors.Join(reason, err)
 }

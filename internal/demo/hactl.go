@@ -157,12 +157,17 @@ func (c *Cluster) awaitStatus(ctx context.Context, on *lab.Host, what string, ok
 		case <-again.C:
 		case <-ctx.Done():
 			again.Stop()
-			return s, fmt.Errorf("wait until %s: %w (%s says: %s)", what, context.Cause(ctx), on.Name, cmp.Or(s.missing(), err.Error()))
+			why := ""
+			if text := cmp.Or(s.missing(), err.Error()); text != "" {
+				why = fmt.Sprintf(" (%s says: %s)", on.Name, text)
+			}
+			return s, fmt.Errorf("wait until %s: %w%s", what, context.Cause(ctx), why)
 		}
 	}
 }
 
-// watch runs `hactl watch` and returns nil as soon as ok says so.
+// watch runs `hactl watch` and returns nil as soon as ok says so. The error is
+// what it complained of, which is nothing when ctx ended it.
 func (c *Cluster) watch(ctx context.Context, on *lab.Host, ok func(status) bool) error {
 	ctx, cancel := context.WithCancel(ctx)
 	cmd := c.hactl(ctx, on, "watch", "-o", "json", "--timeout", c.patience.String())
@@ -186,7 +191,7 @@ func (c *Cluster) watch(ctx context.Context, on *lab.Host, ok func(status) bool)
 	cancel() // it would go on for ever
 	_ = cmd.Wait()
 	if err != nil {
-		return fmt.Errorf("hactl watch ended: %s", strings.TrimSpace(stderr.String()))
+		return errors.New(strings.TrimSpace(stderr.String()))
 	}
 	return nil
 }
