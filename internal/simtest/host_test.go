@@ -32,7 +32,6 @@ type host struct {
 	boots  int
 	starts int
 	proc   *process // the daemon that runs; nil: none
-	latest *process // the one started last
 }
 
 func newHost(w *world, m *hadv1.Member, detect time.Duration, random *rand.Rand) *host {
@@ -91,6 +90,9 @@ const restartDelay = time.Second
 func (h *host) start() {
 	h.mu.Lock()
 	if h.proc != nil || isClosed(h.w.ended) {
+		if h.proc != nil {
+			h.proc.again = h.proc.asked // as systemctl start does while it stops
+		}
 		h.mu.Unlock()
 		return
 	}
@@ -99,7 +101,7 @@ func (h *host) start() {
 		Node: h.name, NodeId: h.member.GetNodeId(),
 		BootId: fmt.Sprintf("boot-%s-%d", h.name, h.boots), Nonce: fmt.Sprintf("run-%d", h.starts),
 	})
-	h.proc, h.latest = p, p
+	h.proc = p
 	h.mu.Unlock()
 	h.w.tasks.Go(func() {
 		err := p.run()
@@ -108,10 +110,13 @@ func (h *host) start() {
 		if crashed {
 			h.proc = nil
 		}
-		asked := p.asked
+		asked, again := p.asked, p.again
 		h.mu.Unlock()
 		p.die() // nothing of it may act any more
-		if crashed && !asked {
+		switch {
+		case again:
+			h.start()
+		case crashed && !asked:
 			h.w.diary.fault("the daemon on %s ended by itself: %v", h.name, err)
 			h.w.after(restartDelay, h.start)
 		}

@@ -38,6 +38,7 @@ type process struct {
 	ctx      context.Context    // until SIGTERM
 	hard     context.Context    // until death
 	asked    bool               // SIGTERM was sent; guarded by h.mu
+	again    bool               // and it is to be started again when it has ended; guarded by h.mu
 
 	transport *transport
 

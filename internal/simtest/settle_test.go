@@ -131,7 +131,7 @@ func (w *world) settled() string {
 	}
 	v := p.view()
 	s := p.controller.Status()
-	if s.Holding.Epoch != v.LastEpoch || s.Holding.PolicyVersion != v.Policy.GetVersion() {
+	if !p.h.now().Before(s.LeaseUntil) || s.Holding.Epoch != v.LastEpoch || s.Holding.PolicyVersion != v.Policy.GetVersion() {
 		return ""
 	}
 	want := strings.Count(v.Policy.GetText(), "vip ")
@@ -180,7 +180,10 @@ func (w *world) heal() {
 func (w *world) finish(limit time.Duration) {
 	w.t.Helper()
 	w.until(limit, "one owner after the heal", func() bool { return w.settled() != "" })
-	w.until(30*time.Second, "every report in the log on every node", w.quiet)
+	w.until(30*time.Second, "every report in the log on every node", func() bool {
+		synctest.Wait() // so that nothing is under way while the histories are compared
+		return w.quiet()
+	})
 	if !w.checker.failed() {
 		w.checker.histories()
 	}
