@@ -21,26 +21,47 @@ type hookFolder struct {
 	ledger string
 }
 
-const ledgerScript = `#!/bin/sh
-name=${0##*/}
-echo "$HAD_NODE $HAD_EPOCH $name $2 ${HAD_FORCED:-0}" >>'LEDGER'
-[ ! -e 'ORDERS/'"$name.$HAD_NODE" ]
-`
-
 func newHookFolder(t *testing.T, vips []netip.Addr) *hookFolder {
 	t.Helper()
 	root := t.TempDir()
 	f := &hookFolder{dir: filepath.Join(root, "hooks"), orders: filepath.Join(root, "orders"), ledger: filepath.Join(root, "ledger")}
 	must(t, os.Mkdir(f.orders, 0o700))
-	text := strings.NewReplacer("LEDGER", f.ledger, "ORDERS", f.orders).Replace(ledgerScript)
 	for _, vip := range vips {
 		for _, script := range []string{"Test", "PreAcq10", "PreAcq20", "PostAcq10", "PreRel10", "PostRel10"} {
-			path := filepath.Join(f.dir, vip.String(), script)
-			must(t, os.MkdirAll(filepath.Dir(path), 0o755))
-			must(t, os.WriteFile(path, []byte(text), 0o755))
+			must(t, os.MkdirAll(filepath.Join(f.dir, vip.String()), 0o755))
+			f.add(t, vip, script, "")
 		}
 	}
 	return f
+}
+
+// add puts a script into an address's folder that does what body says and then
+// writes into the ledger.
+func (f *hookFolder) add(t *testing.T, vip netip.Addr, name, body string) {
+	t.Helper()
+	f.write(t, vip, name, body+strings.NewReplacer("LEDGER", f.ledger, "ORDERS", f.orders).Replace(`
+name=${0##*/}
+echo "$HAD_NODE $HAD_EPOCH $name $2 ${HAD_FORCED:-0}" >>'LEDGER'
+[ ! -e 'ORDERS/'"$name.$HAD_NODE" ]`))
+}
+
+// write puts a script that keeps no ledger into an address's folder.
+func (f *hookFolder) write(t *testing.T, vip netip.Addr, name, body string) {
+	t.Helper()
+	must(t, os.WriteFile(filepath.Join(f.dir, vip.String(), name), []byte("#!/bin/sh\n"+body+"\n"), 0o755))
+}
+
+func (f *hookFolder) remove(t *testing.T, vip netip.Addr, name string) {
+	t.Helper()
+	must(t, os.Remove(filepath.Join(f.dir, vip.String(), name)))
+}
+
+// empty removes every script of an address.
+func (f *hookFolder) empty(t *testing.T, vip netip.Addr) {
+	t.Helper()
+	folder := filepath.Join(f.dir, vip.String())
+	must(t, os.RemoveAll(folder))
+	must(t, os.Mkdir(folder, 0o755))
 }
 
 // fail makes a script fail on these nodes until mend.

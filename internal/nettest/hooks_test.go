@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"had/internal/lab"
 	hadv1 "had/proto/had/v1"
@@ -128,6 +129,49 @@ func TestScripts(t *testing.T) {
 	}
 }
 
+// TestScriptsAndLeases lets scripts run for longer than a lease, and had die
+// in the middle of one.
+func TestScriptsAndLeases(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, lab.Config{})
+
+	s.scenario(t, "stopping the services takes longer than a lease", func(t *testing.T, owner string) {
+		s.hooks.add(t, s.vips[0], "PreRel20", "sleep 1")
+		defer s.hooks.remove(t, s.vips[0], "PreRel20")
+		began := time.Now()
+		s.moveTo(t, owner, s.others(owner)[0])
+		s.takenOver(t, owner)
+		if took := time.Since(began); took < time.Second {
+			t.Errorf("the addresses went after %v, before PreRel20 was through", took)
+		}
+		if r := lastReleaseBy(s.fullHistory(t), owner); r.GetForced() {
+			t.Errorf("the release was forced although the owner could renew its lease: %v", r)
+		}
+	})
+
+	s.scenario(t, "had dies in the middle of a script", func(t *testing.T, owner string) {
+		next := s.others(owner)[0]
+		pid := filepath.Join(s.hooks.orders, "pid")
+		s.hooks.add(t, s.vips[0], "PostAcq20", "echo $$ >"+pid+".new; mv "+pid+".new "+pid+"; sleep 1000 & wait")
+		s.moveTo(t, owner, next)
+		eventually(t, "the script runs", func() error { _, err := os.Stat(pid); return err })
+		s.kill(t, next)
+		s.hooks.remove(t, s.vips[0], "PostAcq20")
+		text, err := os.ReadFile(pid)
+		must(t, err)
+		// A process that has ended and that nobody has waited for has no words.
+		commandLine := filepath.Join("/proc", strings.TrimSpace(string(text)), "cmdline")
+		if words, err := os.ReadFile(commandLine); err != nil || len(words) == 0 {
+			t.Fatalf("the script has not outlived had: %q (%v)", words, err)
+		}
+		must(t, s.Host(next).StartDaemon())
+		s.became(t, "PostAcq20", func(r *hadv1.HookResult) bool { return r.GetOutcome() == hadv1.HookResult_OUTCOME_UNKNOWN })
+		if words, err := os.ReadFile(commandLine); err == nil && len(words) > 0 {
+			t.Errorf("the script is still running: %q", words)
+		}
+	})
+}
+
 // isThere is a shell command that says whether this host has an IPv6 address:
 // "up" or "down" (/proc/net/if_inet6 has it in 32 hexadecimal digits).
 func isThere(vip netip.Addr) string {
@@ -209,20 +253,6 @@ func (s *site) became(t *testing.T, script string, ok func(*hadv1.HookResult) bo
 		}
 		return nil
 	})
-}
-
-// write puts a script into an address's folder.
-func (f *hookFolder) write(t *testing.T, vip netip.Addr, name, body string) {
-	t.Helper()
-	must(t, os.WriteFile(filepath.Join(f.dir, vip.String(), name), []byte("#!/bin/sh\n"+body+"\n"), 0o755))
-}
-
-// empty removes every script of an address.
-func (f *hookFolder) empty(t *testing.T, vip netip.Addr) {
-	t.Helper()
-	folder := filepath.Join(f.dir, vip.String())
-	must(t, os.RemoveAll(folder))
-	must(t, os.Mkdir(folder, 0o755))
 }
 
 // order returns the lines that a node's scripts have written.
