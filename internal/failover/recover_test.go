@@ -1,0 +1,128 @@
+package failover
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+
+	"had/internal/hook"
+	"had/internal/journal"
+	hadv1 "had/proto/had/v1"
+)
+
+// leftBehind is what Recover finds after a run that was killed while it owned
+// epoch 7.
+func leftBehind() (RecoverConfig, *memoryJournal, *memoryKernel, *scriptedHooks, *diary) {
+	d := &diary{}
+	j := &memoryJournal{diary: d, interrupted: []hook.Running{{ID: "1", Script: "PostAcq1"}}, tenure: &journal.Tenure{
+		Epoch: 7, Instance: &hadv1.Instance{Node: "alpha", NodeId: "id", BootId: "boot", Nonce: "1"},
+		Addresses: []*hadv1.HeldAddress{{Address: "192.0.2.1", Interface: "eth0"}, {Address: "192.0.2.2", Interface: "eth0"}},
+		HooksDir:  "/hooks", HookTimeout: time.Second,
+	}}
+	k := newMemoryKernel(d)
+	k.present[addresses("192.0.2.1")[0].Addr] = true
+	h := &scriptedHooks{diary: d, do: map[hook.Stage]func(context.Context, hook.Run) ([]hook.Result, error){}}
+	return RecoverConfig{
+		Cluster: "test", Instance: &hadv1.Instance{Node: "alpha", NodeId: "id", BootId: "boot", Nonce: "2"},
+		Journal: j, Addresses: k, Hooks: h.runner, Logger: hclog.NewNullLogger(),
+		Kill: func(context.Context, hook.Running) (int, error) { d.add("kill"); return 1, nil },
+	}, j, k, h, d
+}
+
+func TestRecoverKillsThenRemovesThenReports(t *testing.T) {
+	cfg, j, k, _, d := leftBehind()
+	r, err := Recover(t.Context(), cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := []string{
+		"kill", "report interrupted", "remove 2", "report released 7",
+		"PreRel 192.0.2.2", "PreRel 192.0.2.1", "PostRel 192.0.2.2", "PostRel 192.0.2.1", "clear tenure",
+	}
+	if got := d.all(); !slices.Equal(got, want) {
+		t.Errorf("it did\n%q, want\n%q", got, want)
+	}
+	if k.holds() != 0 || r.Epoch != 7 || r.Scripts != 1 || r.Rebooted {
+		t.Errorf("recovered %+v with %d addresses left", r, k.holds())
+	}
+	if rel := j.pending[0].GetReleased(); !rel.GetForced() || rel.GetKind() != hadv1.Evidence_KIND_RELEASED {
+		t.Errorf("the report is %v", rel)
+	}
+	if r, err := Recover(t.Context(), cfg); err != nil || r.Epoch != 0 {
+		t.Errorf("the second run recovered %+v, %v: want nothing", r, err)
+	}
+}
+
+func TestRecoverAfterARebootRunsNoHooks(t *testing.T) {
+	cfg, j, _, _, d := leftBehind()
+	cfg.Instance.BootId = "a later boot"
+	if _, err := Recover(t.Context(), cfg); err != nil {
+		t.Fatal(err)
+	}
+	if rel := j.pending[0].GetReleased(); rel.GetKind() != hadv1.Evidence_KIND_REBOOTED {
+		t.Errorf("the report is %v, want rebooted", rel)
+	}
+	if slices.Contains(d.all(), "PreRel 192.0.2.1") {
+		t.Error("hooks ran for services that the reboot has ended")
+	}
+}
+
+// A run that had reported its release and was killed in its last hooks must
+// not be reported again, and its orderly release not become a forced one.
+func TestRecoverReportsAReleaseOnce(t *testing.T) {
+	cfg, j, _, h, _ := leftBehind()
+	j.tenure.Released = true
+	h.do[hook.PostRel] = func(_ context.Context, run hook.Run) ([]hook.Result, error) {
+		if run.Env.Forced {
+			t.Error("PostRel of an orderly release ran with HAD_FORCED=1")
+		}
+		return nil, nil
+	}
+	if _, err := Recover(t.Context(), cfg); err != nil {
+		t.Fatal(err)
+	}
+	if got := j.released(); len(got) != 0 {
+		t.Errorf("released was reported again: %v", got)
+	}
+	if got := h.diary.all(); slices.Contains(got, "PreRel 192.0.2.1") || !slices.Contains(got, "PostRel 192.0.2.1") {
+		t.Errorf("it did %q, want PostRel alone", got)
+	}
+}
+
+func TestRecoverKeepsTheRecordUntilItIsThrough(t *testing.T) {
+	t.Run("an address that doesn't go", func(t *testing.T) {
+		cfg, j, k, _, _ := leftBehind()
+		k.failDrop = errors.New("netlink is busy")
+		if _, err := Recover(t.Context(), cfg); err == nil {
+			t.Error("it went on although the address is still there")
+		}
+		if j.tenure == nil || len(j.released()) > 0 {
+			t.Errorf("tenure %v, released %v: the next start must do it", j.tenure, j.released())
+		}
+	})
+	t.Run("a process that doesn't die", func(t *testing.T) {
+		cfg, j, k, _, _ := leftBehind()
+		cfg.Kill = func(context.Context, hook.Running) (int, error) { return 0, hook.ErrStillRunning }
+		if _, err := Recover(t.Context(), cfg); !errors.Is(err, hook.ErrStillRunning) {
+			t.Errorf("Recover() = %v", err)
+		}
+		if j.tenure == nil || k.holds() == 0 {
+			t.Error("it went on although a script of the earlier run can still act")
+		}
+	})
+	t.Run("told to stop in a hook", func(t *testing.T) {
+		cfg, j, _, h, _ := leftBehind()
+		ctx, cancel := context.WithCancel(t.Context())
+		h.do[hook.PreRel] = func(context.Context, hook.Run) ([]hook.Result, error) { cancel(); return nil, context.Canceled }
+		if _, err := Recover(ctx, cfg); err == nil {
+			t.Error("hooks that never ran count as run")
+		}
+		if j.tenure == nil || !j.tenure.Released {
+			t.Errorf("tenure %+v: the next start must run the hooks, and not report again", j.tenure)
+		}
+	})
+}
