@@ -69,6 +69,8 @@ type Peer struct {
 	Applied  uint64 // log index up to which that account goes
 }
 
+func (p Peer) canOwn() bool { return p.Fresh && p.Eligible && !p.Witness }
+
 // Plan is what to do next. Without steps there is nothing to do until
 // something changes or Again comes.
 type Plan struct {
@@ -142,7 +144,7 @@ func Decide(in Inputs) Plan {
 		return transferOr(in, blockers[0], nobodyCan(in, blockers))
 	}
 	if m := in.View.Move.GetOrder(); m != nil && m.GetTarget() != self {
-		if p := in.Peers[m.GetTarget()]; p.Fresh && p.Eligible && !in.Now.Before(in.TransferAfter) {
+		if p := in.Peers[m.GetTarget()]; p.canOwn() && !in.Now.Before(in.TransferAfter) {
 			return do(Step{Kind: StepTransfer, Target: m.GetTarget(), Cause: "move"})
 		}
 	}
@@ -208,7 +210,7 @@ func decideHolder(in Inputs) Plan {
 		// and the order itself forgives its failed turns: what it said of
 		// itself before it knew the order doesn't count.
 		p := in.Peers[m.GetTarget()]
-		if !p.Fresh || !p.Eligible && p.Applied >= in.View.Move.GetIndex() {
+		if !p.Fresh || p.Witness || !p.Eligible && p.Applied >= in.View.Move.GetIndex() {
 			return do(Step{Kind: StepEndMove, Cause: fmt.Sprintf("%s can't take over any more: %s", m.GetTarget(), reasonOf(p))})
 		}
 		cause := "moved to " + m.GetTarget()
@@ -253,7 +255,7 @@ func transferTo(in Inputs, cause string) []Step {
 func candidates(in Inputs) []string {
 	var names []string
 	for name, p := range in.Peers {
-		if p.Fresh && p.Eligible && !p.Witness {
+		if p.canOwn() {
 			names = append(names, name)
 		}
 	}

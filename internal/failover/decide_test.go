@@ -1,0 +1,249 @@
+package failover
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"had/cluster"
+	"had/internal/clock"
+	"had/internal/policy"
+	hadv1 "had/proto/had/v1"
+)
+
+const start = clock.Instant(time.Hour)
+
+func named(node string) *hadv1.Instance {
+	return &hadv1.Instance{Node: node, NodeId: "id-" + node, BootId: "boot", Nonce: "1"}
+}
+
+func claimOf(i *hadv1.Instance, epoch uint64) *hadv1.Claim {
+	return &hadv1.Claim{Epoch: epoch, Instance: i, LastLeaseIndex: epoch + 1, Terms: cluster.TimingFor(500 * time.Millisecond).Terms()}
+}
+
+// idleLeader is alpha, which leads, could own, and finds everything closed.
+func idleLeader() Inputs {
+	return Inputs{
+		Now: start, Instance: named("alpha"), Margin: 50 * time.Millisecond, LastLease: start.Add(-time.Minute),
+		Leadership: cluster.Leadership{Leading: true, Ready: true, Term: 3, Leader: "alpha"},
+		View:       cluster.View{Policy: &hadv1.Policy{Version: 1}, LastEpoch: 7, LastOwner: "beta"},
+		Policy:     &policy.Policy{Prefer: []string{"gamma"}, VIPs: []policy.VIP{{Name: "web"}}},
+		Peers:      map[string]Peer{"beta": {Fresh: true, Eligible: true}, "gamma": {Fresh: true, Eligible: true}},
+	}
+}
+
+// owner is alpha, which serves epoch 9 under a good lease.
+func owner() Inputs {
+	in := idleLeader()
+	in.View.Open, in.View.LastEpoch, in.View.LastOwner = []*hadv1.Claim{claimOf(in.Instance, 9)}, 9, "alpha"
+	in.Holding = Holding{Epoch: 9, Phase: PhaseServing, PolicyVersion: 1}
+	in.LeaseEpoch, in.LeaseUntil = 9, start.Add(time.Second)
+	return in
+}
+
+// text is a plan in a line: its steps, or why there is none.
+func text(p Plan) string {
+	if len(p.Steps) == 0 {
+		return "rest: " + p.Why
+	}
+	var out []string
+	for _, s := range p.Steps {
+		line := string(s.Kind)
+		if s.Target != "" {
+			line += " to " + s.Target
+		}
+		out = append(out, line)
+	}
+	return strings.Join(out, ", ")
+}
+
+func TestDecide(t *testing.T) {
+	set := func(base Inputs, change func(in *Inputs)) Inputs { change(&base); return base }
+	for _, c := range []struct {
+		name string
+		in   Inputs
+		want string // the beginning of text
+	}{
+		// Without anything.
+		{"everything closed: acquire", idleLeader(), "acquire"},
+		{"no leader", set(idleLeader(), func(in *Inputs) { in.Leadership = cluster.Leadership{} }), "rest: no leader is known"},
+		{"another leads", set(idleLeader(), func(in *Inputs) { in.Leadership = cluster.Leadership{Leader: "beta"} }), "rest: beta leads"},
+		{"no barrier yet", set(idleLeader(), func(in *Inputs) { in.Leadership.Ready = false }), "rest: this node has just been elected"},
+		{"no policy", set(idleLeader(), func(in *Inputs) { in.View.Policy, in.Policy = nil, nil }), "rest: there is no policy yet"},
+		{"a policy without addresses", set(idleLeader(), func(in *Inputs) { in.Policy = &policy.Policy{} }), "rest: the policy names no address"},
+		{"stopping", set(idleLeader(), func(in *Inputs) { in.Stopping = true }), "transfer to gamma"},
+
+		// Who should.
+		{"a witness hands on at once", set(idleLeader(), func(in *Inputs) { in.Witness = true }), "transfer to gamma"},
+		{"blocked", set(idleLeader(), func(in *Inputs) { in.Blockers = []string{"no link"} }), "transfer to gamma"},
+		{"blocked, and so is everybody", set(idleLeader(), func(in *Inputs) {
+			in.Blockers = []string{"no link"}
+			in.Peers = map[string]Peer{"beta": {Fresh: true, Reasons: []string{"no disk"}}, "gamma": {Eligible: true}}
+		}), "rest: no node can own: no link; beta: no disk; gamma: it doesn't answer"},
+		{"blocked, but leadership has just been handed around", set(idleLeader(), func(in *Inputs) {
+			in.Blockers, in.TransferAfter = []string{"no link"}, start.Add(time.Second)
+		}), "rest: no node can own"},
+		{"a blocked leader doesn't wait for the lease first", set(idleLeader(), func(in *Inputs) {
+			in.Blockers = []string{"no link"}
+			in.View.Open, in.LastLease = []*hadv1.Claim{claimOf(named("beta"), 7)}, start
+		}), "transfer to gamma"},
+		{"another failed less", set(idleLeader(), func(in *Inputs) {
+			in.View.Nodes = map[string]*hadv1.NodeRecord{"alpha": {Failures: 1}, "gamma": {Failures: 2}}
+		}), "transfer to beta"},
+		{"a cold start goes by preference", set(idleLeader(), func(in *Inputs) { in.View.LastEpoch = 0 }), "transfer to gamma"},
+		{"later, preference moves nothing", idleLeader(), "acquire"},
+		{"a move's target gets it", set(idleLeader(), func(in *Inputs) {
+			in.View.Move = &hadv1.Move{Order: &hadv1.MoveOrder{Target: "beta"}}
+		}), "transfer to beta"},
+		{"a move's target that can't doesn't", set(idleLeader(), func(in *Inputs) {
+			in.View.Move = &hadv1.Move{Order: &hadv1.MoveOrder{Target: "beta"}}
+			in.Peers["beta"] = Peer{Fresh: true}
+		}), "acquire"},
+		{"the last turn failed just now", set(idleLeader(), func(in *Inputs) { in.TurnAfter = start.Add(time.Second) }), "rest: the last turn failed"},
+
+		// An earlier owner.
+		{"its lease may last", set(idleLeader(), func(in *Inputs) {
+			in.View.Open, in.LastLease = []*hadv1.Claim{claimOf(named("beta"), 7)}, start.Add(-4*time.Second)
+		}), "rest: waiting until the lease of beta"},
+		{"its lease is over for certain", set(idleLeader(), func(in *Inputs) {
+			in.View.Open, in.LastLease = []*hadv1.Claim{claimOf(named("beta"), 7)}, start.Add(-5*time.Second)
+		}), "acquire"},
+		{"its terms were longer than ours", set(idleLeader(), func(in *Inputs) {
+			c := claimOf(named("beta"), 7)
+			c.Terms = cluster.TimingFor(time.Second).Terms()
+			in.View.Open, in.LastLease = []*hadv1.Claim{c}, start.Add(-5*time.Second)
+		}), "rest: waiting until the lease of beta"},
+		{"its own, from a commit it had given up on", set(idleLeader(), func(in *Inputs) {
+			in.View.Open = []*hadv1.Claim{claimOf(in.Instance, 9)}
+		}), "report-clean"},
+		{"the same on a follower", set(idleLeader(), func(in *Inputs) {
+			in.View.Open, in.Leadership = []*hadv1.Claim{claimOf(in.Instance, 9)}, cluster.Leadership{Leader: "beta"}
+		}), "report-clean"},
+		{"its own, reported already", set(idleLeader(), func(in *Inputs) {
+			in.View.Open, in.Reported = []*hadv1.Claim{claimOf(in.Instance, 9)}, 9
+		}), "rest: this node has released epoch 9"},
+		{"its own, and it can't say that it is released", set(idleLeader(), func(in *Inputs) {
+			in.View.Open, in.Stuck = []*hadv1.Claim{claimOf(in.Instance, 9)}, "a script can't be ended"
+		}), "transfer to gamma"},
+
+		// The owner.
+		{"serving", owner(), "rest: serving"},
+		{"the lease is over", set(owner(), func(in *Inputs) { in.LeaseUntil = start }), "force, finish"},
+		{"the margin has begun", set(owner(), func(in *Inputs) { in.LeaseUntil = start.Add(49 * time.Millisecond) }), "force, finish"},
+		{"the lease is another epoch's", set(owner(), func(in *Inputs) { in.LeaseEpoch = 8 }), "force, finish"},
+		{"the epoch is closed", set(owner(), func(in *Inputs) { in.View.Open = nil }), "force, finish"},
+		{"deposed", set(owner(), func(in *Inputs) { in.Leadership = cluster.Leadership{Leader: "beta"} }), "force, finish"},
+		{"no quorum, the lease lasts", set(owner(), func(in *Inputs) { in.Leadership = cluster.Leadership{} }), "rest: leadership is in doubt"},
+		{"elected again, no barrier yet", set(owner(), func(in *Inputs) { in.Leadership.Ready = false }), "rest: leadership is in doubt"},
+		{"the turn failed", set(owner(), func(in *Inputs) { in.Holding.Phase = PhaseAcquiring }), "release, transfer to gamma, finish"},
+		{"stopping", set(owner(), func(in *Inputs) { in.Stopping = true }), "release, transfer to gamma, finish"},
+		{"stopping, alone", set(owner(), func(in *Inputs) { in.Stopping, in.Peers = true, nil }), "release, finish"},
+		{"the link is gone", set(owner(), func(in *Inputs) { in.HandOver = "eth0 has lost its link" }), "release, transfer to gamma, finish"},
+		{"a move", set(owner(), func(in *Inputs) {
+			in.View.Move = &hadv1.Move{Order: &hadv1.MoveOrder{Target: "beta"}}
+		}), "release, transfer to beta, finish"},
+		{"a move to itself", set(owner(), func(in *Inputs) {
+			in.View.Move = &hadv1.Move{Order: &hadv1.MoveOrder{Target: "alpha"}}
+		}), "end-move"},
+		{"a new policy", set(owner(), func(in *Inputs) { in.View.Policy = &hadv1.Policy{Version: 2} }), "reconfigure"},
+		{"a new policy without addresses", set(owner(), func(in *Inputs) {
+			in.View.Policy, in.Policy = &hadv1.Policy{Version: 2}, &policy.Policy{}
+		}), "release, finish"},
+		{"a new policy it can't read", set(owner(), func(in *Inputs) {
+			in.View.Policy, in.Policy = &hadv1.Policy{Version: 2}, nil
+		}), "rest: serving"},
+		{"released, hooks left", set(owner(), func(in *Inputs) { in.Holding.Phase = PhaseLeaving }), "finish"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			if got := text(Decide(c.in)); !strings.HasPrefix(got, c.want) {
+				t.Errorf("plan %q, want %q", got, c.want)
+			}
+		})
+	}
+}
+
+// Whatever is put in, some plans must never come out.
+func TestDecideNever(t *testing.T) {
+	rnd := rand.New(rand.NewPCG(1, 2))
+	flip := func() bool { return rnd.IntN(2) == 0 }
+	moment := func() clock.Instant { return start.Add(time.Duration(rnd.IntN(12_000)-6000) * time.Millisecond) }
+	acquired := 0
+	for range 200_000 {
+		in := idleLeader()
+		if flip() {
+			in = owner()
+			in.LeaseUntil = moment()
+			in.Holding.Phase = []Phase{PhaseAcquiring, PhaseServing, PhaseLeaving}[rnd.IntN(3)]
+		}
+		in.Leadership = []cluster.Leadership{{}, {Leader: "beta"}, {Leading: true}, in.Leadership, in.Leadership, in.Leadership}[rnd.IntN(6)]
+		in.LastLease, in.TurnAfter, in.TransferAfter = moment(), moment(), moment()
+		in.Witness, in.Stopping = rnd.IntN(8) == 0, rnd.IntN(8) == 0
+		if rnd.IntN(4) == 0 {
+			in.Blockers = []string{"blocked"}
+		}
+		for _, node := range []string{"alpha", "beta"} {
+			if rnd.IntN(4) == 0 {
+				in.View.Open = append(in.View.Open, claimOf(named(node), uint64(rnd.IntN(9)+1)))
+			}
+		}
+		if rnd.IntN(4) == 0 {
+			in.View.Move = &hadv1.Move{Order: &hadv1.MoveOrder{Target: []string{"alpha", "beta", "gamma"}[rnd.IntN(3)]}}
+		}
+		for _, node := range []string{"beta", "gamma"} {
+			in.Peers[node] = Peer{Fresh: flip(), Eligible: flip(), Witness: rnd.IntN(8) == 0}
+		}
+		plan := Decide(in)
+		if slices.ContainsFunc(plan.Steps, func(s Step) bool { return s.Kind == StepAcquire }) {
+			acquired++
+		}
+		if wrong := forbidden(in, plan); wrong != "" {
+			t.Fatalf("%s: plan %q for\n%+v", wrong, text(plan), in)
+		}
+	}
+	if acquired < 1000 {
+		t.Errorf("only %d plans acquire: the inputs don't try enough", acquired)
+	}
+}
+
+// forbidden says what is wrong with a plan; empty: nothing.
+func forbidden(in Inputs, p Plan) string {
+	for i, s := range p.Steps {
+		switch s.Kind {
+		case StepAcquire:
+			switch {
+			case in.Holding.Epoch != 0:
+				return "acquires while it still has an epoch"
+			case !in.Leadership.Ready, in.Witness, in.Stopping, len(in.Blockers) > 0:
+				return "acquires although it may not"
+			case len(in.View.Open) > 0 && in.Now.Before(cluster.TakeoverAt(in.LastLease, in.View.Open)):
+				return "acquires before the earlier owner's time is over"
+			case slices.ContainsFunc(in.View.Open, func(c *hadv1.Claim) bool {
+				return c.GetInstance().GetNonce() == "1" && c.GetInstance().GetNode() == "alpha"
+			}):
+				return "acquires over an open epoch of its own"
+			case len(s.Evidence) != len(in.View.Open):
+				return fmt.Sprintf("acquires with %d pieces of evidence for %d open epochs", len(s.Evidence), len(in.View.Open))
+			}
+		case StepTransfer:
+			if peer := in.Peers[s.Target]; peer.Witness || s.Target == "alpha" {
+				return "hands leadership to a node that can't own"
+			}
+			if in.Holding.Epoch != 0 && (i == 0 || p.Steps[i-1].Kind != StepRelease) {
+				return "hands leadership on before it has released"
+			}
+		case StepReconfigure:
+			if !in.Now.Before(in.LeaseUntil.Add(-in.Margin)) {
+				return "changes what it holds after its lease"
+			}
+		case StepRelease, StepForce, StepFinish, StepReportClean, StepEndMove:
+		}
+	}
+	leaseOver := in.LeaseEpoch != in.Holding.Epoch || !in.Now.Before(in.LeaseUntil.Add(-in.Margin))
+	if in.Holding.Epoch != 0 && in.Holding.Phase != PhaseLeaving && leaseOver && (len(p.Steps) == 0 || p.Steps[0].Kind != StepForce) {
+		return "keeps what it holds after its lease"
+	}
+	return ""
+}
