@@ -10,9 +10,9 @@ import (
 	"testing"
 )
 
-// The whole of what a newcomer sees, with real daemons.
+// The whole of what a newcomer sees, with real daemons. It runs alone, as a
+// newcomer would.
 func TestDemo(t *testing.T) {
-	t.Parallel()
 	p := start(t, "--demo")
 	if code := p.end(); code != 0 {
 		t.Errorf("exit code %d", code)

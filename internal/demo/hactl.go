@@ -10,6 +10,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -233,4 +234,64 @@ func (c *Cluster) events(ctx context.Context, on *lab.Host) (events []event, err
 		return err
 	}, "history", "--last", "0")
 	return events, err
+}
+
+// agreed returns the history once it is the same on every server and ok says
+// that it is complete.
+func (c *Cluster) agreed(ctx context.Context, what string, ok func([]event) bool) ([]event, error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, c.patience, fmt.Errorf("not after %s", c.patience))
+	defer cancel()
+	for {
+		events, differs, err := c.compare(ctx)
+		switch {
+		case err != nil:
+			return nil, fmt.Errorf("wait until %s: %w", what, err)
+		case differs == "" && ok(events):
+			return events, nil
+		}
+		// A follower learns of a commit a little later than its leader.
+		again := time.NewTimer(50 * time.Millisecond)
+		select {
+		case <-again.C:
+		case <-ctx.Done():
+			again.Stop()
+			return nil, fmt.Errorf("wait until %s: %w: %s", what, context.Cause(ctx), cmp.Or(differs, "something is missing in it"))
+		}
+	}
+}
+
+// compare returns the history, or in words how two servers differ in it.
+func (c *Cluster) compare(ctx context.Context) (events []event, differs string, err error) {
+	servers := c.lab.Servers()
+	for i, h := range servers {
+		next, err := c.events(ctx, h)
+		if err != nil {
+			return nil, "", err
+		}
+		if i > 0 && !slices.EqualFunc(events, next, event.same) {
+			return nil, fmt.Sprintf("%s has %d events, %s has %d or others", servers[i-1].Name, len(events), h.Name, len(next)), nil
+		}
+		events = next
+	}
+	return events, "", nil
+}
+
+// added returns the events that came to the log after the earlier ones.
+func added(before, after []event) []event {
+	if len(before) == 0 {
+		return after
+	}
+	last := before[len(before)-1]
+	i := slices.IndexFunc(after, func(e event) bool {
+		return e.Index > last.Index || e.Index == last.Index && e.Sub > last.Sub
+	})
+	if i < 0 {
+		return nil
+	}
+	return after[i:]
+}
+
+// same reports whether two servers mean the same event.
+func (e event) same(other event) bool {
+	return e.Index == other.Index && e.Sub == other.Sub && e.Node == other.Node && e.At.Equal(other.At)
 }
