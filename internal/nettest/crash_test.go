@@ -48,22 +48,62 @@ func TestDaemonsEndAndComeBack(t *testing.T) {
 		}
 	})
 
+	// The probe for other holders reaches nobody: only the wait keeps the
+	// successor from an address that a dead daemon's kernel still has.
+	s.scenario(t, "SIGKILL of the owner, cut off from the servers and not from the client", func(t *testing.T, owner string) {
+		s.hide(t, owner)
+		s.kill(t, owner)
+		s.takenOver(t, owner)
+	})
+
 	s.scenario(t, "the owner is stopped for longer than its lease", func(t *testing.T, owner string) {
 		must(t, s.Host(owner).Pause())
 		s.takenOver(t, owner)
 		woken := time.Now()
 		must(t, s.Host(owner).Resume())
 		s.settled(t)
-		for _, vip := range s.vips {
-			h, err := s.Observer.History(within(t), vip)
-			must(t, err)
-			for _, tr := range h.Transitions {
-				if tr.Held && tr.Host == owner && tr.At.After(woken) {
-					t.Errorf("%s put %s back after it had slept through its lease:\n%s", owner, vip, h)
-				}
+		s.neverAgainOn(t, owner, woken)
+	})
+
+	s.scenario(t, "the owner is stopped, cut off from the servers and not from the client", func(t *testing.T, owner string) {
+		s.hide(t, owner)
+		must(t, s.Host(owner).Pause())
+		s.takenOver(t, owner)
+		woken := time.Now()
+		must(t, s.Host(owner).Resume())
+		eventually(t, owner+" notices that its lease is over", func() error {
+			st, err := s.status(t, owner)
+			if err == nil && st.GetOwnership().GetState() != hadv1.Ownership_STATE_UNKNOWN {
+				err = describe(st)
+			}
+			return err
+		})
+		must(t, s.Heal())
+		s.settled(t)
+		s.neverAgainOn(t, owner, woken)
+	})
+}
+
+// hide cuts a host off from the other servers; the client still sees it.
+func (s *site) hide(t *testing.T, host string) {
+	t.Helper()
+	for _, other := range s.others(host) {
+		must(t, s.CutBoth(host, other))
+	}
+}
+
+// neverAgainOn checks that a host got none of the addresses since then.
+func (s *site) neverAgainOn(t *testing.T, host string, since time.Time) {
+	t.Helper()
+	for _, vip := range s.vips {
+		h, err := s.Observer.History(within(t), vip)
+		must(t, err)
+		for _, tr := range h.Transitions {
+			if tr.Held && tr.Host == host && tr.At.After(since) {
+				t.Errorf("%s got %s back after it had slept through its lease:\n%s", host, vip, h)
 			}
 		}
-	})
+	}
 }
 
 // lastReleaseBy returns the newest release that a node reported.
