@@ -109,6 +109,8 @@ func (k *memoryKernel) holds() int {
 type oneLink struct {
 	mu      sync.Mutex
 	missing error // of Resolve
+	foreign bool  // somebody else answers for the addresses
+	noLink  bool
 }
 
 func (n *oneLink) Resolve(addr netip.Addr, _ string) (vip.Address, error) {
@@ -116,13 +118,31 @@ func (n *oneLink) Resolve(addr netip.Addr, _ string) (vip.Address, error) {
 	defer n.mu.Unlock()
 	return vip.Address{Addr: addr, Interface: "eth0"}, n.missing
 }
-func (*oneLink) Carrier(string) (bool, error)               { return true, nil }
+
+func (n *oneLink) Carrier(string) (bool, error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return !n.noLink, nil
+}
+
 func (*oneLink) HardwareAddrs() ([]net.HardwareAddr, error) { return nil, nil }
-func (*oneLink) Conflicts(context.Context, []vip.Address, time.Duration, []net.HardwareAddr) ([]vip.Conflict, error) {
+
+func (n *oneLink) Conflicts(_ context.Context, want []vip.Address, _ time.Duration, _ []net.HardwareAddr) ([]vip.Conflict, error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.foreign {
+		return []vip.Conflict{{Address: want[0], MAC: net.HardwareAddr{2, 0, 0, 0, 0, 9}}}, nil
+	}
 	return nil, nil
 }
 
-// memoryJournal is a journal whose disk never fails.
+func (n *oneLink) pull() {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.noLink = true
+}
+
+// memoryJournal is a journal whose disk fails when it is told to.
 type memoryJournal struct {
 	diary       *diary
 	mu          sync.Mutex
@@ -131,6 +151,8 @@ type memoryJournal struct {
 	seq         uint64
 	interrupted []hook.Running
 	failTenure  error
+	failAppend  error
+	changed     chan struct{} // closed and replaced when there is more to deliver; nil: nobody waits
 }
 
 func (j *memoryJournal) Append(_ context.Context, r *hadv1.Report) (uint64, error) {
@@ -138,6 +160,13 @@ func (j *memoryJournal) Append(_ context.Context, r *hadv1.Report) (uint64, erro
 	defer j.mu.Unlock()
 	if _, err := proto.Marshal(r); err != nil {
 		return 0, err
+	}
+	if j.failAppend != nil {
+		return 0, j.failAppend
+	}
+	if j.changed != nil {
+		close(j.changed)
+		j.changed = make(chan struct{})
 	}
 	j.seq++
 	r = proto.CloneOf(r)
@@ -185,7 +214,18 @@ func (j *memoryJournal) PendingCount() int {
 	return len(j.pending)
 }
 
-func (*memoryJournal) Changed() <-chan struct{} { return nil }
+func (j *memoryJournal) Changed() <-chan struct{} {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.changed
+}
+
+// fill makes the disk full; nil makes room again.
+func (j *memoryJournal) fill(err error) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.failTenure, j.failAppend = err, err
+}
 
 func (j *memoryJournal) SetTenure(t *journal.Tenure) error {
 	j.mu.Lock()

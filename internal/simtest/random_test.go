@@ -41,29 +41,20 @@ func drawLayout(seed uint64) layout {
 // raft's own random timeouts and the scheduler make of them may differ, so
 // replay with -count.
 func TestRandomFaults(t *testing.T) {
-	last := uint64(60)
-	var seeds []uint64
+	first, last := uint64(1), uint64(60)
 	switch {
 	case *simSeed != 0:
-		seeds, last = []uint64{*simSeed}, 0
+		first, last = *simSeed, *simSeed
 	case *simHours > 0:
 		last = uint64(*simHours * float64(time.Hour) / float64(chaos))
-	default:
-		seeds = regressions()
 	}
-	for seed := uint64(1); seed <= last; seed++ {
-		seeds = append(seeds, seed)
-	}
-	for _, seed := range seeds {
+	for seed := first; seed <= last; seed++ {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
 			t.Parallel()
 			enduresFaults(t, seed)
 		})
 	}
 }
-
-// regressions are seeds that once found a fault of the product.
-func regressions() []uint64 { return nil }
 
 func enduresFaults(t *testing.T, seed uint64) {
 	l := drawLayout(seed)
