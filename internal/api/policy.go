@@ -91,14 +91,16 @@ func (s *Server) PolicyApply(ctx context.Context, req *hadv1.PolicyApplyRequest)
 	if diags.HasErrors() {
 		return &hadv1.PolicyApplyResponse{Diagnostics: diagnostics(diags)}, nil
 	}
-	s.settle(ctx)
 	req.By = s.askedBy(ctx, req.GetBy())
-	if c, ctx, err := s.leader(ctx); err != nil || c != nil {
-		if err != nil {
-			return nil, statusOf(err)
-		}
-		return c.PolicyApply(ctx, req)
-	}
+	return onLeader(ctx, s,
+		func() (*hadv1.PolicyApplyResponse, error) { return s.apply(ctx, req, diags) },
+		func(ctx context.Context, c hadv1.HAClient) (*hadv1.PolicyApplyResponse, error) {
+			return c.PolicyApply(ctx, req)
+		})
+}
+
+// apply commits a valid policy on the leader.
+func (s *Server) apply(ctx context.Context, req *hadv1.PolicyApplyRequest, diags policy.Diagnostics) (*hadv1.PolicyApplyResponse, error) {
 	view, _ := s.cfg.Node.View()
 	expected := view.Policy.GetVersion()
 	if req.GetCheckVersion() {
@@ -111,7 +113,7 @@ func (s *Server) PolicyApply(ctx context.Context, req *hadv1.PolicyApplyRequest)
 		ExpectedVersion: expected, Text: req.GetText(), By: req.GetBy(), Reason: req.GetReason(),
 	}}})
 	if err != nil {
-		return nil, statusOf(err)
+		return nil, err
 	}
 	return &hadv1.PolicyApplyResponse{Version: expected + 1, Diagnostics: diagnostics(diags), Index: v.Index}, nil
 }

@@ -6,8 +6,10 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
 
 	"had/cluster"
 	"had/internal/clock"
@@ -111,18 +113,46 @@ func (s *Server) settle(ctx context.Context) {
 	}
 }
 
+// onLeader has a write carried out by whoever leads: here, or by the leader's
+// own API. While an election is under way it is tried again for a while; the
+// writes are such that a second try of one that went through does no harm.
+func onLeader[R any](ctx context.Context, s *Server, here func() (R, error), there func(context.Context, hadv1.HAClient) (R, error)) (R, error) {
+	until := time.Now().Add(patience * s.cfg.Timing.Election)
+	for {
+		s.settle(ctx)
+		changed := s.cfg.Node.LeadershipChanged()
+		c, out, err := s.leader(ctx)
+		var resp R
+		switch {
+		case err != nil:
+		case c == nil:
+			resp, err = here()
+		default:
+			resp, err = there(out, c)
+		}
+		err = statusOf(err)
+		if status.Code(err) != codes.Unavailable || forwarded(ctx) || time.Now().After(until) {
+			return resp, err
+		}
+		pause := time.NewTimer(s.cfg.Timing.Election / 2)
+		select {
+		case <-ctx.Done():
+			return resp, err
+		case <-changed:
+		case <-pause.C:
+		}
+	}
+}
+
+// patience is how many election timeouts a write waits for a leader.
+const patience = 6
+
 // Move implements HA.
 func (s *Server) Move(ctx context.Context, req *hadv1.MoveRequest) (*hadv1.MoveResponse, error) {
-	s.settle(ctx)
 	req.By = s.askedBy(ctx, req.GetBy())
-	if c, ctx, err := s.leader(ctx); err != nil || c != nil {
-		if err != nil {
-			return nil, statusOf(err)
-		}
-		return c.Move(ctx, req)
-	}
-	resp, err := s.cfg.Controller.Move(ctx, req)
-	return resp, statusOf(err)
+	return onLeader(ctx, s,
+		func() (*hadv1.MoveResponse, error) { return s.cfg.Controller.Move(ctx, req) },
+		func(ctx context.Context, c hadv1.HAClient) (*hadv1.MoveResponse, error) { return c.Move(ctx, req) })
 }
 
 // Timing implements HA.

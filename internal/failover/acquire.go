@@ -118,6 +118,14 @@ func (x *executor) begin(epoch uint64, t *turn) context.Context {
 	return leased
 }
 
+// because puts the reason why ctx ended, if it has, before what that did.
+func because(ctx context.Context, err error) error {
+	if cause := context.Cause(ctx); cause != nil && !errors.Is(err, cause) {
+		return fmt.Errorf("%w: %w", cause, err)
+	}
+	return err
+}
+
 // both returns a context that ends with either.
 func both(a, b context.Context) (context.Context, context.CancelFunc) {
 	ctx, cancel := context.WithCancelCause(a)
@@ -149,7 +157,7 @@ func (x *executor) takeOn(ctx context.Context, epoch uint64, t *turn, cause stri
 		return x.stage(ctx, t.policy.Hooks, t.vips, run)
 	})
 	if err != nil && (ctx.Err() != nil || t.policy.Hooks.OnFailure[policy.PreAcq] != policy.Continue) {
-		return errors.Join(err, context.Cause(ctx))
+		return because(ctx, err)
 	}
 	if err := t.timeline.run("addresses_up", func() error { return x.holder.raise(ctx, epoch, t.addrs) }); err != nil {
 		return err
@@ -161,7 +169,7 @@ func (x *executor) takeOn(ctx context.Context, epoch uint64, t *turn, cause stri
 		return x.stage(ctx, t.policy.Hooks, t.vips, run)
 	})
 	if err != nil && (ctx.Err() != nil || t.policy.Hooks.OnFailure[policy.PostAcq] == policy.HandOver) {
-		return errors.Join(err, context.Cause(ctx))
+		return because(ctx, err)
 	}
 	return nil
 }

@@ -151,6 +151,9 @@ func Decide(in Inputs) Plan {
 	if to := betterThan(in, self); to != "" && !in.Now.Before(in.TransferAfter) {
 		return do(Step{Kind: StepTransfer, Target: to, Cause: "it is the better owner"})
 	}
+	if name := unheard(in, self); name != "" {
+		return Plan{Why: fmt.Sprintf("the policy prefers %s, which is being asked whether it can own", name)}
+	}
 	if at := cluster.TakeoverAt(in.LastLease, in.View.Open); len(in.View.Open) > 0 && in.Now.Before(at) {
 		c := in.View.Newest()
 		return Plan{Again: at, Why: fmt.Sprintf("waiting until the lease of %s (epoch %d) and the lifetime of its addresses are over; it has not said that it released them", c.GetInstance().GetNode(), c.GetEpoch())}
@@ -282,17 +285,41 @@ func preference(p *policy.Policy, node string) int {
 }
 
 // betterThan names a node that should have the turn rather than self: one
-// that failed less often since its last success or, when nobody has ever
-// owned, one that the policy prefers.
+// that failed less often since its last success or, when there is time for
+// it, one that the policy prefers.
 func betterThan(in Inputs, self string) string {
 	best := candidates(in)
 	if len(best) == 0 {
 		return ""
 	}
 	mine, theirs := in.View.Nodes[self].GetFailures(), in.View.Nodes[best[0]].GetFailures()
-	coldStart := in.View.LastEpoch == 0
-	if theirs < mine || coldStart && theirs == mine && preference(in.Policy, best[0]) < preference(in.Policy, self) {
+	if theirs < mine || unhurried(in) && theirs == mine && preference(in.Policy, best[0]) < preference(in.Policy, self) {
 		return best[0]
+	}
+	return ""
+}
+
+// unhurried reports that handing leadership to a preferred node first makes
+// nobody wait longer: there has never been an owner, or the last one has to be
+// waited for anyway.
+func unhurried(in Inputs) bool {
+	return in.View.LastEpoch == 0 || len(in.View.Open) > 0 && cluster.TakeoverAt(in.LastLease, in.View.Open).Sub(in.Now) > time.Second
+}
+
+// unheard names a node that the policy prefers to self and that has not said
+// yet whether it could own under this policy. Only the first owner is worth
+// the wait.
+func unheard(in Inputs, self string) string {
+	if in.View.LastEpoch != 0 || in.Policy == nil {
+		return ""
+	}
+	for _, name := range in.Policy.Prefer {
+		if name == self {
+			break
+		}
+		if p := in.Peers[name]; p.Fresh && !p.Witness && p.Applied < in.View.Policy.GetIndex() {
+			return name
+		}
 	}
 	return ""
 }

@@ -94,6 +94,18 @@ func TestDecide(t *testing.T) {
 			in.View.Nodes = map[string]*hadv1.NodeRecord{"alpha": {Failures: 1}, "gamma": {Failures: 2}}
 		}), "transfer to beta"},
 		{"a cold start goes by preference", set(idleLeader(), func(in *Inputs) { in.View.LastEpoch = 0 }), "transfer to gamma"},
+		{"a cold start waits for the preferred node's word", set(idleLeader(), func(in *Inputs) {
+			in.View.LastEpoch, in.View.Policy = 0, &hadv1.Policy{Version: 1, Index: 5}
+			in.Peers["gamma"] = Peer{Fresh: true, Reasons: []string{"there is no policy yet"}, Applied: 4}
+			in.Peers["beta"] = Peer{}
+		}), "rest: the policy prefers gamma"},
+		{"a cold start doesn't wait for a silent node", set(idleLeader(), func(in *Inputs) {
+			in.View.LastEpoch, in.View.Policy = 0, &hadv1.Policy{Version: 1, Index: 5}
+			in.Peers = map[string]Peer{"gamma": {Applied: 4}}
+		}), "acquire"},
+		{"a wait leaves time for preference", set(idleLeader(), func(in *Inputs) {
+			in.View.Open, in.LastLease = []*hadv1.Claim{claimOf(named("beta"), 7)}, start
+		}), "transfer to gamma"},
 		{"later, preference moves nothing", idleLeader(), "acquire"},
 		{"a move's target gets it", set(idleLeader(), func(in *Inputs) {
 			in.View.Move = &hadv1.Move{Order: &hadv1.MoveOrder{Target: "beta"}}
@@ -106,12 +118,14 @@ func TestDecide(t *testing.T) {
 
 		// An earlier owner.
 		{"its lease may last", set(idleLeader(), func(in *Inputs) {
+			in.Policy.Prefer = nil
 			in.View.Open, in.LastLease = []*hadv1.Claim{claimOf(named("beta"), 7)}, start.Add(-4*time.Second)
 		}), "rest: waiting until the lease of beta"},
 		{"its lease is over for certain", set(idleLeader(), func(in *Inputs) {
 			in.View.Open, in.LastLease = []*hadv1.Claim{claimOf(named("beta"), 7)}, start.Add(-5*time.Second)
 		}), "acquire"},
 		{"its terms were longer than ours", set(idleLeader(), func(in *Inputs) {
+			in.Policy.Prefer = nil
 			c := claimOf(named("beta"), 7)
 			c.Terms = cluster.TimingFor(time.Second).Terms()
 			in.View.Open, in.LastLease = []*hadv1.Claim{c}, start.Add(-5*time.Second)

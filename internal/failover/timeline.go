@@ -31,8 +31,10 @@ func (t *timeline) run(name string, step func() error) error {
 }
 
 // printable makes a text fit for the log: names of scripts may hold any
-// bytes, a protobuf string may not.
-func printable(s string) string { return strings.ToValidUTF8(s, "\uFFFD") }
+// bytes, a protobuf string may not; and joined errors have a line each.
+func printable(s string) string {
+	return strings.ReplaceAll(strings.ToValidUTF8(s, "\uFFFD"), "\n", "; ")
+}
 
 func (t *timeline) list() []*hadv1.Step {
 	t.mu.Lock()
