@@ -257,8 +257,7 @@ func worthRetrying(err error) bool {
 	if err == nil {
 		return true
 	}
-	var lost *lostError
-	if errors.As(err, &lost) {
+	if lost, ok := errors.AsType[*lostError](err); ok {
 		return !errors.Is(lost.dial, fs.ErrPermission)
 	}
 	switch status.Code(err) {

@@ -54,12 +54,10 @@ func noAnswer(within time.Duration) error {
 // asFailure finds the exit code and the sentence for any error of a verb: its
 // own failures as they are, errors of the service by their status code.
 func asFailure(err error) *failure {
-	var f *failure
-	if errors.As(err, &f) {
+	if f, ok := errors.AsType[*failure](err); ok {
 		return f
 	}
-	var lost *lostError
-	if errors.As(err, &lost) {
+	if lost, ok := errors.AsType[*lostError](err); ok {
 		return lost.failure()
 	}
 	s, ok := status.FromError(err)
@@ -90,8 +88,7 @@ func asFailure(err error) *failure {
 // outcomeUnknown reports whether the write that failed with err may have
 // happened all the same: nobody answered, or the daemon couldn't tell.
 func outcomeUnknown(err error) bool {
-	var lost *lostError
-	if errors.As(err, &lost) {
+	if lost, ok := errors.AsType[*lostError](err); ok {
 		return lost.connected
 	}
 	code := status.Code(err)

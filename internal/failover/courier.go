@@ -14,7 +14,7 @@ import (
 // courier carries the journal into the log. A delivery whose answer got lost
 // is sent again; State.Apply takes each report once.
 type courier struct {
-	journal Journal
+	journal Outbox
 	log     Log
 	peers   Peers
 	self    string

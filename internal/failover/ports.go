@@ -51,15 +51,31 @@ type HookRunners func(dir string, timeout time.Duration) (Hooks, error)
 
 // Journal is this node's durable memory. journal.Journal is one.
 type Journal interface {
+	Reporter
+	TenureRecord
+	Outbox
+}
+
+// Reporter takes what this node does and sees.
+type Reporter interface {
 	Append(ctx context.Context, r *hadv1.Report) (uint64, error)
 	Release(ctx context.Context, r *hadv1.Report, forced bool) error
+}
+
+// TenureRecord is what this node may hold in its kernel, for a run that has to
+// clean up after this one.
+type TenureRecord interface {
+	SetTenure(t *journal.Tenure) error
+	Tenure() (*journal.Tenure, error)
+	ClearTenure() error
+}
+
+// Outbox is the reports that are not in the log yet.
+type Outbox interface {
 	Pending(limit int) []*hadv1.Report
 	Ack(seq uint64) error
 	PendingCount() int
 	Changed() <-chan struct{}
-	SetTenure(t *journal.Tenure) error
-	Tenure() (*journal.Tenure, error)
-	ClearTenure() error
 }
 
 // Peers are the other nodes, asked over the cluster port.
