@@ -152,7 +152,7 @@ func TestScriptsAndLeases(t *testing.T) {
 	s.scenario(t, "had dies in the middle of a script", func(t *testing.T, owner string) {
 		next := s.others(owner)[0]
 		pid := filepath.Join(s.hooks.orders, "pid")
-		s.hooks.add(t, s.vips[0], "PostAcq20", "echo $$ >"+pid+".new; mv "+pid+".new "+pid+"; sleep 1000 & wait")
+		s.hooks.add(t, s.vips[0], "PostAcq20", "sleep 1000 & echo $! >"+pid+".new; mv "+pid+".new "+pid+"; wait")
 		s.moveTo(t, owner, next)
 		eventually(t, "the script runs", func() error { _, err := os.Stat(pid); return err })
 		s.kill(t, next)
@@ -162,12 +162,12 @@ func TestScriptsAndLeases(t *testing.T) {
 		// A process that has ended and that nobody has waited for has no words.
 		commandLine := filepath.Join("/proc", strings.TrimSpace(string(text)), "cmdline")
 		if words, err := os.ReadFile(commandLine); err != nil || len(words) == 0 {
-			t.Fatalf("the script has not outlived had: %q (%v)", words, err)
+			t.Fatalf("what the script had started has not outlived had: %q (%v)", words, err)
 		}
 		must(t, s.Host(next).StartDaemon())
 		s.became(t, "PostAcq20", func(r *hadv1.HookResult) bool { return r.GetOutcome() == hadv1.HookResult_OUTCOME_UNKNOWN })
 		if words, err := os.ReadFile(commandLine); err == nil && len(words) > 0 {
-			t.Errorf("the script is still running: %q", words)
+			t.Errorf("what the script had started is still running: %q", words)
 		}
 	})
 }
