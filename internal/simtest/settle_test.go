@@ -59,6 +59,9 @@ var vips = []netip.Addr{netip.MustParseAddr("192.0.2.10"), netip.MustParseAddr("
 // policyText is a policy with the first n addresses.
 func policyText(n int) string {
 	var b strings.Builder
+	if n == len(vips) {
+		b.WriteString("prefer = [\"beta\"]\n")
+	}
 	for i, a := range vips[:n] {
 		fmt.Fprintf(&b, "vip \"v%d\" {\n  address = %q\n}\n", i, a)
 	}
@@ -134,7 +137,7 @@ func (w *world) settled() string {
 	if !p.h.now().Before(s.LeaseUntil) || s.Holding.Epoch != v.LastEpoch || s.Holding.PolicyVersion != v.Policy.GetVersion() {
 		return ""
 	}
-	want := strings.Count(v.Policy.GetText(), "vip ")
+	want := strings.Count(v.Policy.GetText(), "vip \"")
 	for _, h := range w.hosts {
 		has := len(w.checker.heldBy(h.name))
 		if h == p.h && has != want || h != p.h && has != 0 {
