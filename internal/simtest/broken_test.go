@@ -16,19 +16,18 @@ import (
 // TestBrokenClustersAreFoundOut breaks one part at a time and expects the
 // checker to notice: a checker that can't fail proves nothing.
 func TestBrokenClustersAreFoundOut(t *testing.T) {
-	type propose = func(ctx context.Context, l *seenLog, cmd *hadv1.Command) (cluster.Verdict, error)
 	cases := []struct {
 		name string
 		tamper
 		play func(w *world)
 	}{
 		{
-			"terms that promise too short a lease", tamper{propose: propose(func(ctx context.Context, l *seenLog, cmd *hadv1.Command) (cluster.Verdict, error) {
+			"terms that promise too short a lease", tamper{propose: func(ctx context.Context, l *seenLog, cmd *hadv1.Command) (cluster.Verdict, error) {
 				if a := cmd.GetAcquire(); a != nil {
 					a.Terms = &hadv1.Terms{TtlNs: 1, AddressLifetimeNs: 1}
 				}
 				return l.propose(ctx, cmd)
-			})}, ownerFallsSilent,
+			}}, ownerFallsSilent,
 		},
 		{
 			"a successor that forgets when the last lease came",
@@ -43,7 +42,7 @@ func TestBrokenClustersAreFoundOut(t *testing.T) {
 			tamper{rate: func(i int) float64 { return []float64{0.5, 1, 1}[i] }}, ownerFallsSilent,
 		},
 		{
-			"reports delivered twice", tamper{propose: propose(func(ctx context.Context, l *seenLog, cmd *hadv1.Command) (cluster.Verdict, error) {
+			"reports delivered twice", tamper{propose: func(ctx context.Context, l *seenLog, cmd *hadv1.Command) (cluster.Verdict, error) {
 				v, err := l.propose(ctx, cmd)
 				if cmd.GetDeliver() != nil {
 					again := proto.CloneOf(cmd)
@@ -54,17 +53,17 @@ func TestBrokenClustersAreFoundOut(t *testing.T) {
 					err = errors.Join(err, second)
 				}
 				return v, err
-			})}, func(*world) {},
+			}}, func(*world) {},
 		},
 		{
-			"a report that gets lost", tamper{propose: propose(func(ctx context.Context, l *seenLog, cmd *hadv1.Command) (cluster.Verdict, error) {
+			"a report that gets lost", tamper{propose: func(ctx context.Context, l *seenLog, cmd *hadv1.Command) (cluster.Verdict, error) {
 				for _, r := range cmd.GetDeliver().GetReports() {
 					if r.GetHookResult().GetStage() == "PostAcq" {
 						r.Body = nil
 					}
 				}
 				return l.propose(ctx, cmd)
-			})}, func(*world) {},
+			}}, func(*world) {},
 		},
 	}
 	for _, c := range cases {

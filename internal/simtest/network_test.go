@@ -295,8 +295,7 @@ func (s *peers) Propose(ctx context.Context, to string, cmd *hadv1.Command) (*ha
 	return ask(ctx, s, to, func(ctx context.Context, q *process) (*hadv1.ProposeResponse, error) {
 		v, err := q.node.Propose(ctx, cmd)
 		q.h.w.checker.proposed(q, cmd, v, err)
-		var refused *cluster.RefusedError
-		if errors.As(err, &refused) {
+		if refused, ok := errors.AsType[*cluster.RefusedError](err); ok {
 			return &hadv1.ProposeResponse{Index: refused.Index, Refused: refused.Reason}, nil
 		}
 		if err != nil {

@@ -66,8 +66,8 @@ func TestStoppedBetweenTwoScripts(t *testing.T) {
 }
 
 func TestMoveDuringAPartition(t *testing.T) {
-	for _, delay := range []time.Duration{0, 5, 50, 100, 150, 200, 300} {
-		delay *= time.Millisecond
+	for _, ms := range []int{0, 5, 50, 100, 150, 200, 300} {
+		delay := time.Duration(ms) * time.Millisecond
 		t.Run(delay.String(), func(t *testing.T) {
 			t.Parallel()
 			simulate(t, three, func(w *world) {

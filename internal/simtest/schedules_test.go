@@ -177,8 +177,7 @@ func (w *world) flood(p *process, n int) {
 		wg.Go(func() {
 			defer func() { <-places }()
 			_, err := p.node.Propose(p.hard, &hadv1.Command{Record: &hadv1.Command_MoveEnd{MoveEnd: &hadv1.MoveEnd{Operation: "none"}}})
-			var refused *cluster.RefusedError
-			if !errors.As(err, &refused) {
+			if _, refused := errors.AsType[*cluster.RefusedError](err); !refused {
 				w.checker.violation("the end of no move: %v, want a refusal", err)
 			}
 		})

@@ -43,17 +43,6 @@ func (w *world) inPhase(phase failover.Phase) *process {
 	return nil
 }
 
-// follower returns a living node that may own and doesn't lead.
-func (w *world) follower() *host {
-	l := w.leader()
-	for _, h := range w.hosts {
-		if p := h.process(); p != nil && p != l && !h.member.GetWitness() {
-			return h
-		}
-	}
-	return nil
-}
-
 var vips = []netip.Addr{netip.MustParseAddr("192.0.2.10"), netip.MustParseAddr("192.0.2.11"), netip.MustParseAddr("2001:db8::10")}
 
 // policyText is a policy with the first n addresses.
