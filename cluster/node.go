@@ -107,7 +107,10 @@ func Open(cfg Config) (n *Node, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("make the log cache: %w", err)
 	}
-	transport := &carefulTransport{Transport: cfg.Transport, mayStand: n.mayStand}
+	transport := &carefulTransport{
+		Transport: cfg.Transport, mayStand: n.mayStand, leading: n.leadingIn,
+		again: cfg.Timing.Heartbeat / 4, closed: n.stopped,
+	}
 
 	defer func() { // raft panics over a log it can't read at start
 		if p := recover(); p != nil {
@@ -431,6 +434,12 @@ func (n *Node) Transfer(ctx context.Context, to string) error {
 // alone have a committed entry.
 func (n *Node) witnessPatience() time.Duration {
 	return max(3*time.Second, 6*n.cfg.Timing.Election)
+}
+
+// leadingIn reports whether this node leads in a term.
+func (n *Node) leadingIn(term uint64) bool {
+	r := n.contact.Load()
+	return r != nil && r.State() == raft.Leader && r.CurrentTerm() == term
 }
 
 func (n *Node) mayStand() bool {

@@ -50,13 +50,46 @@ type nodeAddr string
 func (nodeAddr) Network() string  { return "had" }
 func (a nodeAddr) String() string { return string(a) }
 
-// carefulTransport takes two things of raft's transport away. The fast path
-// for heartbeats can set the term back (raft#695), so raft never gets to
-// register it. And a witness doesn't stand for election while a data node
-// might: its pre-votes fail until it has been without a leader for a while.
+// carefulTransport changes three things of raft's transport. The fast path for
+// heartbeats can set the term back (raft#695), so raft never gets to register
+// it. A witness doesn't stand for election while a data node might: its
+// pre-votes fail until it has been without a leader for a while. And a node
+// that comes back is brought up to date at once (see AppendEntries).
 type carefulTransport struct {
 	raft.Transport
 	mayStand func() bool
+	leading  func(term uint64) bool
+	again    time.Duration   // pause between tries
+	closed   <-chan struct{} // the node is stopping
+}
+
+// AppendEntries implements raft.Transport. raft doubles the pause after each
+// failure, up to 10 s, and doesn't cut it short when the node is back: until
+// then its acknowledgements are missing from the quorum, and an operator who
+// restarts the next node costs the owner its lease. So entries for a node that
+// can't be reached are tried again here, as if the network were slow, for as
+// long as this node leads in the term they are of. Heartbeats have a short
+// pause of their own.
+func (t *carefulTransport) AppendEntries(id raft.ServerID, to raft.ServerAddress, args *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) error {
+	for {
+		err := t.Transport.AppendEntries(id, to, args, resp)
+		if err == nil || isHeartbeat(args) || !t.leading(args.Term) {
+			return err
+		}
+		pause := time.NewTimer(t.again)
+		select {
+		case <-pause.C:
+		case <-t.closed:
+			pause.Stop()
+			return err
+		}
+	}
+}
+
+// isHeartbeat tells raft's heartbeats from empty messages that carry the
+// commit index.
+func isHeartbeat(args *raft.AppendEntriesRequest) bool {
+	return len(args.Entries) == 0 && args.PrevLogEntry == 0 && args.LeaderCommitIndex == 0
 }
 
 var errWitnessWaits = errors.New("a witness lets the data nodes stand for election first")
