@@ -2,8 +2,10 @@ package nettest
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
+	"os"
 	"slices"
 	"strings"
 	"syscall"
@@ -135,10 +137,12 @@ func (s *site) mend(t *testing.T) {
 	s.hooks.mend(t)
 	for _, h := range s.Servers() {
 		must(t, s.LinkUp(h.Name))
+		if err := h.Resume(); err != nil && !errors.Is(err, os.ErrProcessDone) {
+			t.Fatal(err)
+		}
 		if !h.Running() {
 			must(t, h.StartDaemon())
 		}
-		must(t, h.Resume())
 	}
 }
 

@@ -37,14 +37,26 @@ func TestStorm(t *testing.T) {
 		w.strike(t)
 		w.pause(t)
 	}
-	s.mend(t)
+	w.calm(t)
 	s.judge(t, since)
 }
 
 // weather strikes a site with random faults.
 type weather struct {
 	*site
-	rand *rand.Rand
+	rand    *rand.Rand
+	stopped []*lab.Process // daemons told to end, which may take a while
+}
+
+// calm ends the storm: every fault is mended and every daemon runs, also those
+// that were still about to end.
+func (w *weather) calm(t *testing.T) {
+	t.Helper()
+	w.mend(t)
+	for _, p := range w.stopped {
+		<-p.Done()
+	}
+	w.mend(t)
 }
 
 // pause waits for a time in which a lease or an election may or may not end.
@@ -81,6 +93,7 @@ func (w *weather) strike(t *testing.T) {
 		_ = a.Kill(syscall.SIGKILL)
 	case 7:
 		_ = a.Kill(syscall.SIGTERM)
+		w.stopped = append(w.stopped, a.Daemon())
 	case 8:
 		vip := w.vips[w.rand.IntN(len(w.vips))]
 		_ = a.DelAddress(netip.PrefixFrom(vip, vip.BitLen()))
