@@ -59,7 +59,7 @@ func refusesToRun(t *testing.T, h *lab.Host, words ...string) {
 
 func TestDataFolderThatCannotBeUsed(t *testing.T) {
 	t.Parallel()
-	s := newSite(t, lab.Config{})
+	s := newSite(t, lab.Config{Detect: steady})
 	s.fullHistory(t)
 	h := s.Host("gamma")
 	s.stop(t, h.Name)
@@ -113,13 +113,13 @@ func TestDataFolderThatCannotBeUsed(t *testing.T) {
 // of the same names, is a stranger.
 func TestNodeOfAnotherBirth(t *testing.T) {
 	t.Parallel()
-	elsewhere := newIdleSite(t, lab.Config{})
+	elsewhere := newIdleSite(t, lab.Config{Detect: steady})
 	stranger := filepath.Join(t.TempDir(), "data")
 	elsewhere.stop(t, "gamma")
 	must(t, os.CopyFS(stranger, os.DirFS(elsewhere.Host("gamma").DataDir())))
 	must(t, elsewhere.Close())
 
-	s := newSite(t, lab.Config{})
+	s := newSite(t, lab.Config{Detect: steady})
 	h := s.Host("gamma")
 	s.stop(t, h.Name)
 	own := filepath.Join(t.TempDir(), "data")
@@ -134,7 +134,7 @@ func TestNodeOfAnotherBirth(t *testing.T) {
 
 func TestHostThatCannotRunHad(t *testing.T) {
 	t.Parallel()
-	s := newSite(t, lab.Config{})
+	s := newSite(t, lab.Config{Detect: steady})
 	h := s.Host(s.settled(t))
 
 	t.Run("a second had on the same folder", func(t *testing.T) {

@@ -22,7 +22,7 @@ const macFolder = "../../scripts/examples/hooks-macstyle/192.0.2.10"
 // through an acquisition, a planned move, a veto, a crash and a restart.
 func TestMacFolder(t *testing.T) {
 	t.Parallel()
-	s := newIdleSite(t, lab.Config{})
+	s := newIdleSite(t, lab.Config{Detect: steady})
 	vip := s.vips[0]
 	folder := filepath.Join(s.hooks.dir, vip.String())
 	must(t, os.RemoveAll(folder))
@@ -65,7 +65,7 @@ func TestMacFolder(t *testing.T) {
 // what became of them.
 func TestScripts(t *testing.T) {
 	t.Parallel()
-	s := newIdleSite(t, lab.Config{Env: []string{"DAEMON_SECRET=1"}})
+	s := newIdleSite(t, lab.Config{Detect: steady, Env: []string{"DAEMON_SECRET=1"}})
 	v4, v6 := s.vips[0], s.vips[1]
 	for _, vip := range s.vips {
 		s.hooks.empty(t, vip)
@@ -133,15 +133,15 @@ func TestScripts(t *testing.T) {
 // in the middle of one.
 func TestScriptsAndLeases(t *testing.T) {
 	t.Parallel()
-	s := newSite(t, lab.Config{})
+	s := newSite(t, lab.Config{Detect: steady})
 
 	s.scenario(t, "stopping the services takes longer than a lease", func(t *testing.T, owner string) {
-		s.hooks.add(t, s.vips[0], "PreRel20", "sleep 1")
+		s.hooks.add(t, s.vips[0], "PreRel20", "sleep 2.5")
 		defer s.hooks.remove(t, s.vips[0], "PreRel20")
 		began := time.Now()
 		s.moveTo(t, owner, s.others(owner)[0])
 		s.takenOver(t, owner)
-		if took := time.Since(began); took < time.Second {
+		if took := time.Since(began); took < 2*steady {
 			t.Errorf("the addresses went after %v, before PreRel20 was through", took)
 		}
 		if r := lastReleaseBy(s.fullHistory(t), owner); r.GetForced() {

@@ -17,9 +17,11 @@ import (
 )
 
 const (
-	// detect is the clusters' one knob: fast, and yet long enough for a busy
-	// machine that stalls now and then.
+	// detect is the clusters' one knob where owners fail: a machine that stalls
+	// for longer than a lease, twice as long, makes one fault more.
 	detect = 300 * time.Millisecond
+	// steady is for clusters whose owner must not change by itself.
+	steady = time.Second
 	// patience is far beyond what any single wait needs. A takeover from a
 	// silent owner needs most: its lease and its addresses' lifetime, some
 	// 4 s, and an election.

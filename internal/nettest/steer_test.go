@@ -14,7 +14,7 @@ import (
 
 func TestOperatorSteers(t *testing.T) {
 	t.Parallel()
-	s := newSite(t, lab.Config{})
+	s := newSite(t, lab.Config{Detect: steady})
 
 	s.scenario(t, "planned moves, asked for at every node", func(t *testing.T, owner string) {
 		for _, h := range s.Servers() {
@@ -113,7 +113,7 @@ func failures(events []*hadv1.Event, node string, outcome hadv1.Progress_Outcome
 
 func TestTurnsThatFail(t *testing.T) {
 	t.Parallel()
-	s := newSite(t, lab.Config{})
+	s := newSite(t, lab.Config{Detect: steady})
 
 	s.scenario(t, "PreAcq fails on one node", func(t *testing.T, owner string) {
 		bad := s.others(owner)[0]
@@ -226,7 +226,7 @@ func (s *site) saysNobody(t *testing.T, node string, why string) {
 
 func TestForeignHostHasTheAddress(t *testing.T) {
 	t.Parallel()
-	s := newIdleSite(t, lab.Config{})
+	s := newIdleSite(t, lab.Config{Detect: steady})
 	for i, vip := range s.vips {
 		foreign := netip.PrefixFrom(vip, vip.BitLen())
 		must(t, s.Client.AddAddress(foreign, lab.Forever))
