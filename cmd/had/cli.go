@@ -74,6 +74,11 @@ func untilSignal(parent context.Context) (first, second context.Context, stop fu
 	second, cancelSecond := context.WithCancel(context.WithoutCancel(parent))
 	signals := make(chan os.Signal, 2)
 	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT)
+	if signal.Ignored(syscall.SIGHUP) {
+		// Under nohup(1). A signal that is ignored stays ignored in the hook
+		// scripts and what they start; one that is handled doesn't (signal(7)).
+		signal.Notify(make(chan os.Signal, 1), syscall.SIGHUP)
+	}
 	done := make(chan struct{})
 	finished := make(chan struct{})
 	go func() {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"os/signal"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -22,6 +23,9 @@ func TestMain(m *testing.M) {
 	if dir := os.Getenv(daemonVariable); dir != "" {
 		os.Exit(daemon(dir))
 	}
+	// Under nohup(1) SIGHUP is ignored, and what is ignored stays so in
+	// scripts; what is handled doesn't (signal(7)). had does the same.
+	signal.Notify(make(chan os.Signal, 1), syscall.SIGHUP)
 	os.Exit(m.Run())
 }
 
