@@ -56,8 +56,8 @@ func judgeOwnership(s *hadv1.StatusResponse) verdict {
 	what := addressList(s)
 	why := func(l level, headline string) verdict {
 		v := verdict{level: l, headline: headline}
-		if o.GetWhy() != "" {
-			v.remarks = []string{o.GetWhy()}
+		if text := whyBriefly(s); text != "" {
+			v.remarks = []string{text}
 		}
 		return v
 	}
@@ -84,11 +84,29 @@ func judgeOwnership(s *hadv1.StatusResponse) verdict {
 	return why(levelUnknown, fmt.Sprintf("UNKNOWN who owns %s (hactl doesn't know the state %q)", what, word(o.GetState())))
 }
 
+// whyBriefly is why nobody owns. When no node can, the service lists each
+// one's reason after a colon; with the nodes that is said twice.
+func whyBriefly(s *hadv1.StatusResponse) string {
+	why := s.GetOwnership().GetWhy()
+	if s.GetOwnership().GetState() != hadv1.Ownership_STATE_UNOWNED {
+		return why
+	}
+	for _, n := range s.GetNodes() {
+		if !n.GetWitness() && !n.GetEligible() && len(n.GetReasons()) > 0 {
+			why, _, _ = strings.Cut(why, ": ")
+		}
+	}
+	return why
+}
+
 // nodeRemarks says what is wrong with the nodes, one remark a node and kind.
 func nodeRemarks(s *hadv1.StatusResponse) []string {
 	var remarks []string
 	for _, n := range s.GetNodes() {
 		name := n.GetName()
+		if unasked(s, n) {
+			continue
+		}
 		if !n.GetReachable() {
 			remarks = append(remarks, name+" is not reachable")
 		} else if !n.GetWitness() && !n.GetEligible() && s.GetPolicy() != nil {
@@ -102,6 +120,12 @@ func nodeRemarks(s *hadv1.StatusResponse) []string {
 		}
 	}
 	return remarks
+}
+
+// unasked reports whether the node that answered knows nothing of n: only a
+// leader asks the others how they are.
+func unasked(s *hadv1.StatusResponse, n *hadv1.NodeStatus) bool {
+	return s.GetLeader() != s.GetAnsweredBy() && n.GetName() != s.GetAnsweredBy() && !n.GetReachable() && n.GetLastSeenMs() == 0
 }
 
 // strayHolder reports whether n has addresses in its kernel although another
@@ -148,15 +172,16 @@ func pluginLine(s *hadv1.StatusResponse) string {
 
 // summary is a status in one line.
 func summary(s *hadv1.StatusResponse, v verdict) string {
-	reachable := 0
+	reachable, asked := 0, true
 	for _, n := range s.GetNodes() {
 		if n.GetReachable() {
 			reachable++
 		}
+		asked = asked && !unasked(s, n)
 	}
-	parts := []string{
-		s.GetCluster() + ": " + v.headline,
-		fmt.Sprintf("%d of %s reachable", reachable, plural(len(s.GetNodes()), "node", "nodes")),
+	parts := []string{s.GetCluster() + ": " + v.headline}
+	if asked {
+		parts = append(parts, fmt.Sprintf("%d of %s reachable", reachable, plural(len(s.GetNodes()), "node", "nodes")))
 	}
 	for _, r := range v.remarks {
 		parts = append(parts, strings.TrimSuffix(r, "."))

@@ -57,6 +57,9 @@ func (c *cli) history(ctx context.Context, req *hadv1.HistoryRequest) error {
 	if err := sub.run(ctx); err != nil {
 		return err
 	}
+	if !list.cursor.seen && req.GetEpoch() != 0 {
+		fmt.Fprintf(c.err, "hactl: no event that is kept belongs to epoch %d\n", req.GetEpoch())
+	}
 	return list.flush()
 }
 

@@ -86,7 +86,7 @@ func describeBirth(b *hadv1.Birth) string {
 }
 
 func describeProgress(p *hadv1.Progress) (string, style) {
-	rest := colon(p.GetReason()) + steps(p.GetSteps())
+	rest := colon(p.GetReason()) + steps(p.GetSteps(), p.GetReason())
 	switch p.GetOutcome() {
 	case hadv1.Progress_OUTCOME_SERVING:
 		return "serving" + rest, green
@@ -99,7 +99,7 @@ func describeProgress(p *hadv1.Progress) (string, style) {
 }
 
 func describeReleased(r *hadv1.Released) (string, style) {
-	rest := colon(r.GetCause()) + steps(r.GetSteps())
+	rest := colon(r.GetCause()) + steps(r.GetSteps(), "")
 	if r.GetKind() == hadv1.Evidence_KIND_REBOOTED {
 		rest = " by a reboot" + rest
 	}
@@ -128,7 +128,7 @@ func describeHook(h *hadv1.HookResult) (string, style) {
 	case hadv1.HookResult_OUTCOME_CANCELED:
 		text += "was stopped"
 	case hadv1.HookResult_OUTCOME_REFUSED:
-		text += "was REFUSED, not run"
+		return text + "was REFUSED" + colon(h.GetError()), red
 	case hadv1.HookResult_OUTCOME_UNKNOWN:
 		text += "was INTERRUPTED: had ended while it ran"
 	default:
@@ -165,8 +165,9 @@ func describeEvidence(e *hadv1.Evidence) string {
 const shortStep = time.Millisecond
 
 // steps lists how long each part took: " (pre_acq 12 ms, addresses_up 3 ms)".
-// Parts that failed are listed however short they were; JSON has them all.
-func steps(all []*hadv1.Step) string {
+// Parts that failed are listed however short they were, with the error unless
+// that is the reason said before; JSON has them all.
+func steps(all []*hadv1.Step, said string) string {
 	var parts []string
 	for _, s := range all {
 		if time.Duration(s.GetDurationNs()) < shortStep && s.GetError() == "" {
@@ -174,7 +175,10 @@ func steps(all []*hadv1.Step) string {
 		}
 		text := s.GetName() + " " + span(time.Duration(s.GetDurationNs()).Round(100*time.Microsecond))
 		if s.GetError() != "" {
-			text += " FAILED: " + s.GetError()
+			text += " FAILED"
+		}
+		if s.GetError() != said {
+			text += colon(s.GetError())
 		}
 		parts = append(parts, text)
 	}

@@ -43,8 +43,8 @@ func (p *page) ownership(s *hadv1.StatusResponse) {
 		}
 		p.entry("owner    ", plain, text+colon(o.GetCause()))
 	}
-	if o.GetWhy() != "" {
-		p.entry("why      ", yellow, o.GetWhy())
+	if why := whyBriefly(s); why != "" {
+		p.entry("why      ", yellow, why)
 	}
 	label := "address  "
 	for _, a := range o.GetAddresses() {
@@ -96,7 +96,7 @@ func (p *page) nodes(s *hadv1.StatusResponse) {
 	p.entry(pad("NODE", names)+"  "+pad("ROLE", roles)+"  ", plain, "HEALTH")
 	for _, n := range s.GetNodes() {
 		style := plain
-		if !n.GetReachable() {
+		if !n.GetReachable() && !unasked(s, n) {
 			style = red
 		}
 		p.entry(pad(clean(n.GetName()), names)+"  "+pad(nodeRole(n), roles)+"  ", style, nodeHealth(s, n))
@@ -139,6 +139,8 @@ func nodeHealth(s *hadv1.StatusResponse, n *hadv1.NodeStatus) string {
 		parts = append(parts, "reachable")
 	case seen > 0:
 		parts = append(parts, "NOT REACHABLE, last seen "+span(seen)+" ago")
+	case unasked(s, n):
+		parts = append(parts, "not known")
 	default:
 		parts = append(parts, "NOT REACHABLE")
 	}
@@ -171,5 +173,9 @@ func (p *page) freshness(s *hadv1.StatusResponse) {
 		p.entry("", faint, label+"confirmed by quorum "+span(millis(f.GetAgeMs()))+" ago")
 		return
 	}
-	p.entry("", red, label+"not confirmed"+colon(f.GetNote()))
+	note := f.GetNote()
+	if note == s.GetOwnership().GetWhy() {
+		note = "" // said already
+	}
+	p.entry("", red, label+"not confirmed"+colon(note))
 }
