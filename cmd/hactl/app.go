@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"os/user"
+	"strconv"
 	"strings"
 	"time"
 
@@ -207,7 +208,11 @@ func oneFile(cmd *cobra.Command, args []string) error {
 // args turns what cobra says about positional arguments into a usage error.
 func args(check cobra.PositionalArgs) cobra.PositionalArgs {
 	return func(cmd *cobra.Command, args []string) error {
-		if err := check(cmd, args); err != nil {
+		err := check(cmd, args)
+		if err != nil && len(args) > 0 {
+			err = fmt.Errorf("unexpected argument %q", args[0])
+		}
+		if err != nil {
 			return usageError(err.Error(), nil, cmd)
 		}
 		return nil
@@ -217,8 +222,11 @@ func args(check cobra.PositionalArgs) cobra.PositionalArgs {
 // flagError explains a flag that can't be parsed; for an unknown one it
 // suggests those whose names are close.
 func flagError(cmd *cobra.Command, err error) error {
+	if invalid, ok := errors.AsType[*strconv.NumError](err); ok {
+		return usageError(strings.ReplaceAll(err.Error(), invalid.Error(), "it takes a whole number from 0 up"), nil, cmd)
+	}
 	var unknown interface{ GetSpecifiedName() string }
-	if !errors.As(err, &unknown) {
+	if !errors.As(err, &unknown) || !strings.HasPrefix(err.Error(), "unknown") {
 		return usageError(err.Error(), nil, cmd)
 	}
 	// Cobra judges likeness of commands only, so the flags pose as commands.
