@@ -35,7 +35,13 @@ func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 		Long: `had runs on each of two to seven servers. They agree in a replicated log on who
 owns the virtual addresses; when the owner fails, another takes over, and no
 two ever hold an address at the same time. Operators talk to it with hactl.`,
-		SilenceErrors: true, SilenceUsage: true, Args: noArgs,
+		SilenceErrors: true, SilenceUsage: true,
+		Args: func(_ *cobra.Command, args []string) error {
+			if len(args) > 0 {
+				return usageError{fmt.Errorf("unknown command %q; see had --help", args[0])}
+			}
+			return nil
+		},
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	root.SetArgs(args)

@@ -23,7 +23,7 @@ func (o *outputFlag) register(cmd *cobra.Command) {
 
 func (o *outputFlag) check() error {
 	if o.form != "table" && o.form != "json" {
-		return usageError{fmt.Errorf("--output %q: take table or json", o.form)}
+		return usageError{fmt.Errorf("--output %q: choose table or json", o.form)}
 	}
 	return nil
 }

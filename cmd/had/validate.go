@@ -72,7 +72,7 @@ func validate(config, node, policyFile string, stdin io.Reader) (v validation, d
 		return v, diags, "", err
 	}
 	v.Node, v.Cluster, v.Nodes = f.Node, f.Cluster, len(f.Members)
-	text = fmt.Sprintf("%s is valid: node %s of cluster %s, %d nodes\n", config, f.Node, f.Cluster, len(f.Members))
+	text = fmt.Sprintf("%s is valid: node %s of cluster %s, %s\n", config, f.Node, f.Cluster, plural(len(f.Members), "node", "nodes"))
 	if policyFile == "" {
 		return v, diags, text, nil
 	}
@@ -87,9 +87,16 @@ func validate(config, node, policyFile string, stdin io.Reader) (v validation, d
 		v.Addresses = &n
 	}
 	if !more.HasErrors() {
-		text += fmt.Sprintf("%s is valid: %d addresses\n", policyFile, *v.Addresses)
+		text += fmt.Sprintf("%s is valid: %s\n", policyFile, plural(*v.Addresses, "address", "addresses"))
 	}
 	return v, append(diags, more...), text, nil
+}
+
+func plural(n int, one, many string) string {
+	if n == 1 {
+		return "1 " + one
+	}
+	return fmt.Sprintf("%d %s", n, many)
 }
 
 func readFileOr(path string, stdin io.Reader) ([]byte, error) {
