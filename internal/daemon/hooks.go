@@ -2,6 +2,8 @@ package daemon
 
 import (
 	"errors"
+	"fmt"
+	"strings"
 	"sync"
 	"time"
 
@@ -60,6 +62,26 @@ func checkHooks(p *policy.Policy) (warnings []string, err error) {
 	for _, v := range p.VIPs {
 		folder, err := hook.Scan(p.Hooks.Dir, v.Address)
 		warnings, errs = append(warnings, folder.Warnings...), append(errs, err)
+		warnings = append(warnings, refusals(folder.Scripts)...)
 	}
 	return warnings, errors.Join(errs...)
+}
+
+// refusals foretells which scripts won't be run because somebody else could
+// change them. One folder that is open to others is one sentence.
+func refusals(scripts []hook.Script) []string {
+	var reasons []string
+	names := map[string][]string{}
+	for _, s := range scripts {
+		if err := hook.CheckTrusted(s.Path); err != nil {
+			if why := err.Error(); names[why] == nil {
+				reasons = append(reasons, why)
+			}
+			names[err.Error()] = append(names[err.Error()], s.Name)
+		}
+	}
+	for i, why := range reasons {
+		reasons[i] = fmt.Sprintf("%s, so had won't run %s", why, strings.Join(names[why], ", "))
+	}
+	return reasons
 }

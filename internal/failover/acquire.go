@@ -135,7 +135,13 @@ func both(a, b context.Context) (context.Context, context.CancelFunc) {
 
 // serve notes that all of the epoch is up.
 func (x *executor) serve(ctx context.Context, epoch uint64, t *turn) {
-	x.setHolding(Holding{Epoch: epoch, Phase: PhaseServing, PolicyVersion: t.version})
+	h := Holding{Epoch: epoch, Phase: PhaseServing, PolicyVersion: t.version, Failed: x.held().Failed}
+	for _, s := range t.timeline.list() {
+		if s.GetError() != "" {
+			h.Failed = s.GetError()
+		}
+	}
+	x.setHolding(h)
 	x.progress(ctx, &hadv1.Progress{
 		Epoch: epoch, Outcome: hadv1.Progress_OUTCOME_SERVING, Steps: t.timeline.list(),
 		Addresses: heldAddresses(t.vips), PolicyVersion: t.version,

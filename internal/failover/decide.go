@@ -47,6 +47,7 @@ type Holding struct {
 	PolicyVersion uint64 // the policy the held things were made from
 	Forced        bool   // PhaseLeaving: the release was a forced one
 	Cause         string // PhaseLeaving: why it was released
+	Failed        string // PhaseServing: the script that failed on the way there, by a policy that carries on
 }
 
 // Phase is how far the holder of an epoch is.
@@ -337,7 +338,12 @@ func nothingToOwn(in Inputs) string {
 // nobodyCan lists every node's reason, so that the one line answers the
 // question.
 func nobodyCan(in Inputs, own []string) string {
-	s := "no node can own: " + own[0]
+	return fmt.Sprintf("no node can own: %s: %s%s", in.Instance.GetNode(), own[0], othersCant(in))
+}
+
+// othersCant is "; NAME: REASON" for each other node that isn't a witness.
+func othersCant(in Inputs) string {
+	s := ""
 	for _, name := range slices.Sorted(maps.Keys(in.Peers)) {
 		if p := in.Peers[name]; !p.Witness {
 			s += fmt.Sprintf("; %s: %s", name, reasonOf(p))
@@ -390,7 +396,7 @@ func causeOf(in Inputs) string {
 	case len(in.View.Open) > 0:
 		return fmt.Sprintf("%s fell silent", in.View.Newest().GetInstance().GetNode())
 	case in.View.LastOwner == self:
-		return "nobody owned, and this node was the last to"
+		return "nobody owned; this node was the last that did"
 	}
 	return in.View.LastOwner + " released"
 }

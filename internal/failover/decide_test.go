@@ -82,7 +82,7 @@ func TestDecide(t *testing.T) {
 		{"blocked, and so is everybody", set(idleLeader(), func(in *Inputs) {
 			in.Blockers = []string{"no link"}
 			in.Peers = map[string]Peer{"beta": {Fresh: true, Reasons: []string{"no disk"}}, "gamma": {Eligible: true}}
-		}), "rest: no node can own: no link; beta: no disk; gamma: it doesn't answer"},
+		}), "rest: no node can own: alpha: no link; beta: no disk; gamma: it doesn't answer"},
 		{"blocked, but leadership has just been handed around", set(idleLeader(), func(in *Inputs) {
 			in.Blockers, in.TransferAfter = []string{"no link"}, start.Add(time.Second)
 		}), "rest: no node can own"},

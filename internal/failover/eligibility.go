@@ -86,6 +86,9 @@ func (c *Controller) Health() *hadv1.HealthResponse {
 	h.PolicyVersion, h.Eligible = view.Policy.GetVersion(), len(h.Reasons) == 0
 	if p != nil {
 		h.Holds, h.Problems = c.inKernel(p)
+		if holding.Failed != "" {
+			h.Problems = append(h.Problems, fmt.Sprintf("it serves although a script failed: %s (hactl history has its output)", holding.Failed))
+		}
 		if warnings, err := c.cfg.CheckHook(p); err == nil { // an error is among the reasons
 			h.Problems = append(h.Problems, warnings...)
 		}

@@ -33,7 +33,7 @@ func (c *Controller) Move(ctx context.Context, req *hadv1.MoveRequest) (*hadv1.M
 	if target == "" {
 		best := candidates(in)
 		if len(best) == 0 {
-			return nil, refused("%s", nobodyCan(in, []string{self + " owns already"}))
+			return nil, refused("no other node can own%s", othersCant(in))
 		}
 		target = best[0]
 	}

@@ -2,6 +2,7 @@ package failover
 
 import (
 	"errors"
+	"strings"
 	"testing"
 	"time"
 
@@ -122,6 +123,11 @@ func TestOnFailurePolicies(t *testing.T) {
 				time.Sleep(300 * time.Millisecond)
 				if r.outcomes() != c.want {
 					t.Errorf("outcomes %q, want %q", r.outcomes(), c.want)
+				}
+				// Whoever serves after a failure says so in status.
+				problems := strings.Join(r.controller.Health().GetProblems(), "")
+				if said := strings.Contains(problems, string(c.stage)); said != (c.want == "SERVING") {
+					t.Errorf("problems %q", problems)
 				}
 			})
 		})
