@@ -12,7 +12,7 @@ import (
 )
 
 // errNoLeader is for writes that reach a node which knows no leader.
-var errNoLeader = errors.New("no leader is known: fewer than half of the nodes can reach each other, or an election is under way")
+var errNoLeader = errors.New("no leader is known: no majority of the nodes can reach each other, or an election is under way")
 
 // statusOf maps an error to the code that hactl's exit codes follow.
 func statusOf(err error) error {

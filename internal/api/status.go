@@ -230,6 +230,9 @@ func next(r *hadv1.StatusResponse) string {
 	case hadv1.Ownership_STATE_NO_POLICY:
 		return "hactl policy apply FILE"
 	case hadv1.Ownership_STATE_UNOWNED:
+		if r.GetPolicy() != nil && len(r.GetPolicy().GetVips()) == 0 {
+			return "hactl policy apply FILE"
+		}
 		return "hactl history"
 	case hadv1.Ownership_STATE_UNKNOWN:
 		return "start had on the other nodes, or mend the network between them; then: hactl status"
