@@ -200,6 +200,9 @@ func page(ctx context.Context, from *lab.Host, url string) string {
 		if _, status, ok := strings.Cut(body, "status "); ok {
 			body = status
 		}
+		if errors.Is(err, context.DeadlineExceeded) {
+			body = "no answer within 3 s"
+		}
 	}
 	return strings.Join(strings.Fields(body), " ")
 }

@@ -40,8 +40,7 @@ func (p *console) where(ctx context.Context, _ []string) error {
 	n.blank()
 	n.para("In another terminal, as root:")
 	n.blank()
-	first := p.lab.Servers()[0]
-	n.line("  export PATH=" + filepath.Dir(p.cfg.Hactl) + ":$PATH HACTL_SOCKET=" + first.Socket())
+	n.line("  export PATH=" + filepath.Dir(p.cfg.Hactl) + ":$PATH HACTL_SOCKET=" + p.running().Socket())
 	n.line("  hactl watch")
 	n.line("  hactl move --reason \"first try\"")
 	n.line("  hactl history --follow")
@@ -155,9 +154,13 @@ func (p *console) link(ctx context.Context, args []string) error {
 
 // hactlLine runs hactl against a server whose daemon runs.
 func (p *console) hactlLine(ctx context.Context, args []string) error {
+	return p.show(ctx, p.running(), args...)
+}
+
+// running returns a server whose daemon runs; the first if none does.
+func (p *console) running() *lab.Host {
 	servers := p.lab.Servers()
-	i := max(0, slices.IndexFunc(servers, (*lab.Host).Running))
-	return p.show(ctx, servers[i], args...)
+	return servers[max(0, slices.IndexFunc(servers, (*lab.Host).Running))]
 }
 
 // showClient shows what the client sees now and the gaps it had.
@@ -198,6 +201,9 @@ func gapText(g lab.Gap) string {
 	to := g.ToHost
 	if to == "" {
 		return fmt.Sprintf("no answer since, for %s; before, %s answered", ms(inMs(g.Duration())), g.FromHost)
+	}
+	if to == g.FromHost {
+		return fmt.Sprintf("no answer for %s, %s before and after", ms(inMs(g.Duration())), to)
 	}
 	return fmt.Sprintf("no answer for %s, %s then %s", ms(inMs(g.Duration())), g.FromHost, to)
 }

@@ -101,17 +101,31 @@ func (p *console) serve(ctx context.Context) error {
 	return p.n.err
 }
 
-// words splits a line at spaces, except between double quotes.
+// words splits a line at spaces, except between quotes of one kind.
 func words(line string) []string {
-	quoted := false
-	all := strings.FieldsFunc(line, func(r rune) bool {
-		if r == '"' {
-			quoted = !quoted
+	var all []string
+	var word strings.Builder
+	var quote rune // the one that is open
+	inWord := false
+	for _, r := range line + " " {
+		switch {
+		case quote != 0 && r == quote:
+			quote = 0
+		case quote == 0 && (r == '"' || r == '\''):
+			quote, inWord = r, true
+		case quote == 0 && (r == ' ' || r == '\t' || r == '\r'):
+			if inWord {
+				all = append(all, word.String())
+			}
+			word.Reset()
+			inWord = false
+		default:
+			word.WriteRune(r)
+			inWord = true
 		}
-		return !quoted && (r == ' ' || r == '\t' || r == '\r')
-	})
-	for i, w := range all {
-		all[i] = strings.ReplaceAll(w, `"`, "")
+	}
+	if quote != 0 { // an open end: the space that was added is in it
+		all = append(all, strings.TrimSuffix(word.String(), " "))
 	}
 	return all
 }

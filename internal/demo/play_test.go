@@ -58,11 +58,13 @@ func TestPlayOutlivesItsInput(t *testing.T) {
 
 func TestWords(t *testing.T) {
 	for line, want := range map[string][]string{
-		"":                               nil,
-		" cut  beta ":                    {"cut", "beta"},
-		`hactl move --reason "too many"`: {"hactl", "move", "--reason", "too many"},
-		`hactl move --reason="a b" -x`:   {"hactl", "move", "--reason=a b", "-x"},
-		`an "open end`:                   {"an", "open end"},
+		"":                                 nil,
+		" cut  beta ":                      {"cut", "beta"},
+		`hactl move --reason "too many"`:   {"hactl", "move", "--reason", "too many"},
+		`hactl move --reason="a b" -x`:     {"hactl", "move", "--reason=a b", "-x"},
+		`hactl move --reason 'it''s "so"'`: {"hactl", "move", "--reason", `its "so"`},
+		`say ""`:                           {"say", ""},
+		`an "open end`:                     {"an", "open end"},
 	} {
 		if got := words(line); !slices.Equal(got, want) {
 			t.Errorf("words(%q) = %q, want %q", line, got, want)
