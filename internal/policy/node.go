@@ -248,7 +248,7 @@ func (s *source) isWitness(role text) bool {
 		}
 		s.errorf(role.at, hint, "unknown role %s", quote(role.value))
 	}
-	return role.ok
+	return role.value == "witness"
 }
 
 func (s *source) twoVotersAccepted(t text) bool {
