@@ -47,7 +47,7 @@ build: need-go ## build bin/had and bin/hactl (static, no cgo)
 	CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)' -o bin/ ./cmd/...
 
 .PHONY: demo
-demo: build ## watch a failover: three hosts and a client on this machine (root, about a minute)
+demo: build ## watch a failover: three servers and a client on this machine (root, half a minute)
 	@$(call as_root,it makes network namespaces and so needs root); \
 	exec $$SUDO bin/had dev --demo
 
