@@ -107,7 +107,7 @@ func checkUnused(dir string) error {
 	if len(found) == 0 {
 		return nil
 	}
-	return fmt.Errorf("open the data folder %s: it holds %s and no %s, so it was in use and its identity is lost: put %[3]s back, or empty the folder",
+	return fmt.Errorf("open the data folder %s: it holds %s and no %s, so it was in use and its identity is lost: put its own %[3]s back (emptied, this node would be a stranger to the others: docs/operations.md)",
 		dir, strings.Join(found[:min(3, len(found))], ", "), identityFile)
 }
 
