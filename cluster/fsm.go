@@ -33,7 +33,7 @@ func (f *fsm) Apply(l *raft.Log) any {
 	switch {
 	case f.broken != nil:
 	case err != nil:
-		f.broken = fmt.Errorf("apply log entry %d: %w; restore this node's data folder from a healthy node's by removing and adding the node", l.Index, err)
+		f.broken = fmt.Errorf("apply log entry %d: %w; see \"A node that lost its data folder\" in docs/operations.md", l.Index, err)
 		f.fatal(f.broken)
 	case cmd.GetRecord() == nil:
 		// Passing it over would let this node's state drift away from the

@@ -32,7 +32,7 @@ func (c *checkedLog) GetLog(index uint64, l *raft.Log) error {
 		return c.halt.with(fmt.Errorf("read log entry %d: %w: %w", index, ErrDamagedCommand, err))
 	}
 	if len(l.Extensions) != 4 || l.Index != index || binary.BigEndian.Uint32(l.Extensions) != logCRC(l) {
-		return c.halt.with(fmt.Errorf("read log entry %d: %w on this disk; keep a copy of the data folder, then let this node rejoin with an empty one", index, ErrDamagedCommand))
+		return c.halt.with(fmt.Errorf("read log entry %d: %w on this disk; this node has lost what it agreed to: see \"A node that lost its data folder\" in docs/operations.md", index, ErrDamagedCommand))
 	}
 	l.Extensions = nil
 	return nil

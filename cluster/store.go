@@ -109,7 +109,7 @@ func openBolt(path string, open func() error) (err error) {
 }
 
 func damagedFile(path string, why error) error {
-	return fmt.Errorf("open %s: %w (%w); keep a copy, then let this node rejoin with an empty data folder", path, ErrDamagedFile, why)
+	return fmt.Errorf("open %s: %w (%w); keep a copy; this node has lost what it agreed to and can't go on with it: see \"A node that lost its data folder\" in docs/operations.md", path, ErrDamagedFile, why)
 }
 
 var errTruncated = errors.New("its end is missing")
@@ -259,7 +259,7 @@ func CheckStorage(dir string) error {
 	for _, name := range []string{"raft-log.db", "raft-vote.db"} {
 		path := filepath.Join(dir, name)
 		if _, err := os.Stat(path); err != nil {
-			return fmt.Errorf("look for this node's raft state: %w; the data folder was emptied or damaged: put it back, or let this node rejoin as a new one", err)
+			return fmt.Errorf("look for this node's raft state: %w; the data folder was emptied or damaged: put it back, or see \"A node that lost its data folder\" in docs/operations.md", err)
 		}
 	}
 	return nil

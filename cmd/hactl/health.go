@@ -77,6 +77,9 @@ func judgeOwnership(s *hadv1.StatusResponse) verdict {
 	case hadv1.Ownership_STATE_UNOWNED:
 		return why(levelCritical, "NOBODY OWNS "+what)
 	case hadv1.Ownership_STATE_NO_POLICY:
+		if s.GetPolicy() != nil {
+			return why(levelWarning, "the policy names no address, so there is nothing to own")
+		}
 		return why(levelWarning, "no policy yet, so there is nothing to own")
 	case hadv1.Ownership_STATE_UNKNOWN:
 		return why(levelUnknown, "UNKNOWN who owns "+what)

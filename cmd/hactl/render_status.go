@@ -67,7 +67,7 @@ func (p *page) ownership(s *hadv1.StatusResponse) {
 			text += ", " + span(left.Round(time.Millisecond)) + " left unless renewed"
 		}
 		if len(o.GetLayers()) > 0 {
-			text += "; ended without had by: " + strings.Join(o.GetLayers(), ", ")
+			text += "; if had dies: " + strings.Join(layers(o.GetLayers()), ", ")
 		}
 		p.entry("lease    ", plain, text)
 	}
@@ -178,4 +178,18 @@ func (p *page) freshness(s *hadv1.StatusResponse) {
 		note = "" // said already
 	}
 	p.entry("", red, label+"not confirmed"+colon(note))
+}
+
+// layers says what ends the lease when had can't.
+func layers(names []string) []string {
+	out := make([]string, len(names))
+	for i, n := range names {
+		switch n {
+		case "lifetime":
+			out[i] = "addresses expire"
+		default: // of a newer had
+			out[i] = n
+		}
+	}
+	return out
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"time"
 
 	"google.golang.org/grpc"
@@ -108,7 +109,11 @@ func (s *Server) status(fresh *hadv1.Freshness) *hadv1.StatusResponse {
 	for _, m := range s.cfg.Members {
 		resp.Nodes = append(resp.Nodes, s.node(m, resp, local, l.Leading))
 	}
-	resp.Warnings = append(s.warnings(resp), s.cfg.Problems()...)
+	if o := resp.GetOwnership(); o.GetState() == hadv1.Ownership_STATE_UNOWNED && len(resp.GetPolicy().GetVips()) == 0 {
+		o.State = hadv1.Ownership_STATE_NO_POLICY // one that names nothing
+	}
+	resp.Warnings = append(s.warnings(resp), s.hooksDiffer(local)...)
+	resp.Warnings = append(resp.Warnings, s.cfg.Problems()...)
 	resp.Next = next(resp)
 	return resp
 }
@@ -173,6 +178,9 @@ func (s *Server) node(m *hadv1.Member, resp *hadv1.StatusResponse, local failove
 	n.Eligible, n.Reasons = h.GetEligible(), h.GetReasons()
 	n.Version, n.Holds, n.AppliedIndex = h.GetVersion(), h.GetHolds(), h.GetAppliedIndex()
 	n.PendingReports, n.Problems, n.PolicyVersion = h.GetPendingReports(), h.GetProblems(), h.GetPolicyVersion()
+	if leading && n.GetReachable() && n.GetAppliedIndex()+failover.MaxLag < resp.GetFreshness().GetAppliedIndex() {
+		n.Problems = append(n.Problems, fmt.Sprintf("it is catching up, %d log entries behind", resp.GetFreshness().GetAppliedIndex()-n.GetAppliedIndex()))
+	}
 	if !n.Reachable {
 		n.Eligible = false
 		n.Reasons = append([]string{"it doesn't answer"}, n.Reasons...)
@@ -193,6 +201,33 @@ func summary(p *hadv1.Policy) *hadv1.PolicySummary {
 		out.Vips = append(out.Vips, &hadv1.VipSummary{Name: v.Name, Address: v.Address.String()})
 	}
 	return out
+}
+
+// hooksDiffer warns when the nodes that may own have different scripts: then
+// a failover does something else than the last one did. Only a leader has
+// asked the others.
+func (s *Server) hooksDiffer(local failover.Status) []string {
+	nodes := map[string][]string{} // by digest
+	for _, m := range s.cfg.Members {
+		h := local.Peers[m.GetName()].Health
+		if m.GetName() == s.cfg.Self {
+			h = s.cfg.Controller.Health()
+		} else if !local.Fresh[m.GetName()] {
+			continue
+		}
+		if d := h.GetHooksDigest(); d != "" && !m.GetWitness() {
+			nodes[d] = append(nodes[d], m.GetName())
+		}
+	}
+	if len(nodes) < 2 {
+		return nil
+	}
+	var groups []string
+	for _, names := range nodes {
+		groups = append(groups, strings.Join(names, " and "))
+	}
+	slices.Sort(groups)
+	return []string{"the hook folders are not the same on " + strings.Join(groups, ", on ") + ": make them the same, or the next failover does something else than the last"}
 }
 
 // warnings are what a person should know beyond the state.

@@ -3,6 +3,7 @@ package daemon
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -56,15 +57,28 @@ func (h *hookRunners) close() {
 }
 
 // checkHooks says why a policy's hook folders can't be used as they are, and
-// what in them a person should look at.
-func checkHooks(p *policy.Policy) (warnings []string, err error) {
+// what in them a person should look at. A script that an acquisition needs and
+// that won't be run is a reason not to begin one; others are warnings.
+func checkHooks(p *policy.Policy) (f failover.HookFolders, err error) {
 	var errs []error
+	var digests []string
 	for _, v := range p.VIPs {
 		folder, err := hook.Scan(p.Hooks.Dir, v.Address)
-		warnings, errs = append(warnings, folder.Warnings...), append(errs, err)
-		warnings = append(warnings, refusals(folder.Scripts)...)
+		errs = append(errs, err)
+		f.Warnings = append(f.Warnings, folder.Warnings...)
+		needed := append(folder.Of(hook.Test), folder.Of(hook.PreAcq)...)
+		for _, why := range refusals(needed) {
+			errs = append(errs, errors.New(why))
+		}
+		f.Warnings = append(f.Warnings, refusals(slices.DeleteFunc(folder.Scripts, func(s hook.Script) bool { return s.Stage == hook.Test || s.Stage == hook.PreAcq }))...)
+		d, err := folder.Digest()
+		if err != nil {
+			f.Warnings = append(f.Warnings, err.Error())
+		}
+		digests = append(digests, d.Folder)
 	}
-	return warnings, errors.Join(errs...)
+	f.Digest = strings.Join(digests, " ")
+	return f, errors.Join(errs...)
 }
 
 // refusals foretells which scripts won't be run because somebody else could

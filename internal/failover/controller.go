@@ -27,8 +27,8 @@ type Config struct {
 	Addresses   Addresses
 	Network     Network
 	Hooks       HookRunners
-	CheckHook   func(p *policy.Policy) (warnings []string, err error) // of the hook folders as they are
-	HostTrouble func() []string                                       // why this host should not own, apart from the policy; nil: never
+	CheckHook   func(p *policy.Policy) (HookFolders, error) // an error: the scripts can't do an acquisition as they are
+	HostTrouble func() []string                             // why this host should not own, apart from the policy; nil: never
 	Peers       Peers
 	Clock       clock.Source
 	Logger      hclog.Logger

@@ -89,8 +89,10 @@ func (c *Controller) Health() *hadv1.HealthResponse {
 		if holding.Failed != "" {
 			h.Problems = append(h.Problems, fmt.Sprintf("it serves although a script failed: %s (hactl history has its output)", holding.Failed))
 		}
-		if warnings, err := c.cfg.CheckHook(p); err == nil { // an error is among the reasons
-			h.Problems = append(h.Problems, warnings...)
+		folders, err := c.cfg.CheckHook(p)
+		h.HooksDigest = folders.Digest
+		if err == nil { // otherwise it is among the reasons
+			h.Problems = append(h.Problems, folders.Warnings...)
 		}
 	}
 	return h

@@ -11,6 +11,10 @@ import (
 	hadv1 "had/proto/had/v1"
 )
 
+// MaxLag is how many log entries a node may be behind, by its latest answer,
+// and still count as up to date: some seconds' worth of lease renewals.
+const MaxLag = 64
+
 // ErrRefused marks a request that the present state doesn't allow. Nothing
 // has changed.
 var ErrRefused = errors.New("refused")
@@ -47,6 +51,8 @@ func (c *Controller) Move(ctx context.Context, req *hadv1.MoveRequest) (*hadv1.M
 		return nil, refused("%s owns already", target)
 	case !in.Peers[target].Fresh:
 		return nil, refused("%s doesn't answer", target)
+	case in.Peers[target].Applied+MaxLag < in.View.Applied:
+		return nil, refused("%s is still catching up, %d log entries behind: try again soon", target, in.View.Applied-in.Peers[target].Applied)
 	}
 	macs, err := c.macs()
 	if err != nil {

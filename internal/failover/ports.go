@@ -49,6 +49,12 @@ type Hooks interface {
 // HookRunners returns the runner for a hooks folder.
 type HookRunners func(dir string, timeout time.Duration) (Hooks, error)
 
+// HookFolders is what a look at a policy's hook folders finds.
+type HookFolders struct {
+	Digest   string   // of all of them; the same on nodes with the same scripts
+	Warnings []string // what a person should look at, whole sentences
+}
+
 // Journal is this node's durable memory. journal.Journal is one.
 type Journal interface {
 	Reporter

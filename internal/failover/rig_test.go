@@ -59,7 +59,7 @@ func newRig(t *testing.T) *rig {
 		Cluster: "office", Instance: self, Members: members, Timing: cluster.TimingFor(500 * time.Millisecond),
 		Log: r.log, Journal: r.journal, Addresses: r.kernel, Network: r.network,
 		Hooks:     func(string, time.Duration) (Hooks, error) { return r, nil },
-		CheckHook: func(*policy.Policy) ([]string, error) { return nil, nil },
+		CheckHook: func(*policy.Policy) (HookFolders, error) { return HookFolders{}, nil },
 		Peers:     &betaIsWell{log: r.log}, Clock: bubbleClock, Logger: hclog.NewNullLogger(),
 	})
 	r.must(&hadv1.Command{Record: &hadv1.Command_Birth{Birth: &hadv1.Birth{Cluster: "office", Members: members}}})

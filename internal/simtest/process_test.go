@@ -173,7 +173,7 @@ func (p *process) run() error {
 	controller := failover.New(failover.Config{
 		Cluster: p.h.w.birth.GetCluster(), Instance: p.instance, Members: p.h.w.birth.GetMembers(), Timing: p.h.timing,
 		Log: log, Journal: journal, Addresses: addresses, Network: &lan{p: p},
-		Hooks: hooks, CheckHook: func(*policy.Policy) ([]string, error) { return nil, nil },
+		Hooks: hooks, CheckHook: func(*policy.Policy) (failover.HookFolders, error) { return failover.HookFolders{}, nil },
 		Peers: &peers{p: p}, Clock: p.clock, Logger: logger, Version: "simulated",
 	})
 	p.mu.Lock()

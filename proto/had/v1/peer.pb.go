@@ -164,6 +164,7 @@ type HealthResponse struct {
 	PolicyVersion  uint64                 `protobuf:"varint,7,opt,name=policy_version,json=policyVersion,proto3" json:"policy_version,omitempty"` // the version it has parsed and would run
 	PendingReports uint32                 `protobuf:"varint,8,opt,name=pending_reports,json=pendingReports,proto3" json:"pending_reports,omitempty"`
 	Problems       []string               `protobuf:"bytes,9,rep,name=problems,proto3" json:"problems,omitempty"`
+	HooksDigest    string                 `protobuf:"bytes,10,opt,name=hooks_digest,json=hooksDigest,proto3" json:"hooks_digest,omitempty"` // of the policy's hook folders, to be the same everywhere
 	unknownFields  protoimpl.UnknownFields
 	sizeCache      protoimpl.SizeCache
 }
@@ -259,6 +260,13 @@ func (x *HealthResponse) GetProblems() []string {
 		return x.Problems
 	}
 	return nil
+}
+
+func (x *HealthResponse) GetHooksDigest() string {
+	if x != nil {
+		return x.HooksDigest
+	}
+	return ""
 }
 
 type PrepareRequest struct {
@@ -463,7 +471,7 @@ const file_had_v1_peer_proto_rawDesc = "" +
 	"\x0fProposeResponse\x12\x14\n" +
 	"\x05index\x18\x01 \x01(\x04R\x05index\x12\x18\n" +
 	"\arefused\x18\x02 \x01(\tR\arefused\"\x0f\n" +
-	"\rHealthRequest\"\xb5\x02\n" +
+	"\rHealthRequest\"\xd8\x02\n" +
 	"\x0eHealthResponse\x12,\n" +
 	"\binstance\x18\x01 \x01(\v2\x10.had.v1.InstanceR\binstance\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\tR\aversion\x12\x1a\n" +
@@ -473,7 +481,9 @@ const file_had_v1_peer_proto_rawDesc = "" +
 	"\rapplied_index\x18\x06 \x01(\x04R\fappliedIndex\x12%\n" +
 	"\x0epolicy_version\x18\a \x01(\x04R\rpolicyVersion\x12'\n" +
 	"\x0fpending_reports\x18\b \x01(\rR\x0ependingReports\x12\x1a\n" +
-	"\bproblems\x18\t \x03(\tR\bproblems\"E\n" +
+	"\bproblems\x18\t \x03(\tR\bproblems\x12!\n" +
+	"\fhooks_digest\x18\n" +
+	" \x01(\tR\vhooksDigest\"E\n" +
 	"\x0ePrepareRequest\x12\x14\n" +
 	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\x12\x1d\n" +
 	"\n" +
