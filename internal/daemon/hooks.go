@@ -3,7 +3,6 @@ package daemon
 import (
 	"errors"
 	"fmt"
-	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -66,11 +65,18 @@ func checkHooks(p *policy.Policy) (f failover.HookFolders, err error) {
 		folder, err := hook.Scan(p.Hooks.Dir, v.Address)
 		errs = append(errs, err)
 		f.Warnings = append(f.Warnings, folder.Warnings...)
-		needed := append(folder.Of(hook.Test), folder.Of(hook.PreAcq)...)
+		var needed, others []hook.Script
+		for _, s := range folder.Scripts {
+			if s.Stage == hook.Test || s.Stage == hook.PreAcq {
+				needed = append(needed, s)
+			} else {
+				others = append(others, s)
+			}
+		}
 		for _, why := range refusals(needed) {
 			errs = append(errs, errors.New(why))
 		}
-		f.Warnings = append(f.Warnings, refusals(slices.DeleteFunc(folder.Scripts, func(s hook.Script) bool { return s.Stage == hook.Test || s.Stage == hook.PreAcq }))...)
+		f.Warnings = append(f.Warnings, refusals(others)...)
 		d, err := folder.Digest()
 		if err != nil {
 			f.Warnings = append(f.Warnings, err.Error())
