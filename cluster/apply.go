@@ -107,7 +107,7 @@ func (s *State) applyAcquire(e Entry, cmd *hadv1.Command, a *hadv1.Acquire) stri
 	if s.move != nil && s.move.GetOrder().GetOperation() != a.GetMoveOperation() {
 		sub = append(sub, s.endMove(fmt.Sprintf("%s acquired instead", m.GetName())))
 	}
-	s.move = nil
+	s.forgetMove()
 	s.open = append(slices.Clone(s.open), &hadv1.Claim{
 		Epoch: e.Index, Instance: a.GetInstance(), Terms: a.GetTerms(), Addresses: a.GetAddresses(),
 		LastLeaseIndex: e.Index, PolicyVersion: a.GetPolicyVersion(), At: cmd.GetAt(), Cause: a.GetCause(),
@@ -171,6 +171,8 @@ func (s *State) applyMoveOrder(e Entry, cmd *hadv1.Command, o *hadv1.MoveOrder) 
 	switch {
 	case s.move != nil && s.move.GetOrder().GetOperation() == o.GetOperation():
 		return "" // a retry
+	case s.lastMove.GetOrder().GetOperation() == o.GetOperation() && s.lastMove != nil:
+		return refuse("the move with operation %s has ended already", o.GetOperation())
 	case s.move != nil:
 		return refuse("a move to %s is under way (operation %s)", s.move.GetOrder().GetTarget(), s.move.GetOrder().GetOperation())
 	case target == nil:
@@ -193,9 +195,16 @@ func (s *State) applyMoveEnd(e Entry, cmd *hadv1.Command, m *hadv1.MoveEnd) stri
 		return refuse("no move with operation %s is under way", m.GetOperation())
 	}
 	ev := s.endMove(m.GetWhy())
-	s.move = nil
+	s.forgetMove()
 	s.record(e, cmd, ev)
 	return ""
+}
+
+// forgetMove notes that the move under way, if any, has ended.
+func (s *State) forgetMove() {
+	if s.move != nil {
+		s.move, s.lastMove = nil, s.move
+	}
 }
 
 func (s *State) endMove(why string) *hadv1.Event {

@@ -38,3 +38,20 @@ func TestOnlyFittingEvidenceClosesAnEpoch(t *testing.T) {
 		})
 	}
 }
+
+// The answer to a move may get lost, and the asker ask again after the move
+// has ended: that must not move the addresses a second time.
+func TestAMoveThatHasEndedIsNotOrderedAgain(t *testing.T) {
+	l := bornLog(t)
+	first := l.must(1, acquireCmd(instance("alpha", 1), 1))
+	l.must(1, moveCmd("op-1", first, "beta"))
+	l.must(1, deliverCmd(released("alpha", 1, first)))
+	taken := acquireCmd(instance("beta", 1), 2)
+	taken.GetAcquire().MoveOperation = "op-1"
+	second := l.must(2, taken)
+	l.refused(2, moveCmd("op-1", second, "alpha"))
+	if v := l.state.View(); v.Move != nil || v.LastMove.GetOrder().GetOperation() != "op-1" {
+		t.Errorf("move %v, last move %v", v.Move, v.LastMove)
+	}
+	l.must(2, moveCmd("op-2", second, "alpha"))
+}

@@ -66,6 +66,7 @@ type Node struct {
 	started time.Time
 
 	contact   atomic.Pointer[raft.Raft] // raft, for what runs before Open returns
+	handingOn atomic.Int64              // until when leadership is being handed on, as a time since started
 	lastLease atomic.Int64              // clock.Instant: `s`, see LastLease
 	fatal     chan error                // capacity 1
 	stopped   chan struct{}
@@ -421,6 +422,11 @@ func (n *Node) Transfer(ctx context.Context, to string) error {
 	if !ok {
 		return fmt.Errorf("hand leadership to %q: no such node", to)
 	}
+	// raft asks its replication to the target for an answer and leaves the
+	// question in its queue when none comes; a second one would block for ever
+	// (raft#696). So replication doesn't hold on to a message meanwhile, until
+	// the queue is certainly empty again.
+	n.handingOn.Store(int64(time.Since(n.started) + 2*n.cfg.Timing.Election + 2*n.cfg.Timing.Heartbeat))
 	err := n.await(ctx, n.raft.LeadershipTransferToServer(id, raft.ServerAddress(to)), 2*n.cfg.Timing.Election)
 	n.signal()
 	if err != nil {
@@ -436,10 +442,11 @@ func (n *Node) witnessPatience() time.Duration {
 	return max(3*time.Second, 6*n.cfg.Timing.Election)
 }
 
-// leadingIn reports whether this node leads in a term.
+// leadingIn reports whether this node leads in a term and isn't handing
+// leadership on.
 func (n *Node) leadingIn(term uint64) bool {
 	r := n.contact.Load()
-	return r != nil && r.State() == raft.Leader && r.CurrentTerm() == term
+	return r != nil && r.State() == raft.Leader && r.CurrentTerm() == term && int64(time.Since(n.started)) >= n.handingOn.Load()
 }
 
 func (n *Node) mayStand() bool {

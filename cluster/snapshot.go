@@ -59,7 +59,7 @@ func DecodeState(data []byte) (*State, error) {
 func (s *State) message() *hadv1.State {
 	m := &hadv1.State{
 		AppliedIndex: s.applied, Birth: s.birth, Policy: s.policy, Open: s.open,
-		LastEpoch: s.lastEpoch, LastOwner: s.lastOwner, Move: s.move,
+		LastEpoch: s.lastEpoch, LastOwner: s.lastOwner, Move: s.move, LastMove: s.lastMove,
 		History: s.history, EventsDropped: s.dropped,
 	}
 	for _, n := range s.nodes {
@@ -78,7 +78,7 @@ func (s *State) message() *hadv1.State {
 func stateFrom(m *hadv1.State) *State {
 	s := NewState()
 	s.applied, s.birth, s.policy, s.open = m.GetAppliedIndex(), m.GetBirth(), m.GetPolicy(), m.GetOpen()
-	s.lastEpoch, s.lastOwner, s.move = m.GetLastEpoch(), m.GetLastOwner(), m.GetMove()
+	s.lastEpoch, s.lastOwner, s.move, s.lastMove = m.GetLastEpoch(), m.GetLastOwner(), m.GetMove(), m.GetLastMove()
 	s.history, s.dropped = m.GetHistory(), m.GetEventsDropped()
 	for _, n := range m.GetNodes() {
 		s.nodes[n.GetName()] = n

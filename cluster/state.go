@@ -32,6 +32,7 @@ type State struct {
 	lastOwner string
 	nodes     map[string]*hadv1.NodeRecord
 	move      *hadv1.Move
+	lastMove  *hadv1.Move          // the latest that has ended
 	delivered map[streamKey]uint64 // every report up to the seq has been applied
 	history   []*hadv1.Event       // oldest first
 	dropped   uint64
@@ -54,6 +55,7 @@ type View struct {
 	LastOwner string
 	Nodes     map[string]*hadv1.NodeRecord // only nodes that failed a turn since their last success
 	Move      *hadv1.Move
+	LastMove  *hadv1.Move // the latest that has ended
 }
 
 // View returns the state without its history.
@@ -61,7 +63,7 @@ func (s *State) View() View {
 	return View{
 		Applied: s.applied, Birth: s.birth, Policy: s.policy,
 		Open: slices.Clone(s.open), LastEpoch: s.lastEpoch, LastOwner: s.lastOwner,
-		Nodes: maps.Clone(s.nodes), Move: s.move,
+		Nodes: maps.Clone(s.nodes), Move: s.move, LastMove: s.lastMove,
 	}
 }
 

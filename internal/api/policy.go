@@ -106,7 +106,9 @@ func (s *Server) apply(ctx context.Context, req *hadv1.PolicyApplyRequest, diags
 	if req.GetCheckVersion() {
 		expected = req.GetExpectedVersion()
 	}
-	if view.Policy.GetText() == req.GetText() && view.Policy != nil && expected == view.Policy.GetVersion() {
+	// With the version it was made from, the next one is a retry's own work.
+	same := view.Policy != nil && view.Policy.GetText() == req.GetText()
+	if same && (expected == view.Policy.GetVersion() || req.GetCheckVersion() && expected+1 == view.Policy.GetVersion()) {
 		return &hadv1.PolicyApplyResponse{Version: view.Policy.GetVersion(), Unchanged: true, Diagnostics: diagnostics(diags), Index: view.Policy.GetIndex()}, nil
 	}
 	v, err := s.cfg.Node.Propose(ctx, &hadv1.Command{Record: &hadv1.Command_PolicyApply{PolicyApply: &hadv1.PolicyApply{

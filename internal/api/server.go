@@ -96,8 +96,8 @@ func (s *Server) leader(ctx context.Context) (hadv1.HAClient, context.Context, e
 
 // settle waits a moment for a leader, so that a request in the middle of an
 // election isn't refused.
-func (s *Server) settle(ctx context.Context) {
-	ctx, cancel := context.WithTimeout(ctx, 4*s.cfg.Timing.Election)
+func (s *Server) settle(ctx context.Context, until time.Time) {
+	ctx, cancel := context.WithDeadline(ctx, until)
 	defer cancel()
 	for {
 		changed := s.cfg.Node.LeadershipChanged()
@@ -117,9 +117,9 @@ func (s *Server) settle(ctx context.Context) {
 // own API. While an election is under way it is tried again for a while; the
 // writes are such that a second try of one that went through does no harm.
 func onLeader[R any](ctx context.Context, s *Server, here func() (R, error), there func(context.Context, hadv1.HAClient) (R, error)) (R, error) {
-	until := time.Now().Add(patience * s.cfg.Timing.Election)
+	until := time.Now().Add(min(6*s.cfg.Timing.Election, patience))
 	for {
-		s.settle(ctx)
+		s.settle(ctx, until)
 		changed := s.cfg.Node.LeadershipChanged()
 		c, out, err := s.leader(ctx)
 		var resp R
@@ -144,8 +144,9 @@ func onLeader[R any](ctx context.Context, s *Server, here func() (R, error), the
 	}
 }
 
-// patience is how many election timeouts a write waits for a leader.
-const patience = 6
+// patience is how long a write waits for a leader at the most: less than
+// hactl waits for the answer.
+const patience = 6 * time.Second
 
 // Move implements HA.
 func (s *Server) Move(ctx context.Context, req *hadv1.MoveRequest) (*hadv1.MoveResponse, error) {

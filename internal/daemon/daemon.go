@@ -168,13 +168,22 @@ func (n *node) open(birth peer.Birth) error {
 		Cluster: f.Cluster, Instance: local.instance, Members: members.GetMembers(), Timing: timing,
 		Log: n.raft, Journal: local.journal, Addresses: local.addresses, Network: hostNetwork{local.addresses},
 		Hooks:     local.hooks.runner,
-		CheckHook: checkHooks, HostTrouble: clockTrouble, Peers: n.peers, Clock: clock.Now, Logger: n.cfg.Logger, Version: n.cfg.Version.GetVersion(),
+		CheckHook: checkHooks, HostTrouble: n.trouble, Peers: n.peers, Clock: clock.Now, Logger: n.cfg.Logger, Version: n.cfg.Version.GetVersion(),
 	})
 	n.server = api.New(api.Config{
 		Cluster: f.Cluster, Self: f.Node, Members: members.GetMembers(), Node: n.raft, Controller: n.controller,
 		Peers: n.peers, Timing: timing, Clock: clock.Now, Problems: n.problems, Version: n.cfg.Version,
 	})
 	return nil
+}
+
+// trouble is why this host should not own at present.
+func (n *node) trouble() []string {
+	out := clockTrouble()
+	if p := n.raft.Problem(); p != "" {
+		out = append(out, p)
+	}
+	return out
 }
 
 // problems are what status should warn of on this node.

@@ -86,6 +86,7 @@ func New(cfg Config) *Controller {
 		now: cfg.Clock, logger: cfg.Logger,
 	}
 	c.backoff = newBackoff(cfg.Clock)
+	c.parsed.now = cfg.Clock
 	return c
 }
 
@@ -180,7 +181,7 @@ func (c *Controller) gather() (Inputs, <-chan struct{}) {
 	holding := c.executor.held()
 	in := Inputs{
 		Instance: c.cfg.Instance, Witness: c.self.GetWitness(), Margin: c.cfg.Timing.Margin,
-		Leadership: leadership, View: view, LastLease: c.cfg.Log.LastLease(), Policy: p,
+		Leadership: leadership, View: view, LastLease: c.cfg.Log.LastLease(), Policy: p, PolicySeen: c.parsed.seenAt(),
 		Holding: holding, LeaseEpoch: epoch, LeaseUntil: until, Peers: c.poller.view(),
 		TransferAfter: c.backoff.transferAfter(view.LastEpoch), TurnAfter: c.backoff.turnAfter(),
 	}
@@ -323,7 +324,10 @@ func (c *Controller) linkLost() string {
 
 // parsedPolicy keeps the policy of the newest version parsed.
 type parsedPolicy struct {
+	now clock.Source
+
 	mu      sync.Mutex
+	seen    clock.Instant // when this version was first asked for
 	version uint64
 	policy  *policy.Policy
 	err     error
@@ -338,10 +342,16 @@ func (c *parsedPolicy) of(p *hadv1.Policy) (*policy.Policy, error) {
 	defer c.mu.Unlock()
 	if c.version != p.GetVersion() {
 		parsed, diags := policy.ParsePolicy(fmt.Sprintf("policy version %d", p.GetVersion()), []byte(p.GetText()))
-		c.version, c.policy, c.err = p.GetVersion(), parsed, diags.Err()
+		c.version, c.policy, c.err, c.seen = p.GetVersion(), parsed, diags.Err(), c.now()
 	}
 	if c.err != nil {
 		return nil, errors.Join(fmt.Errorf("this version of had can't read policy version %d", p.GetVersion()), c.err)
 	}
 	return c.policy, nil
+}
+
+func (c *parsedPolicy) seenAt() clock.Instant {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.seen
 }

@@ -25,6 +25,7 @@ type Inputs struct {
 	View       cluster.View
 	LastLease  clock.Instant  // cluster.Node.LastLease
 	Policy     *policy.Policy // of View.Policy; nil when there is none or this version can't read it
+	PolicySeen clock.Instant  // when this node first saw that version
 	Holding    Holding
 	Reported   uint64 // the newest epoch whose release this instance has reported
 	Stuck      string // why this instance can't report anything released any more; empty: it can
@@ -153,7 +154,7 @@ func Decide(in Inputs) Plan {
 		return do(Step{Kind: StepTransfer, Target: to, Cause: "it is the better owner"})
 	}
 	if name := unheard(in, self); name != "" {
-		return Plan{Why: fmt.Sprintf("the policy prefers %s, which is being asked whether it can own", name)}
+		return Plan{Again: in.PolicySeen.Add(hearLimit), Why: fmt.Sprintf("the policy prefers %s, which is being asked whether it can own", name)}
 	}
 	if at := cluster.TakeoverAt(in.LastLease, in.View.Open); len(in.View.Open) > 0 && in.Now.Before(at) {
 		c := in.View.Newest()
@@ -290,7 +291,7 @@ func preference(p *policy.Policy, node string) int {
 // it, one that the policy prefers.
 func betterThan(in Inputs, self string) string {
 	best := candidates(in)
-	if len(best) == 0 {
+	if len(best) == 0 || in.View.Move.GetOrder().GetTarget() == self {
 		return ""
 	}
 	mine, theirs := in.View.Nodes[self].GetFailures(), in.View.Nodes[best[0]].GetFailures()
@@ -307,11 +308,15 @@ func unhurried(in Inputs) bool {
 	return in.View.LastEpoch == 0 || len(in.View.Open) > 0 && cluster.TakeoverAt(in.LastLease, in.View.Open).Sub(in.Now) > time.Second
 }
 
+// hearLimit is how long a first owner waits for the word of a node that the
+// policy prefers.
+const hearLimit = 2 * time.Second
+
 // unheard names a node that the policy prefers to self and that has not said
 // yet whether it could own under this policy. Only the first owner is worth
 // the wait.
 func unheard(in Inputs, self string) string {
-	if in.View.LastEpoch != 0 || in.Policy == nil {
+	if in.View.LastEpoch != 0 || in.Policy == nil || !in.Now.Before(in.PolicySeen.Add(hearLimit)) {
 		return ""
 	}
 	for _, name := range in.Policy.Prefer {

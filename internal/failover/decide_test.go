@@ -95,10 +95,19 @@ func TestDecide(t *testing.T) {
 		}), "transfer to beta"},
 		{"a cold start goes by preference", set(idleLeader(), func(in *Inputs) { in.View.LastEpoch = 0 }), "transfer to gamma"},
 		{"a cold start waits for the preferred node's word", set(idleLeader(), func(in *Inputs) {
-			in.View.LastEpoch, in.View.Policy = 0, &hadv1.Policy{Version: 1, Index: 5}
+			in.View.LastEpoch, in.View.Policy, in.PolicySeen = 0, &hadv1.Policy{Version: 1, Index: 5}, start.Add(-time.Second)
 			in.Peers["gamma"] = Peer{Fresh: true, Reasons: []string{"there is no policy yet"}, Applied: 4}
 			in.Peers["beta"] = Peer{}
 		}), "rest: the policy prefers gamma"},
+		{"but not for ever", set(idleLeader(), func(in *Inputs) {
+			in.View.LastEpoch, in.View.Policy, in.PolicySeen = 0, &hadv1.Policy{Version: 1, Index: 5}, start.Add(-2*time.Second)
+			in.Peers["gamma"] = Peer{Fresh: true, Applied: 4} // its disk is full
+			in.Peers["beta"] = Peer{}
+		}), "acquire"},
+		{"an ordered move goes before preference", set(idleLeader(), func(in *Inputs) {
+			in.View.Move = &hadv1.Move{Order: &hadv1.MoveOrder{Target: "alpha"}}
+			in.View.Open, in.LastLease = []*hadv1.Claim{claimOf(named("beta"), 7)}, start
+		}), "rest: waiting until the lease of beta"},
 		{"a cold start doesn't wait for a silent node", set(idleLeader(), func(in *Inputs) {
 			in.View.LastEpoch, in.View.Policy = 0, &hadv1.Policy{Version: 1, Index: 5}
 			in.Peers = map[string]Peer{"gamma": {Applied: 4}}

@@ -185,3 +185,21 @@ func TestPostAcqFailureByPolicy(t *testing.T) {
 		}
 	}
 }
+
+// A second Ctrl-C cuts the last hooks short. They must not be forgotten: the
+// next start finds the record and runs them.
+func TestHooksCutShortAreLeftToTheNextStart(t *testing.T) {
+	b := newBench(t.Context(), hclog.NewNullLogger())
+	epoch := b.acquire(t, "192.0.2.1")
+	ctx, cancel := context.WithCancel(t.Context())
+	if err := b.x.release(ctx, Step{Epoch: epoch}); err != nil {
+		t.Fatal(err)
+	}
+	cancel()
+	if err := b.x.finish(ctx, Step{Epoch: epoch}); err == nil {
+		t.Error("hooks that did not run count as run")
+	}
+	if tenure := b.journal.tenure; tenure == nil || !tenure.Released {
+		t.Errorf("the record is %+v, want it kept and marked released", tenure)
+	}
+}

@@ -28,6 +28,11 @@ func refused(format string, args ...any) error {
 // the leader. The target's Test scripts run before anything is released.
 func (c *Controller) Move(ctx context.Context, req *hadv1.MoveRequest) (*hadv1.MoveResponse, error) {
 	self := c.self.GetName()
+	if v, _ := c.cfg.Log.View(); v.LastMove != nil && v.LastMove.GetOrder().GetOperation() == req.GetOperation() {
+		// A retry of one whose answer was lost: history says how it ended.
+		o := v.LastMove.GetOrder()
+		return &hadv1.MoveResponse{Operation: o.GetOperation(), Target: o.GetTarget(), Index: v.LastMove.GetIndex(), FromEpoch: o.GetFromEpoch()}, nil
+	}
 	h := c.executor.held()
 	if h.Phase != PhaseServing {
 		return nil, refused("%s leads and doesn't own at present (%s): there is nothing to move yet", self, c.Why())

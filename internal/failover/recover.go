@@ -2,6 +2,7 @@ package failover
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 
@@ -96,7 +97,8 @@ func Recover(ctx context.Context, cfg RecoverConfig) (r Recovered, err error) {
 
 // recoverStages runs the release hooks that the earlier run didn't get to. A
 // failing script stops no release and has a result of its own; only a runner
-// that can't be had, or the end of ctx, is an error.
+// that can't be had, a script that can't be ended, or the end of ctx, is an
+// error.
 func recoverStages(ctx context.Context, cfg RecoverConfig, t *journal.Tenure, vips []recovered, cause string) error {
 	hooks, err := cfg.Hooks(t.HooksDir, t.HookTimeout)
 	if err != nil {
@@ -107,7 +109,11 @@ func recoverStages(ctx context.Context, cfg RecoverConfig, t *journal.Tenure, vi
 		stages = []hook.Stage{hook.PreRel, hook.PostRel}
 	}
 	for _, s := range stages {
-		if err := recoverStage(ctx, cfg, hooks, t, vips, s, cause); err != nil {
+		err := recoverStage(ctx, cfg, hooks, t, vips, s, cause)
+		if errors.Is(err, hook.ErrStillRunning) {
+			return err // it may still act on what this run would take on
+		}
+		if err != nil {
 			cfg.Logger.Warn("a release script failed; the release goes on", "epoch", t.Epoch, "error", err)
 		}
 	}

@@ -67,6 +67,9 @@ func (x *executor) finish(ctx context.Context, step Step) error {
 		x.releaseStage(ctx, o, t, run, hook.PreRel)
 	}
 	x.releaseStage(ctx, o, t, run, hook.PostRel)
+	if ctx.Err() != nil {
+		return context.Cause(ctx) // the next start runs what is left: the record stays
+	}
 	if err := x.journal.ClearTenure(); err != nil {
 		x.logger.Error("the journal still names the epoch; the next start cleans up once more", "epoch", step.Epoch, "error", err)
 	}

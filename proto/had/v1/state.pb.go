@@ -36,6 +36,7 @@ type State struct {
 	Delivered     []*DeliveredStream     `protobuf:"bytes,9,rep,name=delivered,proto3" json:"delivered,omitempty"`                                // ordered by node_id, stream
 	History       []*Event               `protobuf:"bytes,10,rep,name=history,proto3" json:"history,omitempty"`                                   // oldest first, bounded
 	EventsDropped uint64                 `protobuf:"varint,11,opt,name=events_dropped,json=eventsDropped,proto3" json:"events_dropped,omitempty"` // how many the bound has cut off
+	LastMove      *Move                  `protobuf:"bytes,12,opt,name=last_move,json=lastMove,proto3" json:"last_move,omitempty"`                 // the latest one that has ended, so that a retry of it is known
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -145,6 +146,13 @@ func (x *State) GetEventsDropped() uint64 {
 		return x.EventsDropped
 	}
 	return 0
+}
+
+func (x *State) GetLastMove() *Move {
+	if x != nil {
+		return x.LastMove
+	}
+	return nil
 }
 
 type Policy struct {
@@ -793,7 +801,7 @@ var File_had_v1_state_proto protoreflect.FileDescriptor
 
 const file_had_v1_state_proto_rawDesc = "" +
 	"\n" +
-	"\x12had/v1/state.proto\x12\x06had.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x10had/v1/log.proto\"\xad\x03\n" +
+	"\x12had/v1/state.proto\x12\x06had.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x10had/v1/log.proto\"\xd8\x03\n" +
 	"\x05State\x12#\n" +
 	"\rapplied_index\x18\x01 \x01(\x04R\fappliedIndex\x12#\n" +
 	"\x05birth\x18\x02 \x01(\v2\r.had.v1.BirthR\x05birth\x12&\n" +
@@ -808,7 +816,8 @@ const file_had_v1_state_proto_rawDesc = "" +
 	"\tdelivered\x18\t \x03(\v2\x17.had.v1.DeliveredStreamR\tdelivered\x12'\n" +
 	"\ahistory\x18\n" +
 	" \x03(\v2\r.had.v1.EventR\ahistory\x12%\n" +
-	"\x0eevents_dropped\x18\v \x01(\x04R\reventsDropped\"\xb8\x01\n" +
+	"\x0eevents_dropped\x18\v \x01(\x04R\reventsDropped\x12)\n" +
+	"\tlast_move\x18\f \x01(\v2\f.had.v1.MoveR\blastMove\"\xb8\x01\n" +
 	"\x06Policy\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\x04R\aversion\x12\x12\n" +
 	"\x04text\x18\x02 \x01(\tR\x04text\x12\x16\n" +
@@ -909,30 +918,31 @@ var file_had_v1_state_proto_depIdxs = []int32{
 	4,  // 4: had.v1.State.move:type_name -> had.v1.Move
 	5,  // 5: had.v1.State.delivered:type_name -> had.v1.DeliveredStream
 	6,  // 6: had.v1.State.history:type_name -> had.v1.Event
-	8,  // 7: had.v1.Policy.at:type_name -> google.protobuf.Timestamp
-	9,  // 8: had.v1.Claim.instance:type_name -> had.v1.Instance
-	10, // 9: had.v1.Claim.terms:type_name -> had.v1.Terms
-	11, // 10: had.v1.Claim.addresses:type_name -> had.v1.HeldAddress
-	8,  // 11: had.v1.Claim.at:type_name -> google.protobuf.Timestamp
-	12, // 12: had.v1.Claim.progress:type_name -> had.v1.Progress.Outcome
-	8,  // 13: had.v1.Claim.serving_at:type_name -> google.protobuf.Timestamp
-	13, // 14: had.v1.Move.order:type_name -> had.v1.MoveOrder
-	8,  // 15: had.v1.Event.at:type_name -> google.protobuf.Timestamp
-	8,  // 16: had.v1.Event.recorded_at:type_name -> google.protobuf.Timestamp
-	7,  // 17: had.v1.Event.birth:type_name -> had.v1.Birth
-	14, // 18: had.v1.Event.policy_applied:type_name -> had.v1.PolicyApply
-	15, // 19: had.v1.Event.acquired:type_name -> had.v1.Acquire
-	16, // 20: had.v1.Event.progress:type_name -> had.v1.Progress
-	17, // 21: had.v1.Event.released:type_name -> had.v1.Released
-	18, // 22: had.v1.Event.hook:type_name -> had.v1.HookResult
-	13, // 23: had.v1.Event.move_ordered:type_name -> had.v1.MoveOrder
-	19, // 24: had.v1.Event.move_ended:type_name -> had.v1.MoveEnd
-	20, // 25: had.v1.Event.closed:type_name -> had.v1.Evidence
-	26, // [26:26] is the sub-list for method output_type
-	26, // [26:26] is the sub-list for method input_type
-	26, // [26:26] is the sub-list for extension type_name
-	26, // [26:26] is the sub-list for extension extendee
-	0,  // [0:26] is the sub-list for field type_name
+	4,  // 7: had.v1.State.last_move:type_name -> had.v1.Move
+	8,  // 8: had.v1.Policy.at:type_name -> google.protobuf.Timestamp
+	9,  // 9: had.v1.Claim.instance:type_name -> had.v1.Instance
+	10, // 10: had.v1.Claim.terms:type_name -> had.v1.Terms
+	11, // 11: had.v1.Claim.addresses:type_name -> had.v1.HeldAddress
+	8,  // 12: had.v1.Claim.at:type_name -> google.protobuf.Timestamp
+	12, // 13: had.v1.Claim.progress:type_name -> had.v1.Progress.Outcome
+	8,  // 14: had.v1.Claim.serving_at:type_name -> google.protobuf.Timestamp
+	13, // 15: had.v1.Move.order:type_name -> had.v1.MoveOrder
+	8,  // 16: had.v1.Event.at:type_name -> google.protobuf.Timestamp
+	8,  // 17: had.v1.Event.recorded_at:type_name -> google.protobuf.Timestamp
+	7,  // 18: had.v1.Event.birth:type_name -> had.v1.Birth
+	14, // 19: had.v1.Event.policy_applied:type_name -> had.v1.PolicyApply
+	15, // 20: had.v1.Event.acquired:type_name -> had.v1.Acquire
+	16, // 21: had.v1.Event.progress:type_name -> had.v1.Progress
+	17, // 22: had.v1.Event.released:type_name -> had.v1.Released
+	18, // 23: had.v1.Event.hook:type_name -> had.v1.HookResult
+	13, // 24: had.v1.Event.move_ordered:type_name -> had.v1.MoveOrder
+	19, // 25: had.v1.Event.move_ended:type_name -> had.v1.MoveEnd
+	20, // 26: had.v1.Event.closed:type_name -> had.v1.Evidence
+	27, // [27:27] is the sub-list for method output_type
+	27, // [27:27] is the sub-list for method input_type
+	27, // [27:27] is the sub-list for extension type_name
+	27, // [27:27] is the sub-list for extension extendee
+	0,  // [0:27] is the sub-list for field type_name
 }
 
 func init() { file_had_v1_state_proto_init() }
