@@ -140,6 +140,7 @@ current state · 4 unreachable or no quorum · 5 outcome unknown · 6 not permit
 		Example: `  hactl status
   hactl move --to beta --reason "kernel update on alpha"
   hactl history --follow`,
+		Version:                    ownBuild().String(),
 		SilenceErrors:              true,
 		SilenceUsage:               true,
 		SuggestionsMinimumDistance: 2,

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -45,6 +46,13 @@ func (c *cli) fetchStatus(ctx context.Context) (*hadv1.StatusResponse, error) {
 	})
 }
 
+// checkDocument is the plugin's answer in JSON; Code is also the exit code.
+type checkDocument struct {
+	SchemaVersion int    `json:"schema_version"`
+	Code          int    `json:"code"`
+	Line          string `json:"line"`
+}
+
 // printCheck answers a monitoring system. It never fails in hactl's own way:
 // exit code 1 or 2 would say something about the cluster.
 func (c *cli) printCheck(s *hadv1.StatusResponse, err error) error {
@@ -54,7 +62,13 @@ func (c *cli) printCheck(s *hadv1.StatusResponse, err error) error {
 	} else {
 		result, line = judge(s).level, pluginLine(s)
 	}
-	if err := c.print(line); err != nil {
+	answer := func() error { return c.print(line) }
+	if c.json() {
+		answer = func() error {
+			return c.printValue(checkDocument{schemaVersion, int(result), strings.TrimSpace(line)})
+		}
+	}
+	if err := answer(); err != nil {
 		result = levelUnknown
 	}
 	if result == levelOK {

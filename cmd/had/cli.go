@@ -35,6 +35,7 @@ func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 		Long: `had runs on each of two to seven servers. They agree in a replicated log on who
 owns the virtual addresses; when the owner fails, another takes over, and no
 two ever hold an address at the same time. Operators talk to it with hactl.`,
+		Version:       buildVersion().GetVersion(),
 		SilenceErrors: true, SilenceUsage: true,
 		Args: func(_ *cobra.Command, args []string) error {
 			if len(args) > 0 {
