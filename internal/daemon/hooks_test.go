@@ -69,3 +69,24 @@ func TestScriptsThatAnAcquisitionNeedsMustBeTrusted(t *testing.T) {
 		t.Errorf("the digest went from %q to %q though no script's text changed", before, f.Digest)
 	}
 }
+
+// A node without the folder differs from one that has it.
+func TestAFolderThatIsNotThereHasADigestToo(t *testing.T) {
+	root := t.TempDir()
+	p := &policy.Policy{VIPs: []policy.VIP{{Address: netip.MustParseAddr("192.0.2.10")}}, Hooks: policy.Hooks{Dir: root}}
+	without, err := checkHooks(p)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := filepath.Join(root, "192.0.2.10")
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "PostAcq10"), []byte("#!/bin/sh\n"), 0o700); err != nil { //nolint:gosec // a script
+		t.Fatal(err)
+	}
+	with, err := checkHooks(p)
+	if err != nil || without.Digest == "" || with.Digest == without.Digest {
+		t.Errorf("digests %q and %q, %v", without.Digest, with.Digest, err)
+	}
+}
