@@ -106,13 +106,14 @@ func (s *Server) status(fresh *hadv1.Freshness) *hadv1.StatusResponse {
 	if l.Leading {
 		resp.Leader = s.cfg.Self
 	}
+	own := s.cfg.Controller.Health()
 	for _, m := range s.cfg.Members {
-		resp.Nodes = append(resp.Nodes, s.node(m, resp, local, l.Leading))
+		resp.Nodes = append(resp.Nodes, s.node(m, resp, own, local, l.Leading))
 	}
 	if o := resp.GetOwnership(); o.GetState() == hadv1.Ownership_STATE_UNOWNED && len(resp.GetPolicy().GetVips()) == 0 {
 		o.State = hadv1.Ownership_STATE_NO_POLICY // one that names nothing
 	}
-	resp.Warnings = append(s.warnings(resp), s.hooksDiffer(local)...)
+	resp.Warnings = append(s.warnings(resp), s.hooksDiffer(own, local)...)
 	resp.Warnings = append(resp.Warnings, s.cfg.Problems()...)
 	resp.Next = next(resp)
 	return resp
@@ -153,7 +154,7 @@ func (s *Server) ownership(view cluster.View, local failover.Status, fresh *hadv
 	return o
 }
 
-func (s *Server) node(m *hadv1.Member, resp *hadv1.StatusResponse, local failover.Status, leading bool) *hadv1.NodeStatus {
+func (s *Server) node(m *hadv1.Member, resp *hadv1.StatusResponse, own *hadv1.HealthResponse, local failover.Status, leading bool) *hadv1.NodeStatus {
 	n := &hadv1.NodeStatus{
 		Name: m.GetName(), Address: m.GetAddress(), Witness: m.GetWitness(), Leader: m.GetName() == resp.GetLeader(),
 		Owner: m.GetName() == resp.GetOwnership().GetOwner() && resp.GetOwnership().GetState() == hadv1.Ownership_STATE_OWNED,
@@ -161,7 +162,7 @@ func (s *Server) node(m *hadv1.Member, resp *hadv1.StatusResponse, local failove
 	var h *hadv1.HealthResponse
 	switch p, ok := local.Peers[m.GetName()]; {
 	case m.GetName() == s.cfg.Self:
-		h = s.cfg.Controller.Health()
+		h = own
 		n.Reachable = true
 	case leading && ok && p.Health != nil:
 		h = p.Health
@@ -206,12 +207,12 @@ func summary(p *hadv1.Policy) *hadv1.PolicySummary {
 // hooksDiffer warns when the nodes that may own have different scripts: then
 // a failover does something else than the last one did. Only a leader has
 // asked the others.
-func (s *Server) hooksDiffer(local failover.Status) []string {
+func (s *Server) hooksDiffer(own *hadv1.HealthResponse, local failover.Status) []string {
 	nodes := map[string][]string{} // by digest
 	for _, m := range s.cfg.Members {
 		h := local.Peers[m.GetName()].Health
 		if m.GetName() == s.cfg.Self {
-			h = s.cfg.Controller.Health()
+			h = own
 		} else if !local.Fresh[m.GetName()] {
 			continue
 		}

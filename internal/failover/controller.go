@@ -73,12 +73,12 @@ func New(cfg Config) *Controller {
 		logger: cfg.Logger.Named("lease"), wake: c.Wake, nudged: make(chan struct{}, 1), returned: make(chan struct{}, 1),
 	}
 	c.courier = &courier{
-		journal: cfg.Journal, log: cfg.Log, peers: cfg.Peers, self: c.self.GetName(),
+		journal: cfg.Journal, log: cfg.Log, peers: cfg.Peers,
 		logger: cfg.Logger.Named("journal"), busy: make(chan struct{}, 1),
 	}
 	c.poller = &poller{
 		peers: cfg.Peers, log: cfg.Log, members: others, every: max(500*time.Millisecond, cfg.Timing.Detect), now: cfg.Clock,
-		changed: c.Wake, joined: func(string) { c.keeper.reannounce() }, last: map[string]PeerHealth{},
+		changed: c.Wake, joined: c.keeper.reannounce, last: map[string]PeerHealth{},
 	}
 	c.executor = &executor{
 		cluster: cfg.Cluster, instance: cfg.Instance, timing: cfg.Timing, log: cfg.Log, journal: cfg.Journal,
@@ -196,7 +196,8 @@ func (c *Controller) gather() (Inputs, <-chan struct{}) {
 	case err != nil:
 		in.Blockers = []string{err.Error()}
 	case in.Leadership.Leading && holding.Epoch == 0:
-		in.Blockers = c.blockers(view, p, holding)
+		_, hooks := c.hookFolders(p)
+		in.Blockers = c.blockers(view, p, holding, hooks)
 	}
 	c.mu.Lock()
 	in.Stopping = c.stopping

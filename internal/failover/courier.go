@@ -17,7 +17,6 @@ type courier struct {
 	journal Outbox
 	log     Log
 	peers   Peers
-	self    string
 	logger  hclog.Logger
 	busy    chan struct{} // capacity 1: one delivery at a time, or order is lost
 }

@@ -13,7 +13,7 @@ import (
 )
 
 // blockers are the reasons why this node can't have the turn now.
-func (c *Controller) blockers(view cluster.View, p *policy.Policy, h Holding) []string {
+func (c *Controller) blockers(view cluster.View, p *policy.Policy, h Holding, hooks error) []string {
 	var out []string
 	add := func(format string, args ...any) { out = append(out, fmt.Sprintf(format, args...)) }
 	self := c.self.GetName()
@@ -55,12 +55,19 @@ func (c *Controller) blockers(view cluster.View, p *policy.Policy, h Holding) []
 			}
 		}
 	}
-	if p.Hooks.Dir != "" {
-		if _, err := c.cfg.CheckHook(p); err != nil {
-			add("%v", err)
-		}
+	if hooks != nil {
+		add("%v", hooks)
 	}
 	return out
+}
+
+// hookFolders looks at the policy's hook folders: every script is read, so it
+// is done once for an answer.
+func (c *Controller) hookFolders(p *policy.Policy) (HookFolders, error) {
+	if p == nil || p.Hooks.Dir == "" {
+		return HookFolders{}, nil
+	}
+	return c.cfg.CheckHook(p)
 }
 
 // Health says how this node is, for the leader and for status.
@@ -79,7 +86,8 @@ func (c *Controller) Health() *hadv1.HealthResponse {
 	stopping := c.stopping
 	c.mu.Unlock()
 	holding := c.executor.held()
-	h.Reasons = c.blockers(view, p, holding)
+	folders, hooks := c.hookFolders(p)
+	h.Reasons, h.HooksDigest = c.blockers(view, p, holding, hooks), folders.Digest
 	if stopping {
 		h.Reasons = append(h.Reasons, "it is stopping")
 	}
@@ -89,9 +97,7 @@ func (c *Controller) Health() *hadv1.HealthResponse {
 		if holding.Failed != "" {
 			h.Problems = append(h.Problems, fmt.Sprintf("it serves although a script failed: %s (hactl history has its output)", holding.Failed))
 		}
-		folders, err := c.cfg.CheckHook(p)
-		h.HooksDigest = folders.Digest
-		if err == nil { // otherwise it is among the reasons
+		if hooks == nil { // otherwise it is among the reasons
 			h.Problems = append(h.Problems, folders.Warnings...)
 		}
 	}
@@ -121,7 +127,8 @@ func (c *Controller) Prepare(ctx context.Context, req *hadv1.PrepareRequest) *ha
 	if err != nil {
 		return &hadv1.PrepareResponse{Reasons: []string{err.Error()}}
 	}
-	if why := c.blockers(withoutFailures(view), p, c.executor.held()); len(why) > 0 {
+	_, hooks := c.hookFolders(p)
+	if why := c.blockers(withoutFailures(view), p, c.executor.held(), hooks); len(why) > 0 {
 		return &hadv1.PrepareResponse{Reasons: why}
 	}
 	var known []net.HardwareAddr

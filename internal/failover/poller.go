@@ -19,8 +19,8 @@ type poller struct {
 	members []*hadv1.Member // the others
 	every   time.Duration
 	now     clock.Source
-	changed func()            // somebody's health is different
-	joined  func(node string) // somebody answers who didn't
+	changed func() // somebody's health is different
+	joined  func() // somebody answers who didn't
 
 	mu   sync.Mutex
 	last map[string]PeerHealth
@@ -85,7 +85,7 @@ func (p *poller) ask(ctx context.Context, node string) {
 	p.mu.Unlock()
 
 	if err == nil && was.Err != "" {
-		p.joined(node)
+		p.joined()
 	}
 	if (err == nil) != (was.Err == "" && was.Health != nil) || !sameEligibility(was.Health, h) {
 		p.changed()

@@ -57,7 +57,7 @@ func TestPoller(t *testing.T) {
 		log := &steeredLog{diary: &diary{}, state: cluster.NewState(), changed: make(chan struct{}), leads: make(chan struct{})}
 		p := &poller{
 			peers: beta, log: log, members: []*hadv1.Member{{Name: "beta"}}, every: time.Second, now: bubbleClock,
-			changed: func() { changed++ }, joined: func(string) { joined++ }, last: map[string]PeerHealth{},
+			changed: func() { changed++ }, joined: func() { joined++ }, last: map[string]PeerHealth{},
 		}
 		done := make(chan error, 1)
 		go func() { done <- p.Run(ctx) }()
