@@ -461,6 +461,302 @@ func (x *InterfacesResponse) GetProblems() map[string]string {
 	return nil
 }
 
+type HandOverRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	FromEpoch     uint64                 `protobuf:"varint,1,opt,name=from_epoch,json=fromEpoch,proto3" json:"from_epoch,omitempty"`
+	ToEpoch       uint64                 `protobuf:"varint,2,opt,name=to_epoch,json=toEpoch,proto3" json:"to_epoch,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HandOverRequest) Reset() {
+	*x = HandOverRequest{}
+	mi := &file_had_v1_peer_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HandOverRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HandOverRequest) ProtoMessage() {}
+
+func (x *HandOverRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_had_v1_peer_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HandOverRequest.ProtoReflect.Descriptor instead.
+func (*HandOverRequest) Descriptor() ([]byte, []int) {
+	return file_had_v1_peer_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *HandOverRequest) GetFromEpoch() uint64 {
+	if x != nil {
+		return x.FromEpoch
+	}
+	return 0
+}
+
+func (x *HandOverRequest) GetToEpoch() uint64 {
+	if x != nil {
+		return x.ToEpoch
+	}
+	return 0
+}
+
+type HandOverResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Released      bool                   `protobuf:"varint,1,opt,name=released,proto3" json:"released,omitempty"` // nothing of from_epoch is in the kernel, and nothing of it will be
+	Why           string                 `protobuf:"bytes,2,opt,name=why,proto3" json:"why,omitempty"`            // not released: why
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HandOverResponse) Reset() {
+	*x = HandOverResponse{}
+	mi := &file_had_v1_peer_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HandOverResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HandOverResponse) ProtoMessage() {}
+
+func (x *HandOverResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_had_v1_peer_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HandOverResponse.ProtoReflect.Descriptor instead.
+func (*HandOverResponse) Descriptor() ([]byte, []int) {
+	return file_had_v1_peer_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *HandOverResponse) GetReleased() bool {
+	if x != nil {
+		return x.Released
+	}
+	return false
+}
+
+func (x *HandOverResponse) GetWhy() string {
+	if x != nil {
+		return x.Why
+	}
+	return ""
+}
+
+type TakeFarewellRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Farewell      *Farewell              `protobuf:"bytes,1,opt,name=farewell,proto3" json:"farewell,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TakeFarewellRequest) Reset() {
+	*x = TakeFarewellRequest{}
+	mi := &file_had_v1_peer_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TakeFarewellRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TakeFarewellRequest) ProtoMessage() {}
+
+func (x *TakeFarewellRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_had_v1_peer_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TakeFarewellRequest.ProtoReflect.Descriptor instead.
+func (*TakeFarewellRequest) Descriptor() ([]byte, []int) {
+	return file_had_v1_peer_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *TakeFarewellRequest) GetFarewell() *Farewell {
+	if x != nil {
+		return x.Farewell
+	}
+	return nil
+}
+
+type TakeFarewellResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TakeFarewellResponse) Reset() {
+	*x = TakeFarewellResponse{}
+	mi := &file_had_v1_peer_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TakeFarewellResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TakeFarewellResponse) ProtoMessage() {}
+
+func (x *TakeFarewellResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_had_v1_peer_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TakeFarewellResponse.ProtoReflect.Descriptor instead.
+func (*TakeFarewellResponse) Descriptor() ([]byte, []int) {
+	return file_had_v1_peer_proto_rawDescGZIP(), []int{11}
+}
+
+type ContactRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Leader        string                 `protobuf:"bytes,1,opt,name=leader,proto3" json:"leader,omitempty"` // the node the asker misses
+	Term          uint64                 `protobuf:"varint,2,opt,name=term,proto3" json:"term,omitempty"`    // in which it led
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ContactRequest) Reset() {
+	*x = ContactRequest{}
+	mi := &file_had_v1_peer_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ContactRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ContactRequest) ProtoMessage() {}
+
+func (x *ContactRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_had_v1_peer_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ContactRequest.ProtoReflect.Descriptor instead.
+func (*ContactRequest) Descriptor() ([]byte, []int) {
+	return file_had_v1_peer_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *ContactRequest) GetLeader() string {
+	if x != nil {
+		return x.Leader
+	}
+	return ""
+}
+
+func (x *ContactRequest) GetTerm() uint64 {
+	if x != nil {
+		return x.Term
+	}
+	return 0
+}
+
+type ContactResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Leading       bool                   `protobuf:"varint,1,opt,name=leading,proto3" json:"leading,omitempty"`                   // this node is that leader
+	Term          uint64                 `protobuf:"varint,2,opt,name=term,proto3" json:"term,omitempty"`                         // the answering node's
+	SilentNs      int64                  `protobuf:"varint,3,opt,name=silent_ns,json=silentNs,proto3" json:"silent_ns,omitempty"` // since it last heard from that leader; -1: it never did, or knows another
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ContactResponse) Reset() {
+	*x = ContactResponse{}
+	mi := &file_had_v1_peer_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ContactResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ContactResponse) ProtoMessage() {}
+
+func (x *ContactResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_had_v1_peer_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ContactResponse.ProtoReflect.Descriptor instead.
+func (*ContactResponse) Descriptor() ([]byte, []int) {
+	return file_had_v1_peer_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *ContactResponse) GetLeading() bool {
+	if x != nil {
+		return x.Leading
+	}
+	return false
+}
+
+func (x *ContactResponse) GetTerm() uint64 {
+	if x != nil {
+		return x.Term
+	}
+	return 0
+}
+
+func (x *ContactResponse) GetSilentNs() int64 {
+	if x != nil {
+		return x.SilentNs
+	}
+	return 0
+}
+
 var File_had_v1_peer_proto protoreflect.FileDescriptor
 
 const file_had_v1_peer_proto_rawDesc = "" +
@@ -497,13 +793,33 @@ const file_had_v1_peer_proto_rawDesc = "" +
 	"\bproblems\x18\x01 \x03(\v2(.had.v1.InterfacesResponse.ProblemsEntryR\bproblems\x1a;\n" +
 	"\rProblemsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x012\xfc\x01\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"K\n" +
+	"\x0fHandOverRequest\x12\x1d\n" +
+	"\n" +
+	"from_epoch\x18\x01 \x01(\x04R\tfromEpoch\x12\x19\n" +
+	"\bto_epoch\x18\x02 \x01(\x04R\atoEpoch\"@\n" +
+	"\x10HandOverResponse\x12\x1a\n" +
+	"\breleased\x18\x01 \x01(\bR\breleased\x12\x10\n" +
+	"\x03why\x18\x02 \x01(\tR\x03why\"C\n" +
+	"\x13TakeFarewellRequest\x12,\n" +
+	"\bfarewell\x18\x01 \x01(\v2\x10.had.v1.FarewellR\bfarewell\"\x16\n" +
+	"\x14TakeFarewellResponse\"<\n" +
+	"\x0eContactRequest\x12\x16\n" +
+	"\x06leader\x18\x01 \x01(\tR\x06leader\x12\x12\n" +
+	"\x04term\x18\x02 \x01(\x04R\x04term\"\\\n" +
+	"\x0fContactResponse\x12\x18\n" +
+	"\aleading\x18\x01 \x01(\bR\aleading\x12\x12\n" +
+	"\x04term\x18\x02 \x01(\x04R\x04term\x12\x1b\n" +
+	"\tsilent_ns\x18\x03 \x01(\x03R\bsilentNs2\xc2\x03\n" +
 	"\x04Peer\x12:\n" +
 	"\aPropose\x12\x16.had.v1.ProposeRequest\x1a\x17.had.v1.ProposeResponse\x127\n" +
 	"\x06Health\x12\x15.had.v1.HealthRequest\x1a\x16.had.v1.HealthResponse\x12:\n" +
 	"\aPrepare\x12\x16.had.v1.PrepareRequest\x1a\x17.had.v1.PrepareResponse\x12C\n" +
 	"\n" +
-	"Interfaces\x12\x19.had.v1.InterfacesRequest\x1a\x1a.had.v1.InterfacesResponseB\x18Z\x16had/proto/had/v1;hadv1b\x06proto3"
+	"Interfaces\x12\x19.had.v1.InterfacesRequest\x1a\x1a.had.v1.InterfacesResponse\x12=\n" +
+	"\bHandOver\x12\x17.had.v1.HandOverRequest\x1a\x18.had.v1.HandOverResponse\x12I\n" +
+	"\fTakeFarewell\x12\x1b.had.v1.TakeFarewellRequest\x1a\x1c.had.v1.TakeFarewellResponse\x12:\n" +
+	"\aContact\x12\x16.had.v1.ContactRequest\x1a\x17.had.v1.ContactResponseB\x18Z\x16had/proto/had/v1;hadv1b\x06proto3"
 
 var (
 	file_had_v1_peer_proto_rawDescOnce sync.Once
@@ -517,37 +833,51 @@ func file_had_v1_peer_proto_rawDescGZIP() []byte {
 	return file_had_v1_peer_proto_rawDescData
 }
 
-var file_had_v1_peer_proto_msgTypes = make([]protoimpl.MessageInfo, 9)
+var file_had_v1_peer_proto_msgTypes = make([]protoimpl.MessageInfo, 15)
 var file_had_v1_peer_proto_goTypes = []any{
-	(*ProposeRequest)(nil),     // 0: had.v1.ProposeRequest
-	(*ProposeResponse)(nil),    // 1: had.v1.ProposeResponse
-	(*HealthRequest)(nil),      // 2: had.v1.HealthRequest
-	(*HealthResponse)(nil),     // 3: had.v1.HealthResponse
-	(*PrepareRequest)(nil),     // 4: had.v1.PrepareRequest
-	(*PrepareResponse)(nil),    // 5: had.v1.PrepareResponse
-	(*InterfacesRequest)(nil),  // 6: had.v1.InterfacesRequest
-	(*InterfacesResponse)(nil), // 7: had.v1.InterfacesResponse
-	nil,                        // 8: had.v1.InterfacesResponse.ProblemsEntry
-	(*Command)(nil),            // 9: had.v1.Command
-	(*Instance)(nil),           // 10: had.v1.Instance
+	(*ProposeRequest)(nil),       // 0: had.v1.ProposeRequest
+	(*ProposeResponse)(nil),      // 1: had.v1.ProposeResponse
+	(*HealthRequest)(nil),        // 2: had.v1.HealthRequest
+	(*HealthResponse)(nil),       // 3: had.v1.HealthResponse
+	(*PrepareRequest)(nil),       // 4: had.v1.PrepareRequest
+	(*PrepareResponse)(nil),      // 5: had.v1.PrepareResponse
+	(*InterfacesRequest)(nil),    // 6: had.v1.InterfacesRequest
+	(*InterfacesResponse)(nil),   // 7: had.v1.InterfacesResponse
+	(*HandOverRequest)(nil),      // 8: had.v1.HandOverRequest
+	(*HandOverResponse)(nil),     // 9: had.v1.HandOverResponse
+	(*TakeFarewellRequest)(nil),  // 10: had.v1.TakeFarewellRequest
+	(*TakeFarewellResponse)(nil), // 11: had.v1.TakeFarewellResponse
+	(*ContactRequest)(nil),       // 12: had.v1.ContactRequest
+	(*ContactResponse)(nil),      // 13: had.v1.ContactResponse
+	nil,                          // 14: had.v1.InterfacesResponse.ProblemsEntry
+	(*Command)(nil),              // 15: had.v1.Command
+	(*Instance)(nil),             // 16: had.v1.Instance
+	(*Farewell)(nil),             // 17: had.v1.Farewell
 }
 var file_had_v1_peer_proto_depIdxs = []int32{
-	9,  // 0: had.v1.ProposeRequest.command:type_name -> had.v1.Command
-	10, // 1: had.v1.HealthResponse.instance:type_name -> had.v1.Instance
-	8,  // 2: had.v1.InterfacesResponse.problems:type_name -> had.v1.InterfacesResponse.ProblemsEntry
-	0,  // 3: had.v1.Peer.Propose:input_type -> had.v1.ProposeRequest
-	2,  // 4: had.v1.Peer.Health:input_type -> had.v1.HealthRequest
-	4,  // 5: had.v1.Peer.Prepare:input_type -> had.v1.PrepareRequest
-	6,  // 6: had.v1.Peer.Interfaces:input_type -> had.v1.InterfacesRequest
-	1,  // 7: had.v1.Peer.Propose:output_type -> had.v1.ProposeResponse
-	3,  // 8: had.v1.Peer.Health:output_type -> had.v1.HealthResponse
-	5,  // 9: had.v1.Peer.Prepare:output_type -> had.v1.PrepareResponse
-	7,  // 10: had.v1.Peer.Interfaces:output_type -> had.v1.InterfacesResponse
-	7,  // [7:11] is the sub-list for method output_type
-	3,  // [3:7] is the sub-list for method input_type
-	3,  // [3:3] is the sub-list for extension type_name
-	3,  // [3:3] is the sub-list for extension extendee
-	0,  // [0:3] is the sub-list for field type_name
+	15, // 0: had.v1.ProposeRequest.command:type_name -> had.v1.Command
+	16, // 1: had.v1.HealthResponse.instance:type_name -> had.v1.Instance
+	14, // 2: had.v1.InterfacesResponse.problems:type_name -> had.v1.InterfacesResponse.ProblemsEntry
+	17, // 3: had.v1.TakeFarewellRequest.farewell:type_name -> had.v1.Farewell
+	0,  // 4: had.v1.Peer.Propose:input_type -> had.v1.ProposeRequest
+	2,  // 5: had.v1.Peer.Health:input_type -> had.v1.HealthRequest
+	4,  // 6: had.v1.Peer.Prepare:input_type -> had.v1.PrepareRequest
+	6,  // 7: had.v1.Peer.Interfaces:input_type -> had.v1.InterfacesRequest
+	8,  // 8: had.v1.Peer.HandOver:input_type -> had.v1.HandOverRequest
+	10, // 9: had.v1.Peer.TakeFarewell:input_type -> had.v1.TakeFarewellRequest
+	12, // 10: had.v1.Peer.Contact:input_type -> had.v1.ContactRequest
+	1,  // 11: had.v1.Peer.Propose:output_type -> had.v1.ProposeResponse
+	3,  // 12: had.v1.Peer.Health:output_type -> had.v1.HealthResponse
+	5,  // 13: had.v1.Peer.Prepare:output_type -> had.v1.PrepareResponse
+	7,  // 14: had.v1.Peer.Interfaces:output_type -> had.v1.InterfacesResponse
+	9,  // 15: had.v1.Peer.HandOver:output_type -> had.v1.HandOverResponse
+	11, // 16: had.v1.Peer.TakeFarewell:output_type -> had.v1.TakeFarewellResponse
+	13, // 17: had.v1.Peer.Contact:output_type -> had.v1.ContactResponse
+	11, // [11:18] is the sub-list for method output_type
+	4,  // [4:11] is the sub-list for method input_type
+	4,  // [4:4] is the sub-list for extension type_name
+	4,  // [4:4] is the sub-list for extension extendee
+	0,  // [0:4] is the sub-list for field type_name
 }
 
 func init() { file_had_v1_peer_proto_init() }
@@ -562,7 +892,7 @@ func file_had_v1_peer_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_had_v1_peer_proto_rawDesc), len(file_had_v1_peer_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   9,
+			NumMessages:   15,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -19,10 +19,13 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	Peer_Propose_FullMethodName    = "/had.v1.Peer/Propose"
-	Peer_Health_FullMethodName     = "/had.v1.Peer/Health"
-	Peer_Prepare_FullMethodName    = "/had.v1.Peer/Prepare"
-	Peer_Interfaces_FullMethodName = "/had.v1.Peer/Interfaces"
+	Peer_Propose_FullMethodName      = "/had.v1.Peer/Propose"
+	Peer_Health_FullMethodName       = "/had.v1.Peer/Health"
+	Peer_Prepare_FullMethodName      = "/had.v1.Peer/Prepare"
+	Peer_Interfaces_FullMethodName   = "/had.v1.Peer/Interfaces"
+	Peer_HandOver_FullMethodName     = "/had.v1.Peer/HandOver"
+	Peer_TakeFarewell_FullMethodName = "/had.v1.Peer/TakeFarewell"
+	Peer_Contact_FullMethodName      = "/had.v1.Peer/Contact"
 )
 
 // PeerClient is the client API for Peer service.
@@ -42,6 +45,15 @@ type PeerClient interface {
 	// Interfaces says for each address of a policy why this node could not
 	// carry it, before the policy is applied.
 	Interfaces(ctx context.Context, in *InterfacesRequest, opts ...grpc.CallOption) (*InterfacesResponse, error)
+	// HandOver asks the old owner, after a committed Handover, to take its
+	// addresses down now. It answers once they are gone from its kernel.
+	HandOver(ctx context.Context, in *HandOverRequest, opts ...grpc.CallOption) (*HandOverResponse, error)
+	// TakeFarewell carries a guard's word about its dead daemon to another
+	// node, which passes it on to the log and need not wait for a timeout.
+	TakeFarewell(ctx context.Context, in *TakeFarewellRequest, opts ...grpc.CallOption) (*TakeFarewellResponse, error)
+	// Contact asks how long ago the node last heard from a leader, so that a
+	// node that hears nothing can tell its own trouble from the leader's.
+	Contact(ctx context.Context, in *ContactRequest, opts ...grpc.CallOption) (*ContactResponse, error)
 }
 
 type peerClient struct {
@@ -92,6 +104,36 @@ func (c *peerClient) Interfaces(ctx context.Context, in *InterfacesRequest, opts
 	return out, nil
 }
 
+func (c *peerClient) HandOver(ctx context.Context, in *HandOverRequest, opts ...grpc.CallOption) (*HandOverResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(HandOverResponse)
+	err := c.cc.Invoke(ctx, Peer_HandOver_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *peerClient) TakeFarewell(ctx context.Context, in *TakeFarewellRequest, opts ...grpc.CallOption) (*TakeFarewellResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(TakeFarewellResponse)
+	err := c.cc.Invoke(ctx, Peer_TakeFarewell_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *peerClient) Contact(ctx context.Context, in *ContactRequest, opts ...grpc.CallOption) (*ContactResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ContactResponse)
+	err := c.cc.Invoke(ctx, Peer_Contact_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // PeerServer is the server API for Peer service.
 // All implementations must embed UnimplementedPeerServer
 // for forward compatibility.
@@ -109,6 +151,15 @@ type PeerServer interface {
 	// Interfaces says for each address of a policy why this node could not
 	// carry it, before the policy is applied.
 	Interfaces(context.Context, *InterfacesRequest) (*InterfacesResponse, error)
+	// HandOver asks the old owner, after a committed Handover, to take its
+	// addresses down now. It answers once they are gone from its kernel.
+	HandOver(context.Context, *HandOverRequest) (*HandOverResponse, error)
+	// TakeFarewell carries a guard's word about its dead daemon to another
+	// node, which passes it on to the log and need not wait for a timeout.
+	TakeFarewell(context.Context, *TakeFarewellRequest) (*TakeFarewellResponse, error)
+	// Contact asks how long ago the node last heard from a leader, so that a
+	// node that hears nothing can tell its own trouble from the leader's.
+	Contact(context.Context, *ContactRequest) (*ContactResponse, error)
 	mustEmbedUnimplementedPeerServer()
 }
 
@@ -130,6 +181,15 @@ func (UnimplementedPeerServer) Prepare(context.Context, *PrepareRequest) (*Prepa
 }
 func (UnimplementedPeerServer) Interfaces(context.Context, *InterfacesRequest) (*InterfacesResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Interfaces not implemented")
+}
+func (UnimplementedPeerServer) HandOver(context.Context, *HandOverRequest) (*HandOverResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method HandOver not implemented")
+}
+func (UnimplementedPeerServer) TakeFarewell(context.Context, *TakeFarewellRequest) (*TakeFarewellResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method TakeFarewell not implemented")
+}
+func (UnimplementedPeerServer) Contact(context.Context, *ContactRequest) (*ContactResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Contact not implemented")
 }
 func (UnimplementedPeerServer) mustEmbedUnimplementedPeerServer() {}
 func (UnimplementedPeerServer) testEmbeddedByValue()              {}
@@ -224,6 +284,60 @@ func _Peer_Interfaces_Handler(srv interface{}, ctx context.Context, dec func(int
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Peer_HandOver_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(HandOverRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(PeerServer).HandOver(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Peer_HandOver_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(PeerServer).HandOver(ctx, req.(*HandOverRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Peer_TakeFarewell_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(TakeFarewellRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(PeerServer).TakeFarewell(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Peer_TakeFarewell_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(PeerServer).TakeFarewell(ctx, req.(*TakeFarewellRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Peer_Contact_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ContactRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(PeerServer).Contact(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Peer_Contact_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(PeerServer).Contact(ctx, req.(*ContactRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // Peer_ServiceDesc is the grpc.ServiceDesc for Peer service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -246,6 +360,18 @@ var Peer_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Interfaces",
 			Handler:    _Peer_Interfaces_Handler,
+		},
+		{
+			MethodName: "HandOver",
+			Handler:    _Peer_HandOver_Handler,
+		},
+		{
+			MethodName: "TakeFarewell",
+			Handler:    _Peer_TakeFarewell_Handler,
+		},
+		{
+			MethodName: "Contact",
+			Handler:    _Peer_Contact_Handler,
 		},
 	},
 	Streams:  []grpc.StreamDesc{},
