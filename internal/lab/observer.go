@@ -27,26 +27,24 @@ import (
 // announced, in a work queue shortly after the request that adds it; one that
 // is deleted before is never announced.
 type Observer struct {
-	vips   []netip.Addr
 	hosts  map[int]string // by namespace number
 	fabric *fabric
 	inbox  *inbox
 	start  time.Time
 
 	mu      sync.Mutex
-	err     error // the record is incomplete from here on
-	held    map[holding]bool
+	err     error                         // the record is incomplete from here on
+	held    map[netip.Addr]map[place]bool // has a key for every VIP, and for no other address
 	events  map[netip.Addr][]Transition
 	changed chan struct{} // closed at each change, then replaced
 	marks   int           // markers drawn, see sync
 	seen    map[netip.Addr]bool
 }
 
-// holding is an address on a link of a host.
-type holding struct {
+// place is a link of a host.
+type place struct {
 	host string
 	link uint32
-	vip  netip.Addr
 }
 
 // observerBuffer holds some 40,000 events: more than a test makes.
@@ -54,9 +52,12 @@ const observerBuffer = 16 << 20
 
 func newObserver(f *fabric, servers []*Host, vips []netip.Addr) (_ *Observer, err error) {
 	o := &Observer{
-		vips: vips, hosts: map[int]string{}, fabric: f, start: time.Now(),
-		held: map[holding]bool{}, events: map[netip.Addr][]Transition{},
+		hosts: map[int]string{}, fabric: f, start: time.Now(),
+		held: map[netip.Addr]map[place]bool{}, events: map[netip.Addr][]Transition{},
 		changed: make(chan struct{}), seen: map[netip.Addr]bool{},
+	}
+	for _, vip := range vips {
+		o.held[vip] = map[place]bool{}
 	}
 	for _, h := range servers {
 		o.hosts[h.number] = h.Name
@@ -113,7 +114,7 @@ func (o *Observer) dump(h *Host) error {
 	}
 	for _, a := range addrs {
 		if vip, ok := netip.AddrFromSlice(a.IP); ok {
-			o.record(time.Now(), holding{h.Name, uint32(a.LinkIndex), vip.Unmap()}, true)
+			o.record(time.Now(), vip.Unmap(), place{h.Name, uint32(a.LinkIndex)}, true)
 		}
 	}
 	return nil
@@ -143,7 +144,7 @@ func (o *Observer) take(event message) error {
 		added := m.Header.Type == unix.RTM_NEWADDR
 		switch {
 		case host != "":
-			o.record(event.at, holding{host, link, addr}, added)
+			o.record(event.at, addr, place{host, link}, added)
 		case added:
 			o.mark(addr)
 		}
@@ -189,31 +190,23 @@ func parseAddr(m syscall.NetlinkMessage) (addr netip.Addr, link uint32, err erro
 
 // record notes that a link got or lost an address; repeats (a renewed
 // lifetime, a second link) change nothing.
-func (o *Observer) record(at time.Time, h holding, held bool) {
-	if !slices.Contains(o.vips, h.vip) {
-		return
-	}
+func (o *Observer) record(at time.Time, vip netip.Addr, where place, held bool) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	before := o.holds(h.host, h.vip)
-	if held {
-		o.held[h] = true
-	} else {
-		delete(o.held, h)
+	places, watched := o.held[vip]
+	if !watched {
+		return
 	}
-	if o.holds(h.host, h.vip) != before {
-		o.events[h.vip] = append(o.events[h.vip], Transition{at, h.host, held})
+	before := len(o.holders(vip))
+	if held {
+		places[where] = true
+	} else {
+		delete(places, where)
+	}
+	if len(o.holders(vip)) != before {
+		o.events[vip] = append(o.events[vip], Transition{at, where.host, held})
 		o.wake()
 	}
-}
-
-func (o *Observer) holds(host string, vip netip.Addr) bool {
-	for h := range o.held {
-		if h.host == host && h.vip == vip {
-			return true
-		}
-	}
-	return false
 }
 
 // wake tells waiters to look again; the caller has the lock.
@@ -285,10 +278,8 @@ func (o *Observer) AwaitHolder(ctx context.Context, vip netip.Addr, except ...st
 // holders returns who has the VIP now, in byte order; the caller has the lock.
 func (o *Observer) holders(vip netip.Addr) []string {
 	var hosts []string
-	for h := range o.held {
-		if h.vip == vip {
-			hosts = append(hosts, h.host)
-		}
+	for p := range o.held[vip] {
+		hosts = append(hosts, p.host)
 	}
 	slices.Sort(hosts)
 	return slices.Compact(hosts)
