@@ -72,6 +72,14 @@ test-race: need-go ## the unit tests and the simulation under the race detector 
 	@command -v "$$(go env CC)" >/dev/null || { echo "make $@: the race detector needs a C compiler: apt-get install gcc" >&2; exit 1; }
 	@CGO_ENABLED=1 $(GOTEST) -race $(unit)
 
+.PHONY: fuzz
+fuzz: need-go ## every fuzz target for a time each, one after another: make fuzz TIME=10m
+	@grep -rlE --include='*_test.go' '^func Fuzz' . | xargs -n1 dirname | sort -u | while read -r dir; do \
+		for target in $$(grep -hoE '^func Fuzz[A-Za-z0-9_]*' "$$dir"/*_test.go | cut -c6-); do \
+			echo "$$dir $$target"; go test -run '^$$' -fuzz "^$$target\$$" -fuzztime '$(or $(TIME),30s)' $(TESTFLAGS) "$$dir"; \
+		done; \
+	done
+
 .PHONY: lint
 lint: need-go proto-drift ## linters, formatting, go.mod and generated code (the first run builds the linters: minutes)
 	$(BUF) lint

@@ -74,7 +74,10 @@ func OpenStorage(dir string, logs io.Writer) (*Storage, error) {
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("open the snapshots in %s: %w", dir, err), s.Close())
 	}
-	s.Snapshots = snaps
+	s.Snapshots = &checkedSnapshots{snaps}
+	if err := checkSnapshots(s.Snapshots, s.Log); err != nil {
+		return nil, errors.Join(damagedFile(filepath.Join(dir, "snapshots"), err), s.Close())
+	}
 	return s, nil
 }
 

@@ -1,0 +1,101 @@
+package cluster
+
+import (
+	"encoding/binary"
+	"testing"
+
+	"google.golang.org/protobuf/proto"
+
+	hadv1 "had/proto/had/v1"
+)
+
+// logBytes is a log in the form in which FuzzApply gets one: each command as
+// protobuf, preceded by its length (uvarint).
+func logBytes(t testing.TB, cmds ...*hadv1.Command) []byte {
+	t.Helper()
+	var out []byte
+	for _, cmd := range cmds {
+		body, err := proto.Marshal(cmd)
+		if err != nil {
+			t.Fatal(err)
+		}
+		out = append(binary.AppendUvarint(out, uint64(len(body))), body...)
+	}
+	return out
+}
+
+// logOf reads what logBytes wrote, as far as it makes sense.
+func logOf(data []byte) (cmds []*hadv1.Command) {
+	for len(data) > 0 && len(cmds) < 64 {
+		n, head := binary.Uvarint(data)
+		if head <= 0 || n > uint64(len(data)-head) {
+			return cmds
+		}
+		body := data[head : head+int(n)] //nolint:gosec // n is at most len(data)
+		data = data[head+int(n):]        //nolint:gosec // as above
+		// As it comes in a cluster: nothing that can't be read is applied.
+		sealed := append([]byte{envelopeFormat, 0, 0, 0, 0, 0}, body...)
+		for _, flags := range []byte{0, flagLease} {
+			sealed[1] = flags
+			reseal(sealed)
+			if cmd, err := decodeCommand(sealed); err == nil {
+				cmds = append(cmds, cmd)
+			}
+		}
+	}
+	return cmds
+}
+
+// FuzzApply applies logs of any commands. None may make Apply panic; a refusal
+// changes nothing but the index; an epoch never comes twice, and an Acquire
+// that is accepted leaves no epoch open but its own; what a View has shown
+// stays as it was; and a node that continues from a snapshot comes to the same
+// state as one that has applied the whole log.
+func FuzzApply(f *testing.F) {
+	alpha, beta := instance("alpha", 1), instance("beta", 1)
+	born := []*hadv1.Command{birthCmd(testBirth()), policyCmd(0, "x"), acquireCmd(alpha, 1)} // epoch 3
+	f.Add(logBytes(f, append(born, renewCmd(alpha, 1, 3), acquireCmd(beta, 1, waited(3, 4)))...))
+	f.Add(logBytes(f, append(born, deliverCmd(hookResult("alpha", 1, 3), released("alpha", 2, 3)), acquireCmd(beta, 1))...))
+	f.Add(logBytes(f, append(born, moveCmd("op", 3, "beta"), deliverCmd(progress("beta", 1, 0, hadv1.Progress_OUTCOME_VETOED)), moveEndCmd("op"))...))
+	f.Add(logBytes(f, append(born, acquireCmd(beta, 1), renewCmd(beta, 1, 3), policyCmd(7, "y"), policyCmd(1, "z"))...))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		whole, continued := NewState(), NewState()
+		epochs := map[uint64]bool{}
+		for i, cmd := range logOf(data) {
+			e := Entry{Index: uint64(i) + 1, Term: 1} //nolint:gosec // at most 128
+			before, view := encodeAt(t, whole, 0), whole.View()
+			shown := proto.Clone(whole.message())
+			message := whole.message()
+			v := whole.Apply(e, cmd)
+			if v.Index != e.Index || whole.applied != e.Index {
+				t.Fatalf("entry %d: the verdict names %d, the state %d", e.Index, v.Index, whole.applied)
+			}
+			if !proto.Equal(shown, message) {
+				t.Fatalf("entry %d changed what a View had shown: %v", e.Index, cmd)
+			}
+			switch {
+			case v.Refused != "":
+				if string(before) != string(encodeAt(t, whole, 0)) {
+					t.Fatalf("entry %d was refused (%s) and changed the state: %v", e.Index, v.Refused, cmd)
+				}
+			case cmd.GetAcquire() != nil:
+				if open := whole.View().Open; len(open) != 1 || open[0].GetEpoch() != e.Index || whole.lastEpoch <= view.LastEpoch {
+					t.Fatalf("epoch %d was opened after %d, and %v are open", e.Index, view.LastEpoch, open)
+				}
+			}
+			for _, c := range whole.View().Open {
+				if c.GetEpoch() > e.Index || view.Claim(c.GetEpoch()) == nil && epochs[c.GetEpoch()] {
+					t.Fatalf("epoch %d is open again at entry %d", c.GetEpoch(), e.Index)
+				}
+				epochs[c.GetEpoch()] = true
+			}
+			continued = restored(t, continued)
+			if again := continued.Apply(e, proto.CloneOf(cmd)); again != v {
+				t.Fatalf("entry %d: %+v, and after a snapshot %+v", e.Index, v, again)
+			}
+			if string(encode(t, whole)) != string(encode(t, continued)) {
+				t.Fatalf("entry %d leads to another state after a snapshot: %v", e.Index, cmd)
+			}
+		}
+	})
+}
