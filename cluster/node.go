@@ -110,7 +110,7 @@ func Open(cfg Config) (n *Node, err error) {
 	}
 	transport := &carefulTransport{
 		Transport: cfg.Transport, mayStand: n.mayStand, leading: n.leadingIn,
-		again: cfg.Timing.Heartbeat / 4, closed: n.stopped,
+		starting: func() { h.armed.Store(true) }, again: cfg.Timing.Heartbeat / 4, closed: n.stopped,
 	}
 
 	defer func() { // raft panics over a log it can't read at start
@@ -133,7 +133,6 @@ func Open(cfg Config) (n *Node, err error) {
 		return nil, fmt.Errorf("start raft: %w", err)
 	}
 	n.contact.Store(n.raft)
-	h.armed.Store(true)
 	return n, nil
 }
 

@@ -8,7 +8,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"runtime/debug"
 	"sync"
 	"time"
 
@@ -16,6 +15,8 @@ import (
 	raftboltdb "github.com/hashicorp/raft-boltdb/v2"
 	"go.etcd.io/bbolt"
 	berrors "go.etcd.io/bbolt/errors"
+
+	"had/internal/boltfile"
 )
 
 // Storage is where raft keeps its log, its votes and its snapshots.
@@ -49,7 +50,7 @@ func OpenStorage(dir string, logs io.Writer) (*Storage, error) {
 	}
 	s := &Storage{}
 	logPath := filepath.Join(dir, "raft-log.db")
-	err := openBolt(logPath, func() error {
+	err := openBolt(logPath, "logs", func() error {
 		db, err := raftboltdb.New(raftboltdb.Options{Path: logPath, BoltOptions: boltOptions()})
 		if err == nil {
 			s.Log, s.closers = db, append(s.closers, db)
@@ -60,7 +61,7 @@ func OpenStorage(dir string, logs io.Writer) (*Storage, error) {
 		return nil, err
 	}
 	votePath := filepath.Join(dir, "raft-vote.db")
-	err = openBolt(votePath, func() error {
+	err = openBolt(votePath, string(stableBucket()), func() error {
 		votes, err := openVotes(votePath)
 		if err == nil {
 			s.Stable, s.closers = votes, append(s.closers, votes)
@@ -85,18 +86,10 @@ func OpenStorage(dir string, logs io.Writer) (*Storage, error) {
 // database any more.
 var ErrDamagedFile = errors.New("the file is damaged")
 
-// openBolt turns bbolt's errors, and the panics with which it meets a file
-// that isn't a database any more, into sentences.
-func openBolt(path string, open func() error) (err error) {
-	// A page number that leads out of the file faults; without this the
-	// runtime would end the process.
-	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
-	defer func() {
-		if p := recover(); p != nil {
-			err = damagedFile(path, fmt.Errorf("%v", p))
-		}
-	}()
-	err = walkBolt(path)
+// openBolt opens a file that boltfile finds sound, and turns bbolt's errors
+// into sentences.
+func openBolt(path, bucket string, open func() error) error {
+	err := checkBolt(path, bucket)
 	if err == nil {
 		err = open()
 	}
@@ -105,23 +98,18 @@ func openBolt(path string, open func() error) (err error) {
 		return nil
 	case errors.Is(err, berrors.ErrTimeout):
 		return fmt.Errorf("open %s: another had uses it", path)
-	case errors.Is(err, berrors.ErrInvalid), errors.Is(err, berrors.ErrChecksum), errors.Is(err, berrors.ErrVersionMismatch), errors.Is(err, errTruncated):
-		return damagedFile(path, err)
+	case errors.Is(err, errUnsound), errors.Is(err, berrors.ErrInvalid), errors.Is(err, berrors.ErrChecksum), errors.Is(err, berrors.ErrVersionMismatch):
+		return fmt.Errorf("open %s: %w (%w); keep a copy; this node has lost what it agreed to and can't go on with it: see \"A node that lost its data folder\" in docs/operations.md", path, ErrDamagedFile, err)
 	}
 	return fmt.Errorf("open %s: %w", path, err)
 }
 
-func damagedFile(path string, why error) error {
-	return fmt.Errorf("open %s: %w (%w); keep a copy; this node has lost what it agreed to and can't go on with it: see \"A node that lost its data folder\" in docs/operations.md", path, ErrDamagedFile, why)
-}
+var errUnsound = errors.New("not a whole database")
 
-var errTruncated = errors.New("its end is missing")
-
-// walkBolt reads all that is in use. A bbolt opened for writing does the same
-// to find the free pages, but in a goroutine of its own, where a damaged page
-// ends the process with a stack trace. bbolt's API doesn't show everything (a
-// page's overflow, the keys of branches): for damage there the trace remains.
-func walkBolt(path string) error {
+// checkBolt reads a file whole before bbolt does, which for a damaged page may
+// end the process with a stack trace. All keys are in the named bucket: under
+// another name they would be taken for lost, and an empty log begun.
+func checkBolt(path, bucket string) error {
 	info, err := os.Stat(path)
 	if errors.Is(err, fs.ErrNotExist) || err == nil && info.Size() == 0 {
 		return nil // bbolt makes it
@@ -131,23 +119,21 @@ func walkBolt(path string) error {
 	}
 	opts := boltOptions()
 	opts.ReadOnly = true
-	db, err := bbolt.Open(path, 0o600, opts)
+	lock, err := bbolt.Open(path, 0o600, opts)
 	if err != nil {
 		return err
 	}
-	defer func() { _ = db.Close() }() // only read
-	return db.View(func(tx *bbolt.Tx) error {
-		if tx.Size() > info.Size() {
-			return fmt.Errorf("%w: %d bytes where %d belong", errTruncated, info.Size(), tx.Size())
+	defer func() { _ = lock.Close() }() // only locked
+	err = boltfile.Walk(path, func(name string, _, _ []byte) error {
+		if name != bucket {
+			return fmt.Errorf("it has a part %q", name)
 		}
-		sum := uint32(0)
-		return tx.ForEach(func(_ []byte, b *bbolt.Bucket) error {
-			return b.ForEach(func(k, v []byte) error {
-				sum ^= crcOf(k, v) // reads all of it
-				return nil
-			})
-		})
+		return nil
 	})
+	if err != nil {
+		return fmt.Errorf("%w: %w", errUnsound, err)
+	}
+	return nil
 }
 
 // voteStore is raft's StableStore. raft writes a vote as two keys, the term

@@ -153,6 +153,17 @@ func TestOpenStorageNamesWhatIsWrong(t *testing.T) {
 		{"a log that is text", func(dir string) { file(dir, "raft-log.db", strings.Repeat("garbage\n", 4096)) }, "raft-log.db: the file is damaged"},
 		{"a short log", func(dir string) { file(dir, "raft-log.db", "garbage") }, "raft-log.db: the file is damaged"},
 		{"votes of zeros", func(dir string) { file(dir, "raft-vote.db", strings.Repeat("\x00", 65536)) }, "raft-vote.db: the file is damaged"},
+		{"a log under another name", func(dir string) {
+			s := openTestStorage(t, dir)
+			if err := errors.Join(s.Log.StoreLog(testEntry(1)), s.Close()); err != nil {
+				t.Fatal(err)
+			}
+			whole, err := os.ReadFile(filepath.Join(dir, "raft-log.db"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			file(dir, "raft-log.db", strings.ReplaceAll(string(whole), "logs", "lots"))
+		}, "raft-log.db: the file is damaged"},
 		{"a folder for a file", func(dir string) {
 			if err := os.Mkdir(filepath.Join(dir, "raft-vote.db"), 0o700); err != nil {
 				t.Fatal(err)
@@ -195,10 +206,10 @@ func TestOpenStorageIsForOne(t *testing.T) {
 	}
 }
 
-// TestDamagedFileIsASentence cuts a log file, or damages a page's number or an
-// entry, in many places. Each
-// time it either opens, and every entry is read whole or refused, or there is
-// an error. (bbolt by itself panics, some of it in goroutines of its own.)
+// TestDamagedFileIsASentence cuts a log file, or damages a page's header, an
+// entry, or anything else, in many places. Each time it either opens, and every
+// entry is read whole or refused, or there is an error. (bbolt by itself
+// panics, some of it in goroutines of its own.)
 func TestDamagedFileIsASentence(t *testing.T) {
 	dir := t.TempDir()
 	path := filepath.Join(dir, "raft-log.db")
@@ -225,16 +236,18 @@ func TestDamagedFileIsASentence(t *testing.T) {
 	r := rand.New(rand.NewPCG(4, 4))
 	opened, refused, cut := 0, 0, 0
 	page := os.Getpagesize()
-	for i := range 180 {
+	for i := range 240 {
 		bad := append([]byte(nil), whole...)
-		switch i % 3 {
+		switch i % 4 {
 		case 0:
 			bad = bad[:r.IntN(len(bad))]
-		case 1: // a page's number: what was meant for another place was written here
-			bad[r.IntN(len(bad)/page)*page+r.IntN(8)] ^= 1 << r.IntN(8)
+		case 1: // a page's number, type, number of keys or length
+			bad[r.IntN(len(bad)/page)*page+r.IntN(16)] ^= 1 << r.IntN(8)
 		case 2: // an entry
 			at := bytes.LastIndex(bad, fmt.Appendf(nil, "entry %d ", 1+r.IntN(entries)))
 			bad[at+r.IntN(100)] ^= 1 << r.IntN(8)
+		case 3:
+			bad[r.IntN(len(bad))] = byte(r.Uint32())
 		}
 		victim := t.TempDir()
 		if err := os.WriteFile(filepath.Join(victim, "raft-log.db"), bad, 0o600); err != nil {

@@ -59,6 +59,7 @@ type carefulTransport struct {
 	raft.Transport
 	mayStand func() bool
 	leading  func(term uint64) bool
+	starting func()          // raft is about to start its goroutines
 	again    time.Duration   // pause between tries
 	closed   <-chan struct{} // the node is stopping
 }
@@ -94,8 +95,9 @@ func isHeartbeat(args *raft.AppendEntriesRequest) bool {
 
 var errWitnessWaits = errors.New("a witness lets the data nodes stand for election first")
 
-// SetHeartbeatHandler implements raft.Transport and registers nothing.
-func (*carefulTransport) SetHeartbeatHandler(func(raft.RPC)) {}
+// SetHeartbeatHandler implements raft.Transport and registers nothing. It is
+// NewRaft's last call before it starts goroutines.
+func (t *carefulTransport) SetHeartbeatHandler(func(raft.RPC)) { t.starting() }
 
 // RequestPreVote implements raft.WithPreVote.
 func (t *carefulTransport) RequestPreVote(id raft.ServerID, to raft.ServerAddress, args *raft.RequestPreVoteRequest, resp *raft.RequestPreVoteResponse) error {

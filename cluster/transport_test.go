@@ -108,12 +108,13 @@ func TestCarefulTransport(t *testing.T) {
 	_, mem := raft.NewInmemTransport("gamma")
 	rec := &recorder{Transport: mem}
 	may := false
-	c := &carefulTransport{Transport: rec, mayStand: func() bool { return may }}
+	starting := 0
+	c := &carefulTransport{Transport: rec, mayStand: func() bool { return may }, starting: func() { starting++ }}
 
 	// raft's fast path can set the term back (raft#695).
 	c.SetHeartbeatHandler(func(raft.RPC) {})
-	if rec.heartbeats != 0 {
-		t.Error("the heartbeat handler was registered")
+	if rec.heartbeats != 0 || starting != 1 {
+		t.Errorf("the heartbeat handler was registered %d times, raft's start told %d times; want 0 and 1", rec.heartbeats, starting)
 	}
 	if err := c.RequestPreVote("", "", nil, nil); !errors.Is(err, errWitnessWaits) || rec.preVotes != 0 {
 		t.Errorf("%d pre-votes of a waiting witness left (%v)", rec.preVotes, err)

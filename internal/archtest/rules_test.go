@@ -30,6 +30,7 @@ const (
 // leaves are the rooms at the bottom: each does one thing to a host, or knows
 // one format, and can be understood and tested alone.
 var leaves = []string{
+	module + "/internal/boltfile/...",
 	module + "/internal/clock/...",
 	module + "/internal/fence/...",
 	module + "/internal/hook/...",

@@ -78,6 +78,9 @@ func TestDataFolderThatCannotBeUsed(t *testing.T) {
 		{"journal flipped", func(t *testing.T) { flip(t, in("journal.db"), "") }, []string{in("journal.db"), "damaged"}},
 		{"journal truncated", func(t *testing.T) { truncate(t, in("journal.db")) }, []string{in("journal.db"), "damaged"}},
 		{"raft log flipped", func(t *testing.T) { flip(t, in("raft/raft-log.db"), "") }, []string{in("raft/raft-log.db"), "damaged"}},
+		{"journal's pages too long", func(t *testing.T) { stretch(t, in("journal.db")) }, []string{in("journal.db"), "damaged"}},
+		{"raft log's pages too long", func(t *testing.T) { stretch(t, in("raft/raft-log.db")) }, []string{in("raft/raft-log.db"), "damaged"}},
+		{"votes' pages too long", func(t *testing.T) { stretch(t, in("raft/raft-vote.db")) }, []string{in("raft/raft-vote.db"), "damaged"}},
 		{"raft log's entry flipped", func(t *testing.T) { flip(t, in("raft/raft-log.db"), "10.77.0.100") }, []string{"damaged"}},
 		{"raft log truncated", func(t *testing.T) { truncate(t, in("raft/raft-log.db")) }, []string{in("raft/raft-log.db"), "damaged"}},
 		{"votes flipped", func(t *testing.T) { flip(t, in("raft/raft-vote.db"), "") }, []string{in("raft/raft-vote.db"), "damaged"}},
@@ -256,6 +259,19 @@ func flip(t *testing.T, path, text string) {
 				data[i+j] ^= 0xff
 			}
 		}
+	}
+	must(t, os.WriteFile(path, data, 0o600))
+}
+
+// stretch makes each page of a bbolt file, but for the two that lead to the
+// others, say that billions of pages belong to it. bbolt, if it is let, counts
+// them until memory is gone.
+func stretch(t *testing.T, path string) {
+	t.Helper()
+	data, err := os.ReadFile(path)
+	must(t, err)
+	for i := 2 * os.Getpagesize(); i < len(data); i += os.Getpagesize() {
+		copy(data[i+12:], "\xff\xff\xff\xff")
 	}
 	must(t, os.WriteFile(path, data, 0o600))
 }
