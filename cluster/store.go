@@ -99,9 +99,13 @@ func openBolt(path, bucket string, open func() error) error {
 	case errors.Is(err, berrors.ErrTimeout):
 		return fmt.Errorf("open %s: another had uses it", path)
 	case errors.Is(err, errUnsound), errors.Is(err, berrors.ErrInvalid), errors.Is(err, berrors.ErrChecksum), errors.Is(err, berrors.ErrVersionMismatch):
-		return fmt.Errorf("open %s: %w (%w); keep a copy; this node has lost what it agreed to and can't go on with it: see \"A node that lost its data folder\" in docs/operations.md", path, ErrDamagedFile, err)
+		return damagedFile(path, err)
 	}
 	return fmt.Errorf("open %s: %w", path, err)
+}
+
+func damagedFile(path string, why error) error {
+	return fmt.Errorf("open %s: %w (%w); keep a copy; this node has lost what it agreed to and can't go on with it: see \"A node that lost its data folder\" in docs/operations.md", path, ErrDamagedFile, why)
 }
 
 var errUnsound = errors.New("not a whole database")
