@@ -184,6 +184,9 @@ func TestBoltSurvivesWhatIsFoundSound(t *testing.T) {
 			path := filepath.Join(t.TempDir(), "db")
 			sound, refused := 0, 0
 			try := func(bad []byte) {
+				if sound > 0 && bytes.Equal(bad, whole) {
+					return
+				}
 				if walk(bad, nil) != nil {
 					refused++
 					return
@@ -199,19 +202,39 @@ func TestBoltSurvivesWhatIsFoundSound(t *testing.T) {
 				t.Fatal("the whole file was refused")
 			}
 			r := rand.New(rand.NewPCG(uint64(len(whole)), 2))
-			for page := 0; page < len(whole); page += pageSize * (1 + len(whole)/pageSize/30) {
-				for _, bad := range harmHeader(r, whole, page) {
+			pages := usedPages(t, whole)
+			for i := 0; i < len(pages); i += 1 + len(pages)/30 {
+				for _, bad := range harmHeader(r, whole, pages[i]) {
 					try(bad)
 				}
 			}
 			for range 300 {
-				try(harmAnywhere(r, whole))
+				try(harmAnywhere(r, whole, pages))
 			}
-			if refused < 80 || sound < 20 {
+			if refused < 80 || sound < 10 {
 				t.Errorf("%d damaged files were found sound, %d refused: the damage tests too little", sound, refused)
 			}
 		})
 	}
+}
+
+// usedPages returns where the pages begin that hold something.
+func usedPages(t *testing.T, file []byte) []int {
+	t.Helper()
+	m, err := newestMeta(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := walker{file: file, pageSize: m.pageSize, used: map[uint64]struct{}{0: {}, 1: {}}}
+	w.visit = func(string, []byte, []byte) error { return nil }
+	if err := w.bucket("", m.root); err != nil {
+		t.Fatal(err)
+	}
+	var pages []int
+	for _, id := range slices.Sorted(maps.Keys(w.used)) {
+		pages = append(pages, int(id*m.pageSize))
+	}
+	return pages
 }
 
 // harmHeader returns copies of the file in which one field of a page's header
@@ -242,22 +265,19 @@ func harmHeader(r *rand.Rand, whole []byte, page int) (bad [][]byte) {
 
 // harmAnywhere returns a copy with flipped bits, with a page in the place of
 // another, or without its end.
-func harmAnywhere(r *rand.Rand, whole []byte) []byte {
+func harmAnywhere(r *rand.Rand, whole []byte, pages []int) []byte {
 	b := slices.Clone(whole)
+	from, to := pages[r.IntN(len(pages))], pages[r.IntN(len(pages))]
 	switch r.IntN(6) {
 	case 0:
 		return b[:r.IntN(len(b))]
 	case 1:
-		pages := len(b) / pageSize
-		from, to := r.IntN(pages)*pageSize, r.IntN(pages)*pageSize
 		copy(b[to:to+pageSize], whole[from:from+pageSize])
 	case 2: // the same, and it says that it is the other
-		pages := len(b) / pageSize
-		from, to := r.IntN(pages)*pageSize, r.IntN(pages)*pageSize
 		copy(b[to+8:to+pageSize], whole[from+8:from+pageSize])
 	default:
 		for range 1 + r.IntN(3) {
-			b[r.IntN(len(b))] ^= 1 << r.IntN(8)
+			b[from+r.IntN(pageSize)] ^= 1 << r.IntN(8)
 		}
 	}
 	return b
