@@ -41,6 +41,10 @@ func (s *State) Apply(e Entry, cmd *hadv1.Command) Verdict {
 		v.Refused = s.applyMoveOrder(e, cmd, r.MoveOrder)
 	case *hadv1.Command_MoveEnd:
 		v.Refused = s.applyMoveEnd(e, cmd, r.MoveEnd)
+	case *hadv1.Command_Waited:
+		v.Refused = s.applyWaited(e, cmd, r.Waited)
+	case *hadv1.Command_Farewell:
+		v.Refused = s.applyFarewell(e, cmd, r.Farewell)
 	default:
 		v.Refused = "this version of had doesn't know the record"
 	}
@@ -92,16 +96,20 @@ func (s *State) applyAcquire(e Entry, cmd *hadv1.Command, a *hadv1.Acquire) stri
 		return refuse("no move to %s with operation %s is under way", m.GetName(), a.GetMoveOperation())
 	}
 	for _, c := range s.open {
-		if why := evidenceMissing(c, a); why != "" {
+		if why := s.evidenceMissing(c, a); why != "" {
 			return why
 		}
 	}
 
 	var sub []*hadv1.Event
 	for _, ev := range a.GetEvidence() {
-		if c := findClaim(s.open, ev.GetEpoch()); c != nil {
-			sub = append(sub, &hadv1.Event{Node: c.GetInstance().GetNode(), Epoch: ev.GetEpoch(), Body: &hadv1.Event_Closed{Closed: ev}})
-			s.closeClaim(ev.GetEpoch())
+		c := findClaim(s.open, ev.GetEpoch())
+		switch {
+		case c == nil:
+		case ev.GetKind() == hadv1.Evidence_KIND_HANDED_OVER:
+			s.handOver(c, e.Index)
+		default:
+			sub = append(sub, s.close(c, ev))
 		}
 	}
 	if s.move != nil && s.move.GetOrder().GetOperation() != a.GetMoveOperation() {
@@ -127,28 +135,6 @@ func sensible(t *hadv1.Terms) bool {
 		t.GetAddressLifetimeNs() > 0 && t.GetAddressLifetimeNs() <= longestTerm
 }
 
-// evidenceMissing says why an Acquire may not succeed an open claim. This is
-// the refusal that keeps two owners from being written down: the only way
-// past an epoch that was not released is to have waited out its last lease
-// entry, and a later entry than the one named makes the wait void.
-func evidenceMissing(c *hadv1.Claim, a *hadv1.Acquire) string {
-	for _, ev := range a.GetEvidence() {
-		if ev.GetEpoch() != c.GetEpoch() {
-			continue
-		}
-		switch {
-		case ev.GetKind() != hadv1.Evidence_KIND_WAITED:
-			return refuse("epoch %d of %s can't be closed by %s in an Acquire", c.GetEpoch(), c.GetInstance().GetNode(), ev.GetKind())
-		case ev.GetLeaseIndex() != c.GetLastLeaseIndex():
-			return refuse("the lease of epoch %d was renewed at entry %d; the wait was for entry %d", c.GetEpoch(), c.GetLastLeaseIndex(), ev.GetLeaseIndex())
-		case proto.Equal(c.GetInstance(), a.GetInstance()):
-			return refuse("epoch %d is this instance's own: it must be released, not waited for", c.GetEpoch())
-		}
-		return ""
-	}
-	return refuse("epoch %d of %s is still open", c.GetEpoch(), c.GetInstance().GetNode())
-}
-
 func (s *State) applyRenew(e Entry, r *hadv1.LeaseRenew) string {
 	c := findClaim(s.open, r.GetEpoch())
 	switch {
@@ -158,6 +144,8 @@ func (s *State) applyRenew(e Entry, r *hadv1.LeaseRenew) string {
 		return refuse("epoch %d is closed", r.GetEpoch())
 	case !proto.Equal(c.GetInstance(), r.GetInstance()):
 		return refuse("epoch %d belongs to another run of had on %s", r.GetEpoch(), c.GetInstance().GetNode())
+	case c.GetHandedTo() != 0:
+		return refuse("epoch %d has been handed over to epoch %d", r.GetEpoch(), c.GetHandedTo())
 	}
 	c = proto.CloneOf(c)
 	c.LastLeaseIndex = e.Index

@@ -32,6 +32,11 @@ const (
 	Evidence_KIND_RELEASED    Evidence_Kind = 1 // its own instance proved that it holds nothing
 	Evidence_KIND_WAITED      Evidence_Kind = 2 // lease, address lifetime and clock error have passed
 	Evidence_KIND_REBOOTED    Evidence_Kind = 3 // the same node has booted since
+	// The owner named by the MoveOrder under way serves on under its lease and
+	// lets go when it is asked. The epoch stays open and can't be renewed any
+	// more; nothing of the new one may be in the kernel before the old one is
+	// closed, its owner has answered a HandOver, or its lease is waited out.
+	Evidence_KIND_HANDED_OVER Evidence_Kind = 4
 )
 
 // Enum value maps for Evidence_Kind.
@@ -41,12 +46,14 @@ var (
 		1: "KIND_RELEASED",
 		2: "KIND_WAITED",
 		3: "KIND_REBOOTED",
+		4: "KIND_HANDED_OVER",
 	}
 	Evidence_Kind_value = map[string]int32{
 		"KIND_UNSPECIFIED": 0,
 		"KIND_RELEASED":    1,
 		"KIND_WAITED":      2,
 		"KIND_REBOOTED":    3,
+		"KIND_HANDED_OVER": 4,
 	}
 )
 
@@ -126,7 +133,7 @@ func (x Progress_Outcome) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Progress_Outcome.Descriptor instead.
 func (Progress_Outcome) EnumDescriptor() ([]byte, []int) {
-	return file_had_v1_log_proto_rawDescGZIP(), []int{16, 0}
+	return file_had_v1_log_proto_rawDescGZIP(), []int{15, 0}
 }
 
 type HookResult_Outcome int32
@@ -187,7 +194,7 @@ func (x HookResult_Outcome) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use HookResult_Outcome.Descriptor instead.
 func (HookResult_Outcome) EnumDescriptor() ([]byte, []int) {
-	return file_had_v1_log_proto_rawDescGZIP(), []int{18, 0}
+	return file_had_v1_log_proto_rawDescGZIP(), []int{17, 0}
 }
 
 // Instance is one run of the had daemon. An epoch belongs to exactly one
@@ -275,7 +282,6 @@ type Command struct {
 	//	*Command_Deliver
 	//	*Command_MoveOrder
 	//	*Command_MoveEnd
-	//	*Command_Handover
 	//	*Command_Waited
 	//	*Command_Farewell
 	Record        isCommand_Record `protobuf_oneof:"record"`
@@ -397,15 +403,6 @@ func (x *Command) GetMoveEnd() *MoveEnd {
 	return nil
 }
 
-func (x *Command) GetHandover() *Handover {
-	if x != nil {
-		if x, ok := x.Record.(*Command_Handover); ok {
-			return x.Handover
-		}
-	}
-	return nil
-}
-
 func (x *Command) GetWaited() *Waited {
 	if x != nil {
 		if x, ok := x.Record.(*Command_Waited); ok {
@@ -456,16 +453,12 @@ type Command_MoveEnd struct {
 	MoveEnd *MoveEnd `protobuf:"bytes,16,opt,name=move_end,json=moveEnd,proto3,oneof"`
 }
 
-type Command_Handover struct {
-	Handover *Handover `protobuf:"bytes,17,opt,name=handover,proto3,oneof"`
-}
-
 type Command_Waited struct {
-	Waited *Waited `protobuf:"bytes,18,opt,name=waited,proto3,oneof"`
+	Waited *Waited `protobuf:"bytes,17,opt,name=waited,proto3,oneof"`
 }
 
 type Command_Farewell struct {
-	Farewell *Farewell `protobuf:"bytes,19,opt,name=farewell,proto3,oneof"`
+	Farewell *Farewell `protobuf:"bytes,18,opt,name=farewell,proto3,oneof"`
 }
 
 func (*Command_Birth) isCommand_Record() {}
@@ -481,8 +474,6 @@ func (*Command_Deliver) isCommand_Record() {}
 func (*Command_MoveOrder) isCommand_Record() {}
 
 func (*Command_MoveEnd) isCommand_Record() {}
-
-func (*Command_Handover) isCommand_Record() {}
 
 func (*Command_Waited) isCommand_Record() {}
 
@@ -811,7 +802,7 @@ func (x *HeldAddress) GetInterface() string {
 }
 
 // Acquire opens an epoch: its log index is the epoch's number (the fencing
-// token). It is refused unless every open epoch is closed by `evidence`.
+// token). It is refused unless `evidence` accounts for every open epoch.
 type Acquire struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Term          uint64                 `protobuf:"varint,1,opt,name=term,proto3" json:"term,omitempty"` // must equal the log entry's term
@@ -912,7 +903,8 @@ func (x *Acquire) GetMoveOperation() string {
 	return ""
 }
 
-// Evidence says why an epoch that nobody released can be taken for over.
+// Evidence says why an epoch that nobody released can be taken for over, or
+// need not be over yet.
 type Evidence struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Epoch         uint64                 `protobuf:"varint,1,opt,name=epoch,proto3" json:"epoch,omitempty"`
@@ -1043,110 +1035,6 @@ func (x *LeaseRenew) GetInstance() *Instance {
 	return nil
 }
 
-// Handover opens an epoch beside the one of an owner that is willing to let
-// go: that of the MoveOrder under way. The old epoch stays open and can't be
-// renewed any more; until it is closed, or its owner has told the new one that
-// it holds nothing, nothing of the new epoch may be in the kernel.
-type Handover struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Term          uint64                 `protobuf:"varint,1,opt,name=term,proto3" json:"term,omitempty"` // must equal the log entry's term
-	FromEpoch     uint64                 `protobuf:"varint,2,opt,name=from_epoch,json=fromEpoch,proto3" json:"from_epoch,omitempty"`
-	Instance      *Instance              `protobuf:"bytes,3,opt,name=instance,proto3" json:"instance,omitempty"` // of the new owner
-	Terms         *Terms                 `protobuf:"bytes,4,opt,name=terms,proto3" json:"terms,omitempty"`
-	PolicyVersion uint64                 `protobuf:"varint,5,opt,name=policy_version,json=policyVersion,proto3" json:"policy_version,omitempty"`
-	Addresses     []*HeldAddress         `protobuf:"bytes,6,rep,name=addresses,proto3" json:"addresses,omitempty"`
-	Cause         string                 `protobuf:"bytes,7,opt,name=cause,proto3" json:"cause,omitempty"`
-	MoveOperation string                 `protobuf:"bytes,8,opt,name=move_operation,json=moveOperation,proto3" json:"move_operation,omitempty"` // the MoveOrder this completes
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *Handover) Reset() {
-	*x = Handover{}
-	mi := &file_had_v1_log_proto_msgTypes[10]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *Handover) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*Handover) ProtoMessage() {}
-
-func (x *Handover) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_log_proto_msgTypes[10]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use Handover.ProtoReflect.Descriptor instead.
-func (*Handover) Descriptor() ([]byte, []int) {
-	return file_had_v1_log_proto_rawDescGZIP(), []int{10}
-}
-
-func (x *Handover) GetTerm() uint64 {
-	if x != nil {
-		return x.Term
-	}
-	return 0
-}
-
-func (x *Handover) GetFromEpoch() uint64 {
-	if x != nil {
-		return x.FromEpoch
-	}
-	return 0
-}
-
-func (x *Handover) GetInstance() *Instance {
-	if x != nil {
-		return x.Instance
-	}
-	return nil
-}
-
-func (x *Handover) GetTerms() *Terms {
-	if x != nil {
-		return x.Terms
-	}
-	return nil
-}
-
-func (x *Handover) GetPolicyVersion() uint64 {
-	if x != nil {
-		return x.PolicyVersion
-	}
-	return 0
-}
-
-func (x *Handover) GetAddresses() []*HeldAddress {
-	if x != nil {
-		return x.Addresses
-	}
-	return nil
-}
-
-func (x *Handover) GetCause() string {
-	if x != nil {
-		return x.Cause
-	}
-	return ""
-}
-
-func (x *Handover) GetMoveOperation() string {
-	if x != nil {
-		return x.MoveOperation
-	}
-	return ""
-}
-
 // Waited closes an epoch that was handed over and whose owner never said that
 // it let go: its lease has been waited out.
 type Waited struct {
@@ -1159,7 +1047,7 @@ type Waited struct {
 
 func (x *Waited) Reset() {
 	*x = Waited{}
-	mi := &file_had_v1_log_proto_msgTypes[11]
+	mi := &file_had_v1_log_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1171,7 +1059,7 @@ func (x *Waited) String() string {
 func (*Waited) ProtoMessage() {}
 
 func (x *Waited) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_log_proto_msgTypes[11]
+	mi := &file_had_v1_log_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1184,7 +1072,7 @@ func (x *Waited) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Waited.ProtoReflect.Descriptor instead.
 func (*Waited) Descriptor() ([]byte, []int) {
-	return file_had_v1_log_proto_rawDescGZIP(), []int{11}
+	return file_had_v1_log_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Waited) GetTerm() uint64 {
@@ -1214,7 +1102,7 @@ type Farewell struct {
 
 func (x *Farewell) Reset() {
 	*x = Farewell{}
-	mi := &file_had_v1_log_proto_msgTypes[12]
+	mi := &file_had_v1_log_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1226,7 +1114,7 @@ func (x *Farewell) String() string {
 func (*Farewell) ProtoMessage() {}
 
 func (x *Farewell) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_log_proto_msgTypes[12]
+	mi := &file_had_v1_log_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1239,7 +1127,7 @@ func (x *Farewell) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Farewell.ProtoReflect.Descriptor instead.
 func (*Farewell) Descriptor() ([]byte, []int) {
-	return file_had_v1_log_proto_rawDescGZIP(), []int{12}
+	return file_had_v1_log_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Farewell) GetNodeId() string {
@@ -1273,7 +1161,7 @@ type Deliver struct {
 
 func (x *Deliver) Reset() {
 	*x = Deliver{}
-	mi := &file_had_v1_log_proto_msgTypes[13]
+	mi := &file_had_v1_log_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1285,7 +1173,7 @@ func (x *Deliver) String() string {
 func (*Deliver) ProtoMessage() {}
 
 func (x *Deliver) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_log_proto_msgTypes[13]
+	mi := &file_had_v1_log_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1298,7 +1186,7 @@ func (x *Deliver) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Deliver.ProtoReflect.Descriptor instead.
 func (*Deliver) Descriptor() ([]byte, []int) {
-	return file_had_v1_log_proto_rawDescGZIP(), []int{13}
+	return file_had_v1_log_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Deliver) GetReports() []*Report {
@@ -1329,7 +1217,7 @@ type Report struct {
 
 func (x *Report) Reset() {
 	*x = Report{}
-	mi := &file_had_v1_log_proto_msgTypes[14]
+	mi := &file_had_v1_log_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1341,7 +1229,7 @@ func (x *Report) String() string {
 func (*Report) ProtoMessage() {}
 
 func (x *Report) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_log_proto_msgTypes[14]
+	mi := &file_had_v1_log_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1354,7 +1242,7 @@ func (x *Report) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Report.ProtoReflect.Descriptor instead.
 func (*Report) Descriptor() ([]byte, []int) {
-	return file_had_v1_log_proto_rawDescGZIP(), []int{14}
+	return file_had_v1_log_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Report) GetNodeId() string {
@@ -1461,7 +1349,7 @@ type Step struct {
 
 func (x *Step) Reset() {
 	*x = Step{}
-	mi := &file_had_v1_log_proto_msgTypes[15]
+	mi := &file_had_v1_log_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1473,7 +1361,7 @@ func (x *Step) String() string {
 func (*Step) ProtoMessage() {}
 
 func (x *Step) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_log_proto_msgTypes[15]
+	mi := &file_had_v1_log_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1486,7 +1374,7 @@ func (x *Step) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Step.ProtoReflect.Descriptor instead.
 func (*Step) Descriptor() ([]byte, []int) {
-	return file_had_v1_log_proto_rawDescGZIP(), []int{15}
+	return file_had_v1_log_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Step) GetName() string {
@@ -1532,7 +1420,7 @@ type Progress struct {
 
 func (x *Progress) Reset() {
 	*x = Progress{}
-	mi := &file_had_v1_log_proto_msgTypes[16]
+	mi := &file_had_v1_log_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1544,7 +1432,7 @@ func (x *Progress) String() string {
 func (*Progress) ProtoMessage() {}
 
 func (x *Progress) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_log_proto_msgTypes[16]
+	mi := &file_had_v1_log_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1557,7 +1445,7 @@ func (x *Progress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Progress.ProtoReflect.Descriptor instead.
 func (*Progress) Descriptor() ([]byte, []int) {
-	return file_had_v1_log_proto_rawDescGZIP(), []int{16}
+	return file_had_v1_log_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Progress) GetEpoch() uint64 {
@@ -1618,7 +1506,7 @@ type Released struct {
 
 func (x *Released) Reset() {
 	*x = Released{}
-	mi := &file_had_v1_log_proto_msgTypes[17]
+	mi := &file_had_v1_log_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1630,7 +1518,7 @@ func (x *Released) String() string {
 func (*Released) ProtoMessage() {}
 
 func (x *Released) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_log_proto_msgTypes[17]
+	mi := &file_had_v1_log_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1643,7 +1531,7 @@ func (x *Released) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Released.ProtoReflect.Descriptor instead.
 func (*Released) Descriptor() ([]byte, []int) {
-	return file_had_v1_log_proto_rawDescGZIP(), []int{17}
+	return file_had_v1_log_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Released) GetEpoch() uint64 {
@@ -1711,7 +1599,7 @@ type HookResult struct {
 
 func (x *HookResult) Reset() {
 	*x = HookResult{}
-	mi := &file_had_v1_log_proto_msgTypes[18]
+	mi := &file_had_v1_log_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1723,7 +1611,7 @@ func (x *HookResult) String() string {
 func (*HookResult) ProtoMessage() {}
 
 func (x *HookResult) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_log_proto_msgTypes[18]
+	mi := &file_had_v1_log_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1736,7 +1624,7 @@ func (x *HookResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HookResult.ProtoReflect.Descriptor instead.
 func (*HookResult) Descriptor() ([]byte, []int) {
-	return file_had_v1_log_proto_rawDescGZIP(), []int{18}
+	return file_had_v1_log_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *HookResult) GetEpoch() uint64 {
@@ -1851,7 +1739,7 @@ type MoveOrder struct {
 
 func (x *MoveOrder) Reset() {
 	*x = MoveOrder{}
-	mi := &file_had_v1_log_proto_msgTypes[19]
+	mi := &file_had_v1_log_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1863,7 +1751,7 @@ func (x *MoveOrder) String() string {
 func (*MoveOrder) ProtoMessage() {}
 
 func (x *MoveOrder) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_log_proto_msgTypes[19]
+	mi := &file_had_v1_log_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1876,7 +1764,7 @@ func (x *MoveOrder) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MoveOrder.ProtoReflect.Descriptor instead.
 func (*MoveOrder) Descriptor() ([]byte, []int) {
-	return file_had_v1_log_proto_rawDescGZIP(), []int{19}
+	return file_had_v1_log_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *MoveOrder) GetOperation() string {
@@ -1925,7 +1813,7 @@ type MoveEnd struct {
 
 func (x *MoveEnd) Reset() {
 	*x = MoveEnd{}
-	mi := &file_had_v1_log_proto_msgTypes[20]
+	mi := &file_had_v1_log_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1937,7 +1825,7 @@ func (x *MoveEnd) String() string {
 func (*MoveEnd) ProtoMessage() {}
 
 func (x *MoveEnd) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_log_proto_msgTypes[20]
+	mi := &file_had_v1_log_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1950,7 +1838,7 @@ func (x *MoveEnd) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MoveEnd.ProtoReflect.Descriptor instead.
 func (*MoveEnd) Descriptor() ([]byte, []int) {
-	return file_had_v1_log_proto_rawDescGZIP(), []int{20}
+	return file_had_v1_log_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *MoveEnd) GetOperation() string {
@@ -1976,7 +1864,7 @@ const file_had_v1_log_proto_rawDesc = "" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x17\n" +
 	"\anode_id\x18\x02 \x01(\tR\x06nodeId\x12\x17\n" +
 	"\aboot_id\x18\x03 \x01(\tR\x06bootId\x12\x14\n" +
-	"\x05nonce\x18\x04 \x01(\tR\x05nonce\"\xb9\x04\n" +
+	"\x05nonce\x18\x04 \x01(\tR\x05nonce\"\x89\x04\n" +
 	"\aCommand\x12*\n" +
 	"\x02at\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\x02at\x12\x1a\n" +
 	"\bproposer\x18\x02 \x01(\tR\bproposer\x12%\n" +
@@ -1989,10 +1877,9 @@ const file_had_v1_log_proto_rawDesc = "" +
 	"\adeliver\x18\x0e \x01(\v2\x0f.had.v1.DeliverH\x00R\adeliver\x122\n" +
 	"\n" +
 	"move_order\x18\x0f \x01(\v2\x11.had.v1.MoveOrderH\x00R\tmoveOrder\x12,\n" +
-	"\bmove_end\x18\x10 \x01(\v2\x0f.had.v1.MoveEndH\x00R\amoveEnd\x12.\n" +
-	"\bhandover\x18\x11 \x01(\v2\x10.had.v1.HandoverH\x00R\bhandover\x12(\n" +
-	"\x06waited\x18\x12 \x01(\v2\x0e.had.v1.WaitedH\x00R\x06waited\x12.\n" +
-	"\bfarewell\x18\x13 \x01(\v2\x10.had.v1.FarewellH\x00R\bfarewellB\b\n" +
+	"\bmove_end\x18\x10 \x01(\v2\x0f.had.v1.MoveEndH\x00R\amoveEnd\x12(\n" +
+	"\x06waited\x18\x11 \x01(\v2\x0e.had.v1.WaitedH\x00R\x06waited\x12.\n" +
+	"\bfarewell\x18\x12 \x01(\v2\x10.had.v1.FarewellH\x00R\bfarewellB\b\n" +
 	"\x06record\"j\n" +
 	"\x05Birth\x12\x18\n" +
 	"\acluster\x18\x01 \x01(\tR\acluster\x12\x1d\n" +
@@ -2025,33 +1912,24 @@ const file_had_v1_log_proto_rawDesc = "" +
 	"\taddresses\x18\x05 \x03(\v2\x13.had.v1.HeldAddressR\taddresses\x12,\n" +
 	"\bevidence\x18\x06 \x03(\v2\x10.had.v1.EvidenceR\bevidence\x12\x14\n" +
 	"\x05cause\x18\a \x01(\tR\x05cause\x12%\n" +
-	"\x0emove_operation\x18\b \x01(\tR\rmoveOperation\"\xde\x01\n" +
+	"\x0emove_operation\x18\b \x01(\tR\rmoveOperation\"\xf4\x01\n" +
 	"\bEvidence\x12\x14\n" +
 	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\x12)\n" +
 	"\x04kind\x18\x02 \x01(\x0e2\x15.had.v1.Evidence.KindR\x04kind\x12\x1f\n" +
 	"\vlease_index\x18\x03 \x01(\x04R\n" +
 	"leaseIndex\x12\x1b\n" +
-	"\twaited_ns\x18\x04 \x01(\x03R\bwaitedNs\"S\n" +
+	"\twaited_ns\x18\x04 \x01(\x03R\bwaitedNs\"i\n" +
 	"\x04Kind\x12\x14\n" +
 	"\x10KIND_UNSPECIFIED\x10\x00\x12\x11\n" +
 	"\rKIND_RELEASED\x10\x01\x12\x0f\n" +
 	"\vKIND_WAITED\x10\x02\x12\x11\n" +
-	"\rKIND_REBOOTED\x10\x03\"d\n" +
+	"\rKIND_REBOOTED\x10\x03\x12\x14\n" +
+	"\x10KIND_HANDED_OVER\x10\x04\"d\n" +
 	"\n" +
 	"LeaseRenew\x12\x12\n" +
 	"\x04term\x18\x01 \x01(\x04R\x04term\x12\x14\n" +
 	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\x12,\n" +
-	"\binstance\x18\x03 \x01(\v2\x10.had.v1.InstanceR\binstance\"\xa7\x02\n" +
-	"\bHandover\x12\x12\n" +
-	"\x04term\x18\x01 \x01(\x04R\x04term\x12\x1d\n" +
-	"\n" +
-	"from_epoch\x18\x02 \x01(\x04R\tfromEpoch\x12,\n" +
-	"\binstance\x18\x03 \x01(\v2\x10.had.v1.InstanceR\binstance\x12#\n" +
-	"\x05terms\x18\x04 \x01(\v2\r.had.v1.TermsR\x05terms\x12%\n" +
-	"\x0epolicy_version\x18\x05 \x01(\x04R\rpolicyVersion\x121\n" +
-	"\taddresses\x18\x06 \x03(\v2\x13.had.v1.HeldAddressR\taddresses\x12\x14\n" +
-	"\x05cause\x18\a \x01(\tR\x05cause\x12%\n" +
-	"\x0emove_operation\x18\b \x01(\tR\rmoveOperation\"J\n" +
+	"\binstance\x18\x03 \x01(\v2\x10.had.v1.InstanceR\binstance\"J\n" +
 	"\x06Waited\x12\x12\n" +
 	"\x04term\x18\x01 \x01(\x04R\x04term\x12,\n" +
 	"\bevidence\x18\x02 \x01(\v2\x10.had.v1.EvidenceR\bevidence\"}\n" +
@@ -2149,7 +2027,7 @@ func file_had_v1_log_proto_rawDescGZIP() []byte {
 }
 
 var file_had_v1_log_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_had_v1_log_proto_msgTypes = make([]protoimpl.MessageInfo, 21)
+var file_had_v1_log_proto_msgTypes = make([]protoimpl.MessageInfo, 20)
 var file_had_v1_log_proto_goTypes = []any{
 	(Evidence_Kind)(0),            // 0: had.v1.Evidence.Kind
 	(Progress_Outcome)(0),         // 1: had.v1.Progress.Outcome
@@ -2164,63 +2042,58 @@ var file_had_v1_log_proto_goTypes = []any{
 	(*Acquire)(nil),               // 10: had.v1.Acquire
 	(*Evidence)(nil),              // 11: had.v1.Evidence
 	(*LeaseRenew)(nil),            // 12: had.v1.LeaseRenew
-	(*Handover)(nil),              // 13: had.v1.Handover
-	(*Waited)(nil),                // 14: had.v1.Waited
-	(*Farewell)(nil),              // 15: had.v1.Farewell
-	(*Deliver)(nil),               // 16: had.v1.Deliver
-	(*Report)(nil),                // 17: had.v1.Report
-	(*Step)(nil),                  // 18: had.v1.Step
-	(*Progress)(nil),              // 19: had.v1.Progress
-	(*Released)(nil),              // 20: had.v1.Released
-	(*HookResult)(nil),            // 21: had.v1.HookResult
-	(*MoveOrder)(nil),             // 22: had.v1.MoveOrder
-	(*MoveEnd)(nil),               // 23: had.v1.MoveEnd
-	(*timestamppb.Timestamp)(nil), // 24: google.protobuf.Timestamp
+	(*Waited)(nil),                // 13: had.v1.Waited
+	(*Farewell)(nil),              // 14: had.v1.Farewell
+	(*Deliver)(nil),               // 15: had.v1.Deliver
+	(*Report)(nil),                // 16: had.v1.Report
+	(*Step)(nil),                  // 17: had.v1.Step
+	(*Progress)(nil),              // 18: had.v1.Progress
+	(*Released)(nil),              // 19: had.v1.Released
+	(*HookResult)(nil),            // 20: had.v1.HookResult
+	(*MoveOrder)(nil),             // 21: had.v1.MoveOrder
+	(*MoveEnd)(nil),               // 22: had.v1.MoveEnd
+	(*timestamppb.Timestamp)(nil), // 23: google.protobuf.Timestamp
 }
 var file_had_v1_log_proto_depIdxs = []int32{
-	24, // 0: had.v1.Command.at:type_name -> google.protobuf.Timestamp
+	23, // 0: had.v1.Command.at:type_name -> google.protobuf.Timestamp
 	5,  // 1: had.v1.Command.birth:type_name -> had.v1.Birth
 	7,  // 2: had.v1.Command.policy_apply:type_name -> had.v1.PolicyApply
 	10, // 3: had.v1.Command.acquire:type_name -> had.v1.Acquire
 	12, // 4: had.v1.Command.lease_renew:type_name -> had.v1.LeaseRenew
-	16, // 5: had.v1.Command.deliver:type_name -> had.v1.Deliver
-	22, // 6: had.v1.Command.move_order:type_name -> had.v1.MoveOrder
-	23, // 7: had.v1.Command.move_end:type_name -> had.v1.MoveEnd
-	13, // 8: had.v1.Command.handover:type_name -> had.v1.Handover
-	14, // 9: had.v1.Command.waited:type_name -> had.v1.Waited
-	15, // 10: had.v1.Command.farewell:type_name -> had.v1.Farewell
-	6,  // 11: had.v1.Birth.members:type_name -> had.v1.Member
-	3,  // 12: had.v1.Acquire.instance:type_name -> had.v1.Instance
-	8,  // 13: had.v1.Acquire.terms:type_name -> had.v1.Terms
-	9,  // 14: had.v1.Acquire.addresses:type_name -> had.v1.HeldAddress
-	11, // 15: had.v1.Acquire.evidence:type_name -> had.v1.Evidence
-	0,  // 16: had.v1.Evidence.kind:type_name -> had.v1.Evidence.Kind
-	3,  // 17: had.v1.LeaseRenew.instance:type_name -> had.v1.Instance
-	3,  // 18: had.v1.Handover.instance:type_name -> had.v1.Instance
-	8,  // 19: had.v1.Handover.terms:type_name -> had.v1.Terms
-	9,  // 20: had.v1.Handover.addresses:type_name -> had.v1.HeldAddress
-	11, // 21: had.v1.Waited.evidence:type_name -> had.v1.Evidence
-	24, // 22: had.v1.Farewell.at:type_name -> google.protobuf.Timestamp
-	20, // 23: had.v1.Farewell.released:type_name -> had.v1.Released
-	17, // 24: had.v1.Deliver.reports:type_name -> had.v1.Report
-	24, // 25: had.v1.Report.at:type_name -> google.protobuf.Timestamp
-	21, // 26: had.v1.Report.hook_result:type_name -> had.v1.HookResult
-	19, // 27: had.v1.Report.progress:type_name -> had.v1.Progress
-	20, // 28: had.v1.Report.released:type_name -> had.v1.Released
-	24, // 29: had.v1.Step.started:type_name -> google.protobuf.Timestamp
-	1,  // 30: had.v1.Progress.outcome:type_name -> had.v1.Progress.Outcome
-	18, // 31: had.v1.Progress.steps:type_name -> had.v1.Step
-	9,  // 32: had.v1.Progress.addresses:type_name -> had.v1.HeldAddress
-	3,  // 33: had.v1.Released.reporter:type_name -> had.v1.Instance
-	0,  // 34: had.v1.Released.kind:type_name -> had.v1.Evidence.Kind
-	18, // 35: had.v1.Released.steps:type_name -> had.v1.Step
-	2,  // 36: had.v1.HookResult.outcome:type_name -> had.v1.HookResult.Outcome
-	24, // 37: had.v1.HookResult.started:type_name -> google.protobuf.Timestamp
-	38, // [38:38] is the sub-list for method output_type
-	38, // [38:38] is the sub-list for method input_type
-	38, // [38:38] is the sub-list for extension type_name
-	38, // [38:38] is the sub-list for extension extendee
-	0,  // [0:38] is the sub-list for field type_name
+	15, // 5: had.v1.Command.deliver:type_name -> had.v1.Deliver
+	21, // 6: had.v1.Command.move_order:type_name -> had.v1.MoveOrder
+	22, // 7: had.v1.Command.move_end:type_name -> had.v1.MoveEnd
+	13, // 8: had.v1.Command.waited:type_name -> had.v1.Waited
+	14, // 9: had.v1.Command.farewell:type_name -> had.v1.Farewell
+	6,  // 10: had.v1.Birth.members:type_name -> had.v1.Member
+	3,  // 11: had.v1.Acquire.instance:type_name -> had.v1.Instance
+	8,  // 12: had.v1.Acquire.terms:type_name -> had.v1.Terms
+	9,  // 13: had.v1.Acquire.addresses:type_name -> had.v1.HeldAddress
+	11, // 14: had.v1.Acquire.evidence:type_name -> had.v1.Evidence
+	0,  // 15: had.v1.Evidence.kind:type_name -> had.v1.Evidence.Kind
+	3,  // 16: had.v1.LeaseRenew.instance:type_name -> had.v1.Instance
+	11, // 17: had.v1.Waited.evidence:type_name -> had.v1.Evidence
+	23, // 18: had.v1.Farewell.at:type_name -> google.protobuf.Timestamp
+	19, // 19: had.v1.Farewell.released:type_name -> had.v1.Released
+	16, // 20: had.v1.Deliver.reports:type_name -> had.v1.Report
+	23, // 21: had.v1.Report.at:type_name -> google.protobuf.Timestamp
+	20, // 22: had.v1.Report.hook_result:type_name -> had.v1.HookResult
+	18, // 23: had.v1.Report.progress:type_name -> had.v1.Progress
+	19, // 24: had.v1.Report.released:type_name -> had.v1.Released
+	23, // 25: had.v1.Step.started:type_name -> google.protobuf.Timestamp
+	1,  // 26: had.v1.Progress.outcome:type_name -> had.v1.Progress.Outcome
+	17, // 27: had.v1.Progress.steps:type_name -> had.v1.Step
+	9,  // 28: had.v1.Progress.addresses:type_name -> had.v1.HeldAddress
+	3,  // 29: had.v1.Released.reporter:type_name -> had.v1.Instance
+	0,  // 30: had.v1.Released.kind:type_name -> had.v1.Evidence.Kind
+	17, // 31: had.v1.Released.steps:type_name -> had.v1.Step
+	2,  // 32: had.v1.HookResult.outcome:type_name -> had.v1.HookResult.Outcome
+	23, // 33: had.v1.HookResult.started:type_name -> google.protobuf.Timestamp
+	34, // [34:34] is the sub-list for method output_type
+	34, // [34:34] is the sub-list for method input_type
+	34, // [34:34] is the sub-list for extension type_name
+	34, // [34:34] is the sub-list for extension extendee
+	0,  // [0:34] is the sub-list for field type_name
 }
 
 func init() { file_had_v1_log_proto_init() }
@@ -2236,11 +2109,10 @@ func file_had_v1_log_proto_init() {
 		(*Command_Deliver)(nil),
 		(*Command_MoveOrder)(nil),
 		(*Command_MoveEnd)(nil),
-		(*Command_Handover)(nil),
 		(*Command_Waited)(nil),
 		(*Command_Farewell)(nil),
 	}
-	file_had_v1_log_proto_msgTypes[14].OneofWrappers = []any{
+	file_had_v1_log_proto_msgTypes[13].OneofWrappers = []any{
 		(*Report_HookResult)(nil),
 		(*Report_Progress)(nil),
 		(*Report_Released)(nil),
@@ -2251,7 +2123,7 @@ func file_had_v1_log_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_had_v1_log_proto_rawDesc), len(file_had_v1_log_proto_rawDesc)),
 			NumEnums:      3,
-			NumMessages:   21,
+			NumMessages:   20,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

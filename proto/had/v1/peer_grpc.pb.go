@@ -45,8 +45,9 @@ type PeerClient interface {
 	// Interfaces says for each address of a policy why this node could not
 	// carry it, before the policy is applied.
 	Interfaces(ctx context.Context, in *InterfacesRequest, opts ...grpc.CallOption) (*InterfacesResponse, error)
-	// HandOver asks the old owner, after a committed Handover, to take its
-	// addresses down now. It answers once they are gone from its kernel.
+	// HandOver asks the owner of an epoch that has been handed over in the log
+	// to take its addresses down now. It answers once they are gone from its
+	// kernel.
 	HandOver(ctx context.Context, in *HandOverRequest, opts ...grpc.CallOption) (*HandOverResponse, error)
 	// TakeFarewell carries a guard's word about its dead daemon to another
 	// node, which passes it on to the log and need not wait for a timeout.
@@ -151,8 +152,9 @@ type PeerServer interface {
 	// Interfaces says for each address of a policy why this node could not
 	// carry it, before the policy is applied.
 	Interfaces(context.Context, *InterfacesRequest) (*InterfacesResponse, error)
-	// HandOver asks the old owner, after a committed Handover, to take its
-	// addresses down now. It answers once they are gone from its kernel.
+	// HandOver asks the owner of an epoch that has been handed over in the log
+	// to take its addresses down now. It answers once they are gone from its
+	// kernel.
 	HandOver(context.Context, *HandOverRequest) (*HandOverResponse, error)
 	// TakeFarewell carries a guard's word about its dead daemon to another
 	// node, which passes it on to the log and need not wait for a timeout.

@@ -260,7 +260,7 @@ type Claim struct {
 	Cause          string                 `protobuf:"bytes,8,opt,name=cause,proto3" json:"cause,omitempty"`
 	Progress       Progress_Outcome       `protobuf:"varint,9,opt,name=progress,proto3,enum=had.v1.Progress_Outcome" json:"progress,omitempty"` // how far the owner came
 	ServingAt      *timestamppb.Timestamp `protobuf:"bytes,10,opt,name=serving_at,json=servingAt,proto3" json:"serving_at,omitempty"`
-	HandedTo       uint64                 `protobuf:"varint,11,opt,name=handed_to,json=handedTo,proto3" json:"handed_to,omitempty"` // the epoch that a Handover opened beside it; 0: none
+	HandedTo       uint64                 `protobuf:"varint,11,opt,name=handed_to,json=handedTo,proto3" json:"handed_to,omitempty"` // the epoch that was opened beside it (KIND_HANDED_OVER); 0: none
 	unknownFields  protoimpl.UnknownFields
 	sizeCache      protoimpl.SizeCache
 }
@@ -575,7 +575,6 @@ type Event struct {
 	//	*Event_MoveOrdered
 	//	*Event_MoveEnded
 	//	*Event_Closed
-	//	*Event_HandedOver
 	Body          isEvent_Body `protobuf_oneof:"body"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -748,15 +747,6 @@ func (x *Event) GetClosed() *Evidence {
 	return nil
 }
 
-func (x *Event) GetHandedOver() *Handover {
-	if x != nil {
-		if x, ok := x.Body.(*Event_HandedOver); ok {
-			return x.HandedOver
-		}
-	}
-	return nil
-}
-
 type isEvent_Body interface {
 	isEvent_Body()
 }
@@ -797,10 +787,6 @@ type Event_Closed struct {
 	Closed *Evidence `protobuf:"bytes,18,opt,name=closed,proto3,oneof"` // an open epoch was closed by a successor
 }
 
-type Event_HandedOver struct {
-	HandedOver *Handover `protobuf:"bytes,19,opt,name=handed_over,json=handedOver,proto3,oneof"` // the new owner's epoch
-}
-
 func (*Event_Birth) isEvent_Body() {}
 
 func (*Event_PolicyApplied) isEvent_Body() {}
@@ -818,8 +804,6 @@ func (*Event_MoveOrdered) isEvent_Body() {}
 func (*Event_MoveEnded) isEvent_Body() {}
 
 func (*Event_Closed) isEvent_Body() {}
-
-func (*Event_HandedOver) isEvent_Body() {}
 
 var File_had_v1_state_proto protoreflect.FileDescriptor
 
@@ -876,7 +860,7 @@ const file_had_v1_state_proto_rawDesc = "" +
 	"\x0fDeliveredStream\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12\x16\n" +
 	"\x06stream\x18\x02 \x01(\tR\x06stream\x12\x10\n" +
-	"\x03seq\x18\x03 \x01(\x04R\x03seq\"\xc7\x05\n" +
+	"\x03seq\x18\x03 \x01(\x04R\x03seq\"\x92\x05\n" +
 	"\x05Event\x12\x14\n" +
 	"\x05index\x18\x01 \x01(\x04R\x05index\x12\x10\n" +
 	"\x03sub\x18\x02 \x01(\rR\x03sub\x12\x12\n" +
@@ -896,9 +880,7 @@ const file_had_v1_state_proto_rawDesc = "" +
 	"\fmove_ordered\x18\x10 \x01(\v2\x11.had.v1.MoveOrderH\x00R\vmoveOrdered\x120\n" +
 	"\n" +
 	"move_ended\x18\x11 \x01(\v2\x0f.had.v1.MoveEndH\x00R\tmoveEnded\x12*\n" +
-	"\x06closed\x18\x12 \x01(\v2\x10.had.v1.EvidenceH\x00R\x06closed\x123\n" +
-	"\vhanded_over\x18\x13 \x01(\v2\x10.had.v1.HandoverH\x00R\n" +
-	"handedOverB\x06\n" +
+	"\x06closed\x18\x12 \x01(\v2\x10.had.v1.EvidenceH\x00R\x06closedB\x06\n" +
 	"\x04bodyB\x18Z\x16had/proto/had/v1;hadv1b\x06proto3"
 
 var (
@@ -936,7 +918,6 @@ var file_had_v1_state_proto_goTypes = []any{
 	(*HookResult)(nil),            // 18: had.v1.HookResult
 	(*MoveEnd)(nil),               // 19: had.v1.MoveEnd
 	(*Evidence)(nil),              // 20: had.v1.Evidence
-	(*Handover)(nil),              // 21: had.v1.Handover
 }
 var file_had_v1_state_proto_depIdxs = []int32{
 	7,  // 0: had.v1.State.birth:type_name -> had.v1.Birth
@@ -966,12 +947,11 @@ var file_had_v1_state_proto_depIdxs = []int32{
 	13, // 24: had.v1.Event.move_ordered:type_name -> had.v1.MoveOrder
 	19, // 25: had.v1.Event.move_ended:type_name -> had.v1.MoveEnd
 	20, // 26: had.v1.Event.closed:type_name -> had.v1.Evidence
-	21, // 27: had.v1.Event.handed_over:type_name -> had.v1.Handover
-	28, // [28:28] is the sub-list for method output_type
-	28, // [28:28] is the sub-list for method input_type
-	28, // [28:28] is the sub-list for extension type_name
-	28, // [28:28] is the sub-list for extension extendee
-	0,  // [0:28] is the sub-list for field type_name
+	27, // [27:27] is the sub-list for method output_type
+	27, // [27:27] is the sub-list for method input_type
+	27, // [27:27] is the sub-list for extension type_name
+	27, // [27:27] is the sub-list for extension extendee
+	0,  // [0:27] is the sub-list for field type_name
 }
 
 func init() { file_had_v1_state_proto_init() }
@@ -990,7 +970,6 @@ func file_had_v1_state_proto_init() {
 		(*Event_MoveOrdered)(nil),
 		(*Event_MoveEnded)(nil),
 		(*Event_Closed)(nil),
-		(*Event_HandedOver)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
