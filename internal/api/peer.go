@@ -43,6 +43,11 @@ func (s *Server) Prepare(ctx context.Context, req *hadv1.PrepareRequest) (*hadv1
 	return s.cfg.Controller.Prepare(ctx, req), nil
 }
 
+// HandOver implements Peer.
+func (s *Server) HandOver(ctx context.Context, req *hadv1.HandOverRequest) (*hadv1.HandOverResponse, error) {
+	return s.cfg.Controller.HandOver(ctx, req), nil
+}
+
 // Interfaces implements Peer.
 func (s *Server) Interfaces(_ context.Context, req *hadv1.InterfacesRequest) (*hadv1.InterfacesResponse, error) {
 	p, diags := policy.ParsePolicy("policy.hcl", []byte(req.GetPolicy()))

@@ -114,6 +114,15 @@ func (p *Peers) Propose(ctx context.Context, node string, cmd *hadv1.Command) (*
 	return hadv1.NewPeerClient(c).Propose(ctx, &hadv1.ProposeRequest{Command: cmd})
 }
 
+// HandOver implements failover.Peers.
+func (p *Peers) HandOver(ctx context.Context, node string, req *hadv1.HandOverRequest) (*hadv1.HandOverResponse, error) {
+	c, err := p.conn(node)
+	if err != nil {
+		return nil, err
+	}
+	return hadv1.NewPeerClient(c).HandOver(ctx, req)
+}
+
 // Interfaces asks a node which addresses of a policy it could not carry.
 func (p *Peers) Interfaces(ctx context.Context, node, policy string) (*hadv1.InterfacesResponse, error) {
 	c, err := p.conn(node)

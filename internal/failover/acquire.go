@@ -70,15 +70,27 @@ func (x *executor) acquire(ctx context.Context, in Inputs, step Step) error {
 		return err
 	}
 
+	a := x.claim(in, t, step.Cause, step.Evidence...)
+	return x.own(ctx, t, a, nil)
+}
+
+// claim is the Acquire of a turn.
+func (x *executor) claim(in Inputs, t *turn, cause string, evidence ...*hadv1.Evidence) *hadv1.Acquire {
 	a := &hadv1.Acquire{
 		Term: in.Leadership.Term, Instance: x.instance, Terms: x.timing.Terms(),
-		PolicyVersion: t.version, Addresses: heldAddresses(t.vips), Evidence: step.Evidence, Cause: step.Cause,
+		PolicyVersion: t.version, Addresses: heldAddresses(t.vips), Evidence: evidence, Cause: cause,
 	}
 	if m := in.View.Move.GetOrder(); m.GetTarget() == x.instance.GetNode() {
 		a.MoveOperation = m.GetOperation()
 	}
+	return a
+}
+
+// own opens the epoch and takes its things on. before, if there is one, must
+// return nil before any of them may be touched.
+func (x *executor) own(ctx context.Context, t *turn, a *hadv1.Acquire, before func(ctx context.Context, epoch uint64) error) error {
 	var epoch uint64
-	err = t.timeline.run("acquire_lease", func() error {
+	err := t.timeline.run("acquire_lease", func() error {
 		t0 := x.now()
 		v, err := x.log.Propose(ctx, &hadv1.Command{Record: &hadv1.Command_Acquire{Acquire: a}})
 		if err != nil {
@@ -94,10 +106,10 @@ func (x *executor) acquire(ctx context.Context, in Inputs, step Step) error {
 		return err
 	}
 	leased := x.begin(epoch, t)
-	x.logger.Info("acquiring", "epoch", epoch, "cause", step.Cause)
+	x.logger.Info("acquiring", "epoch", epoch, "cause", a.GetCause())
 	taking, cancel := both(leased, ctx)
 	defer cancel()
-	if err := x.takeOn(taking, epoch, t, step.Cause); err != nil {
+	if err := x.takeOn(taking, epoch, t, a.GetCause(), before); err != nil {
 		if ctx.Err() != nil && leased.Err() == nil {
 			return err // told to stop: that is no failure of this node
 		}
@@ -150,13 +162,18 @@ func (x *executor) serve(ctx context.Context, epoch uint64, t *turn) {
 }
 
 // takeOn makes the epoch's things be there. ctx ends with the lease.
-func (x *executor) takeOn(ctx context.Context, epoch uint64, t *turn, cause string) error {
+func (x *executor) takeOn(ctx context.Context, epoch uint64, t *turn, cause string, before func(ctx context.Context, epoch uint64) error) error {
 	run := stageRun{event: hook.Acquire, epoch: epoch, cause: cause, previous: t.previous, leased: true}
 	err := t.timeline.run("record_tenure", func() error {
 		return x.journal.SetTenure(x.tenure(epoch, t.policy.Hooks, t.vips, t.version))
 	})
 	if err != nil {
 		return err
+	}
+	if before != nil {
+		if err := before(ctx, epoch); err != nil {
+			return because(ctx, err)
+		}
 	}
 	err = t.timeline.run("pre_acq", func() error {
 		run.stage = hook.PreAcq

@@ -53,6 +53,7 @@ type Controller struct {
 	mu        sync.Mutex
 	plan      Plan
 	stopping  bool
+	noMove    uint64             // the epoch that could not be moved in order when it was tried
 	acquiring context.CancelFunc // cuts a running acquisition short; nil when there is none
 }
 
@@ -81,7 +82,7 @@ func New(cfg Config) *Controller {
 		changed: c.Wake, joined: c.keeper.reannounce, last: map[string]PeerHealth{},
 	}
 	c.executor = &executor{
-		cluster: cfg.Cluster, instance: cfg.Instance, timing: cfg.Timing, log: cfg.Log, journal: cfg.Journal,
+		cluster: cfg.Cluster, instance: cfg.Instance, timing: cfg.Timing, log: cfg.Log, peers: cfg.Peers, journal: cfg.Journal,
 		network: cfg.Network, hooks: cfg.Hooks, keeper: c.keeper, holder: c.holder, courier: c.courier,
 		now: cfg.Clock, logger: cfg.Logger,
 	}
@@ -200,7 +201,7 @@ func (c *Controller) gather() (Inputs, <-chan struct{}) {
 		in.Blockers = c.blockers(view, p, holding, hooks)
 	}
 	c.mu.Lock()
-	in.Stopping = c.stopping
+	in.Stopping, in.NoMove = c.stopping, holding.Epoch != 0 && c.noMove == holding.Epoch
 	c.mu.Unlock()
 	if holding.Phase == PhaseServing {
 		in.HandOver = c.linkLost()
@@ -228,7 +229,15 @@ func (c *Controller) act(ctx context.Context, in Inputs, plan Plan) {
 func (c *Controller) do(ctx context.Context, in Inputs, s Step) error {
 	switch s.Kind {
 	case StepAcquire:
-		return c.acquire(ctx, in, s)
+		return c.acquire(ctx, in, s, c.executor.acquire)
+	case StepTakeOver:
+		return c.acquire(ctx, in, s, c.executor.takeOver)
+	case StepOrderMove:
+		return c.retire(ctx, s)
+	case StepYield:
+		err := c.executor.yield(ctx, s)
+		c.backoff.transferred(s.Target, in.View.LastEpoch, err)
+		return err
 	case StepReconfigure:
 		return c.retryable(ctx, c.executor.reconfigure(ctx, in, s))
 	case StepRelease:
@@ -252,7 +261,7 @@ func (c *Controller) do(ctx context.Context, in Inputs, s Step) error {
 	return fmt.Errorf("unknown step %q", s.Kind)
 }
 
-func (c *Controller) acquire(ctx context.Context, in Inputs, s Step) error {
+func (c *Controller) acquire(ctx context.Context, in Inputs, s Step, own func(context.Context, Inputs, Step) error) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	c.mu.Lock()
@@ -262,7 +271,7 @@ func (c *Controller) acquire(ctx context.Context, in Inputs, s Step) error {
 	if stopping {
 		return errors.New("had is stopping")
 	}
-	err := c.executor.acquire(ctx, in, s)
+	err := own(ctx, in, s)
 	c.backoff.turn(err)
 	c.mu.Lock()
 	defer c.mu.Unlock()

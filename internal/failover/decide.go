@@ -33,8 +33,10 @@ type Inputs struct {
 	LeaseUntil clock.Instant
 	Blockers   []string        // why this node can't own at present, whole sentences
 	Peers      map[string]Peer // the other nodes, by name
-	HandOver   string          // why the owner must give up; empty: it needn't
+	HandOver   string          // why the owner must give up at once; empty: it needn't
+	Retire     string          // why the owner should give up, while it still can serve; empty: it needn't
 	Stopping   bool
+	NoMove     bool // the held epoch could not be moved in order when it was tried: release it instead
 	// Backoff of this node, so that leadership doesn't wander and a failing
 	// turn isn't tried again at once.
 	TransferAfter clock.Instant
@@ -48,6 +50,7 @@ type Holding struct {
 	PolicyVersion uint64 // the policy the held things were made from
 	Forced        bool   // PhaseLeaving: the release was a forced one
 	Cause         string // PhaseLeaving: why it was released
+	Target        string // PhaseYielding: who takes over
 	Failed        string // PhaseServing: the script that failed on the way there, by a policy that carries on
 }
 
@@ -59,6 +62,7 @@ const (
 	PhaseNone      Phase = iota
 	PhaseAcquiring       // some of it may be in the kernel, the hooks are not through
 	PhaseServing         // all of it is up
+	PhaseYielding        // PreRel has run; the addresses serve on until the next owner asks for them
 	PhaseLeaving         // nothing of it is left in the kernel; hooks have still to run
 )
 
@@ -85,7 +89,7 @@ type Plan struct {
 type Step struct {
 	Kind     StepKind
 	Epoch    uint64
-	Target   string // StepTransfer
+	Target   string // StepTransfer, StepOrderMove, StepYield
 	Cause    string
 	Evidence []*hadv1.Evidence // StepAcquire
 }
@@ -97,6 +101,9 @@ type StepKind string
 const (
 	StepAcquire     StepKind = "acquire"     // open an epoch and take everything on
 	StepReconfigure StepKind = "reconfigure" // make what is held match a new policy
+	StepTakeOver    StepKind = "take-over"   // open an epoch beside that of an owner who moves to this node
+	StepOrderMove   StepKind = "order-move"  // ask another node whether it is ready, and order the move to it
+	StepYield       StepKind = "yield"       // PreRel, then leadership to the target, the addresses up meanwhile
 	StepRelease     StepKind = "release"     // orderly: PreRel, addresses down, report
 	StepForce       StepKind = "force"       // addresses gone at once, report
 	StepFinish      StepKind = "finish"      // the hooks that remain after a release
@@ -156,6 +163,9 @@ func Decide(in Inputs) Plan {
 	if name := unheard(in, self); name != "" {
 		return Plan{Again: in.PolicySeen.Add(hearLimit), Why: fmt.Sprintf("the policy prefers %s, which is being asked whether it can own", name)}
 	}
+	if c := handedToUs(in); c != nil && !in.Now.Before(in.TurnAfter) {
+		return do(Step{Kind: StepTakeOver, Epoch: c.GetEpoch(), Cause: causeOf(in)})
+	}
 	if at := cluster.TakeoverAt(in.LastLease, in.View.Open); len(in.View.Open) > 0 && in.Now.Before(at) {
 		c := in.View.Newest()
 		return Plan{Again: at, Why: fmt.Sprintf("waiting until the lease of %s (epoch %d) and the lifetime of its addresses are over; it has not said that it released them", c.GetInstance().GetNode(), c.GetEpoch())}
@@ -177,6 +187,21 @@ func ownClaim(in Inputs) *hadv1.Claim {
 	return nil
 }
 
+// handedToUs returns the open claim of an owner that moves to this node; nil
+// when there is none. The order says that it is willing: it serves on under
+// its lease, and lets go when it is asked.
+func handedToUs(in Inputs) *hadv1.Claim {
+	m := in.View.Move.GetOrder()
+	if len(in.View.Open) != 1 || m.GetTarget() != in.Instance.GetNode() {
+		return nil
+	}
+	c := in.View.Open[0]
+	if c.GetEpoch() != m.GetFromEpoch() || c.GetHandedTo() != 0 || c.GetInstance().GetNodeId() == in.Instance.GetNodeId() {
+		return nil
+	}
+	return c
+}
+
 // decideHolder is for a node that has something of an epoch.
 func decideHolder(in Inputs) Plan {
 	h, self := in.Holding, in.Instance.GetNode()
@@ -196,16 +221,24 @@ func decideHolder(in Inputs) Plan {
 		return force("the lease ended: no quorum confirmed it in time")
 	case in.View.Claim(h.Epoch) == nil:
 		return force("the epoch was closed in the log")
+	case h.Phase == PhaseYielding && (!in.Leadership.Leading || !in.Leadership.Ready) && (in.Leadership.Leader == "" || in.Leadership.Leader == h.Target):
+		return Plan{Again: endOfLease, Why: fmt.Sprintf("%s takes over; serving until it asks for the addresses", h.Target)}
 	case !in.Leadership.Leading && in.Leadership.Leader != "" && in.Leadership.Leader != self:
 		return force(fmt.Sprintf("%s leads now", in.Leadership.Leader))
 	case !in.Leadership.Ready:
 		return Plan{Again: endOfLease, Why: "leadership is in doubt; serving until the lease ends"}
 	case h.Phase == PhaseAcquiring:
 		return release("the turn failed", transferTo(in, "the turn failed")...)
-	case in.Stopping:
-		return release("had is stopping", transferTo(in, "had is stopping")...)
+	case h.Phase == PhaseYielding:
+		return release("leadership could not be handed to "+h.Target, endMove(in, "leadership could not be handed to "+h.Target)...)
 	case in.HandOver != "":
 		return release(in.HandOver, transferTo(in, in.HandOver)...)
+	}
+	if why := retiring(in); why != "" && in.View.Move == nil {
+		if best := candidates(in); len(best) > 0 && !in.NoMove {
+			return do(Step{Kind: StepOrderMove, Epoch: h.Epoch, Target: best[0], Cause: why})
+		}
+		return release(why, transferTo(in, why)...)
 	}
 	if m := in.View.Move.GetOrder(); m != nil {
 		if m.GetTarget() == self {
@@ -218,8 +251,7 @@ func decideHolder(in Inputs) Plan {
 		if !p.Fresh || p.Witness || !p.Eligible && p.Applied >= in.View.Move.GetIndex() {
 			return do(Step{Kind: StepEndMove, Cause: fmt.Sprintf("%s can't take over any more: %s", m.GetTarget(), reasonOf(p))})
 		}
-		cause := "moved to " + m.GetTarget()
-		return release(cause, Step{Kind: StepTransfer, Target: m.GetTarget(), Cause: cause})
+		return do(Step{Kind: StepYield, Epoch: h.Epoch, Target: m.GetTarget(), Cause: "moved to " + m.GetTarget()})
 	}
 	if v := in.View.Policy.GetVersion(); v != h.PolicyVersion && in.Policy != nil {
 		if len(in.Policy.VIPs) == 0 {
@@ -228,6 +260,23 @@ func decideHolder(in Inputs) Plan {
 		return do(Step{Kind: StepReconfigure, Epoch: h.Epoch, Cause: fmt.Sprintf("policy version %d", v)})
 	}
 	return Plan{Why: "serving"}
+}
+
+// retiring says why an owner that can still serve should give up; empty: it
+// need not.
+func retiring(in Inputs) string {
+	if in.Stopping {
+		return "had is stopping"
+	}
+	return in.Retire
+}
+
+// endMove is the step that ends the move under way, if there is one.
+func endMove(in Inputs, why string) []Step {
+	if in.View.Move == nil {
+		return nil
+	}
+	return []Step{{Kind: StepEndMove, Cause: why}}
 }
 
 func do(steps ...Step) Plan { return Plan{Steps: steps} }

@@ -44,6 +44,14 @@ func owner() Inputs {
 	return in
 }
 
+// yielding is alpha, which hands epoch 9 over to beta.
+func yielding() Inputs {
+	in := owner()
+	in.Holding.Phase, in.Holding.Target = PhaseYielding, "beta"
+	in.View.Move = &hadv1.Move{Order: &hadv1.MoveOrder{Target: "beta", FromEpoch: 9}}
+	return in
+}
+
 // text is a plan in a line: its steps, or why there is none.
 func text(p Plan) string {
 	if len(p.Steps) == 0 {
@@ -112,6 +120,16 @@ func TestDecide(t *testing.T) {
 			in.View.LastEpoch, in.View.Policy = 0, &hadv1.Policy{Version: 1, Index: 5}
 			in.Peers = map[string]Peer{"gamma": {Applied: 4}}
 		}), "acquire"},
+		{"handed over by its owner", set(idleLeader(), func(in *Inputs) {
+			in.View.Move = &hadv1.Move{Order: &hadv1.MoveOrder{Target: "alpha", FromEpoch: 7}}
+			in.View.Open, in.LastLease = []*hadv1.Claim{claimOf(named("beta"), 7)}, start
+		}), "take-over"},
+		{"handed over to an earlier run of this node", set(idleLeader(), func(in *Inputs) {
+			in.View.Move = &hadv1.Move{Order: &hadv1.MoveOrder{Target: "alpha", FromEpoch: 7}}
+			c := claimOf(named("beta"), 7)
+			c.HandedTo = 8
+			in.View.Open, in.LastLease = []*hadv1.Claim{c}, start
+		}), "rest: waiting until the lease of beta"},
 		{"a wait leaves time for preference", set(idleLeader(), func(in *Inputs) {
 			in.View.Open, in.LastLease = []*hadv1.Claim{claimOf(named("beta"), 7)}, start
 		}), "transfer to gamma"},
@@ -162,12 +180,24 @@ func TestDecide(t *testing.T) {
 		{"no quorum, the lease lasts", set(owner(), func(in *Inputs) { in.Leadership = cluster.Leadership{} }), "rest: leadership is in doubt"},
 		{"elected again, no barrier yet", set(owner(), func(in *Inputs) { in.Leadership.Ready = false }), "rest: leadership is in doubt"},
 		{"the turn failed", set(owner(), func(in *Inputs) { in.Holding.Phase = PhaseAcquiring }), "release, transfer to gamma, finish"},
-		{"stopping", set(owner(), func(in *Inputs) { in.Stopping = true }), "release, transfer to gamma, finish"},
+		{"stopping", set(owner(), func(in *Inputs) { in.Stopping = true }), "order-move to gamma"},
+		{"stopping, and nobody is ready", set(owner(), func(in *Inputs) { in.Stopping, in.NoMove = true, true }), "release, transfer to gamma, finish"},
+		{"its guard died", set(owner(), func(in *Inputs) { in.Retire = "its guard died" }), "order-move to gamma"},
+		{"stopping, a move is under way", set(owner(), func(in *Inputs) {
+			in.Stopping, in.View.Move = true, &hadv1.Move{Order: &hadv1.MoveOrder{Target: "beta"}}
+		}), "yield to beta"},
 		{"stopping, alone", set(owner(), func(in *Inputs) { in.Stopping, in.Peers = true, nil }), "release, finish"},
 		{"the link is gone", set(owner(), func(in *Inputs) { in.HandOver = "eth0 has lost its link" }), "release, transfer to gamma, finish"},
 		{"a move", set(owner(), func(in *Inputs) {
 			in.View.Move = &hadv1.Move{Order: &hadv1.MoveOrder{Target: "beta"}}
-		}), "release, transfer to beta, finish"},
+		}), "yield to beta"},
+		{"yielding, the target is being elected", set(yielding(), func(in *Inputs) { in.Leadership = cluster.Leadership{} }), "rest: beta takes over"},
+		{"yielding, the target leads", set(yielding(), func(in *Inputs) { in.Leadership = cluster.Leadership{Leader: "beta"} }), "rest: beta takes over"},
+		{"yielding, the target leads and hasn't asked before the lease's end", set(yielding(), func(in *Inputs) {
+			in.Leadership, in.LeaseUntil = cluster.Leadership{Leader: "beta"}, start.Add(49*time.Millisecond)
+		}), "force, finish"},
+		{"yielding, another leads", set(yielding(), func(in *Inputs) { in.Leadership = cluster.Leadership{Leader: "gamma"} }), "force, finish"},
+		{"yielding, and it still leads", yielding(), "release, end-move, finish"},
 		{"a move to itself", set(owner(), func(in *Inputs) {
 			in.View.Move = &hadv1.Move{Order: &hadv1.MoveOrder{Target: "alpha"}}
 		}), "end-move"},

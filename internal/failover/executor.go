@@ -29,6 +29,7 @@ type executor struct {
 	instance *hadv1.Instance
 	timing   cluster.Timing
 	log      Log
+	peers    Peers
 	journal  Journal
 	network  Network
 	hooks    HookRunners

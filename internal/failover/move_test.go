@@ -27,8 +27,8 @@ func TestMoveIsNotEndedByOldNews(t *testing.T) {
 		beta Peer
 		want StepKind
 	}{
-		{Peer{Fresh: true, Eligible: true, Applied: 40}, StepRelease},
-		{Peer{Fresh: true, Reasons: []string{"its last turn failed"}, Applied: 49}, StepRelease},
+		{Peer{Fresh: true, Eligible: true, Applied: 40}, StepYield},
+		{Peer{Fresh: true, Reasons: []string{"its last turn failed"}, Applied: 49}, StepYield},
 		{Peer{Fresh: true, Reasons: []string{"it is stopping"}, Applied: 50}, StepEndMove},
 		{Peer{Eligible: true, Applied: 50}, StepEndMove}, // silent
 	} {

@@ -89,4 +89,5 @@ type Peers interface {
 	Health(ctx context.Context, node string) (*hadv1.HealthResponse, error)
 	Prepare(ctx context.Context, node string, req *hadv1.PrepareRequest) (*hadv1.PrepareResponse, error)
 	Propose(ctx context.Context, node string, cmd *hadv1.Command) (*hadv1.ProposeResponse, error)
+	HandOver(ctx context.Context, node string, req *hadv1.HandOverRequest) (*hadv1.HandOverResponse, error)
 }

@@ -35,10 +35,7 @@ func (x *executor) letGo(ctx context.Context, step Step, t *timeline, forced boo
 	if err := t.run("addresses_down", func() error { return x.holder.drop(ctx, step.Epoch) }); err != nil {
 		return err
 	}
-	h := x.held()
-	h.Phase, h.Forced, h.Cause = PhaseLeaving, forced, step.Cause
-	x.setHolding(h)
-	x.logger.Info("released", "epoch", step.Epoch, "cause", step.Cause, "forced", forced)
+	x.leave(step.Epoch, forced, step.Cause)
 	err := x.reportReleased(ctx, &hadv1.Released{Epoch: step.Epoch, Forced: forced, Cause: step.Cause, Steps: t.list()})
 	if err != nil {
 		x.logger.Error("the release is not reported; the successor waits until the lease is over", "epoch", step.Epoch, "error", err)
@@ -48,6 +45,18 @@ func (x *executor) letGo(ctx context.Context, step Step, t *timeline, forced boo
 		x.logger.Warn("the release is not in the log yet; it is delivered when a leader can be reached", "epoch", step.Epoch, "error", err)
 	}
 	return nil
+}
+
+// leave notes that nothing of the held epoch is in the kernel any more. The
+// first to say so says why: the ring and a successor's request may meet.
+func (x *executor) leave(epoch uint64, forced bool, cause string) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if x.holding.Epoch != epoch || x.holding.Phase == PhaseLeaving {
+		return
+	}
+	x.holding.Phase, x.holding.Forced, x.holding.Cause = PhaseLeaving, forced, cause
+	x.logger.Info("released", "epoch", epoch, "cause", cause, "forced", forced)
 }
 
 // flushLimit is how long a release waits for its report to be committed
@@ -60,6 +69,10 @@ func (x *executor) finish(ctx context.Context, step Step) error {
 	h := x.held()
 	if h.Phase != PhaseLeaving {
 		return fmt.Errorf("finish epoch %d: it is not released yet", step.Epoch)
+	}
+	// Nothing to say if letGo has said it.
+	if err := x.reportReleased(ctx, &hadv1.Released{Epoch: step.Epoch, Forced: h.Forced, Cause: h.Cause}); err != nil {
+		x.logger.Error("the release is not reported; the successor waits until the lease is over", "epoch", step.Epoch, "error", err)
 	}
 	t := new(timeline)
 	run := stageRun{epoch: step.Epoch, cause: h.Cause, forced: h.Forced}

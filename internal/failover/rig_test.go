@@ -2,6 +2,7 @@ package failover
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -32,6 +33,7 @@ type rig struct {
 	journal    *memoryJournal
 	kernel     *tracedKernel
 	network    *oneLink
+	beta       *betaIsWell
 	controller *Controller
 	diary      *diary
 	read       int // lines of the diary
@@ -55,12 +57,13 @@ func newRig(t *testing.T) *rig {
 	r.journal = &memoryJournal{diary: &diary{}, changed: make(chan struct{})}
 	r.kernel = &tracedKernel{diary: d, up: map[netip.Addr]bool{}}
 	r.network = &oneLink{}
+	r.beta = &betaIsWell{log: r.log, diary: d}
 	r.controller = New(Config{
 		Cluster: "office", Instance: self, Members: members, Timing: cluster.TimingFor(500 * time.Millisecond),
 		Log: r.log, Journal: r.journal, Addresses: r.kernel, Network: r.network,
 		Hooks:     func(string, time.Duration) (Hooks, error) { return r, nil },
 		CheckHook: func(*policy.Policy) (HookFolders, error) { return HookFolders{}, nil },
-		Peers:     &betaIsWell{log: r.log}, Clock: bubbleClock, Logger: hclog.NewNullLogger(),
+		Peers:     r.beta, Clock: bubbleClock, Logger: hclog.NewNullLogger(),
 	})
 	r.must(&hadv1.Command{Record: &hadv1.Command_Birth{Birth: &hadv1.Birth{Cluster: "office", Members: members}}})
 	return r
@@ -325,14 +328,40 @@ func (k *tracedKernel) jam(err error) {
 }
 
 // betaIsWell has one other data node, which is well and takes reports.
-type betaIsWell struct{ log *steeredLog }
+type betaIsWell struct {
+	log   *steeredLog
+	diary *diary
+
+	mu      sync.Mutex
+	letsGo  bool  // it answers a HandOver with yes
+	unready error // of Prepare
+}
 
 func (*betaIsWell) Health(_ context.Context, node string) (*hadv1.HealthResponse, error) {
 	return &hadv1.HealthResponse{Instance: &hadv1.Instance{Node: node}, Eligible: node == "beta"}, nil
 }
 
-func (*betaIsWell) Prepare(context.Context, string, *hadv1.PrepareRequest) (*hadv1.PrepareResponse, error) {
-	return &hadv1.PrepareResponse{Ready: true}, nil
+func (p *betaIsWell) Prepare(context.Context, string, *hadv1.PrepareRequest) (*hadv1.PrepareResponse, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return &hadv1.PrepareResponse{Ready: p.unready == nil}, p.unready
+}
+
+func (p *betaIsWell) HandOver(_ context.Context, _ string, req *hadv1.HandOverRequest) (*hadv1.HandOverResponse, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if !p.letsGo {
+		return nil, errors.New("beta doesn't answer")
+	}
+	p.diary.add("beta lets go of %d", req.GetFromEpoch())
+	return &hadv1.HandOverResponse{Released: true}, nil
+}
+
+// lets says whether beta answers a HandOver, and what it says to a Prepare.
+func (p *betaIsWell) lets(letsGo bool, unready error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.letsGo, p.unready = letsGo, unready
 }
 
 func (p *betaIsWell) Propose(_ context.Context, _ string, cmd *hadv1.Command) (*hadv1.ProposeResponse, error) {

@@ -46,8 +46,16 @@ func TestRingAcquiresAndStops(t *testing.T) {
 			t.Errorf("phase %v, outcomes %q, tenure %v", r.phase(), r.outcomes(), r.journal.tenure)
 		}
 		r.term()
+		time.Sleep(100 * time.Millisecond)
+		r.expect("PreRel 192.0.2.11", "PreRel 192.0.2.10", "transfer to beta")
+		if r.phase() != PhaseYielding || r.kernel.holds() != 2 {
+			t.Errorf("phase %v with %d addresses up, want both until beta asks for them", r.phase(), r.kernel.holds())
+		}
+		if resp := r.controller.HandOver(t.Context(), &hadv1.HandOverRequest{FromEpoch: 3}); !resp.GetReleased() || r.kernel.holds() != 0 {
+			t.Errorf("asked to let go: %v, %d addresses up", resp, r.kernel.holds())
+		}
 		time.Sleep(time.Second)
-		r.expect(join(orderly, []string{"transfer to beta"}, after)...)
+		r.expect(join([]string{"-192.0.2.10", "-192.0.2.11"}, after)...)
 		rel := r.releases()
 		if len(rel) != 1 || rel[0].GetForced() || r.journal.tenure != nil {
 			t.Errorf("releases %v, tenure %v", rel, r.journal.tenure)
@@ -170,7 +178,8 @@ func TestLeaseEndsDuringPreRel(t *testing.T) {
 		r.took()
 		r.scripts(hook.PreRel, 10*time.Second, false)
 		r.log.mute(true)
-		r.term()
+		r.network.pull()
+		r.controller.KernelChanged()
 		time.Sleep(1500 * time.Millisecond)
 		r.scripts(hook.PreRel, 0, false)
 		time.Sleep(5 * time.Second)

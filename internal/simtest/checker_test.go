@@ -262,25 +262,28 @@ func at(events []*hadv1.Event, i int) string {
 }
 
 // epochs checks the order of owners: each epoch is opened once, after the
-// ones before it were closed.
+// ones before it were closed or handed over by their own owner.
 func (c *checker) epochs(history []*hadv1.Event) {
-	var last, open uint64
-	seen := map[uint64]bool{}
+	var last uint64
+	open, seen := map[uint64]bool{}, map[uint64]bool{}
 	for _, e := range history {
 		switch {
 		case e.GetAcquired() != nil:
 			if e.GetEpoch() <= last {
 				c.violation("epoch %d was opened after epoch %d", e.GetEpoch(), last)
 			}
-			if open != 0 {
-				c.violation("epoch %d was opened while epoch %d was open", e.GetEpoch(), open)
+			for _, ev := range e.GetAcquired().GetEvidence() {
+				if ev.GetKind() == hadv1.Evidence_KIND_HANDED_OVER {
+					delete(open, ev.GetEpoch())
+				}
 			}
-			last, open = e.GetEpoch(), e.GetEpoch()
-			seen[last] = true
+			if len(open) > 0 {
+				c.violation("epoch %d was opened while %v was open", e.GetEpoch(), open)
+			}
+			last = e.GetEpoch()
+			open[last], seen[last] = true, true
 		case e.GetClosed() != nil, e.GetReleased() != nil:
-			if e.GetEpoch() == open {
-				open = 0
-			}
+			delete(open, e.GetEpoch())
 		}
 	}
 	c.mu.Lock()

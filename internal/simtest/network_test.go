@@ -290,6 +290,12 @@ func (s *peers) Prepare(ctx context.Context, to string, req *hadv1.PrepareReques
 	})
 }
 
+func (s *peers) HandOver(ctx context.Context, to string, req *hadv1.HandOverRequest) (*hadv1.HandOverResponse, error) {
+	return ask(ctx, s, to, func(ctx context.Context, q *process) (*hadv1.HandOverResponse, error) {
+		return q.controller.HandOver(ctx, proto.CloneOf(req)), nil
+	})
+}
+
 func (s *peers) Propose(ctx context.Context, to string, cmd *hadv1.Command) (*hadv1.ProposeResponse, error) {
 	cmd = proto.CloneOf(cmd)
 	return ask(ctx, s, to, func(ctx context.Context, q *process) (*hadv1.ProposeResponse, error) {

@@ -196,7 +196,7 @@ func TestSchedule6RenewalBetweenWaitAndAcquire(t *testing.T) {
 	l.tamper.propose = func(ctx context.Context, s *seenLog, cmd *hadv1.Command) (cluster.Verdict, error) {
 		a := cmd.GetAcquire()
 		open := s.p.view().Newest()
-		if a == nil || open == nil {
+		if a == nil || open == nil || a.GetEvidence()[0].GetKind() != hadv1.Evidence_KIND_WAITED {
 			return s.propose(ctx, cmd)
 		}
 		var attempt bool

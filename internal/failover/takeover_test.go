@@ -1,0 +1,119 @@
+package failover
+
+import (
+	"errors"
+	"slices"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"had/cluster"
+	hadv1 "had/proto/had/v1"
+)
+
+// betaMovesHere makes beta the owner, with a move to alpha ordered, and then
+// alpha the leader. It returns beta's epoch.
+func (r *rig) betaMovesHere() uint64 {
+	r.t.Helper()
+	r.log.follow("beta")
+	r.policy("")
+	v, _ := r.log.View()
+	beta := &hadv1.Instance{Node: "beta", NodeId: "id-beta", BootId: "boot", Nonce: "b"}
+	r.must(&hadv1.Command{Record: &hadv1.Command_Acquire{Acquire: &hadv1.Acquire{
+		Term: r.log.Leadership().Term, Instance: beta, Terms: cluster.TimingFor(500 * time.Millisecond).Terms(), PolicyVersion: v.Policy.GetVersion(),
+	}}})
+	v, _ = r.log.View()
+	r.must(&hadv1.Command{Record: &hadv1.Command_MoveOrder{MoveOrder: &hadv1.MoveOrder{Operation: "op", FromEpoch: v.LastEpoch, Target: "alpha", By: "root"}}})
+	synctest.Wait()
+	r.took()
+	r.log.lead()
+	return v.LastEpoch
+}
+
+func (r *rig) open() []uint64 {
+	v, _ := r.log.View()
+	var out []uint64
+	for _, c := range v.Open {
+		out = append(out, c.GetEpoch())
+	}
+	return out
+}
+
+func TestTakeOverAsksTheOldOwnerLast(t *testing.T) {
+	run(t, func(r *rig) {
+		r.beta.lets(true, nil)
+		r.betaMovesHere()
+		synctest.Wait()
+		r.expect("beta lets go of 3", "PreAcq 192.0.2.10", "PreAcq 192.0.2.11", "+192.0.2.10", "+192.0.2.11", "PostAcq 192.0.2.10", "PostAcq 192.0.2.11")
+		if got := r.open(); len(got) != 2 {
+			t.Errorf("open epochs %v, want beta's and alpha's until beta's own report", got)
+		}
+	})
+}
+
+func TestTakeOverWaitsForASilentOldOwner(t *testing.T) {
+	run(t, func(r *rig) {
+		from := r.betaMovesHere()
+		c := r.controller.cfg.Log
+		v, _ := c.View()
+		wait := cluster.TakeoverWait(v.Claim(from).GetTerms())
+		time.Sleep(wait - 10*time.Millisecond)
+		r.expect()
+		if got := r.open(); len(got) != 2 {
+			t.Fatalf("open epochs %v, want both", got)
+		}
+		time.Sleep(20 * time.Millisecond)
+		if got := r.took(); got == "" {
+			t.Error("nothing happened when the old owner's lease was waited out")
+		}
+		if got := r.open(); slices.Contains(got, from) || len(got) != 1 {
+			t.Errorf("open epochs %v, want alpha's alone", got)
+		}
+	})
+}
+
+func TestTakeOverSeesTheOldOwnersReport(t *testing.T) {
+	run(t, func(r *rig) {
+		from := r.betaMovesHere()
+		time.Sleep(100 * time.Millisecond)
+		r.expect()
+		r.must(&hadv1.Command{Record: &hadv1.Command_Deliver{Deliver: &hadv1.Deliver{Reports: []*hadv1.Report{{
+			NodeId: "id-beta", Node: "beta", Stream: "s", Seq: 1, Body: &hadv1.Report_Released{Released: &hadv1.Released{
+				Epoch: from, Kind: hadv1.Evidence_KIND_RELEASED, Reporter: &hadv1.Instance{Node: "beta", NodeId: "id-beta", BootId: "boot", Nonce: "b"},
+			}},
+		}}}}})
+		synctest.Wait()
+		if r.kernel.holds() != 2 || r.phase() != PhaseServing {
+			t.Errorf("phase %v, %d addresses up after beta's report", r.phase(), r.kernel.holds())
+		}
+	})
+}
+
+func TestStopWithoutAReadySuccessorReleases(t *testing.T) {
+	run(t, func(r *rig) {
+		r.policy("")
+		time.Sleep(time.Second)
+		r.took()
+		r.beta.lets(false, errors.New("its disk is full"))
+		r.term()
+		time.Sleep(time.Second)
+		r.expect(join(orderly, []string{"transfer to beta"}, after)...)
+	})
+}
+
+func TestAYieldedEpochIsNotRenewed(t *testing.T) {
+	run(t, func(r *rig) {
+		r.policy("")
+		time.Sleep(time.Second)
+		r.took()
+		r.term()
+		timing := r.controller.cfg.Timing
+		time.Sleep(timing.TTL - timing.Margin - time.Millisecond)
+		r.expect("PreRel 192.0.2.11", "PreRel 192.0.2.10", "transfer to beta")
+		time.Sleep(time.Second)
+		r.expect("-192.0.2.10", "-192.0.2.11", "PostRel 192.0.2.11 forced", "PostRel 192.0.2.10 forced")
+		if rel := r.releases(); len(rel) != 1 || !rel[0].GetForced() {
+			t.Errorf("releases %v, want one forced", rel)
+		}
+	})
+}
