@@ -33,6 +33,7 @@ var leaves = []string{
 	module + "/internal/boltfile/...",
 	module + "/internal/clock/...",
 	module + "/internal/fence/...",
+	module + "/internal/gate/...",
 	module + "/internal/hook/...",
 	module + "/internal/journal/...",
 	module + "/internal/peer/...",

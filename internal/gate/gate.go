@@ -1,0 +1,283 @@
+// Package gate closes the packet path of virtual addresses at a deadline,
+// whatever has become of the processes of had: two BPF programs on every
+// interface (tc clsact) drop a guarded address's packets unless its epoch's
+// deadline on CLOCK_BOOTTIME is ahead. DESIGN.md has the rules and what was
+// rejected.
+//
+// All functions work in the network namespace of the thread that calls Open,
+// Find, Probe or Uninstall.
+package gate
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"sync"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/rlimit"
+	"github.com/hashicorp/go-hclog"
+
+	"had/internal/clock"
+)
+
+var (
+	// ErrUnavailable says that this host can't run a gate; the error around
+	// it says what it lacks.
+	ErrUnavailable = errors.New("the packet gate isn't available on this host")
+
+	// ErrNotInstalled says that no interface has a gate of the name.
+	ErrNotInstalled = errors.New("no gate of this name is installed")
+
+	// ErrShut says that an epoch was shut, which nothing undoes.
+	ErrShut = errors.New("the epoch is shut")
+)
+
+// Config says which gate.
+type Config struct {
+	// Name tells the gates of a host apart. Epochs of a name only grow, so it
+	// has to change when they begin again: a cluster's ID does. At most 200
+	// bytes.
+	Name   string
+	Logger hclog.Logger
+}
+
+// Gate is one gate of this host. Its effects are in the kernel and shared by
+// all that have it open; they outlive every process.
+//
+// One process, the daemon, calls Open, Admit, Extend, Check and Run. Others
+// (the guard) use Find and may call Shut, Forget, Lease and Guarded at any
+// time, concurrently with all of the daemon's calls: the one that says no wins.
+// Methods of one Gate are safe for concurrent use, but for Close, which comes
+// last.
+type Gate struct {
+	name   string
+	logger hclog.Logger
+	maps   *maps
+	hooks  *hooks // nil in a Gate from Find
+
+	admitting sync.Mutex // Admit and Forget change keys one after another
+}
+
+// Open takes over the gate that an earlier run left, with what is guarded, or
+// makes a new one in which nothing is. It loads the programs anew and puts
+// them in place of the earlier ones one by one, without a moment in between,
+// and returns when they are attached to every interface. Where that can't be
+// done the error is ErrUnavailable.
+func Open(c Config) (*Gate, error) {
+	if err := c.check(); err != nil {
+		return nil, err
+	}
+	// Kernels before 5.11 count maps as locked memory.
+	if err := rlimit.RemoveMemlock(); err != nil {
+		return nil, unavailable("it needs CAP_SYS_RESOURCE: run had as root", err)
+	}
+	h, err := openHooks(c.Name, c.Logger)
+	if err != nil {
+		return nil, err
+	}
+	g := &Gate{name: c.Name, logger: c.Logger, hooks: h}
+	if err := g.install(); err != nil {
+		g.Close()
+		return nil, err
+	}
+	return g, nil
+}
+
+func (g *Gate) install() error {
+	var err error
+	g.maps, err = g.hooks.findMaps()
+	if errors.Is(err, ErrNotInstalled) {
+		if g.maps, err = newMaps(); err != nil {
+			return explain(err)
+		}
+	}
+	if err != nil {
+		return err
+	}
+	if err := g.hooks.load(g.maps); err != nil {
+		return explain(err)
+	}
+	_, err = g.hooks.attachAll()
+	if err != nil {
+		return explain(err)
+	}
+	return nil
+}
+
+// Find opens a gate that a daemon has opened before, to look at it or to shut
+// it. It changes nothing: Check and Run aren't for it. Without such a gate the
+// error is ErrNotInstalled.
+func Find(c Config) (*Gate, error) {
+	if err := c.check(); err != nil {
+		return nil, err
+	}
+	h, err := openHooks(c.Name, c.Logger)
+	if err != nil {
+		return nil, err
+	}
+	defer h.close()
+	m, err := h.findMaps()
+	if err != nil {
+		return nil, err
+	}
+	return &Gate{name: c.Name, logger: c.Logger, maps: m}, nil
+}
+
+func (c Config) check() error {
+	const longest = 200 // a filter's name has room for 255 (linux/tc_act/tc_bpf.h)
+	if c.Name == "" || len(c.Name) > longest {
+		return fmt.Errorf("gate name %q: it must have 1 to %d bytes", c.Name, longest)
+	}
+	return nil
+}
+
+// Admit guards the addresses, in an epoch. It returns when no packet of theirs
+// passes but by a deadline of that epoch: for an epoch that wasn't admitted
+// before, not until Extend. Only then may they be added to an interface.
+// Addresses of earlier epochs are closed from now on.
+//
+// The error is ErrShut when the epoch has been shut. After any other error
+// some of the addresses may be guarded.
+func (g *Gate) Admit(epoch uint64, addrs []netip.Addr) error {
+	g.admitting.Lock()
+	defer g.admitting.Unlock()
+	w := g.maps.words
+	if shut := w.shut.Load(); epoch <= shut {
+		return fmt.Errorf("admit %d addresses in epoch %d: %w (all up to %d are)", len(addrs), epoch, ErrShut, shut)
+	}
+	switch current := w.epoch.Load(); {
+	case epoch < current:
+		return fmt.Errorf("admit %d addresses in epoch %d: the gate is in epoch %d already", len(addrs), epoch, current)
+	case epoch > current: // the order matters: leaseWords
+		w.deadline.Store(0)
+		w.epoch.Store(epoch)
+	}
+	for _, a := range addrs {
+		if !a.IsValid() {
+			return fmt.Errorf("admit addresses in epoch %d: one of them is no address", epoch)
+		}
+		if err := g.maps.guarded.Put(a.As16(), epoch); err != nil {
+			return fmt.Errorf("guard %s in epoch %d (a gate holds up to %d addresses): %w", a, epoch, maxGuarded, err)
+		}
+	}
+	return nil
+}
+
+// Extend lets the epoch's addresses pass until the deadline, or until one set
+// before if that is later. It is a write to memory, whatever the number of
+// addresses. An epoch that isn't the one admitted last is refused, and one
+// that was shut with ErrShut.
+func (g *Gate) Extend(epoch uint64, until clock.Instant) error {
+	w := g.maps.words
+	if current := w.epoch.Load(); epoch != current {
+		return fmt.Errorf("extend epoch %d: the gate is in epoch %d", epoch, current)
+	}
+	raise(&w.deadline, uint64(max(until, 0)))
+	// The program looks itself; this is for the caller to know.
+	if shut := w.shut.Load(); epoch <= shut {
+		return fmt.Errorf("extend epoch %d: %w (all up to %d are)", epoch, ErrShut, shut)
+	}
+	return nil
+}
+
+// Shut closes this epoch and all before it, at once and for good: no Admit or
+// Extend of it succeeds any more, nor has one that is under way an effect. It
+// is a write to memory, which can't fail.
+func (g *Gate) Shut(epoch uint64) { raise(&g.maps.words.shut, epoch) }
+
+// Forget stops guarding addresses, which opens the path of packets to them
+// and from them. The caller has proven that no interface of this host has
+// them. Addresses admitted in a later epoch than this one stay guarded; that
+// one isn't guarded is fine.
+//
+// A process that forgets addresses while another admits them in a later epoch
+// may take the new guard away: the guard first ends the daemon that could.
+func (g *Gate) Forget(epoch uint64, addrs []netip.Addr) error {
+	g.admitting.Lock()
+	defer g.admitting.Unlock()
+	for _, a := range addrs {
+		key := a.As16()
+		var admitted uint64
+		err := g.maps.guarded.Lookup(key, &admitted)
+		if err == nil && admitted <= epoch {
+			err = g.maps.guarded.Delete(key)
+		}
+		if err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+			return fmt.Errorf("stop guarding %s: %w", a, err)
+		}
+	}
+	return nil
+}
+
+// Lease is what the gate was told of epochs.
+type Lease struct {
+	Epoch uint64        // admitted last; 0 before the first
+	Until clock.Instant // its deadline; 0 before the first Extend
+	Shut  uint64        // this epoch and all before it are over
+}
+
+// Open reports whether addresses of the lease's epoch pass at an instant.
+func (l Lease) Open(at clock.Instant) bool { return l.Epoch > l.Shut && at.Before(l.Until) }
+
+// Lease reads the lease, which another process may change at the same time.
+func (g *Gate) Lease() Lease {
+	w := g.maps.words
+	until := clock.Instant(w.deadline.Load()) // before the epoch: leaseWords
+	return Lease{Epoch: w.epoch.Load(), Until: until, Shut: w.shut.Load()}
+}
+
+// Guarded lists the guarded addresses, in order. They were admitted in the
+// lease's epoch or before.
+func (g *Gate) Guarded() ([]netip.Addr, error) {
+	found, err := g.maps.list()
+	if err != nil {
+		return nil, err
+	}
+	addrs := make([]netip.Addr, 0, len(found))
+	for a := range found {
+		addrs = append(addrs, a)
+	}
+	slices.SortFunc(addrs, netip.Addr.Compare)
+	return addrs, nil
+}
+
+// Close lets go of the gate and leaves it in the kernel as it is.
+func (g *Gate) Close() {
+	if g.hooks != nil {
+		g.hooks.close()
+	}
+	if g.maps != nil {
+		g.maps.close()
+	}
+}
+
+// Uninstall takes a gate off every interface; its maps go with it when no
+// process has it open. What others have on the interfaces stays, the clsact
+// qdisc too, which they may have come to use. While addresses are guarded it
+// refuses, because they would be open then: prove them gone and Forget them.
+// Without such a gate it does nothing.
+func Uninstall(c Config) error {
+	g, err := Find(c)
+	if errors.Is(err, ErrNotInstalled) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	addrs, err := g.Guarded()
+	g.Close()
+	if err != nil {
+		return err
+	}
+	if len(addrs) > 0 {
+		return fmt.Errorf("uninstall gate %s: it guards %v, which must be proven gone from this host first", c.Name, addrs)
+	}
+	h, err := openHooks(c.Name, c.Logger)
+	if err != nil {
+		return err
+	}
+	defer h.close()
+	return h.detachAll()
+}

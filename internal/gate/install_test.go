@@ -1,0 +1,367 @@
+package gate
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"net"
+	"net/netip"
+	"os"
+	"os/exec"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/asm"
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"had/internal/clock"
+)
+
+// TestMain is also the process that arms a gate and is then killed.
+func TestMain(m *testing.M) {
+	if os.Getenv(armEnv) != "" {
+		if err := arm(); err != nil {
+			panic(err)
+		}
+		select {}
+	}
+	os.Exit(m.Run())
+}
+
+const (
+	armEnv   = "GATE_TEST_ARM"
+	armedFor = 1500 * time.Millisecond
+)
+
+func arm() error {
+	g, err := Open(config())
+	if err != nil {
+		return err
+	}
+	if err := g.Admit(7, both()); err != nil {
+		return err
+	}
+	if err := g.Extend(7, clock.Now().Add(armedFor)); err != nil {
+		return err
+	}
+	_, err = os.Stdout.WriteString("armed\n")
+	return err
+}
+
+// The process that armed the gate is killed; its filters close all the same,
+// and the next process finds them.
+func TestAGateOutlivesItsProcess(t *testing.T) {
+	t.Parallel()
+	here, there := newPair(t)
+	here.assignVirtual("eth0")
+	cmd := exec.CommandContext(t.Context(), os.Args[0]) // in this thread's namespace
+	cmd.Env = append(os.Environ(), armEnv+"=1")
+	out, err := cmd.StdoutPipe()
+	must(t, err)
+	must(t, cmd.Start())
+	if line, err := bufio.NewReader(out).ReadString('\n'); err != nil || line != "armed\n" {
+		t.Fatalf("the process that arms the gate said %q, %v", line, err)
+	}
+	armed := time.Now()
+	must(t, cmd.Process.Kill())
+	_ = cmd.Wait() // says that it was killed
+
+	here.echo(vip4)
+	client := there.dial(vip4)
+	if !answers(t, client, armedFor/2) && time.Since(armed) < armedFor {
+		t.Error("the address doesn't answer although its lease lasts")
+	}
+	<-time.After(time.Until(armed.Add(armedFor)))
+	if answers(t, client, brief) {
+		t.Error("the address answers after its lease")
+	}
+
+	guard, err := Find(config())
+	must(t, err)
+	defer guard.Close()
+	if addrs, err := guard.Guarded(); err != nil || !slices.Equal(addrs, both()) {
+		t.Errorf("Guarded() = %v, %v; want what the killed process admitted", addrs, err)
+	}
+	guard.Shut(7)
+	g := open(t)
+	if answers(t, client, brief) {
+		t.Error("opening the gate anew opened it for packets")
+	}
+	if l := g.Lease(); l.Epoch != 7 || l.Shut != 7 {
+		t.Errorf("the lease that was found is %+v", l)
+	}
+	if err := g.Admit(7, both()); !errors.Is(err, ErrShut) {
+		t.Errorf("Admit of what the guard shut: %v", err)
+	}
+	must(t, g.Admit(8, both()))
+	must(t, g.Extend(8, soon()))
+	if !answers(t, client, patient) {
+		t.Error("the address doesn't answer in a new epoch")
+	}
+	guard.Shut(8)
+	if answers(t, client, brief) {
+		t.Error("what another process shut is open")
+	}
+}
+
+// Programs are exchanged while a flood comes in: none of it gets through.
+func TestTakingOverLeavesNoGap(t *testing.T) {
+	t.Parallel()
+	here, there := newPair(t)
+	must(t, open(t).Admit(7, both()))
+	here.assignVirtual("eth0")
+	here.echo(vip4)
+	client := there.dial(vip4)
+	must(t, there.link.NeighSet(&netlink.Neigh{LinkIndex: there.get("eth0").Attrs().Index,
+		State: unix.NUD_PERMANENT, IP: vip4.AsSlice(), HardwareAddr: here.mac()}))
+	ctx, stop := context.WithCancel(t.Context())
+	flood := make(chan int)
+	go func() {
+		n := 0
+		for ; ctx.Err() == nil; n++ {
+			_, _ = client.Write([]byte("let me in"))
+		}
+		flood <- n
+	}()
+	for range 20 {
+		open(t)
+	}
+	stop()
+	sent := <-flood
+	must(t, client.SetReadDeadline(time.Now().Add(brief)))
+	if n, err := client.Read(make([]byte, 64)); err == nil {
+		t.Errorf("%d bytes of an answer came through while programs were exchanged", n)
+	}
+	if sent < 1000 {
+		t.Errorf("only %d packets were sent: that tests nothing", sent)
+	}
+}
+
+func TestLaterInterfacesGetTheGate(t *testing.T) {
+	t.Parallel()
+	here, there := newPair(t)
+	g := open(t)
+	run(t, g)
+	must(t, g.Admit(7, both()))
+	here.assignVirtual("eth0")
+	here.cable("eth1", there)
+	eventually(t, "the gate to be on eth1", func() bool { return here.gated("eth1") })
+	there.assign("eth1", "198.51.100.2/24")
+	must(t, there.link.RouteReplace(&netlink.Route{LinkIndex: there.get("eth1").Attrs().Index,
+		Dst: netlink.NewIPNet(vip4.AsSlice()), Scope: netlink.SCOPE_LINK}))
+	here.echo(vip4)
+	client := there.dial(vip4)
+	if answers(t, client, brief) {
+		t.Error("the address answers on an interface that came later")
+	}
+	must(t, g.Extend(7, soon()))
+	here.assign("eth1", "198.51.100.1/24") // the way back
+	if !answers(t, client, patient) {
+		t.Error("the address doesn't answer there within its lease")
+	}
+}
+
+// Whoever takes the gate off an interface finds it there again.
+func TestWhatIsTakenOffIsPutBack(t *testing.T) {
+	t.Parallel()
+	here := newHost(t)
+	g := open(t)
+	takeOff := func() { must(t, here.link.QdiscDel(clsact(here.get("lo")))) }
+	takeOff()
+	if missing, err := g.Check(); err != nil || !slices.Equal(missing, []string{"lo ingress", "lo egress"}) {
+		t.Errorf("Check() = %v, %v; want what was taken off", missing, err)
+	}
+	if missing, err := g.Check(); err != nil || len(missing) > 0 {
+		t.Errorf("Check() = %v, %v; want nothing missing", missing, err)
+	}
+	run(t, g)
+	takeOff()
+	eventually(t, "the gate to be back", func() bool { return here.gated("lo") })
+	must(t, here.link.FilterDel(here.ours("lo", egress)))
+	eventually(t, "the egress filter to be back", func() bool { return here.gated("lo") })
+}
+
+// Others' filters are asked after the gate, whatever they would say, and are
+// all that Uninstall leaves.
+func TestOthersFiltersStay(t *testing.T) {
+	t.Parallel()
+	here, there := newPair(t)
+	accept, err := ebpf.NewProgram(&ebpf.ProgramSpec{Type: ebpf.SchedCLS, License: "Apache-2.0",
+		Instructions: asm.Instructions{asm.Mov.Imm(asm.R0, 0), asm.Return()}})
+	must(t, err)
+	defer accept.Close()
+	eth0 := here.get("eth0")
+	must(t, here.link.QdiscAdd(clsact(eth0)))
+	for _, d := range directions() {
+		must(t, here.link.FilterAdd(&netlink.BpfFilter{
+			FilterAttrs: netlink.FilterAttrs{LinkIndex: eth0.Attrs().Index, Parent: d.parent(), Handle: 1, Priority: 1, Protocol: unix.ETH_P_ALL},
+			Fd:          accept.FD(), Name: "somebody's", DirectAction: true}))
+	}
+	other := config()
+	other.Name = "another cluster"
+	second, err := Open(other)
+	must(t, err)
+	defer second.Close()
+
+	g := open(t)
+	must(t, g.Admit(7, both()))
+	here.assignVirtual("eth0")
+	here.echo(vip4)
+	client := there.dial(vip4)
+	if answers(t, client, brief) {
+		t.Error("a filter that accepts everything opened the gate")
+	}
+	must(t, g.Extend(7, soon()))
+	if !answers(t, client, patient) {
+		t.Error("the address doesn't answer within its lease")
+	}
+
+	err = Uninstall(config())
+	if err == nil || !strings.Contains(err.Error(), vip4.String()) {
+		t.Errorf("Uninstall of a gate that guards: %v", err)
+	}
+	must(t, g.Forget(7, both()))
+	must(t, Uninstall(config()))
+	must(t, Uninstall(config())) // nothing left to do
+	for _, d := range directions() {
+		left, err := here.link.FilterList(eth0, d.parent())
+		must(t, err)
+		var names []string
+		for _, f := range left {
+			names = append(names, f.(*netlink.BpfFilter).Name)
+		}
+		slices.Sort(names)
+		if !slices.Equal(names, []string{"had-gate/another cluster", "somebody's"}) {
+			t.Errorf("filters left at %s: %v", d, names)
+		}
+	}
+	if _, err := Find(config()); !errors.Is(err, ErrNotInstalled) {
+		t.Errorf("Find after Uninstall: %v", err)
+	}
+}
+
+// A filter of another kind or protocol keeps its priority; the gate takes the
+// next.
+func TestFirstPriority(t *testing.T) {
+	at := func(priority, protocol uint16) netlink.FilterAttrs {
+		return netlink.FilterAttrs{Priority: priority, Protocol: protocol}
+	}
+	for _, c := range []struct {
+		filters []netlink.Filter
+		want    uint16
+	}{
+		{nil, 1},
+		{[]netlink.Filter{&netlink.BpfFilter{FilterAttrs: at(1, unix.ETH_P_ALL)}}, 1},
+		{[]netlink.Filter{&netlink.BpfFilter{FilterAttrs: at(1, unix.ETH_P_IP)}}, 2},
+		{[]netlink.Filter{&netlink.U32{FilterAttrs: at(1, unix.ETH_P_ALL)}, &netlink.U32{FilterAttrs: at(3, unix.ETH_P_ALL)}}, 2},
+	} {
+		if got := firstPriority(c.filters); got != c.want {
+			t.Errorf("firstPriority(%v) = %d, want %d", c.filters, got, c.want)
+		}
+	}
+}
+
+// A local client must not be served by the former owner either.
+func TestLoopbackIsGated(t *testing.T) {
+	t.Parallel()
+	here := newHost(t)
+	g := open(t)
+	must(t, g.Admit(7, both()))
+	here.assignVirtual("lo")
+	for _, addr := range both() {
+		here.echo(addr)
+		if answers(t, here.dial(addr), brief) {
+			t.Errorf("%s answers a client on its host before Extend", addr)
+		}
+	}
+	must(t, g.Extend(7, soon()))
+	for _, addr := range both() {
+		if !answers(t, here.dial(addr), patient) {
+			t.Errorf("%s doesn't answer a client on its host", addr)
+		}
+	}
+}
+
+// A connection stands still at the deadline: no data, no reset.
+func TestAConnectionStandsStill(t *testing.T) {
+	t.Parallel()
+	here, there := newPair(t)
+	g := open(t)
+	must(t, g.Admit(7, both()))
+	must(t, g.Extend(7, soon()))
+	here.assignVirtual("eth0")
+	server, err := net.Listen("tcp", netip.AddrPortFrom(vip6, 7).String())
+	must(t, err)
+	defer server.Close()
+	var client net.Conn
+	there.in(func() {
+		client, err = net.DialTimeout("tcp", server.Addr().String(), patient)
+	})
+	must(t, err)
+	defer client.Close()
+	conn, err := server.Accept()
+	must(t, err)
+	buf := make([]byte, 8)
+	_, err = conn.Write([]byte("in time"))
+	must(t, err)
+	if n, err := client.Read(buf); err != nil || string(buf[:n]) != "in time" {
+		t.Fatalf("read %q, %v within the lease", buf[:n], err)
+	}
+	g.Shut(7)
+	_, err = conn.Write([]byte("too late"))
+	must(t, err)
+	must(t, conn.Close())
+	must(t, client.SetReadDeadline(time.Now().Add(4*brief)))
+	if n, err := client.Read(buf); !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("read %q, %v after the lease; want silence", buf[:n], err)
+	}
+}
+
+func TestProbe(t *testing.T) {
+	t.Parallel()
+	if err := Probe(); err != nil {
+		t.Errorf("this host runs the tests of the gate, but: %v", err)
+	}
+}
+
+// clsact is the qdisc, for somebody else's hands.
+func clsact(link netlink.Link) netlink.Qdisc {
+	return &netlink.Clsact{QdiscAttrs: netlink.QdiscAttrs{
+		LinkIndex: link.Attrs().Index, Handle: netlink.MakeHandle(0xffff, 0), Parent: netlink.HANDLE_CLSACT}}
+}
+
+// ours is the gate's filter on an interface, nil if there is none.
+func (h *host) ours(iface string, d direction) netlink.Filter {
+	h.t.Helper()
+	filters, err := h.link.FilterList(h.get(iface), d.parent())
+	must(h.t, err)
+	for _, f := range filters {
+		if b, ok := f.(*netlink.BpfFilter); ok && b.Name == "had-gate/test" {
+			return f
+		}
+	}
+	return nil
+}
+
+func (h *host) gated(iface string) bool {
+	h.t.Helper()
+	return h.ours(iface, ingress) != nil && h.ours(iface, egress) != nil
+}
+
+// run runs the gate's task until the test ends.
+func run(t *testing.T, g *Gate) {
+	t.Helper()
+	ctx, stop := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- g.Run(ctx) }()
+	t.Cleanup(func() {
+		stop()
+		if err := <-done; err != nil {
+			t.Errorf("Run: %v", err)
+		}
+	})
+}
