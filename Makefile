@@ -56,6 +56,18 @@ dev: build ## the same cluster left running for you to play with (root)
 	@$(call as_root,it makes network namespaces and so needs root); \
 	exec $$SUDO bin/had dev
 
+# Of make bench: trials a fault, and which parts and subjects (bench -help lists
+# them; empty: all). Only a run of everything replaces docs/benchmarks.md.
+N        ?= 20
+ONLY     ?=
+SUBJECTS ?=
+
+.PHONY: bench
+bench: build ## measure failover and its cost beside keepalived (root, about an hour; N=5 ONLY=crash,idle for less)
+	@$(call as_root,it makes network namespaces and so needs root); \
+	CGO_ENABLED=0 go build -trimpath -o build/bench/bench ./internal/bench/cmd; \
+	exec $$SUDO build/bench/bench -docs docs -n '$(N)' -only '$(ONLY)' -subjects '$(SUBJECTS)'
+
 .PHONY: test
 test: need-go ## every test: unit, simulation, real kernel, end to end (root, under 3 minutes)
 	@$(call as_root,tests with a real kernel need root); \
@@ -105,7 +117,7 @@ proto-drift: need-go ## fail when the Go code of proto/ isn't what its .proto fi
 
 .PHONY: clean
 clean: ## remove what was built here
-	rm -rf bin dist
+	rm -rf bin build dist
 
 .PHONY: need-go
 need-go:

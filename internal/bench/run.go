@@ -1,0 +1,263 @@
+package bench
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"had/internal/lab"
+)
+
+// Parts of a run besides the faults.
+const (
+	partScale = "scale"
+	partIdle  = "idle"
+)
+
+// ResultsFile is the name of the file, in Config.Dir, that keeps the report.
+const ResultsFile = "results.json"
+
+// Config says what to measure and with what.
+type Config struct {
+	Had, Hactl string // our programs, absolute paths
+	Keepalived string // the program; "": it isn't installed, and isn't measured
+	Dir        string // keeps the results
+	Trials     int    // a fault and subject, at least 1
+	// Only are the parts to run, by key; empty: all.
+	Only []string
+	// Subjects are those to measure, by key; empty: all.
+	Subjects []string
+	// Progress is told what happens, a line each.
+	Progress io.Writer
+}
+
+// Parts returns the keys of everything that Config.Only may name.
+func Parts() []string {
+	keys := []string{partIdle}
+	for _, f := range faults() {
+		keys = append(keys, f.key)
+	}
+	return append(keys, partScale)
+}
+
+// SubjectKeys returns the keys that Config.Subjects may name.
+func SubjectKeys() []string {
+	var keys []string
+	for _, s := range subjects() {
+		keys = append(keys, s.Key)
+	}
+	return keys
+}
+
+// runner is one run.
+type runner struct {
+	cfg      Config
+	subjects []Subject
+	report   *Report
+	sites    []*site // one a subject, in the same order, for all that isn't scale
+	rebuilt  map[string]int
+	start    time.Time
+
+	mu sync.Mutex // for Progress
+}
+
+// Run measures, and keeps what it has in Config.Dir all the time, also when it
+// ends early. Nothing of the clusters is left when it returns.
+func Run(ctx context.Context, cfg Config) (*Report, error) {
+	r, err := newRunner(cfg)
+	if err != nil {
+		return nil, err
+	}
+	if r.report.Machine, err = r.describe(ctx); err != nil {
+		return nil, err
+	}
+	r.announce()
+	if err := errors.Join(r.all(ctx), r.save()); err != nil {
+		return r.report, err
+	}
+	r.report.Complete = len(cfg.Only) == 0 && len(cfg.Subjects) == 0 && len(r.subjects) == len(subjects())
+	return r.report, r.save()
+}
+
+func newRunner(cfg Config) (*runner, error) {
+	if cfg.Trials < 1 {
+		return nil, fmt.Errorf("measure %d trials a fault: at least 1", cfg.Trials)
+	}
+	for _, part := range cfg.Only {
+		if !slices.Contains(Parts(), part) {
+			return nil, fmt.Errorf("measure %q: there are %s", part, strings.Join(Parts(), ", "))
+		}
+	}
+	r := &runner{cfg: cfg, rebuilt: map[string]int{}, start: time.Now()}
+	for _, key := range cfg.Subjects {
+		if !slices.Contains(SubjectKeys(), key) {
+			return nil, fmt.Errorf("measure %q: there are %s", key, strings.Join(SubjectKeys(), ", "))
+		}
+	}
+	for _, s := range subjects() {
+		chosen := len(cfg.Subjects) == 0 || slices.Contains(cfg.Subjects, s.Key)
+		if chosen && (s.Group == ours || cfg.Keepalived != "") {
+			r.subjects = append(r.subjects, s)
+		}
+	}
+	if len(r.subjects) == 0 {
+		return nil, errors.New("measure keepalived: it isn't installed (apt-get install keepalived)")
+	}
+	r.report = &Report{Trials: cfg.Trials, Subjects: r.subjects}
+	return r, nil
+}
+
+func (r *runner) wants(part string) bool {
+	return len(r.cfg.Only) == 0 || slices.Contains(r.cfg.Only, part)
+}
+
+// faults returns the faults of this run.
+func (r *runner) faults() []fault {
+	return slices.DeleteFunc(faults(), func(f fault) bool { return !r.wants(f.key) })
+}
+
+func faultOf(key string) fault {
+	all := faults()
+	return all[slices.IndexFunc(all, func(f fault) bool { return f.key == key })]
+}
+
+// all runs the parts one after another.
+func (r *runner) all(ctx context.Context) error {
+	if r.wants(partIdle) || len(r.faults()) > 0 {
+		if err := r.onSites(ctx); err != nil {
+			return err
+		}
+	}
+	if r.wants(partScale) {
+		return r.scale(ctx)
+	}
+	return nil
+}
+
+// onSites runs what needs the two addresses that a client asks for.
+func (r *runner) onSites(ctx context.Context) (err error) {
+	defer func() {
+		for _, c := range r.sites {
+			err = closing(err, c)
+		}
+		r.sites = nil
+	}()
+	for _, s := range r.subjects {
+		r.say("start   %s", s.Title)
+		c, err := r.newSite(ctx, s, lab.DefaultVIPs())
+		if err != nil {
+			return err
+		}
+		r.sites = append(r.sites, c)
+	}
+	if r.wants(partIdle) {
+		if err := r.idle(ctx); err != nil {
+			return err
+		}
+	}
+	done, total := 0, r.trials()
+	for _, f := range r.faults() {
+		for range r.cfg.Trials {
+			for i := range r.sites {
+				t, err := r.try(ctx, i, f)
+				if err != nil {
+					return err
+				}
+				done++
+				r.tell(done, total, r.subjects[i], t)
+			}
+		}
+	}
+	return nil
+}
+
+// trials returns how many there are to make.
+func (r *runner) trials() int { return len(r.faults()) * len(r.subjects) * r.cfg.Trials }
+
+// maxRebuilt is how often the cluster of a subject may have to be made anew.
+const maxRebuilt = 5
+
+// try makes a trial. A cluster that isn't well after it, or in which the trial
+// could not be made, is made anew.
+func (r *runner) try(ctx context.Context, i int, f fault) (Trial, error) {
+	for {
+		c := r.sites[i]
+		t, failed := c.trial(ctx, f)
+		if ctx.Err() != nil {
+			return t, context.Cause(ctx)
+		}
+		if failed == nil {
+			r.report.Faults = append(r.report.Faults, t)
+			if err := r.save(); err != nil || t.Rebuilt == "" {
+				return t, err
+			}
+			failed = errors.New(t.Rebuilt)
+		}
+		r.say("%s: %s: making its cluster anew: %v", c.subject.Title, f.title, failed)
+		r.rebuilt[c.subject.Key]++
+		if r.rebuilt[c.subject.Key] > maxRebuilt {
+			return t, fmt.Errorf("measure %s: its cluster had to be made anew more than %d times: %w", c.subject.Title, maxRebuilt, failed)
+		}
+		anew, err := r.newSite(ctx, c.subject, c.vips)
+		if err != nil {
+			return t, errors.Join(err, failed)
+		}
+		r.sites[i] = anew
+		if err := c.lab.Close(); err != nil {
+			return t, err
+		}
+		if t.Rebuilt != "" {
+			return t, nil
+		}
+	}
+}
+
+// closing closes the lab of a site and adds what went wrong to err.
+func closing(err error, c *site) error { return errors.Join(err, c.lab.Close()) }
+
+// save keeps what has been measured so far.
+func (r *runner) save() error { return r.report.Write(filepath.Join(r.cfg.Dir, ResultsFile)) }
+
+// say tells the reader a line.
+func (r *runner) say(format string, args ...any) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	fmt.Fprintf(r.cfg.Progress, "%s  %s\n", clock(time.Since(r.start)), fmt.Sprintf(format, args...))
+}
+
+// clock writes a time as minutes and seconds.
+func clock(d time.Duration) string {
+	return fmt.Sprintf("%3d:%02d", int(d.Minutes()), int(d.Seconds())%60)
+}
+
+// announce says what is about to happen.
+func (r *runner) announce() {
+	var titles []string
+	for _, s := range r.subjects {
+		titles = append(titles, s.Title)
+	}
+	r.say("subjects: %s", strings.Join(titles, "; "))
+	if r.cfg.Keepalived == "" {
+		r.say("keepalived isn't installed and isn't measured (apt-get install keepalived)")
+	}
+	r.say("%d faults, %d trials in all, some 5 s each; Ctrl-C ends it and keeps what is measured", len(r.faults()), r.trials())
+}
+
+// tell tells a trial.
+func (r *runner) tell(done, total int, s Subject, t Trial) {
+	note := ""
+	if t.Successor == "" {
+		note = ", nobody took over"
+	}
+	if t.Stalled {
+		note += ", the client stalled"
+	}
+	r.say("%3d/%d  %-9s %-34s no answer for %.1f ms (v6 %.1f), two answered for %.1f ms, %.1f ms after it was mended%s",
+		done, total, t.Fault, s.Title, t.V4.Gap, t.V6.Gap, max(t.V4.Both, t.V6.Both), max(t.V4.HealGap, t.V6.HealGap), note)
+}

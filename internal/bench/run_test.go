@@ -1,0 +1,180 @@
+package bench
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"had/internal/lab"
+)
+
+func TestConfigIsCheckedBeforeAnythingIsBuilt(t *testing.T) {
+	t.Parallel()
+	good := Config{Trials: 1, Keepalived: "/k", Progress: io.Discard}
+	for _, c := range []struct {
+		name string
+		edit func(*Config)
+		want string
+	}{
+		{"no trials", func(c *Config) { c.Trials = 0 }, "at least 1"},
+		{"unknown part", func(c *Config) { c.Only = []string{"crash", "earthquake"} }, "earthquake"},
+		{"unknown subject", func(c *Config) { c.Subjects = []string{"had-9"} }, "had-9"},
+		{"missing program", func(c *Config) { c.Keepalived, c.Subjects = "", []string{"keepalived-1"} }, "apt-get install keepalived"},
+	} {
+		cfg := good
+		c.edit(&cfg)
+		if _, err := newRunner(cfg); err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s: %v, want an error with %q", c.name, err, c.want)
+		}
+	}
+	r, err := newRunner(good)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(r.subjects) != len(subjects()) || r.trials() != len(subjects())*len(faults()) {
+		t.Errorf("a run of everything has %d subjects and %d trials", len(r.subjects), r.trials())
+	}
+	cfg := good
+	cfg.Keepalived = ""
+	if r, err = newRunner(cfg); err != nil {
+		t.Fatal(err)
+	}
+	for _, s := range r.subjects {
+		if s.Group == theirs {
+			t.Errorf("%s is measured without its program", s.Key)
+		}
+	}
+}
+
+func TestManyAddressesDiffer(t *testing.T) {
+	t.Parallel()
+	for _, family := range []string{ipv4, ipv6} {
+		for _, count := range counts() {
+			seen := map[netip.Addr]bool{}
+			for _, vip := range manyVIPs(family, count) {
+				if seen[vip] || vip.Is4() != (family == ipv4) {
+					t.Fatalf("%d %s: %s is twice in it or of the wrong family", count, family, vip)
+				}
+				seen[vip] = true
+			}
+			if len(seen) != count {
+				t.Errorf("%d addresses, want %d", len(seen), count)
+			}
+		}
+	}
+}
+
+func TestKeepalivedAdvertisesOneAddressAndHoldsAll(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		vips     []netip.Addr
+		excluded bool
+	}{
+		{manyVIPs(ipv4, 1), false},
+		{manyVIPs(ipv4, 3), true},
+		{manyVIPs(ipv6, 1), true},
+		{lab.DefaultVIPs(), true},
+	} {
+		text := keepalivedConfig("alpha", 150, 100*time.Millisecond, c.vips)
+		for _, vip := range c.vips {
+			if n := strings.Count(text, " "+netip.PrefixFrom(vip, vip.BitLen()).String()+"\n"); n != 1 {
+				t.Errorf("%s is %d times in\n%s", vip, n, text)
+			}
+		}
+		if !strings.Contains(text, "advert_int 0.1\n") || strings.Contains(text, "excluded") != c.excluded {
+			t.Errorf("for %v:\n%s", c.vips, text)
+		}
+		if strings.Count(text, "{") != strings.Count(text, "}") {
+			t.Errorf("a block isn't closed in\n%s", text)
+		}
+	}
+}
+
+func TestUsageOfAProcess(t *testing.T) {
+	t.Parallel()
+	cmd := exec.CommandContext(t.Context(), "sleep", "1000")
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+	})
+	// A process that sleeps has used little and this one more, by the same
+	// clock.
+	theirs, err := cpuTime(cmd.Process.Pid)
+	if err != nil {
+		t.Fatal(err)
+	}
+	before, err := cpuTime(os.Getpid())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for began := time.Now(); time.Since(began) < 20*time.Millisecond; {
+		continue
+	}
+	after, err := cpuTime(os.Getpid())
+	if err != nil || after <= before || theirs < 0 {
+		t.Errorf("CPU time %v, then %v, of a sleeping process %v: %v", before, after, theirs, err)
+	}
+	memory, err := fields("/proc/self/status", "VmRSS:", "VmSize:")
+	if err != nil || memory[0] <= 0 || memory[1] < memory[0] {
+		t.Errorf("VmRSS and VmSize = %v: %v", memory, err)
+	}
+	if _, err := fields("/proc/self/status", "VmNothing:"); err == nil {
+		t.Error("a line that isn't there was found")
+	}
+	if kind, err := fileSystem("/proc"); kind != "proc" || err != nil {
+		t.Errorf("/proc is of type %q: %v", kind, err)
+	}
+	if _, err := readUsage(nil); err == nil {
+		t.Error("no process was measured")
+	}
+}
+
+func TestEventuallyEndsWithTheLatestReason(t *testing.T) {
+	t.Parallel()
+	ctx, cancel := context.WithCancelCause(t.Context())
+	ended, missing := errors.New("it took too long"), errors.New("the owner is missing")
+	err := eventually(ctx, func() error {
+		cancel(ended)
+		return missing
+	})
+	if !errors.Is(err, ended) || !errors.Is(err, missing) {
+		t.Errorf("got %v, want both %v and %v", err, ended, missing)
+	}
+	tries := 0
+	err = eventually(t.Context(), func() error {
+		if tries++; tries < 2 {
+			return missing
+		}
+		return nil
+	})
+	if err != nil || tries != 2 {
+		t.Errorf("%d tries, %v", tries, err)
+	}
+}
+
+func TestResultsAreReplacedAsAWhole(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	path := filepath.Join(dir, "file")
+	for _, text := range []string{"long before", "new"} {
+		if err := writeFile(path, []byte(text)); err != nil {
+			t.Fatal(err)
+		}
+		if got, err := os.ReadFile(path); err != nil || string(got) != text {
+			t.Errorf("it has %q: %v", got, err)
+		}
+	}
+	if entries, err := os.ReadDir(dir); err != nil || len(entries) != 1 {
+		t.Errorf("%d files are left: %v", len(entries), err)
+	}
+}
