@@ -40,6 +40,7 @@ type Host struct {
 	ns     *namespace
 	nl     *netlink.Handle
 	keeper *keeper
+	disk   *disk // nil without Config.Disks
 
 	services []io.Closer // set once, by startServices
 

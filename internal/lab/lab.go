@@ -54,6 +54,9 @@ type Config struct {
 	HadBinary string
 	// Env is added to the environment of every process, as "NAME=value".
 	Env []string
+	// Disks gives each server's data folder a small disk of its own, which can
+	// be filled, stalled and broken. It needs mkfs.ext4.
+	Disks bool
 	// Web makes the web service of a server (port 80); default: a line of text
 	// that says "hello from" and the server's name.
 	Web func(h *Host) http.Handler
@@ -195,6 +198,11 @@ func (l *Lab) outfit(h *Host) error {
 	if err := h.writeConfig(); err != nil {
 		return err
 	}
+	if l.cfg.Disks {
+		if err := h.addDisk(); err != nil {
+			return err
+		}
+	}
 	return h.startServices(l.cfg.Web(h))
 }
 
@@ -244,11 +252,15 @@ func (l *Lab) Close() error {
 func (l *Lab) close() error {
 	ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
 	defer cancel()
+	var errs []error
 	inodes := map[uint64]bool{}
 	for _, h := range l.hosts() {
 		inodes[h.ns.ino] = true
+		if h.disk != nil {
+			errs = append(errs, h.thawDisk()) // who writes to a stalled one can't be killed
+		}
 	}
-	errs := []error{sweep(ctx, inodes)}
+	errs = append(errs, sweep(ctx, inodes))
 	for _, h := range l.hosts() {
 		errs = append(errs, h.close())
 	}
