@@ -84,6 +84,23 @@ test-race: need-go ## the unit tests and the simulation under the race detector 
 	@command -v "$$(go env CC)" >/dev/null || { echo "make $@: the race detector needs a C compiler: apt-get install gcc" >&2; exit 1; }
 	@CGO_ENABLED=1 $(GOTEST) -race $(unit)
 
+# chaos NAME FLAGS: builds the test and runs it itself, so that Ctrl-C is its own
+# to handle: it ends the faults, reports and cleans up.
+define chaos
+@$(call as_root,it makes network namespaces and so needs root); \
+mkdir -p build; go test -c -o build/chaos.test ./internal/nettest; \
+cd internal/nettest; exec $$SUDO ../../build/chaos.test -test.run '^TestChaos$$' -test.timeout 0 -test.v \
+	-chaos.seed $(or $(SEED),0) -chaos.report ../../build/$(1) $(2)
+endef
+
+.PHONY: chaos
+chaos: need-go ## random faults on real daemons: make chaos [TIME=60m] [SEED=n]; report in build/ (root)
+	$(call chaos,chaos,-chaos.time $(or $(TIME),60m))
+
+.PHONY: trials
+trials: need-go ## each fault of an owner, N times: make trials [N=50] [FAULT=kill-daemon,…]; report in build/ (root)
+	$(call chaos,trials,-chaos.fault $(or $(FAULT),all) -chaos.n $(or $(N),50))
+
 .PHONY: fuzz
 fuzz: need-go ## every fuzz target for a time each, one after another: make fuzz TIME=10m
 	@grep -rlE --include='*_test.go' '^func Fuzz' . | xargs -n1 dirname | sort -u | while read -r dir; do \

@@ -2,6 +2,7 @@ package cluster
 
 import (
 	"encoding/binary"
+	"slices"
 	"testing"
 
 	"google.golang.org/protobuf/proto"
@@ -48,16 +49,23 @@ func logOf(data []byte) (cmds []*hadv1.Command) {
 
 // FuzzApply applies logs of any commands. None may make Apply panic; a refusal
 // changes nothing but the index; an epoch never comes twice, and an Acquire
-// that is accepted leaves no epoch open but its own; what a View has shown
-// stays as it was; and a node that continues from a snapshot comes to the same
+// that is accepted leaves no epoch open but its own and one that was handed
+// over to it; what a View has shown stays as it was; and a node that continues from a snapshot comes to the same
 // state as one that has applied the whole log.
 func FuzzApply(f *testing.F) {
 	alpha, beta := instance("alpha", 1), instance("beta", 1)
 	born := []*hadv1.Command{birthCmd(testBirth()), policyCmd(0, "x"), acquireCmd(alpha, 1)} // epoch 3
-	f.Add(logBytes(f, append(born, renewCmd(alpha, 1, 3), acquireCmd(beta, 1, waited(3, 4)))...))
-	f.Add(logBytes(f, append(born, deliverCmd(hookResult("alpha", 1, 3), released("alpha", 2, 3)), acquireCmd(beta, 1))...))
-	f.Add(logBytes(f, append(born, moveCmd("op", 3, "beta"), deliverCmd(progress("beta", 1, 0, hadv1.Progress_OUTCOME_VETOED)), moveEndCmd("op"))...))
-	f.Add(logBytes(f, append(born, acquireCmd(beta, 1), renewCmd(beta, 1, 3), policyCmd(7, "y"), policyCmd(1, "z"))...))
+	f.Add(logBytes(f, append(slices.Clone(born), renewCmd(alpha, 1, 3), acquireCmd(beta, 1, waited(3, 4)))...))
+	f.Add(logBytes(f, append(slices.Clone(born), deliverCmd(hookResult("alpha", 1, 3), released("alpha", 2, 3)), acquireCmd(beta, 1))...))
+	f.Add(logBytes(f, append(slices.Clone(born), moveCmd("op", 3, "beta"), deliverCmd(progress("beta", 1, 0, hadv1.Progress_OUTCOME_VETOED)), moveEndCmd("op"))...))
+	f.Add(logBytes(f, append(slices.Clone(born), acquireCmd(beta, 1), renewCmd(beta, 1, 3), policyCmd(7, "y"), policyCmd(1, "z"))...))
+	taken := acquireCmd(beta, 1, &hadv1.Evidence{Epoch: 3, Kind: hadv1.Evidence_KIND_HANDED_OVER})
+	taken.GetAcquire().MoveOperation = "op"
+	handedOver := append(slices.Clone(born), moveCmd("op", 3, "beta"), taken) // epoch 5 beside 3
+	f.Add(logBytes(f, append(slices.Clone(handedOver), renewCmd(alpha, 1, 3), &hadv1.Command{Record: &hadv1.Command_Waited{Waited: &hadv1.Waited{Term: 1, Evidence: waited(3, 3)}}})...))
+	f.Add(logBytes(f, append(slices.Clone(handedOver), acquireCmd(alpha, 1, waited(5, 5)), &hadv1.Command{Record: &hadv1.Command_Farewell{Farewell: &hadv1.Farewell{
+		NodeId: "id-alpha", Released: &hadv1.Released{Epoch: 3, Reporter: alpha, Kind: hadv1.Evidence_KIND_RELEASED},
+	}}})...))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		whole, continued := NewState(), NewState()
 		epochs := map[uint64]bool{}
@@ -79,8 +87,10 @@ func FuzzApply(f *testing.F) {
 					t.Fatalf("entry %d was refused (%s) and changed the state: %v", e.Index, v.Refused, cmd)
 				}
 			case cmd.GetAcquire() != nil:
-				if open := whole.View().Open; len(open) != 1 || open[0].GetEpoch() != e.Index || whole.lastEpoch <= view.LastEpoch {
-					t.Fatalf("epoch %d was opened after %d, and %v are open", e.Index, view.LastEpoch, open)
+				for _, c := range whole.View().Open {
+					if whole.lastEpoch <= view.LastEpoch || c.GetEpoch() != e.Index && c.GetHandedTo() != e.Index {
+						t.Fatalf("epoch %d was opened after %d, beside %v", e.Index, view.LastEpoch, c)
+					}
 				}
 			}
 			for _, c := range whole.View().Open {

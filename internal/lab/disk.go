@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"time"
 
@@ -48,8 +47,8 @@ func (h *Host) addDisk() error {
 		return fmt.Errorf("size the disk of host %s: %w", h.Name, err)
 	}
 	// No reserved blocks: a full disk is full for root, too.
-	if out, err := exec.Command("mkfs.ext4", "-q", "-m", "0", d.image).CombinedOutput(); err != nil {
-		return fmt.Errorf("make a file system on the disk of host %s (needs mkfs.ext4, of e2fsprogs): %w: %s", h.Name, err, out)
+	if _, err := h.Exec(context.Background(), "mkfs.ext4", "-q", "-m", "0", d.image); err != nil {
+		return fmt.Errorf("make a file system on a disk (needs mkfs.ext4, of e2fsprogs): %w", err)
 	}
 	if err := os.MkdirAll(h.DataDir(), 0o700); err != nil {
 		return fmt.Errorf("create the data folder of host %s: %w", h.Name, err)

@@ -95,7 +95,7 @@ func leaveGroup(group, to string) error {
 		if err != nil {
 			return fmt.Errorf("list who is in %s: %w", group, err)
 		}
-		for _, pid := range bytes.Fields(procs) {
+		for pid := range bytes.FieldsSeq(procs) {
 			// It may be gone by now.
 			if err := os.WriteFile(filepath.Join(to, "cgroup.procs"), pid, 0); err != nil && !errors.Is(err, unix.ESRCH) {
 				return fmt.Errorf("move process %s to %s: %w", pid, to, err)

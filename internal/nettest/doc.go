@@ -5,4 +5,6 @@
 //
 // The tests read as scenarios: what happens, and who must serve then. What
 // must hold in every one of them is checked after each, in judge_test.go.
+// TestChaos draws its faults instead, and goes on for as long as it is told to
+// (`make chaos`, `make trials`).
 package nettest

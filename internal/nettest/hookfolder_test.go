@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -100,4 +101,17 @@ func ledgerLine(node string, r *hadv1.HookResult) string {
 		forced = 1
 	}
 	return fmt.Sprintf("%s %d %s %s %d", node, r.GetEpoch(), r.GetScript(), r.GetVip(), forced)
+}
+
+// ledgerOwner returns the node and the epoch of a ledger's line.
+func ledgerOwner(line string) (node string, epoch uint64) {
+	words := strings.Fields(line)
+	if len(words) < 2 {
+		return "", 0
+	}
+	epoch, err := strconv.ParseUint(words[1], 10, 64)
+	if err != nil {
+		return "", 0
+	}
+	return words[0], epoch
 }

@@ -48,7 +48,10 @@ func spareVIPs() []netip.Addr {
 // its daemons' logs are shown.
 func newLab(t *testing.T, cfg lab.Config) *lab.Lab {
 	t.Helper()
-	cfg.HadBinary, cfg.VIPs = hadBinary, append(lab.DefaultVIPs(), spareVIPs()...)
+	cfg.HadBinary = hadBinary
+	if cfg.VIPs == nil {
+		cfg.VIPs = append(lab.DefaultVIPs(), spareVIPs()...)
+	}
 	if cfg.Detect == 0 {
 		cfg.Detect = detect
 	}
@@ -196,31 +199,37 @@ func (s *site) takenOver(t *testing.T, old string) string {
 func (s *site) settled(t *testing.T) string {
 	t.Helper()
 	var owner string
-	eventually(t, "all nodes and the observer agree on one owner", func() error {
-		owner = ""
-		for _, h := range s.Servers() {
-			said, err := s.ownerSaidBy(t, h.Name)
-			if err != nil {
-				return err
-			}
-			if owner != "" && said != owner {
-				return fmt.Errorf("one node says that %s owns, %s says %s", owner, h.Name, said)
-			}
-			owner = said
-		}
-		for _, vip := range s.vips {
-			h, err := s.Observer.History(t.Context(), vip)
-			if err != nil {
-				return err
-			}
-			if !slices.Equal(h.Holders(), []string{owner}) {
-				return fmt.Errorf("the nodes say that %s owns; %s is on %v", owner, vip, h.Holders())
-			}
-		}
-		return nil
+	eventually(t, "all nodes and the observer agree on one owner", func() (err error) {
+		owner, err = s.agreed(t)
+		return err
 	})
 	s.answered(t, owner)
 	return owner
+}
+
+// agreed returns the owner that every node and the observer see now.
+func (s *site) agreed(t *testing.T) (owner string, err error) {
+	t.Helper()
+	for _, h := range s.Servers() {
+		said, err := s.ownerSaidBy(t, h.Name)
+		if err != nil {
+			return "", err
+		}
+		if owner != "" && said != owner {
+			return "", fmt.Errorf("one node says that %s owns, %s says %s", owner, h.Name, said)
+		}
+		owner = said
+	}
+	for _, vip := range s.vips {
+		h, err := s.Observer.History(t.Context(), vip)
+		if err != nil {
+			return "", err
+		}
+		if !slices.Equal(h.Holders(), []string{owner}) {
+			return "", fmt.Errorf("the nodes say that %s owns; %s is on %v", owner, vip, h.Holders())
+		}
+	}
+	return owner, nil
 }
 
 // holder waits until one host, not among except, holds every address.
