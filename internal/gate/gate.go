@@ -43,21 +43,24 @@ type Config struct {
 	Logger hclog.Logger
 }
 
-// Gate is one gate of this host. Its effects are in the kernel and shared by
-// all that have it open; they outlive every process.
+// Control is what every process may do to a gate of this host, at any time and
+// concurrently with all that others do: the one that says no wins. What it
+// does is in the kernel, shared by all that have the gate open, and outlives
+// them.
 //
-// One process, the daemon, calls Open, Admit, Extend, Check and Run. Others
-// (the guard) use Find and may call Shut, Forget, Lease and Guarded at any
-// time, concurrently with all of the daemon's calls: the one that says no wins.
-// Methods of one Gate are safe for concurrent use, but for Close, which comes
-// last.
-type Gate struct {
-	name   string
-	logger hclog.Logger
-	maps   *maps
-	hooks  *hooks // nil in a Gate from Find
+// Methods are safe for concurrent use, but for Close, which comes last.
+type Control struct {
+	maps *maps
 
-	admitting sync.Mutex // Admit and Forget change keys one after another
+	changing sync.Mutex // keys are changed by one call after another
+}
+
+// Gate is a gate in the hands of the one process that decides when it is open:
+// the daemon. It keeps it on every interface, too.
+type Gate struct {
+	Control
+	logger hclog.Logger
+	hooks  *hooks
 }
 
 // Open takes over the gate that an earlier run left, with what is guarded, or
@@ -77,7 +80,7 @@ func Open(c Config) (*Gate, error) {
 	if err != nil {
 		return nil, err
 	}
-	g := &Gate{name: c.Name, logger: c.Logger, hooks: h}
+	g := &Gate{logger: c.Logger, hooks: h}
 	if err := g.install(); err != nil {
 		g.Close()
 		return nil, err
@@ -99,17 +102,15 @@ func (g *Gate) install() error {
 	if err := g.hooks.load(g.maps); err != nil {
 		return explain(err)
 	}
-	_, err = g.hooks.attachAll()
-	if err != nil {
+	if _, err := g.hooks.attachAll(); err != nil {
 		return explain(err)
 	}
 	return nil
 }
 
-// Find opens a gate that a daemon has opened before, to look at it or to shut
-// it. It changes nothing: Check and Run aren't for it. Without such a gate the
-// error is ErrNotInstalled.
-func Find(c Config) (*Gate, error) {
+// Find opens a gate that a daemon has opened before, and changes nothing.
+// Without such a gate the error is ErrNotInstalled.
+func Find(c Config) (*Control, error) {
 	if err := c.check(); err != nil {
 		return nil, err
 	}
@@ -122,7 +123,7 @@ func Find(c Config) (*Gate, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Gate{name: c.Name, logger: c.Logger, maps: m}, nil
+	return &Control{maps: m}, nil
 }
 
 func (c Config) check() error {
@@ -141,8 +142,8 @@ func (c Config) check() error {
 // The error is ErrShut when the epoch has been shut. After any other error
 // some of the addresses may be guarded.
 func (g *Gate) Admit(epoch uint64, addrs []netip.Addr) error {
-	g.admitting.Lock()
-	defer g.admitting.Unlock()
+	g.changing.Lock()
+	defer g.changing.Unlock()
 	w := g.maps.words
 	if shut := w.shut.Load(); epoch <= shut {
 		return fmt.Errorf("admit %d addresses in epoch %d: %w (all up to %d are)", len(addrs), epoch, ErrShut, shut)
@@ -185,7 +186,7 @@ func (g *Gate) Extend(epoch uint64, until clock.Instant) error {
 // Shut closes this epoch and all before it, at once and for good: no Admit or
 // Extend of it succeeds any more, nor has one that is under way an effect. It
 // is a write to memory, which can't fail.
-func (g *Gate) Shut(epoch uint64) { raise(&g.maps.words.shut, epoch) }
+func (c *Control) Shut(epoch uint64) { raise(&c.maps.words.shut, epoch) }
 
 // Forget stops guarding addresses, which opens the path of packets to them
 // and from them. The caller has proven that no interface of this host has
@@ -194,15 +195,15 @@ func (g *Gate) Shut(epoch uint64) { raise(&g.maps.words.shut, epoch) }
 //
 // A process that forgets addresses while another admits them in a later epoch
 // may take the new guard away: the guard first ends the daemon that could.
-func (g *Gate) Forget(epoch uint64, addrs []netip.Addr) error {
-	g.admitting.Lock()
-	defer g.admitting.Unlock()
+func (c *Control) Forget(epoch uint64, addrs []netip.Addr) error {
+	c.changing.Lock()
+	defer c.changing.Unlock()
 	for _, a := range addrs {
 		key := a.As16()
 		var admitted uint64
-		err := g.maps.guarded.Lookup(key, &admitted)
+		err := c.maps.guarded.Lookup(key, &admitted)
 		if err == nil && admitted <= epoch {
-			err = g.maps.guarded.Delete(key)
+			err = c.maps.guarded.Delete(key)
 		}
 		if err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
 			return fmt.Errorf("stop guarding %s: %w", a, err)
@@ -222,16 +223,16 @@ type Lease struct {
 func (l Lease) Open(at clock.Instant) bool { return l.Epoch > l.Shut && at.Before(l.Until) }
 
 // Lease reads the lease, which another process may change at the same time.
-func (g *Gate) Lease() Lease {
-	w := g.maps.words
+func (c *Control) Lease() Lease {
+	w := c.maps.words
 	until := clock.Instant(w.deadline.Load()) // before the epoch: leaseWords
 	return Lease{Epoch: w.epoch.Load(), Until: until, Shut: w.shut.Load()}
 }
 
 // Guarded lists the guarded addresses, in order. They were admitted in the
 // lease's epoch or before.
-func (g *Gate) Guarded() ([]netip.Addr, error) {
-	found, err := g.maps.list()
+func (c *Control) Guarded() ([]netip.Addr, error) {
+	found, err := c.maps.list()
 	if err != nil {
 		return nil, err
 	}
@@ -244,12 +245,14 @@ func (g *Gate) Guarded() ([]netip.Addr, error) {
 }
 
 // Close lets go of the gate and leaves it in the kernel as it is.
+func (c *Control) Close() { c.maps.close() }
+
+// Close lets go of the gate and leaves it in the kernel as it is. Run has
+// returned.
 func (g *Gate) Close() {
-	if g.hooks != nil {
-		g.hooks.close()
-	}
-	if g.maps != nil {
-		g.maps.close()
+	g.hooks.close()
+	if g.maps != nil { // Open may have failed before
+		g.Control.Close()
 	}
 }
 

@@ -21,6 +21,10 @@ type hooks struct {
 	namespace  netns.NsHandle
 	handle     *netlink.Handle
 
+	// receiveBuffer is the size in bytes of subscribe's buffer: some thousand
+	// reports. Tests make it overflow.
+	receiveBuffer int
+
 	mu       sync.Mutex       // one change of filters at a time
 	programs [2]*ebpf.Program // by direction; nil before load
 	ids      [2]ebpf.ProgramID
@@ -36,7 +40,7 @@ func openHooks(name string, logger hclog.Logger) (*hooks, error) {
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("open a netlink socket: %w", err), namespace.Close())
 	}
-	h := &hooks{filterName: "had-gate/" + name, logger: logger, namespace: namespace, handle: handle}
+	h := &hooks{filterName: "had-gate/" + name, logger: logger, namespace: namespace, handle: handle, receiveBuffer: 1 << 20}
 	if err := handle.SetSocketTimeout(kernelTimeout); err != nil {
 		h.close()
 		return nil, fmt.Errorf("bound the netlink socket's waits: %w", err)

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"net/netip"
 	"os"
@@ -151,8 +152,7 @@ func TestLaterInterfacesGetTheGate(t *testing.T) {
 	here.cable("eth1", there)
 	eventually(t, "the gate to be on eth1", func() bool { return here.gated("eth1") })
 	there.assign("eth1", "198.51.100.2/24")
-	must(t, there.link.RouteReplace(&netlink.Route{LinkIndex: there.get("eth1").Attrs().Index,
-		Dst: netlink.NewIPNet(vip4.AsSlice()), Scope: netlink.SCOPE_LINK}))
+	there.route(vip4, "eth1")
 	here.echo(vip4)
 	client := there.dial(vip4)
 	if answers(t, client, brief) {
@@ -162,6 +162,23 @@ func TestLaterInterfacesGetTheGate(t *testing.T) {
 	here.assign("eth1", "198.51.100.1/24") // the way back
 	if !answers(t, client, patient) {
 		t.Error("the address doesn't answer there within its lease")
+	}
+}
+
+// A burst of interfaces overflows the buffer for the kernel's reports.
+func TestLostReportsAreMadeUpFor(t *testing.T) {
+	t.Parallel()
+	here, there := newPair(t)
+	g := open(t)
+	g.hooks.receiveBuffer = 1 // the kernel makes it the smallest there is
+	run(t, g)
+	const burst = 20
+	for i := range burst {
+		here.cable(fmt.Sprintf("eth%d", i+1), there)
+	}
+	for i := range burst {
+		name := fmt.Sprintf("eth%d", i+1)
+		eventually(t, "the gate to be on "+name, func() bool { return here.gated(name) })
 	}
 }
 
@@ -325,6 +342,37 @@ func TestProbe(t *testing.T) {
 	t.Parallel()
 	if err := Probe(); err != nil {
 		t.Errorf("this host runs the tests of the gate, but: %v", err)
+	}
+}
+
+// Each refusal by a host says what the host lacks.
+func TestWhatAHostLacks(t *testing.T) {
+	for _, c := range []struct {
+		err  error
+		want string
+	}{
+		{&ebpf.VerifierError{Cause: unix.EINVAL}, "Linux 5.8"},
+		{fmt.Errorf("create a map: %w", ebpf.ErrNotSupported), "Linux 5.8"},
+		{unix.EPERM, "run as root"},
+		{unix.ENOSYS, "CONFIG_BPF_SYSCALL"},
+		{unix.ENOENT, "CONFIG_NET_SCH_INGRESS"},
+		{unix.EIO, "could not be put in place"},
+	} {
+		got := explain(c.err)
+		if !errors.Is(got, ErrUnavailable) || !errors.Is(got, c.err) || !strings.Contains(got.Error(), c.want) {
+			t.Errorf("explain(%v) = %v; want it to say %q", c.err, got, c.want)
+		}
+	}
+}
+
+// A host whose interface has tc's older qdisc can't have the gate there.
+func TestAnIngressQdiscIsNamed(t *testing.T) {
+	t.Parallel()
+	here := newHost(t)
+	must(t, here.link.QdiscAdd(&netlink.Ingress{QdiscAttrs: netlink.QdiscAttrs{
+		LinkIndex: here.get("lo").Attrs().Index, Handle: netlink.MakeHandle(0xffff, 0), Parent: netlink.HANDLE_INGRESS}}))
+	if _, err := Open(config()); !errors.Is(err, ErrUnavailable) || !strings.Contains(err.Error(), "lo has an ingress qdisc") {
+		t.Errorf("Open: %v", err)
 	}
 }
 

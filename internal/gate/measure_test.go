@@ -91,12 +91,12 @@ func BenchmarkPacket(b *testing.B) {
 		run   func([]byte, int) (time.Duration, error)
 		frame []byte
 	}{
-		{"another address, in", in, udp(vip4, own4)},
-		{"another address, out", out, udp(own4, vip4)},
-		{"guarded, in", in, udp(own4, vip4)},
-		{"guarded, out", out, udp(vip4, own4)},
-		{"guarded IPv6, in", in, udp(own6, vip6)},
-		{"guarded IPv6, out", out, udp(vip6, own6)},
+		{"another address, in", in, udp(vip4, own4, 64)},
+		{"another address, out", out, udp(own4, vip4, 64)},
+		{"guarded, in", in, udp(own4, vip4, 64)},
+		{"guarded, out", out, udp(vip4, own4, 64)},
+		{"guarded IPv6, in", in, udp(own6, vip6, 64)},
+		{"guarded IPv6, out", out, udp(vip6, own6, 64)},
 	} {
 		b.Run(c.name, func(b *testing.B) {
 			var total time.Duration
@@ -147,7 +147,7 @@ func benchmarked(b *testing.B, n int) (g *Gate, in, out func([]byte, int) (time.
 	m, err := newMaps()
 	must(b, err)
 	b.Cleanup(m.close)
-	g = &Gate{maps: m}
+	g = &Gate{Control: Control{maps: m}}
 	addrs := both()
 	for a := netip.MustParseAddr("203.0.113.0"); len(addrs) < n+2; a = a.Next() {
 		addrs = append(addrs, a)

@@ -139,8 +139,15 @@ func (h *host) forget(addr netip.Addr) {
 	}
 }
 
-// echo answers datagrams to an address of the host, port 7, from this address.
-func (h *host) echo(addr netip.Addr) *net.UDPConn {
+// route sends what is for an address out of an interface.
+func (h *host) route(addr netip.Addr, iface string) {
+	h.t.Helper()
+	must(h.t, h.link.RouteReplace(&netlink.Route{LinkIndex: h.get(iface).Attrs().Index,
+		Dst: netlink.NewIPNet(addr.AsSlice()), Scope: netlink.SCOPE_LINK}))
+}
+
+// listen opens a socket of the host, bound to an address and port 7.
+func (h *host) listen(addr netip.Addr) *net.UDPConn {
 	h.t.Helper()
 	var conn *net.UDPConn
 	h.in(func() {
@@ -149,6 +156,13 @@ func (h *host) echo(addr netip.Addr) *net.UDPConn {
 		must(h.t, err)
 	})
 	h.t.Cleanup(func() { _ = conn.Close() })
+	return conn
+}
+
+// echo answers datagrams to an address of the host, port 7, from this address.
+func (h *host) echo(addr netip.Addr) *net.UDPConn {
+	h.t.Helper()
+	conn := h.listen(addr)
 	go func() { // ends with the socket
 		buf := make([]byte, 64)
 		for {

@@ -52,7 +52,7 @@ func explain(err error) error {
 		return err
 	case errors.Is(err, unix.EPERM), errors.Is(err, unix.EACCES):
 		return unavailable("it needs CAP_BPF and CAP_NET_ADMIN, and a kernel that isn't locked down: run as root, outside of a container that forbids bpf(2)", err)
-	case errors.As(err, &refused), errors.Is(err, ebpf.ErrNotSupported), errors.Is(err, unix.EINVAL):
+	case errors.As(err, &refused), errors.Is(err, ebpf.ErrNotSupported):
 		return unavailable(fmt.Sprintf("the kernel, %s, is too old: the gate needs Linux 5.8 (bpf_ktime_get_boot_ns)", release()), err)
 	case errors.Is(err, unix.ENOSYS):
 		return unavailable("the kernel was built without bpf(2) (CONFIG_BPF_SYSCALL)", err)

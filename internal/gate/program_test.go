@@ -28,14 +28,14 @@ var (
 // either direction. Nobody else's packet is ever touched.
 func rules() []rule {
 	return []rule{
-		{"IPv4 to it", udp(own4, vip4), true, false},
-		{"IPv4 from it", udp(vip4, own4), false, true},
-		{"IPv4 between others", udp(own4, none4), false, false},
+		{"IPv4 to it", udp(own4, vip4, 4), true, false},
+		{"IPv4 from it", udp(vip4, own4, 4), false, true},
+		{"IPv4 between others", udp(own4, none4, 4), false, false},
 		{"IPv4 to it, not the first fragment", fragment(own4, vip4), true, false},
-		{"IPv4 to it, no payload", udp(own4, vip4)[:34], true, false},
-		{"IPv6 to it", udp(own6, vip6), true, false},
-		{"IPv6 from it", udp(vip6, own6), false, true},
-		{"IPv6 between others", udp(own6, all6), false, false},
+		{"IPv4 to it, no payload", udp(own4, vip4, 4)[:34], true, false},
+		{"IPv6 to it", udp(own6, vip6, 4), true, false},
+		{"IPv6 from it", udp(vip6, own6, 4), false, true},
+		{"IPv6 between others", udp(own6, all6, 4), false, false},
 		{"IPv6 to it behind extension headers", extended(own6, vip6), true, false},
 		{"IPv6 from it behind extension headers", extended(vip6, own6), false, true},
 
@@ -93,7 +93,7 @@ func TestRules(t *testing.T) {
 	for _, r := range rules() {
 		verdicts(t, r, false, false) // nothing is guarded
 	}
-	g := &Gate{maps: m}
+	g := &Gate{Control: Control{maps: m}}
 	must(t, g.Admit(7, both))
 	for _, r := range rules() {
 		verdicts(t, r, r.in, r.out) // closed
@@ -146,16 +146,27 @@ func frame(kind layers.EthernetType, l ...gopacket.SerializableLayer) []byte {
 	return buf.Bytes()
 }
 
-func ip(from, to netip.Addr, next layers.IPProtocol) (layers.EthernetType, gopacket.SerializableLayer) {
+// network is a layer of IP.
+type network interface {
+	gopacket.NetworkLayer
+	gopacket.SerializableLayer
+}
+
+func ip(from, to netip.Addr, next layers.IPProtocol) (layers.EthernetType, network) {
 	if from.Is4() {
 		return layers.EthernetTypeIPv4, &layers.IPv4{Version: 4, IHL: 5, TTL: 64, Protocol: next, SrcIP: from.AsSlice(), DstIP: to.AsSlice()}
 	}
 	return layers.EthernetTypeIPv6, &layers.IPv6{Version: 6, HopLimit: 255, NextHeader: next, SrcIP: from.AsSlice(), DstIP: to.AsSlice()}
 }
 
-func udp(from, to netip.Addr) []byte {
+// udp is a datagram of size bytes to port 7.
+func udp(from, to netip.Addr, size int) []byte {
 	kind, header := ip(from, to, layers.IPProtocolUDP)
-	return frame(kind, header, gopacket.Payload("\x00\x07\x00\x07\x00\x0c\x00\x00ping"))
+	l := &layers.UDP{SrcPort: 7, DstPort: 7}
+	if err := l.SetNetworkLayerForChecksum(header); err != nil {
+		panic(err)
+	}
+	return frame(kind, header, l, gopacket.Payload(make([]byte, size)))
 }
 
 func fragment(from, to netip.Addr) []byte {
@@ -194,7 +205,7 @@ func echo(from, to, inside netip.Addr) []byte {
 func icmp(from, to netip.Addr, kind uint8, body gopacket.SerializableLayer) []byte {
 	ether, header := ip(from, to, layers.IPProtocolICMPv6)
 	l := &layers.ICMPv6{TypeCode: layers.CreateICMPv6TypeCode(kind, 0)}
-	if err := l.SetNetworkLayerForChecksum(header.(*layers.IPv6)); err != nil {
+	if err := l.SetNetworkLayerForChecksum(header); err != nil {
 		panic(err)
 	}
 	return frame(ether, header, l, body)

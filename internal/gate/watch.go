@@ -30,8 +30,9 @@ func (g *Gate) Check() (missing []string, err error) {
 
 // Run keeps the gate on every interface until ctx ends, and then returns nil:
 // on interfaces that appear, and again where somebody takes it off. It acts on
-// the kernel's reports; when they break off (rtnetlink(7): the buffer
-// overflowed) it asks for them anew and checks everything.
+// the kernel's reports. When some were lost (rtnetlink(7): the buffer
+// overflowed) it checks everything, and when they break off it asks for them
+// anew.
 func (g *Gate) Run(ctx context.Context) error {
 	const retryAfter = time.Second
 	for ctx.Err() == nil {
@@ -60,16 +61,14 @@ func (g *Gate) follow(ctx context.Context) error {
 			reports.Close()
 		}
 	}()
-	missing, err := g.Check() // of what happened before the subscription
-	g.report(missing, err)
+	g.report(g.Check()) // of what happened before the subscription
 	for {
 		messages, _, err := reports.Receive()
 		if ctx.Err() != nil {
 			return nil
 		}
 		if errors.Is(err, unix.ENOBUFS) {
-			missing, err := g.Check()
-			g.report(missing, err)
+			g.report(g.Check())
 			continue
 		}
 		if err != nil {
@@ -100,8 +99,7 @@ func (h *hooks) subscribe() (*nl.NetlinkSocket, error) {
 	if err != nil {
 		return nil, fmt.Errorf("subscribe to reports of interfaces and filters: %w", err)
 	}
-	const buffer = 1 << 20 // some thousand reports
-	if err := s.SetReceiveBufferSize(buffer, true); err != nil {
+	if err := s.SetReceiveBufferSize(h.receiveBuffer, true); err != nil {
 		s.Close()
 		return nil, fmt.Errorf("size the buffer for reports of interfaces: %w", err)
 	}
