@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"runtime"
 	"sync/atomic"
+	"time"
 
 	"github.com/hashicorp/raft"
 )
@@ -19,7 +20,8 @@ type checkedLog struct {
 	raft.LogStore
 	leaseAppended func()
 	halt          halt
-	failure       atomic.Pointer[error] // of the latest StoreLogs; nil: it succeeded
+	failure       atomic.Pointer[error]     // of the latest StoreLogs; nil: it succeeded
+	writing       atomic.Pointer[time.Time] // since when StoreLogs is under way; nil: it isn't
 }
 
 // GetLog implements raft.LogStore.
@@ -51,7 +53,11 @@ func (c *checkedLog) StoreLogs(logs []*raft.Log) error {
 		checked.Extensions = binary.BigEndian.AppendUint32(nil, logCRC(l))
 		out[i] = &checked
 	}
-	if err := c.LogStore.StoreLogs(out); err != nil {
+	now := time.Now()
+	c.writing.Store(&now)
+	err := c.LogStore.StoreLogs(out)
+	c.writing.Store(nil)
+	if err != nil {
 		c.failure.Store(&err)
 		return err
 	}
@@ -60,6 +66,13 @@ func (c *checkedLog) StoreLogs(logs []*raft.Log) error {
 		c.leaseAppended()
 	}
 	return nil
+}
+
+// stuck reports whether the disk has been busy with entries for longer than
+// patience.
+func (c *checkedLog) stuck(patience time.Duration) bool {
+	since := c.writing.Load()
+	return since != nil && time.Since(*since) > patience
 }
 
 // problem says, for people, that the log can't be written at present. raft

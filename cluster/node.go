@@ -109,7 +109,7 @@ func Open(cfg Config) (n *Node, err error) {
 		return nil, fmt.Errorf("make the log cache: %w", err)
 	}
 	transport := &carefulTransport{
-		Transport: cfg.Transport, mayStand: n.mayStand, leading: n.leadingIn,
+		Transport: cfg.Transport, mayStand: n.mayStand, leading: n.leadingIn, stuck: func() bool { return n.logs.stuck(cfg.Timing.LeaderLease) },
 		starting: func() { h.armed.Store(true) }, again: cfg.Timing.Heartbeat / 4, closed: n.stopped,
 	}
 

@@ -59,6 +59,7 @@ type carefulTransport struct {
 	raft.Transport
 	mayStand func() bool
 	leading  func(term uint64) bool
+	stuck    func() bool     // this node's disk doesn't answer
 	starting func()          // raft is about to start its goroutines
 	again    time.Duration   // pause between tries
 	closed   <-chan struct{} // the node is stopping
@@ -71,9 +72,16 @@ type carefulTransport struct {
 // can't be reached are tried again here, as if the network were slow, for as
 // long as this node leads in the term they are of. Heartbeats have a short
 // pause of their own.
+//
+// While this node's disk is stuck nothing is sent: a leader that can't write
+// can't renew a lease either, but its messages would keep the followers
+// content (raft#503).
 func (t *carefulTransport) AppendEntries(id raft.ServerID, to raft.ServerAddress, args *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) error {
 	for {
-		err := t.Transport.AppendEntries(id, to, args, resp)
+		err := errDiskStuck
+		if !t.stuck() {
+			err = t.Transport.AppendEntries(id, to, args, resp)
+		}
 		if err == nil || isHeartbeat(args) || !t.leading(args.Term) {
 			return err
 		}
@@ -87,11 +95,19 @@ func (t *carefulTransport) AppendEntries(id raft.ServerID, to raft.ServerAddress
 	}
 }
 
+// AppendEntriesPipeline implements raft.Transport: all goes by AppendEntries
+// (see also raft#612).
+func (t *carefulTransport) AppendEntriesPipeline(raft.ServerID, raft.ServerAddress) (raft.AppendPipeline, error) {
+	return nil, raft.ErrPipelineReplicationNotSupported
+}
+
 // isHeartbeat tells raft's heartbeats from empty messages that carry the
 // commit index.
 func isHeartbeat(args *raft.AppendEntriesRequest) bool {
 	return len(args.Entries) == 0 && args.PrevLogEntry == 0 && args.LeaderCommitIndex == 0
 }
+
+var errDiskStuck = errors.New("this node's disk takes too long to write the log: the others shall find another leader")
 
 var errWitnessWaits = errors.New("a witness lets the data nodes stand for election first")
 
