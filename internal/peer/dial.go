@@ -9,25 +9,56 @@ import (
 	"net"
 	"os"
 	"syscall"
+	"time"
 )
+
+// DialerConfig is what NewDialer needs.
+type DialerConfig struct {
+	Identity *Identity
+	TLS      *TLSFiles // nil: no encryption, and names are taken on trust
+	Logger   Logger
+	Version  string // of had, told to peers
+}
+
+// Dialer connects to other members as this node. Its methods may be called
+// from any goroutine. A Port is one; a process that serves no port, as the
+// guard, makes one alone.
+type Dialer struct {
+	id      *Identity
+	self    string
+	cluster string
+	tls     *TLSFiles
+	version string
+	timeout time.Duration // handshakeTimeout; tests shorten it
+	ledger  *ledger
+}
+
+// NewDialer returns a dialer for the node that the identity is of.
+func NewDialer(c DialerConfig) *Dialer {
+	return &Dialer{
+		id: c.Identity, self: c.Identity.Name(), cluster: c.Identity.Cluster(),
+		tls: c.TLS, version: c.Version, timeout: handshakeTimeout,
+		ledger: newLedger(c.Logger, len(c.Identity.others())+1),
+	}
+}
 
 // DialRaft connects to the raft of the named member. It fails before the
 // cluster is born, and within 2 s when the member doesn't answer. The error is
 // a *RefusedError when the member refuses this node.
-func (p *Port) DialRaft(ctx context.Context, node string) (net.Conn, error) {
-	return p.dialBorn(ctx, kindRaft, node)
+func (d *Dialer) DialRaft(ctx context.Context, node string) (net.Conn, error) {
+	return d.dialBorn(ctx, kindRaft, node)
 }
 
 // DialRPC is DialRaft for the RPC server of the named member.
-func (p *Port) DialRPC(ctx context.Context, node string) (net.Conn, error) {
-	return p.dialBorn(ctx, kindRPC, node)
+func (d *Dialer) DialRPC(ctx context.Context, node string) (net.Conn, error) {
+	return d.dialBorn(ctx, kindRPC, node)
 }
 
-func (p *Port) dialBorn(ctx context.Context, k kind, node string) (net.Conn, error) {
-	if p.id.phase() != born {
+func (d *Dialer) dialBorn(ctx context.Context, k kind, node string) (net.Conn, error) {
+	if d.id.phase() != born {
 		return nil, fmt.Errorf("connect to %s: the cluster isn't born yet", node)
 	}
-	c, err := p.dial(ctx, k, node)
+	c, err := d.dial(ctx, k, node)
 	if err != nil {
 		return nil, fmt.Errorf("connect to %s: %w", node, err)
 	}
@@ -36,29 +67,29 @@ func (p *Port) dialBorn(ctx context.Context, k kind, node string) (net.Conn, err
 
 // dial connects to a member and takes the dialing side of the handshake.
 // After a nil error both sides accept each other; a meeting has been noted.
-func (p *Port) dial(ctx context.Context, k kind, node string) (net.Conn, error) {
-	m, ok := p.id.member(node)
-	if !ok || node == p.self {
+func (d *Dialer) dial(ctx context.Context, k kind, node string) (net.Conn, error) {
+	m, ok := d.id.member(node)
+	if !ok || node == d.self {
 		return nil, fmt.Errorf("%q isn't another member of the cluster", node)
 	}
-	ctx, cancel := context.WithTimeout(ctx, p.timeout)
+	ctx, cancel := context.WithTimeout(ctx, d.timeout)
 	defer cancel()
-	var d net.Dialer
-	raw, err := d.DialContext(ctx, "tcp", m.Address)
+	var tcp net.Dialer
+	raw, err := tcp.DialContext(ctx, "tcp", m.Address)
 	if err != nil {
 		return nil, err
 	}
-	c, err := p.greet(ctx, raw, k, node)
+	c, err := d.greet(ctx, raw, k, node)
 	if err != nil {
 		return nil, errors.Join(err, raw.Close())
 	}
-	p.ledger.clear(node, weRefuse)
-	p.ledger.clear(node, refusesUs)
+	d.ledger.clear(node, weRefuse)
+	d.ledger.clear(node, refusesUs)
 	return c, nil
 }
 
 // greet runs the dialing side of the handshake with node.
-func (p *Port) greet(ctx context.Context, raw net.Conn, k kind, node string) (net.Conn, error) {
+func (d *Dialer) greet(ctx context.Context, raw net.Conn, k kind, node string) (net.Conn, error) {
 	if err := tune(raw); err != nil {
 		return nil, fmt.Errorf("set the connection's timeouts: %w", err)
 	}
@@ -67,14 +98,14 @@ func (p *Port) greet(ctx context.Context, raw net.Conn, k kind, node string) (ne
 		return nil, err
 	}
 	c := raw
-	if p.tls != nil {
-		t := tls.Client(raw, p.tls.client(node))
+	if d.tls != nil {
+		t := tls.Client(raw, d.tls.client(node))
 		if err := t.HandshakeContext(ctx); err != nil {
 			return nil, fmt.Errorf("TLS: %w", err)
 		}
 		c = t
 	}
-	if err := writeFrame(c, p.id.hello(k, node, p.version)); err != nil {
+	if err := writeFrame(c, d.id.hello(k, node, d.version)); err != nil {
 		return nil, err
 	}
 	var a answer
@@ -87,19 +118,19 @@ func (p *Port) greet(ctx context.Context, raw net.Conn, k kind, node string) (ne
 	if a.Hello.Kind != k {
 		return nil, fmt.Errorf("read an answer of kind %.40q to %q: %w", a.Hello.Kind, k, errNotHad)
 	}
-	no := p.wrongNode(node, a.Hello)
+	no := d.wrongNode(node, a.Hello)
 	if no == nil {
-		no = p.judge(c, a.Hello, k == kindMeet && a.Refused == nil)
+		no = d.judge(c, a.Hello, k == kindMeet && a.Refused == nil)
 	}
 	if no != nil {
-		p.ledger.note(node, weRefuse, no, raw.RemoteAddr())
+		d.ledger.note(node, weRefuse, no, raw.RemoteAddr())
 	}
-	if a.Refused != nil && p.id.outdated(a.Refused) {
+	if a.Refused != nil && d.id.outdated(a.Refused) {
 		return nil, errors.New("the birth has gone on meanwhile")
 	}
 	if a.Refused != nil {
 		a.Refused.Sentence = printable(a.Refused.Sentence)
-		p.ledger.note(node, refusesUs, a.Refused, raw.RemoteAddr())
+		d.ledger.note(node, refusesUs, a.Refused, raw.RemoteAddr())
 		return nil, &RefusedError{Peer: node, Sentence: a.Refused.Sentence, ForGood: a.Refused.ForGood}
 	}
 	if no != nil {
@@ -110,16 +141,28 @@ func (p *Port) greet(ctx context.Context, raw net.Conn, k kind, node string) (ne
 
 // wrongNode returns a refusal when another node of the cluster answers than
 // the one dialed; judge knows more about a node of another cluster.
-func (p *Port) wrongNode(node string, h hello) *refusal {
-	if h.From == node || h.Cluster != p.cluster {
+func (d *Dialer) wrongNode(node string, h hello) *refusal {
+	if h.From == node || h.Cluster != d.cluster {
 		return nil
 	}
-	m, _ := p.id.member(node)
+	m, _ := d.id.member(node)
 	who := fmt.Sprintf("%.80q", h.From)
-	if h.NodeID == p.id.NodeID() {
+	if h.NodeID == d.id.NodeID() {
 		who = "this node itself"
 	}
 	return &refusal{Code: codeAddressee, Sentence: fmt.Sprintf("%s answers at %s, the address of %s: compare the addresses in their had.hcl", who, m.Address, node)}
+}
+
+// judge returns why the sender of h is refused, or nil. With note, what an
+// acceptable sender says of itself counts for the birth from then on.
+func (d *Dialer) judge(c net.Conn, h hello, note bool) *refusal {
+	if err := certifiedAs(c, h.From); err != nil {
+		return &refusal{Code: codeCertificate, Sentence: fmt.Sprintf("%.80q shows a TLS certificate that isn't its own (%v): issue one that carries the node's name as a DNS name", h.From, err)}
+	}
+	if note {
+		return d.id.hear(h)
+	}
+	return d.id.judge(h)
 }
 
 // plainly puts why a connection failed into the fewest words.

@@ -33,40 +33,49 @@ const identityFile = "identity.json"
 // or another node's, and when the members' names or roles aren't those of the
 // birth certificate. Addresses may change after the birth.
 func OpenIdentity(dir, cluster, self string, members []Member) (*Identity, error) {
-	if err := checkMembers(cluster, self, members); err != nil {
-		return nil, err
+	id, err := ReadIdentity(dir, cluster, self, members)
+	if !errors.Is(err, fs.ErrNotExist) {
+		return id, err
 	}
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("create the data folder: %w", err)
 	}
-	id := &Identity{
-		dir:       dir,
-		write:     writeFileAtomic,
-		agreement: agreement{members: slices.Clone(members)},
+	if err := checkUnused(dir); err != nil {
+		return nil, err
 	}
-	data, err := os.ReadFile(id.path())
-	switch {
-	case errors.Is(err, fs.ErrNotExist):
-		if err := checkUnused(dir); err != nil {
-			return nil, err
-		}
-		r := record{Cluster: cluster, Node: self, NodeID: newNodeID(), Phase: gathering}
-		if err := id.save(r); err != nil {
-			return nil, err
-		}
-	case err != nil:
-		return nil, fmt.Errorf("read this node's identity: %w", err)
-	default:
-		r, err := decodeRecord(data)
-		if err != nil {
-			return nil, fmt.Errorf("read this node's identity from %s: %w. It was left as it is: put a copy back that was made since the cluster's birth", id.path(), err)
-		}
-		if err := checkRecord(r, dir, cluster, self, members); err != nil {
-			return nil, err
-		}
-		id.agreement.adopt(r)
+	id = newIdentity(dir, members)
+	r := record{Cluster: cluster, Node: self, NodeID: newNodeID(), Phase: gathering}
+	if err := id.save(r); err != nil {
+		return nil, err
 	}
 	return id, nil
+}
+
+// ReadIdentity is OpenIdentity for a process beside the daemon: it changes
+// nothing, and fails with fs.ErrNotExist where there is no identity yet. What
+// the daemon records afterwards, such as the birth, it doesn't see.
+func ReadIdentity(dir, cluster, self string, members []Member) (*Identity, error) {
+	if err := checkMembers(cluster, self, members); err != nil {
+		return nil, err
+	}
+	id := newIdentity(dir, members)
+	data, err := os.ReadFile(id.path())
+	if err != nil {
+		return nil, fmt.Errorf("read this node's identity: %w", err)
+	}
+	r, err := decodeRecord(data)
+	if err != nil {
+		return nil, fmt.Errorf("read this node's identity from %s: %w. It was left as it is: put a copy back that was made since the cluster's birth", id.path(), err)
+	}
+	if err := checkRecord(r, dir, cluster, self, members); err != nil {
+		return nil, err
+	}
+	id.agreement.adopt(r)
+	return id, nil
+}
+
+func newIdentity(dir string, members []Member) *Identity {
+	return &Identity{dir: dir, write: writeFileAtomic, agreement: agreement{members: slices.Clone(members)}}
 }
 
 // checkMembers returns an error for a list no cluster can be born from.

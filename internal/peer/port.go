@@ -36,17 +36,11 @@ const (
 // Port is a node's TCP port. Run serves it; everything else may be called
 // from any goroutine.
 type Port struct {
-	id      *Identity
-	self    string
-	cluster string
-	ln      net.Listener
-	tls     *TLSFiles
-	log     Logger
-	version string
-	timeout time.Duration // handshakeTimeout; tests shorten it
+	*Dialer
+	ln  net.Listener
+	log Logger
 
 	raft, rpc *queue
-	ledger    *ledger
 	news      chan struct{} // capacity 1: something was heard that Meet may act on
 
 	mu        sync.Mutex
@@ -63,17 +57,14 @@ func Listen(c PortConfig) (*Port, error) {
 		return nil, listenError(c.Listen, err)
 	}
 	p := &Port{
-		id: c.Identity, self: c.Identity.Name(), cluster: c.Identity.Cluster(),
-		ln: ln, tls: c.TLS, log: c.Logger, version: c.Version,
-		timeout: handshakeTimeout,
-		raft:    newQueue(ln.Addr()), rpc: newQueue(ln.Addr()),
+		Dialer: NewDialer(DialerConfig{Identity: c.Identity, TLS: c.TLS, Logger: c.Logger, Version: c.Version}),
+		ln:     ln, log: c.Logger,
+		raft: newQueue(ln.Addr()), rpc: newQueue(ln.Addr()),
 		news:      make(chan struct{}, 1),
 		dialError: make(map[string]error),
 		kicks:     make(map[string]chan struct{}),
 	}
-	others := p.id.others()
-	p.ledger = newLedger(c.Logger, len(others)+1)
-	for _, m := range others {
+	for _, m := range p.id.others() {
 		p.kicks[m.Name] = make(chan struct{}, 1)
 	}
 	return p, nil
@@ -233,18 +224,6 @@ func (p *Port) accept(ctx context.Context, raw net.Conn) (net.Conn, hello, error
 
 // errRefused ends a handshake whose refusal has been noted.
 var errRefused = errors.New("refused")
-
-// judge returns why the sender of h is refused, or nil. With note, what an
-// acceptable sender says of itself counts for the birth from then on.
-func (p *Port) judge(c net.Conn, h hello, note bool) *refusal {
-	if err := certifiedAs(c, h.From); err != nil {
-		return &refusal{Code: codeCertificate, Sentence: fmt.Sprintf("%.80q shows a TLS certificate that isn't its own (%v): issue one that carries the node's name as a DNS name", h.From, err)}
-	}
-	if note {
-		return p.id.hear(h)
-	}
-	return p.id.judge(h)
-}
 
 // peerKey is the name a refusal is filed under: a member's, or one for all
 // strangers, so that they can't fill memory or the log.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"os"
 	"strings"
@@ -303,4 +304,35 @@ func TestRefusalsAreLoggedSparingly(t *testing.T) {
 		l.note("beta", weRefuse, &refusal{Code: codeNodeID, Sentence: "ID"}, from)
 		expect(5, "when it comes back")
 	})
+}
+
+// A process beside the daemon reaches the others as this node, from what the
+// data folder holds.
+func TestDialerWithoutPort(t *testing.T) {
+	o := newOffice(t, "alpha", "beta")
+	if _, err := ReadIdentity(o.dirs["alpha"], "office", "alpha", o.members); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("a folder without an identity was read: %v", err)
+	}
+	if _, err := os.Stat(o.dirs["alpha"]); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("ReadIdentity made the folder: %v", err)
+	}
+	hosts := o.bornTogether()
+	hosts["alpha"].stop()
+	id, err := ReadIdentity(o.dirs["alpha"], "office", "alpha", o.members)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := NewDialer(DialerConfig{Identity: id, Logger: &lines{}, Version: "test"}).DialRPC(t.Context(), "beta")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	at, err := hosts["beta"].RPCListener().Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer at.Close()
+	if name, ok := PeerName(at); !ok || name != "alpha" {
+		t.Errorf("beta took the caller for %q", name)
+	}
 }
