@@ -17,7 +17,7 @@ LINT := go tool -modfile=tools/lint/go.mod golangci-lint
 # Packages whose tests change a kernel (addresses, namespaces, mounts) or need
 # to be root. They run one after another, so that tests which measure time
 # don't share the cores with each other. Every other package is a unit package.
-PRIVILEGED := $(addprefix had/,vip internal/demo internal/gate internal/hook internal/journal internal/lab internal/nettest)
+PRIVILEGED := $(addprefix had/,vip internal/demo internal/gate internal/guard internal/hook internal/journal internal/lab internal/nettest)
 
 # Passed on to go test: `make test-unit TESTFLAGS='-run TestLease -v'`.
 export TESTFLAGS ?=

@@ -88,10 +88,18 @@ var bans = []ban{
 		from: []string{module + "/..."},
 		except: []string{
 			wireAPI, module + "/internal/api/...", module + "/internal/daemon/...",
-			module + "/internal/lab/...", module + "/cmd/hactl/...",
+			module + "/internal/guard/...", module + "/internal/lab/...", module + "/cmd/hactl/...",
 		},
 		to:  []string{grpc},
 		why: "RPC stays at the edge: the server, its clients and what wires them up",
+	},
+	{
+		from: []string{module + "/internal/guard/..."}, through: true,
+		to: []string{
+			raft, "go.etcd.io/bbolt/...", module + "/cluster/...", module + "/internal/journal/...", module + "/internal/failover/...",
+			module + "/internal/policy/...", module + "/internal/api/...", module + "/internal/daemon/...", module + "/internal/lab/...",
+		},
+		why: "the guard must be right when had isn't: it stands on as little of it as can be",
 	},
 	{
 		from: []string{module + "/cmd/hactl/..."}, through: true,

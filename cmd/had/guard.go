@@ -1,0 +1,18 @@
+package main
+
+import (
+	"github.com/spf13/cobra"
+
+	"had/internal/guard"
+)
+
+// guardCommand is what had starts itself as; nobody else can use it.
+func guardCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:    "guard",
+		Short:  "The process beside the daemon that ends a lease when the daemon can't",
+		Hidden: true,
+		Args:   noArgs,
+		RunE:   func(cmd *cobra.Command, _ []string) error { return guard.Main(cmd.ErrOrStderr()) },
+	}
+}

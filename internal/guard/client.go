@@ -1,0 +1,149 @@
+package guard
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"time"
+
+	"had/internal/clock"
+	"had/internal/hook"
+	"had/vip"
+)
+
+// Client is had's side of a guard: requests that are acknowledged, and the
+// page. It may be used by several goroutines.
+type Client struct {
+	page *Page
+	ask  func(ctx context.Context, r Request) error
+	now  clock.Source
+
+	mu     sync.Mutex
+	lease  lease  // the newest that Extend was told of
+	held   uint64 // the epoch whose deadline is in the page; 0: none, or it is changing
+	last   uint64 // the newest epoch that was given up
+	undone uint64 // an epoch the guard was not told to drop yet: it didn't answer; 0: none
+}
+
+type lease struct {
+	epoch uint64
+	until clock.Instant
+}
+
+// patience is how long a guard may fail to look at its page before it counts
+// as stopped: four of its looks.
+const patience = 4 * lookEvery
+
+// NewClient returns had's side of the guard that shares the page and answers
+// what ask carries to it.
+func NewClient(page *Page, ask func(ctx context.Context, r Request) error, now clock.Source) *Client {
+	return &Client{page: page, ask: ask, now: now}
+}
+
+// Extend notes that everything of epoch may be held until the given instant.
+// It is a store into shared memory and waits for nobody. It reports false when
+// the epoch is over: the guard has ended it, or Drop has been called. Then
+// nothing of it may be renewed or added any more.
+//
+// The first lease of an epoch is extended before Hold.
+func (c *Client) Extend(epoch uint64, until clock.Instant) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if epoch <= c.last || epoch < c.lease.epoch {
+		return false
+	}
+	if epoch > c.lease.epoch {
+		c.lease = lease{epoch, until}
+	}
+	c.lease.until = max(c.lease.until, until)
+	if epoch != c.held {
+		return true // Hold takes it along
+	}
+	return c.page.extend(c.lease.until)
+}
+
+// Hold tells the guard that exactly addrs may be in the kernel for epoch. Only
+// after it has returned nil may any address be put there that wasn't in addrs
+// before. It fails when the epoch is over, when an earlier one isn't dropped
+// yet, and when the guard doesn't answer.
+func (c *Client) Hold(ctx context.Context, epoch uint64, addrs []vip.Address) error {
+	c.mu.Lock()
+	l, undone, over := c.lease, c.undone, epoch <= c.last
+	c.mu.Unlock()
+	if over || l.epoch != epoch {
+		return fmt.Errorf("let the guard hold epoch %d: it has no lease", epoch)
+	}
+	if undone != 0 {
+		if err := c.Drop(ctx, undone); err != nil {
+			return err
+		}
+	}
+	if err := c.ask(ctx, Request{Op: OpHold, Epoch: epoch, Until: l.until, Addresses: addrs}); err != nil {
+		return err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if epoch <= c.last {
+		return fmt.Errorf("let the guard hold epoch %d: it was dropped meanwhile", epoch)
+	}
+	c.held = epoch
+	if !c.page.extend(c.lease.until) {
+		return fmt.Errorf("let the guard hold epoch %d: its lease ended meanwhile", epoch)
+	}
+	return nil
+}
+
+// Drop tells the guard that everything of epoch is proven gone. After nil the
+// guard does nothing for it any more. After an error it still may remove it,
+// which does no harm; the next Hold tells it first.
+func (c *Client) Drop(ctx context.Context, epoch uint64) error {
+	c.mu.Lock()
+	c.last = max(c.last, epoch)
+	if c.held <= epoch {
+		c.held = 0
+	}
+	c.undone = epoch
+	c.mu.Unlock()
+	if err := c.ask(ctx, Request{Op: OpDrop, Epoch: epoch}); err != nil {
+		return err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.undone == epoch {
+		c.undone = 0
+	}
+	return nil
+}
+
+// Script tells the guard of a script before it is started: should had die, the
+// guard ends it.
+func (c *Client) Script(ctx context.Context, r hook.Running) error {
+	return c.ask(ctx, Request{Op: OpScript, Script: &r})
+}
+
+// ScriptEnded tells the guard that nothing of the script runs any more.
+func (c *Client) ScriptEnded(ctx context.Context, id string) error {
+	return c.ask(ctx, Request{Op: OpScriptEnded, ID: id})
+}
+
+// forgo makes every epoch up to this one over: it was another guard's.
+func (c *Client) forgo(epoch uint64) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.last = max(c.last, epoch)
+}
+
+// newest returns the newest epoch that was extended.
+func (c *Client) newest() uint64 {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.lease.epoch
+}
+
+// Awake returns nil while the guard looks at its page often enough.
+func (c *Client) Awake() error {
+	if d := c.now().Sub(c.page.lastLook()); d > patience {
+		return fmt.Errorf("the guard hasn't moved for %s: it is stopped, or this host gives it no time", d.Round(time.Millisecond))
+	}
+	return nil
+}

@@ -1,0 +1,83 @@
+package guard
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"strconv"
+
+	"golang.org/x/sys/unix"
+)
+
+// exited reports whether the process of a pidfd has ended.
+func exited(fd uintptr) bool {
+	for {
+		n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 0)
+		if !errors.Is(err, unix.EINTR) {
+			return n > 0
+		}
+	}
+}
+
+// harden makes this process one that runs when the host is in trouble. What
+// it could not have it returns as sentences: each costs safety nothing and
+// precision something.
+func harden() []string {
+	var missing []string
+	for _, f := range []func() error{neverOOM, lockMemory, realTime} {
+		if err := f(); err != nil {
+			missing = append(missing, err.Error())
+		}
+	}
+	return missing
+}
+
+// neverOOM keeps the kernel from killing the guard when memory runs out
+// (proc_pid_oom_score_adj(5)).
+func neverOOM() error {
+	if err := os.WriteFile("/proc/self/oom_score_adj", []byte("-1000"), 0); err != nil {
+		return fmt.Errorf("the guard may be killed when memory runs out: %w", err)
+	}
+	return nil
+}
+
+// lockMemory pins what the guard uses. MCL_ONFAULT is what keeps it small: Go
+// reserves more than a gigabyte of addresses, all of which would be filled
+// otherwise (mlockall(2)).
+func lockMemory() error {
+	if err := unix.Mlockall(unix.MCL_CURRENT | unix.MCL_FUTURE | unix.MCL_ONFAULT); err != nil {
+		return fmt.Errorf("the guard's memory isn't locked, so that it may wait for a disk: %w", err)
+	}
+	return nil
+}
+
+// realTimePriority is the lowest of SCHED_FIFO: before everything that isn't
+// real time, behind whatever is.
+const realTimePriority = 1
+
+// realTime gives every thread of this process real-time priority (sched(7)).
+// Threads made later inherit it from the one that makes them.
+func realTime() error {
+	done := map[int]bool{}
+	for {
+		threads, err := os.ReadDir("/proc/self/task")
+		if err != nil {
+			return fmt.Errorf("the guard has no real-time priority: %w", err)
+		}
+		fresh := false
+		for _, t := range threads {
+			id, err := strconv.Atoi(t.Name())
+			if err != nil || done[id] {
+				continue
+			}
+			done[id], fresh = true, true
+			attr := unix.SchedAttr{Size: unix.SizeofSchedAttr, Policy: unix.SCHED_FIFO, Priority: realTimePriority}
+			if err := unix.SchedSetAttr(id, &attr, 0); err != nil && !errors.Is(err, unix.ESRCH) {
+				return fmt.Errorf("the guard has no real-time priority: %w", err)
+			}
+		}
+		if !fresh {
+			return nil // one round in which no thread was new
+		}
+	}
+}

@@ -1,0 +1,251 @@
+package guard
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/signal"
+	"runtime/debug"
+	"syscall"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+
+	"had/internal/clock"
+	"had/internal/hook"
+	"had/internal/peer"
+	"had/vip"
+)
+
+// Descriptors that had hands to its guard, beside the standard ones.
+const (
+	socketFD = 3 + iota // SOCK_SEQPACKET: requests and answers
+	pageFD              // the memory file of Page
+	hadFD               // a pidfd of had
+)
+
+const (
+	// setupPatience bounds the start.
+	setupPatience = 5 * time.Second
+	// The guard's live heap is a few MB; less garbage at a time keeps the
+	// locked memory small.
+	gcPercent   = 50
+	memoryLimit = 16 << 20
+)
+
+// Main is the guard's process. It returns nil when there is nothing left to
+// guard: had has closed it in an orderly way, or had has died and everything
+// is given back.
+func Main(stderr io.Writer) error {
+	// had's death or its Close end a guard, nothing else: whoever stops a
+	// service stops all its processes at once. SIGPIPE would come from logging
+	// to a terminal that is gone.
+	signal.Ignore(syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP, syscall.SIGQUIT, syscall.SIGPIPE, syscall.SIGUSR1, syscall.SIGUSR2)
+	debug.SetGCPercent(gcPercent)
+	debug.SetMemoryLimit(memoryLimit)
+	conn, err := openSocket(socketFD)
+	if err != nil {
+		return fmt.Errorf("open the socket to had (had starts its guard itself, nobody else can): %w", err)
+	}
+	defer func() { _ = conn.Close() }() // had sees the process end
+	s, err := readSetup(conn)
+	if err != nil {
+		return err
+	}
+	g, err := open(s, stderr)
+	if err != nil {
+		return errors.Join(err, send(conn, ready{Failed: err.Error()}))
+	}
+	defer g.close()
+	if err := send(conn, ready{Shortfalls: harden()}); err != nil {
+		return err
+	}
+	return g.run(conn)
+}
+
+func openSocket(fd uintptr) (*net.UnixConn, error) {
+	f := os.NewFile(fd, "socket")
+	defer f.Close()
+	c, err := net.FileConn(f)
+	if err != nil {
+		return nil, err
+	}
+	u, ok := c.(*net.UnixConn)
+	if !ok {
+		return nil, errors.Join(fmt.Errorf("descriptor %d is a %T", fd, c), c.Close())
+	}
+	return u, nil
+}
+
+func readSetup(conn *net.UnixConn) (s setup, err error) {
+	if err := conn.SetReadDeadline(time.Now().Add(setupPatience)); err != nil {
+		return s, err
+	}
+	buf := make([]byte, maxMessage+1)
+	n, err := conn.Read(buf)
+	if err != nil {
+		return s, fmt.Errorf("read what the guard is to know: %w", err)
+	}
+	if err := decode(buf[:n], &s); err != nil {
+		return s, err
+	}
+	return s, errors.Join(s.check(), conn.SetReadDeadline(time.Time{}))
+}
+
+// sendPatience bounds a write to a had that is stopped.
+const sendPatience = time.Second
+
+func send(conn *net.UnixConn, v any) error {
+	data, err := encode(v)
+	if err != nil {
+		return err
+	}
+	if err := conn.SetWriteDeadline(time.Now().Add(sendPatience)); err != nil {
+		return err
+	}
+	_, err = conn.Write(data)
+	return err
+}
+
+// process is what the guard has open.
+type process struct {
+	setup     setup
+	page      *Page
+	had       *os.File // pidfd
+	lock      *os.File
+	addresses *vip.Manager
+	alarm     *bootAlarm
+	logs      *logWriter
+	logger    hclog.Logger
+	dialer    *peer.Dialer
+}
+
+func open(s setup, stderr io.Writer) (_ *process, err error) {
+	g := &process{setup: s, logs: newLogWriter(stderr)}
+	defer func() {
+		if err != nil {
+			g.close()
+		}
+	}()
+	g.logger = hclog.New(&hclog.LoggerOptions{Name: "had.guard", Level: hclog.LevelFromString(s.LogLevel), JSONFormat: s.LogJSON, Output: g.logs})
+	if g.page, err = mapPage(pageFD); err != nil {
+		return nil, err
+	}
+	if err := syscall.SetNonblock(hadFD, true); err != nil { // what makes os.NewFile use the poller
+		return nil, fmt.Errorf("watch had's process: %w", err)
+	}
+	g.had = os.NewFile(hadFD, "pidfd")
+	if g.lock, err = lockAsGuard(s.DataDir); err != nil {
+		return nil, err
+	}
+	identity, err := peer.ReadIdentity(s.DataDir, s.Cluster, s.Node, s.Members)
+	if err != nil {
+		return nil, err
+	}
+	var files *peer.TLSFiles
+	if s.TLS != nil {
+		if files, err = peer.LoadTLS(s.TLS.CA, s.TLS.Cert, s.TLS.Key, s.Node); err != nil {
+			return nil, err
+		}
+	}
+	g.dialer = peer.NewDialer(peer.DialerConfig{Identity: identity, TLS: files, Logger: g.logger, Version: s.Version})
+	// It only removes: the lifetime of what it adds doesn't matter.
+	if g.addresses, err = vip.New(vip.Config{Lifetime: time.Second, Logger: g.logger}); err != nil {
+		return nil, err
+	}
+	g.alarm, err = newAlarm()
+	return g, err
+}
+
+// close writes the last lines of the log. The kernel frees the rest.
+func (g *process) close() { g.logs.close() }
+
+// run serves had until there is nothing left to guard.
+func (g *process) run(conn *net.UnixConn) error {
+	w := NewWarden(WardenConfig{
+		Instance: g.setup.instance(), Lead: g.setup.Lead, Page: g.page, Now: clock.Now, Alarm: g.alarm,
+		Kernel: g.addresses, Kill: hook.KillOrphan, Spool: folder(g.setup.DataDir), Logger: g.logger,
+		Teller: &peers{names: g.setup.others(), dial: g.dialer.DialRPC, logger: g.logger},
+	})
+	calls := make(chan Call)
+	died := make(chan struct{})
+	failed := make(chan error, 1)
+	go func() {
+		if err := untilExit(g.had); err != nil {
+			failed <- err
+			return
+		}
+		close(died)
+	}()
+	served := make(chan struct{})
+	over := make(chan struct{})
+	go func() {
+		defer close(served)
+		g.serve(conn, calls, over)
+	}()
+	ctx, cancel := context.WithCancelCause(context.Background())
+	defer cancel(nil)
+	go func() {
+		select {
+		case err := <-failed:
+			cancel(err) // a guard that can't see had's death is none
+		case <-ctx.Done():
+		}
+	}()
+	err := w.Run(ctx, calls, died)
+	close(over)
+	// The answer to had's Close is still on its way.
+	if e := conn.SetReadDeadline(time.Unix(1, 0)); e == nil {
+		<-served
+	}
+	return err
+}
+
+// serve passes had's requests on, one at a time, until the socket ends. That
+// had closed it proves nothing: had may live on, so the guard does too.
+func (g *process) serve(conn *net.UnixConn, calls chan<- Call, over <-chan struct{}) {
+	buf := make([]byte, maxMessage+1)
+	for {
+		n, err := conn.Read(buf)
+		if err != nil {
+			return
+		}
+		m, err := decodeMessage(buf[:n])
+		if err != nil {
+			// had malfunctions. Nothing is dropped and nothing is held for a
+			// message that may mean anything; the lease's end comes all the same.
+			g.logger.Error("had sent what is no request; nothing is changed by it", "error", err)
+		} else {
+			done := make(chan error, 1)
+			select {
+			case calls <- Call{Request: m.Request, Reply: func(err error) { done <- err }}:
+			case <-over:
+				return
+			}
+			err = <-done
+		}
+		a := answer{Number: m.Number}
+		if err != nil {
+			a.Refused = err.Error()
+		}
+		if err := send(conn, a); err != nil {
+			g.logger.Warn("had was not answered", "error", err)
+		}
+	}
+}
+
+// untilExit returns nil when the process of the pidfd has ended: all its
+// threads, and with them every system call they were in (pidfd_open(2)).
+func untilExit(pidfd *os.File) error {
+	raw, err := pidfd.SyscallConn()
+	if err != nil {
+		return fmt.Errorf("watch had's process: %w", err)
+	}
+	if err := raw.Read(exited); err != nil {
+		return fmt.Errorf("watch had's process: %w", err)
+	}
+	return nil
+}

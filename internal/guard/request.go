@@ -1,0 +1,172 @@
+package guard
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"had/internal/clock"
+	"had/internal/hook"
+	"had/vip"
+)
+
+// Op is what had asks of its guard.
+type Op string
+
+const (
+	OpHold        Op = "hold"         // addresses may be in the kernel for an epoch from now on
+	OpDrop        Op = "drop"         // all of the epoch is proven gone
+	OpScript      Op = "script"       // a hook script is about to run
+	OpScriptEnded Op = "script_ended" // and all of it has ended
+	OpClose       Op = "close"        // had ends in an orderly way and holds nothing
+)
+
+// Request is one message of had to its guard. Fields that its Op doesn't name
+// are zero.
+type Request struct {
+	Op        Op            `json:"op"`
+	Epoch     uint64        `json:"epoch,omitempty"`     // OpHold, OpDrop
+	Until     clock.Instant `json:"until,omitempty"`     // OpHold: the lease's end when it was sent
+	Addresses []vip.Address `json:"addresses,omitempty"` // OpHold: all that may be in the kernel
+	Script    *hook.Running `json:"script,omitempty"`    // OpScript
+	ID        string        `json:"id,omitempty"`        // OpScriptEnded: the script's
+}
+
+const (
+	maxAddresses = 4096
+	maxRunID     = 64
+)
+
+// check returns an error for a request that no had would send.
+func (r Request) check() error {
+	bare := Request{Op: r.Op}
+	switch r.Op {
+	case OpHold:
+		bare.Epoch, bare.Until, bare.Addresses = r.Epoch, r.Until, r.Addresses
+		if err := r.checkHold(); err != nil {
+			return err
+		}
+	case OpDrop:
+		bare.Epoch = r.Epoch
+		if r.Epoch == 0 {
+			return errors.New("a drop names no epoch")
+		}
+	case OpScript:
+		bare.Script = r.Script
+		if r.Script == nil {
+			return errors.New("a script is missing")
+		}
+		if err := checkRunID(r.Script.ID); err != nil {
+			return err
+		}
+	case OpScriptEnded:
+		bare.ID = r.ID
+		if err := checkRunID(r.ID); err != nil {
+			return err
+		}
+	case OpClose:
+	default:
+		return fmt.Errorf("%.40q is no request", r.Op)
+	}
+	if !bare.same(r) {
+		return fmt.Errorf("a request to %s carries what belongs to another", r.Op)
+	}
+	return nil
+}
+
+func (r Request) same(s Request) bool {
+	return r.Epoch == s.Epoch && r.Until == s.Until && len(r.Addresses) == len(s.Addresses) && r.Script == s.Script && r.ID == s.ID
+}
+
+func (r Request) checkHold() error {
+	switch {
+	case r.Epoch == 0:
+		return errors.New("a hold names no epoch")
+	case r.Until <= 0:
+		return fmt.Errorf("a hold of epoch %d ends at %d, which is no instant", r.Epoch, r.Until)
+	case len(r.Addresses) == 0 || len(r.Addresses) > maxAddresses:
+		return fmt.Errorf("a hold of epoch %d has %d addresses; 1 to %d can be held", r.Epoch, len(r.Addresses), maxAddresses)
+	}
+	for _, a := range r.Addresses {
+		if !a.Addr.IsValid() || a.Addr.Zone() != "" {
+			return fmt.Errorf("a hold of epoch %d has %q as an address", r.Epoch, a.Addr)
+		}
+		if a.Interface == "" || len(a.Interface) >= unix.IFNAMSIZ {
+			return fmt.Errorf("a hold of epoch %d has %.40q as an interface", r.Epoch, a.Interface)
+		}
+	}
+	return nil
+}
+
+// checkRunID refuses what can't be a run's ID: its processes are found by it,
+// so an empty or a foreign one could find others.
+func checkRunID(id string) error {
+	if id == "" || len(id) > maxRunID || strings.ContainsFunc(id, func(r rune) bool {
+		return (r < '0' || r > '9') && (r < 'A' || r > 'Z') && (r < 'a' || r > 'z')
+	}) {
+		return fmt.Errorf("%.80q is no script's ID", id)
+	}
+	return nil
+}
+
+// maxMessage bounds a datagram of the socket: a hold of maxAddresses IPv6
+// addresses fits.
+const maxMessage = 512 << 10
+
+// message is a datagram from had: a request, numbered for its answer.
+type message struct {
+	Number  uint64  `json:"number"`
+	Request Request `json:"request"`
+}
+
+// answer is a datagram from the guard: had may go on when Refused is empty.
+type answer struct {
+	Number  uint64 `json:"number"`
+	Refused string `json:"refused,omitempty"`
+}
+
+// encode returns v as one datagram.
+func encode(v any) ([]byte, error) {
+	data, err := json.Marshal(v)
+	if err != nil {
+		return nil, fmt.Errorf("encode a message between had and its guard: %w", err)
+	}
+	if len(data) > maxMessage {
+		return nil, fmt.Errorf("encode a message between had and its guard: %d bytes where %d fit", len(data), maxMessage)
+	}
+	return data, nil
+}
+
+// decode reads one datagram strictly: an unknown field or anything after the
+// value is an error.
+func decode(data []byte, v any) error {
+	if len(data) > maxMessage {
+		return fmt.Errorf("read a message between had and its guard: it has more than %d bytes", maxMessage)
+	}
+	d := json.NewDecoder(bytes.NewReader(data))
+	d.DisallowUnknownFields()
+	if err := d.Decode(v); err != nil {
+		return fmt.Errorf("read a message between had and its guard: %w", err)
+	}
+	if _, err := d.Token(); !errors.Is(err, io.EOF) {
+		return errors.New("read a message between had and its guard: something follows it")
+	}
+	return nil
+}
+
+// decodeMessage reads a request; a nil error means that it is a whole and
+// sensible one.
+func decodeMessage(data []byte) (m message, err error) {
+	if err := decode(data, &m); err != nil {
+		return message{}, err
+	}
+	if err := m.Request.check(); err != nil {
+		return message{Number: m.Number}, fmt.Errorf("read a request of had: %w", err)
+	}
+	return m, nil
+}
