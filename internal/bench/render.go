@@ -52,6 +52,13 @@ less: ` + "`make bench N=5 ONLY=crash,isolated`" + `.
 	if len(r.Idle) > 0 {
 		b.WriteString(idleSection(r))
 	}
+	if len(r.Missing) > 0 {
+		b.WriteString("## Not measured\n\n")
+		for _, what := range r.Missing {
+			fmt.Fprintf(&b, "- %s\n", strings.Join(strings.Fields(what), " "))
+		}
+		b.WriteString("\n")
+	}
 	b.WriteString(method)
 	return b.String()
 }
@@ -190,7 +197,7 @@ func scaleSection(r *Report) string {
 	var rows [][]string
 	for _, family := range []string{ipv4, ipv6} {
 		for _, count := range counts() {
-			for _, trigger := range []string{"stop", "crash"} {
+			for _, trigger := range triggers() {
 				for _, s := range r.Subjects {
 					runs := slices.DeleteFunc(slices.Clone(r.Scale), func(m Many) bool {
 						return m.Subject != s.Key || m.Family != family || m.Count != count || m.Trigger != trigger

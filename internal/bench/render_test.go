@@ -35,6 +35,7 @@ func sample() *Report {
 		{Subject: "had-200", Family: ipv6, Count: 1000, Trigger: "stop", First: 2, All: 22},
 	}
 	r.Steady = []Renewal{{Subject: "had-200", Family: ipv6, Count: 1000, Seconds: 5, CPU: 12.34, Packets: 250}}
+	r.Missing = []string{"it\nbroke"}
 	r.Idle = []Cost{
 		{Subject: "had-200", Role: "standby", Processes: 1, CPU: 100, PSS: 20e6, RSS: 30e6, Written: 1000, Sent: 5, Received: 6},
 		{Subject: "had-200", Role: "standby", Processes: 2, CPU: 90, PSS: 21e6, RSS: 30e6, Written: 2000, Sent: 5, Received: 6},
@@ -77,6 +78,9 @@ func TestPageShowsWhatWasMeasured(t *testing.T) {
 			t.Errorf("row %q:\n got %s\nwant %s", c.begin, got, c.want)
 		}
 	}
+	if !strings.Contains(text, "\n- it broke\n") {
+		t.Error("the page doesn't say what could not be measured")
+	}
 	if strings.Contains(text, "### SIGTERM") {
 		t.Error("the page has a section for a fault that wasn't measured")
 	}
@@ -85,7 +89,7 @@ func TestPageShowsWhatWasMeasured(t *testing.T) {
 func TestPageHasNoEmptyTables(t *testing.T) {
 	t.Parallel()
 	text := page(&Report{Subjects: subjects()})
-	for _, part := range []string{"## Faults", "## Takeover", "## Holding", "## Idle"} {
+	for _, part := range []string{"## Faults", "## Takeover", "## Holding", "## Idle", "## Not measured"} {
 		if strings.Contains(text, part) {
 			t.Errorf("the page of a run that measured nothing has the section %q", part)
 		}

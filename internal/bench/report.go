@@ -17,6 +17,8 @@ type Report struct {
 	Scale    []Many    `json:"scale"`
 	Steady   []Renewal `json:"steady"`
 	Idle     []Cost    `json:"idle"`
+	// Missing says what could not be measured and why.
+	Missing []string `json:"missing,omitempty"`
 }
 
 // Machine is where and with what a run was made.

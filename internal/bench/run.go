@@ -158,7 +158,9 @@ func (r *runner) onSites(ctx context.Context) (err error) {
 	}
 	if r.wants(partIdle) {
 		if err := r.idle(ctx); err != nil {
-			return err
+			if err := r.note(ctx, "idle", err); err != nil {
+				return err
+			}
 		}
 	}
 	done, total := 0, r.trials()
@@ -199,7 +201,7 @@ func (r *runner) try(ctx context.Context, i int, f fault) (Trial, error) {
 			}
 			failed = errors.New(t.Rebuilt)
 		}
-		r.say("%s: %s: making its cluster anew: %v", c.subject.Title, f.title, failed)
+		r.say("%-9s  %s: making its cluster anew: %v", f.key, c.subject.Title, failed)
 		r.rebuilt[c.subject.Key]++
 		if r.rebuilt[c.subject.Key] > maxRebuilt {
 			return t, fmt.Errorf("measure %s: its cluster had to be made anew more than %d times: %w", c.subject.Title, maxRebuilt, failed)
@@ -223,6 +225,17 @@ func closing(err error, c *site) error { return errors.Join(err, c.lab.Close()) 
 
 // save keeps what has been measured so far.
 func (r *runner) save() error { return r.report.Write(filepath.Join(r.cfg.Dir, ResultsFile)) }
+
+// note keeps in the report that something could not be measured. Its error is
+// why the run ended meanwhile.
+func (r *runner) note(ctx context.Context, what string, err error) error {
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	r.report.Missing = append(r.report.Missing, fmt.Sprintf("%s: %v", what, err))
+	r.say("%-9s  NOT MEASURED: %v", what, err)
+	return r.save()
+}
 
 // say tells the reader a line.
 func (r *runner) say(format string, args ...any) {

@@ -3,6 +3,7 @@ package bench
 import (
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -19,6 +20,9 @@ const (
 
 // renewing is how long the cost of holding addresses is measured.
 const renewing = 5 * time.Second
+
+// triggers are the faults, by key, after which many addresses are taken over.
+func triggers() []string { return []string{"stop", "crash"} }
 
 // counts are the numbers of addresses that are taken over at once.
 func counts() []int { return []int{1, 100, 1000} }
@@ -44,12 +48,13 @@ func manyVIPs(family string, count int) []netip.Addr {
 }
 
 // scale measures takeovers of many addresses: for each number and family the
-// subjects take turns.
+// subjects take turns. What can't be measured of one is noted in the report,
+// and the others go on without it.
 func (r *runner) scale(ctx context.Context) error {
 	for _, count := range counts() {
 		for _, family := range []string{ipv4, ipv6} {
 			if err := r.scaleOne(ctx, family, count); err != nil {
-				return fmt.Errorf("measure %d %s addresses: %w", count, family, err)
+				return err
 			}
 		}
 	}
@@ -63,40 +68,59 @@ func (r *runner) scaleOne(ctx context.Context, family string, count int) (err er
 			err = closing(err, c)
 		}
 	}()
+	what := fmt.Sprintf("%d %s", count, family)
+	var able []*site // those of sites with which nothing went wrong
 	for _, s := range r.subjects {
 		if !s.Scaled {
 			continue
 		}
 		c, err := r.newSite(ctx, s, manyVIPs(family, count))
 		if err != nil {
-			return err
+			if err := r.note(ctx, what, err); err != nil {
+				return err
+			}
+			continue
 		}
-		sites = append(sites, c)
+		sites, able = append(sites, c), append(able, c)
 	}
-	for _, c := range sites {
+	// turn lets each site that is able measure something.
+	turn := func(measure func(c *site) error) error {
+		var left []*site
+		for _, c := range able {
+			err := measure(c)
+			if err == nil {
+				left = append(left, c)
+			} else if err := r.note(ctx, what+", "+c.subject.Title, err); err != nil {
+				return err
+			}
+		}
+		able = left
+		return r.save()
+	}
+	err = turn(func(c *site) error {
 		cost, err := c.renewal(ctx, family)
+		if err == nil {
+			r.report.Steady = append(r.report.Steady, cost)
+			r.say("%-9s  %-34s held for %.1f ms of CPU a second, %.1f packets a second", what, c.subject.Title, cost.CPU, cost.Packets)
+		}
+		return err
+	})
+	for range max(3, r.cfg.Trials/4) {
+		for _, trigger := range triggers() {
+			err = errors.Join(err, turn(func(c *site) error {
+				m, err := c.many(ctx, family, trigger)
+				if err == nil {
+					r.report.Scale = append(r.report.Scale, m)
+					r.say("%-9s  %-34s %-5s all there after %.1f ms, first to last %.1f ms", what, c.subject.Title, trigger, m.All, m.All-m.First)
+				}
+				return err
+			}))
+		}
 		if err != nil {
 			return err
 		}
-		r.report.Steady = append(r.report.Steady, cost)
-		r.say("%d %s  %-34s held for %.1f ms of CPU a second, %.1f packets a second", count, family, c.subject.Title, cost.CPU, cost.Packets)
 	}
-	for range max(3, r.cfg.Trials/4) {
-		for _, trigger := range []string{"stop", "crash"} {
-			for _, c := range sites {
-				m, err := c.many(ctx, family, trigger)
-				if err != nil {
-					return err
-				}
-				r.report.Scale = append(r.report.Scale, m)
-				r.say("%d %s  %-34s %-5s all there after %.1f ms, first to last %.1f ms", count, family, c.subject.Title, trigger, m.All, m.All-m.First)
-			}
-		}
-		if err := r.save(); err != nil {
-			return err
-		}
-	}
-	return nil
+	return err
 }
 
 // renewal measures an owner that does nothing but hold its addresses.
