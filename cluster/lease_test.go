@@ -74,13 +74,13 @@ func TestTimingFollowsFromDetect(t *testing.T) {
 	for _, ms := range []int64{100, 200, 500, 1000, 5000} {
 		detect := time.Duration(ms) * time.Millisecond
 		d := TimingFor(detect)
-		if d.TTL != 2*detect || d.Renew != d.TTL/4 || d.Heartbeat != detect || d.Election != detect || d.LeaderLease != detect/2 {
+		if d.TTL != 3*detect/2 || d.Renew != d.TTL/3 || d.Heartbeat != d.TTL || d.Election != d.TTL || d.LeaderLease != detect {
 			t.Errorf("detect %v gives %+v", detect, d)
 		}
 		if d.Margin < 20*time.Millisecond || d.Margin < d.TTL/20 || d.Margin+2*d.Renew > d.TTL {
 			t.Errorf("detect %v: margin %v leaves no two renewals of %v in a TTL of %v", detect, d.Margin, d.Renew, d.TTL)
 		}
-		if got := d.Terms(); got.GetTtlNs() != int64(d.TTL) || got.GetAddressLifetimeNs() != int64(d.AddressLifetime) || len(got.GetLayers()) == 0 {
+		if got := d.Terms(LayerLifetime); got.GetTtlNs() != int64(d.TTL) || got.GetAddressLifetimeNs() != int64(d.AddressLifetime) || len(got.GetLayers()) == 0 {
 			t.Errorf("detect %v promises %v", detect, got)
 		}
 	}

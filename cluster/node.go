@@ -25,7 +25,8 @@ type Config struct {
 	Instance  *hadv1.Instance
 	Timing    Timing
 	Storage   *Storage
-	Transport raft.Transport
+	Transport raft.Transport // may implement Lines
+	Peers     Peers          // nil: a leader is only missed by raft's own timer
 	Clock     clock.Source
 	Logger    hclog.Logger
 }
@@ -60,6 +61,7 @@ type Node struct {
 	raft    *raft.Raft
 	fsm     *fsm
 	logs    *checkedLog
+	detect  *detector
 	names   map[raft.ServerID]string
 	ids     map[string]raft.ServerID
 	witness bool
@@ -108,8 +110,15 @@ func Open(cfg Config) (n *Node, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("make the log cache: %w", err)
 	}
+	heard := newHearing(cfg.Transport)
+	lines, _ := cfg.Transport.(Lines)
+	n.detect = &detector{
+		self: cfg.Instance.GetNode(), members: cfg.Birth.GetMembers(), detect: cfg.Timing.Detect, peers: cfg.Peers, lines: lines,
+		hearing: heard, logger: cfg.Logger.Named("detect"), farewells: make(chan string, 4),
+	}
 	transport := &carefulTransport{
-		Transport: cfg.Transport, mayStand: n.mayStand, leading: n.leadingIn, stuck: func() bool { return n.logs.stuck(cfg.Timing.LeaderLease) },
+		Transport: cfg.Transport, hearing: heard, mayStand: n.mayStand, leading: n.leadingIn,
+		stuck:    func() bool { return n.logs.stuck(cfg.Timing.Detect / 2) },
 		starting: func() { h.armed.Store(true) }, again: cfg.Timing.Heartbeat / 4, closed: n.stopped,
 	}
 
@@ -133,6 +142,7 @@ func Open(cfg Config) (n *Node, err error) {
 		return nil, fmt.Errorf("start raft: %w", err)
 	}
 	n.contact.Store(n.raft)
+	n.detect.raft = n.raft
 	return n, nil
 }
 
@@ -157,6 +167,8 @@ func raftConfig(cfg Config) *raft.Config {
 func (n *Node) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return n.track(ctx) })
+	g.Go(func() error { n.detect.hearing.passOn(ctx, n.raft); return nil })
+	g.Go(func() error { n.detect.run(ctx); return nil })
 	g.Go(func() error {
 		select {
 		case err := <-n.fatal:
@@ -281,6 +293,17 @@ func (n *Node) LeadershipChanged() <-chan struct{} {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	return n.changed
+}
+
+// LeaderGone tells that the process of a node is said to have died. If that
+// node leads and its host confirms it, this node stands for election when it
+// is its turn.
+func (n *Node) LeaderGone(node string) { n.detect.tellGone(node) }
+
+// Contact answers another node that misses the leader. It takes no longer than
+// a quarter of detect.
+func (n *Node) Contact(ctx context.Context, req *hadv1.ContactRequest) *hadv1.ContactResponse {
+	return n.detect.answer(ctx, req)
 }
 
 // View returns the replicated state as applied here, and a channel that is

@@ -3,6 +3,10 @@ package cluster
 import (
 	"context"
 	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -20,12 +24,16 @@ type nodes struct {
 	birth  *hadv1.Birth
 	detect time.Duration
 	hosts  map[string]*host
+
+	mu  sync.Mutex
+	up  map[string]*Node   // those whose process runs
+	cut map[[2]string]bool // ordered pairs that can't reach each other
 }
 
 // host is what a node has and keeps over a restart.
 type host struct {
 	storage   *Storage
-	transport *raft.InmemTransport
+	transport *wire
 	runs      int
 
 	*Node // nil while it is down
@@ -36,7 +44,7 @@ type host struct {
 // startNodes starts every member of birth; they are stopped at the test's end.
 func startNodes(t *testing.T, birth *hadv1.Birth, detect time.Duration) *nodes {
 	t.Helper()
-	c := &nodes{t: t, birth: birth, detect: detect, hosts: map[string]*host{}}
+	c := &nodes{t: t, birth: birth, detect: detect, hosts: map[string]*host{}, up: map[string]*Node{}, cut: map[[2]string]bool{}}
 	for _, m := range birth.GetMembers() {
 		mem := raft.NewInmemStore()
 		c.hosts[m.GetName()] = &host{storage: &Storage{Log: mem, Stable: mem, Snapshots: raft.NewInmemSnapshotStore()}}
@@ -66,10 +74,11 @@ func (c *nodes) start(name string) *host {
 	c.t.Helper()
 	h := c.hosts[name]
 	h.runs++
-	_, h.transport = raft.NewInmemTransportWithTimeout(raft.ServerAddress(name), c.detect)
+	_, mem := raft.NewInmemTransportWithTimeout(raft.ServerAddress(name), c.detect)
+	h.transport = &wire{InmemTransport: mem, nodes: c, self: name, ended: make(chan string, 16)}
 	n, err := Open(Config{
 		Birth: c.birth, Instance: instance(name, h.runs), Timing: TimingFor(c.detect),
-		Storage: h.storage, Transport: h.transport, Clock: bubbleClock(), Logger: hclog.NewNullLogger(),
+		Storage: h.storage, Transport: h.transport, Peers: h.transport, Clock: bubbleClock(), Logger: hclog.NewNullLogger(),
 	})
 	if err != nil {
 		c.t.Fatalf("open %s: %v", name, err)
@@ -77,39 +86,138 @@ func (c *nodes) start(name string) *host {
 	ctx, stop := context.WithCancel(context.WithoutCancel(c.t.Context()))
 	h.Node, h.stop, h.done = n, stop, make(chan error, 1)
 	go func() { h.done <- n.Run(ctx) }()
+	c.mu.Lock()
+	c.up[name] = n
+	c.mu.Unlock()
 	c.heal(name)
 	return h
 }
 
-// crash ends a node; nobody is told.
-func (c *nodes) crash(name string) error {
+// kill ends a node's process. Its host answers for it: connections end, new
+// ones are refused.
+func (c *nodes) kill(name string) error {
 	h := c.hosts[name]
 	h.stop()
 	err := <-h.done
 	h.Node = nil
-	c.isolate(name)
+	c.mu.Lock()
+	delete(c.up, name)
+	c.mu.Unlock()
+	h.transport.DisconnectAll()
+	for other, o := range c.hosts {
+		if o.transport == nil || other == name {
+			continue
+		}
+		o.transport.Disconnect(raft.ServerAddress(name))
+		if c.linked(name, other) {
+			o.transport.lose(name)
+		}
+	}
 	return err
+}
+
+// crash ends a node as a power failure does: nobody is told.
+func (c *nodes) crash(name string) error {
+	c.isolate(name)
+	return c.kill(name)
 }
 
 // isolate cuts a node off from all others, both ways.
 func (c *nodes) isolate(name string) {
-	c.hosts[name].transport.DisconnectAll()
-	for _, h := range c.hosts {
-		if h.transport != nil {
-			h.transport.Disconnect(raft.ServerAddress(name))
+	for other := range c.hosts {
+		if other != name {
+			c.sever(name, other)
 		}
 	}
 }
 
-// heal connects a node with all others that are up.
+// sever cuts the link between two nodes.
+func (c *nodes) sever(a, b string) {
+	c.mu.Lock()
+	c.cut[pair(a, b)] = true
+	c.mu.Unlock()
+	for _, link := range [][2]string{{a, b}, {b, a}} {
+		if h := c.hosts[link[0]]; h.transport != nil {
+			h.transport.Disconnect(raft.ServerAddress(link[1]))
+		}
+	}
+}
+
+// heal connects a node with all others.
 func (c *nodes) heal(name string) {
 	h := c.hosts[name]
 	for other, o := range c.hosts {
-		if o.Node != nil {
-			h.transport.Connect(raft.ServerAddress(other), o.transport)
-			o.transport.Connect(raft.ServerAddress(name), h.transport)
+		if other == name {
+			continue
+		}
+		c.mu.Lock()
+		delete(c.cut, pair(name, other))
+		c.mu.Unlock()
+		if o.Node != nil && h.Node != nil {
+			h.transport.Connect(raft.ServerAddress(other), o.transport.InmemTransport)
+			o.transport.Connect(raft.ServerAddress(name), h.transport.InmemTransport)
 		}
 	}
+}
+
+func pair(a, b string) [2]string { return [2]string{min(a, b), max(a, b)} }
+
+func (c *nodes) linked(a, b string) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return !c.cut[pair(a, b)]
+}
+
+// wire is what a node has of the network: a transport, what its connections
+// tell, and calls to its peers.
+type wire struct {
+	*raft.InmemTransport
+	nodes   *nodes
+	self    string
+	ended   chan string
+	refused atomic.Pointer[string] // a node whose host is taken for one that refuses
+}
+
+func (w *wire) Ended() <-chan string { return w.ended }
+
+// lose ends the connection from a node.
+func (w *wire) lose(node string) {
+	select {
+	case w.ended <- node:
+	default:
+	}
+}
+
+func (w *wire) Probe(ctx context.Context, node string) error {
+	if r := w.refused.Load(); r != nil && *r == node {
+		return fmt.Errorf("connect to %s: %w", node, syscall.ECONNREFUSED)
+	}
+	_, err := w.reach(ctx, node)
+	return err
+}
+
+func (w *wire) Contact(ctx context.Context, node string, req *hadv1.ContactRequest) (*hadv1.ContactResponse, error) {
+	n, err := w.reach(ctx, node)
+	if err != nil {
+		return nil, err
+	}
+	return n.Contact(ctx, req), nil
+}
+
+// reach returns a running node.
+func (w *wire) reach(ctx context.Context, node string) (*Node, error) {
+	const oneWay = 200 * time.Microsecond
+	time.Sleep(oneWay)
+	if !w.nodes.linked(w.self, node) {
+		<-ctx.Done()
+		return nil, ctx.Err()
+	}
+	w.nodes.mu.Lock()
+	defer w.nodes.mu.Unlock()
+	if n := w.nodes.up[node]; n != nil {
+		return n, nil
+	}
+	return nil, syscall.ECONNREFUSED
 }
 
 // eventually waits in virtual time.

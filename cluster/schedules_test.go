@@ -58,7 +58,7 @@ func TestSchedule4SuccessorObeysTheRecordedTerms(t *testing.T) {
 	slow := TimingFor(time.Second)
 	fast := TimingFor(100 * time.Millisecond)
 	cmd := acquireCmd(instance("alpha", 1), 1)
-	cmd.GetAcquire().Terms = slow.Terms()
+	cmd.GetAcquire().Terms = slow.Terms(LayerLifetime)
 	l.must(1, cmd)
 
 	const lastLease = clock.Instant(time.Hour)
@@ -66,7 +66,7 @@ func TestSchedule4SuccessorObeysTheRecordedTerms(t *testing.T) {
 	if least := lastLease.Add(slow.TTL + slow.AddressLifetime + KernelExpirySlack); at.Before(least) {
 		t.Errorf("a successor may take over %v after the last lease, which runs for %v", at.Sub(lastLease), slow.TTL)
 	}
-	if TakeoverWait(fast.Terms()) >= TakeoverWait(slow.Terms()) {
+	if TakeoverWait(fast.Terms(LayerLifetime)) >= TakeoverWait(slow.Terms(LayerLifetime)) {
 		t.Error("the wait doesn't depend on the terms")
 	}
 }

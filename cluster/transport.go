@@ -17,22 +17,71 @@ type Streams interface {
 	DialRaft(ctx context.Context, node string) (net.Conn, error)
 }
 
-// NewTransport returns raft's transport over streams for the node self.
-func NewTransport(self string, streams Streams, t Timing, logger hclog.Logger) raft.Transport {
-	return raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
-		Stream:          &streamLayer{Listener: streams.RaftListener(), self: self, dial: streams.DialRaft},
+// Transport is raft's transport over Streams. It implements Lines.
+type Transport struct {
+	*raft.NetworkTransport
+	streams *streamLayer
+}
+
+// NewTransport returns raft's transport over streams for the node self. The
+// remote address of an accepted connection must be the peer's name.
+func NewTransport(self string, streams Streams, t Timing, logger hclog.Logger) *Transport {
+	s := &streamLayer{Listener: streams.RaftListener(), self: self, dial: streams.DialRaft, ended: make(chan string, 16)}
+	return &Transport{streams: s, NetworkTransport: raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
+		Stream:          s,
 		MaxPool:         3,
 		MaxRPCsInFlight: 1, // no pipelining: raft#612
 		Timeout:         t.Heartbeat,
 		Logger:          logger.Named("transport"),
-	})
+	})}
+}
+
+// Ended implements Lines.
+func (t *Transport) Ended() <-chan string { return t.streams.ended }
+
+// Probe implements Lines.
+func (t *Transport) Probe(ctx context.Context, node string) error {
+	c, err := t.streams.dial(ctx, node)
+	if err != nil {
+		return err
+	}
+	return c.Close()
 }
 
 // streamLayer adapts Streams to raft.StreamLayer.
 type streamLayer struct {
 	net.Listener
-	self string
-	dial func(ctx context.Context, node string) (net.Conn, error)
+	self  string
+	dial  func(ctx context.Context, node string) (net.Conn, error)
+	ended chan string
+}
+
+// Accept implements net.Listener.
+func (s *streamLayer) Accept() (net.Conn, error) {
+	c, err := s.Listener.Accept()
+	if err != nil {
+		return nil, err
+	}
+	return &inbound{Conn: c, ended: s.ended}, nil
+}
+
+// inbound is an accepted connection that tells when the other side ends it.
+// raft waits for a request on it nearly all the time, so that is at once.
+type inbound struct {
+	net.Conn
+	ended chan<- string
+}
+
+// Read implements io.Reader.
+func (c *inbound) Read(p []byte) (int, error) {
+	n, err := c.Conn.Read(p)
+	if err != nil {
+		select {
+		case c.ended <- c.RemoteAddr().String():
+		default: // Lines may leave some out
+		}
+	}
+	return n, err
 }
 
 // Dial implements raft.StreamLayer.
@@ -50,13 +99,15 @@ type nodeAddr string
 func (nodeAddr) Network() string  { return "had" }
 func (a nodeAddr) String() string { return string(a) }
 
-// carefulTransport changes three things of raft's transport. The fast path for
+// carefulTransport changes four things of raft's transport. The fast path for
 // heartbeats can set the term back (raft#695), so raft never gets to register
 // it. A witness doesn't stand for election while a data node might: its
-// pre-votes fail until it has been without a leader for a while. And a node
-// that comes back is brought up to date at once (see AppendEntries).
+// pre-votes fail until it has been without a leader for a while. A node
+// that comes back is brought up to date at once (see AppendEntries). And what
+// arrives is noted on its way to raft.
 type carefulTransport struct {
 	raft.Transport
+	hearing  *hearing
 	mayStand func() bool
 	leading  func(term uint64) bool
 	stuck    func() bool     // this node's disk doesn't answer
@@ -64,6 +115,9 @@ type carefulTransport struct {
 	again    time.Duration   // pause between tries
 	closed   <-chan struct{} // the node is stopping
 }
+
+// Consumer implements raft.Transport.
+func (t *carefulTransport) Consumer() <-chan raft.RPC { return t.hearing.toRaft }
 
 // AppendEntries implements raft.Transport. raft doubles the pause after each
 // failure, up to 10 s, and doesn't cut it short when the node is back: until

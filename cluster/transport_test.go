@@ -58,9 +58,9 @@ func TestTransportNamesNodesAndPipelinesNothing(t *testing.T) {
 	n := newNetwork()
 	timing := TimingFor(time.Second)
 	a := NewTransport("alpha", n.join(t, "alpha"), timing, hclog.NewNullLogger())
-	defer a.(raft.WithClose).Close()
+	defer a.Close()
 	b := NewTransport("beta", n.join(t, "beta"), timing, hclog.NewNullLogger())
-	defer b.(raft.WithClose).Close()
+	defer b.Close()
 
 	if got := a.LocalAddr(); got != "alpha" {
 		t.Errorf("raft knows this node as %q, want its name", got)

@@ -40,8 +40,8 @@ func renderTiming(t *hadv1.TimingResponse, v view) string {
 		p.entry(pad(name, 20)+"  "+fmt.Sprintf("%9s", value)+"  ", plain, meaning)
 	}
 	ms := func(name string, value float64, meaning string) { row(name, span(millis(value)), meaning) }
-	ms("detect", t.GetDetectMs(), "How fast a silent node is noticed: the one knob, in had.hcl.")
-	ms("heartbeat timeout", t.GetHeartbeatTimeoutMs(), "A node that hears nothing from the leader for this long, up to twice as long at random, calls an election.")
+	ms("detect", t.GetDetectMs(), "A leader that nobody has heard for this long is succeeded: the one knob, in had.hcl.")
+	ms("heartbeat timeout", t.GetHeartbeatTimeoutMs(), "A node that hears nothing from the leader for this long, up to three times as long at random, calls an election even if the others don't answer its questions.")
 	ms("election timeout", t.GetElectionTimeoutMs(), "An election without a winner is tried again after this, up to twice as long.")
 	ms("leader lease timeout", t.GetLeaderLeaseTimeoutMs(), "A leader that hears no quorum for this long steps down.")
 	ms("commit timeout", t.GetCommitTimeoutMs(), "Followers learn of committed entries at least this often.")

@@ -56,3 +56,8 @@ func (s *Server) Interfaces(_ context.Context, req *hadv1.InterfacesRequest) (*h
 	}
 	return &hadv1.InterfacesResponse{Problems: s.cfg.Controller.Interfaces(p)}, nil
 }
+
+// Contact implements Peer.
+func (s *Server) Contact(ctx context.Context, req *hadv1.ContactRequest) (*hadv1.ContactResponse, error) {
+	return s.cfg.Node.Contact(ctx, req), nil
+}

@@ -105,6 +105,15 @@ func (p *Peers) Prepare(ctx context.Context, node string, req *hadv1.PrepareRequ
 	return hadv1.NewPeerClient(c).Prepare(ctx, req)
 }
 
+// Contact implements cluster.Peers.
+func (p *Peers) Contact(ctx context.Context, node string, req *hadv1.ContactRequest) (*hadv1.ContactResponse, error) {
+	c, err := p.conn(node)
+	if err != nil {
+		return nil, err
+	}
+	return hadv1.NewPeerClient(c).Contact(ctx, req)
+}
+
 // Propose implements failover.Peers.
 func (p *Peers) Propose(ctx context.Context, node string, cmd *hadv1.Command) (*hadv1.ProposeResponse, error) {
 	c, err := p.conn(node)

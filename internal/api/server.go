@@ -159,12 +159,13 @@ func (s *Server) Move(ctx context.Context, req *hadv1.MoveRequest) (*hadv1.MoveR
 // Timing implements HA.
 func (s *Server) Timing(context.Context, *hadv1.TimingRequest) (*hadv1.TimingResponse, error) {
 	t := s.cfg.Timing
+	terms := t.Terms(cluster.LayerLifetime)
 	return &hadv1.TimingResponse{
 		DetectMs: ms(t.Detect), HeartbeatTimeoutMs: ms(t.Heartbeat), ElectionTimeoutMs: ms(t.Election),
 		LeaderLeaseTimeoutMs: ms(t.LeaderLease), CommitTimeoutMs: ms(t.Commit), TtlMs: ms(t.TTL),
 		RenewEveryMs: ms(t.Renew), ReleaseMarginMs: ms(t.Margin), AddressLifetimeMs: ms(t.AddressLifetime),
-		TakeoverWaitMs: ms(cluster.TakeoverWait(t.Terms())), ClockRateError: cluster.ClockRateError,
-		Layers: t.Terms().GetLayers(),
+		TakeoverWaitMs: ms(cluster.TakeoverWait(terms)), ClockRateError: cluster.ClockRateError,
+		Layers: terms.GetLayers(),
 	}, nil
 }
 

@@ -154,15 +154,15 @@ func (n *node) open(birth peer.Birth) error {
 		return errors.Join(err, storage.Close())
 	}
 	timing := cluster.TimingFor(f.Detect)
+	n.peers = api.NewPeers(n.port.DialRPC)
 	n.raft, err = cluster.Open(cluster.Config{
 		Birth: members, Instance: local.instance, Timing: timing, Storage: storage,
-		Transport: cluster.NewTransport(f.Node, n.port, timing, n.cfg.Logger),
-		Clock:     clock.Now, Logger: n.cfg.Logger,
+		Transport: cluster.NewTransport(f.Node, n.port, timing, n.cfg.Logger), Peers: n.peers,
+		Clock: clock.Now, Logger: n.cfg.Logger,
 	})
 	if err != nil {
 		return errors.Join(err, storage.Close())
 	}
-	n.peers = api.NewPeers(n.port.DialRPC)
 	n.watcher = vip.NewWatcher(n.cfg.Logger.Named("kernel"))
 	n.controller = failover.New(failover.Config{
 		Cluster: f.Cluster, Instance: local.instance, Members: members.GetMembers(), Timing: timing,

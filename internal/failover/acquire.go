@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 
+	"had/cluster"
 	"had/internal/hook"
 	"had/internal/policy"
 	hadv1 "had/proto/had/v1"
@@ -77,7 +78,7 @@ func (x *executor) acquire(ctx context.Context, in Inputs, step Step) error {
 // claim is the Acquire of a turn.
 func (x *executor) claim(in Inputs, t *turn, cause string, evidence ...*hadv1.Evidence) *hadv1.Acquire {
 	a := &hadv1.Acquire{
-		Term: in.Leadership.Term, Instance: x.instance, Terms: x.timing.Terms(),
+		Term: in.Leadership.Term, Instance: x.instance, Terms: x.timing.Terms(cluster.LayerLifetime),
 		PolicyVersion: t.version, Addresses: heldAddresses(t.vips), Evidence: evidence, Cause: cause,
 	}
 	if m := in.View.Move.GetOrder(); m.GetTarget() == x.instance.GetNode() {

@@ -21,7 +21,7 @@ func named(node string) *hadv1.Instance {
 }
 
 func claimOf(i *hadv1.Instance, epoch uint64) *hadv1.Claim {
-	return &hadv1.Claim{Epoch: epoch, Instance: i, LastLeaseIndex: epoch + 1, Terms: cluster.TimingFor(500 * time.Millisecond).Terms()}
+	return &hadv1.Claim{Epoch: epoch, Instance: i, LastLeaseIndex: epoch + 1, Terms: cluster.TimingFor(500 * time.Millisecond).Terms(cluster.LayerLifetime)}
 }
 
 // idleLeader is alpha, which leads, could own, and finds everything closed.
@@ -154,7 +154,7 @@ func TestDecide(t *testing.T) {
 		{"its terms were longer than ours", set(idleLeader(), func(in *Inputs) {
 			in.Policy.Prefer = nil
 			c := claimOf(named("beta"), 7)
-			c.Terms = cluster.TimingFor(time.Second).Terms()
+			c.Terms = cluster.TimingFor(time.Second).Terms(cluster.LayerLifetime)
 			in.View.Open, in.LastLease = []*hadv1.Claim{c}, start.Add(-5*time.Second)
 		}), "rest: waiting until the lease of beta"},
 		{"its own, from a commit it had given up on", set(idleLeader(), func(in *Inputs) {

@@ -113,6 +113,9 @@ func (h *host) start() {
 		asked, again := p.asked, p.again
 		h.mu.Unlock()
 		p.die() // nothing of it may act any more
+		if crashed {
+			h.w.network.hangUp(h.name)
+		}
 		switch {
 		case again:
 			h.start()
@@ -125,6 +128,12 @@ func (h *host) start() {
 
 // kill is SIGKILL: from this instant on nothing of the daemon acts.
 func (h *host) kill() {
+	h.vanish()
+	h.w.network.hangUp(h.name)
+}
+
+// vanish ends the daemon, and nobody is told.
+func (h *host) vanish() {
 	h.mu.Lock()
 	p := h.proc
 	h.proc = nil
@@ -146,7 +155,7 @@ func (h *host) terminate() {
 
 // powerOff ends the daemon and empties the kernel; another boot follows.
 func (h *host) powerOff() {
-	h.kill()
+	h.vanish()
 	h.kernel.clear()
 	h.scripts.forget()
 	h.boot()

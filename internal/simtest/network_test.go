@@ -7,6 +7,7 @@ import (
 	"io"
 	"math/rand/v2"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/hashicorp/raft"
@@ -44,7 +45,7 @@ const (
 
 var (
 	errLost    = errors.New("simulation: no answer came in time")
-	errRefused = errors.New("simulation: connection refused")
+	errRefused = fmt.Errorf("simulation: no daemon here: %w", syscall.ECONNREFUSED)
 )
 
 func newNetwork(w *world, random *rand.Rand) *network {
@@ -165,12 +166,41 @@ func (w *world) host(name string) *host {
 type transport struct {
 	p        *process
 	consumer chan raft.RPC
+	ended    chan string
 	closed   chan struct{}
 	once     sync.Once
 }
 
 func newTransport(p *process) *transport {
-	return &transport{p: p, consumer: make(chan raft.RPC), closed: make(chan struct{})}
+	return &transport{p: p, consumer: make(chan raft.RPC), ended: make(chan string, 16), closed: make(chan struct{})}
+}
+
+// Ended implements cluster.Lines.
+func (t *transport) Ended() <-chan string { return t.ended }
+
+// Probe implements cluster.Lines.
+func (t *transport) Probe(ctx context.Context, node string) error {
+	_, err := call(ctx, t.p, node, func(*process) (struct{}, error) { return struct{}{}, nil })
+	return err
+}
+
+// hangUp tells every other daemon that the connections from a host's daemon
+// have ended, as its kernel does for a dead one.
+func (n *network) hangUp(from string) {
+	for _, h := range n.w.hosts {
+		q := h.process()
+		if q == nil || h.name == from {
+			continue
+		}
+		if d, arrives := n.carry(from, h.name); arrives {
+			n.w.after(d, func() {
+				select {
+				case q.transport.ended <- from:
+				default:
+				}
+			})
+		}
+	}
 }
 
 func (t *transport) Consumer() <-chan raft.RPC          { return t.consumer }
@@ -281,6 +311,13 @@ func ask[T any](ctx context.Context, s *peers, to string, serve func(ctx context
 func (s *peers) Health(ctx context.Context, to string) (*hadv1.HealthResponse, error) {
 	return ask(ctx, s, to, func(_ context.Context, q *process) (*hadv1.HealthResponse, error) {
 		return q.controller.Health(), nil
+	})
+}
+
+func (s *peers) Contact(ctx context.Context, to string, req *hadv1.ContactRequest) (*hadv1.ContactResponse, error) {
+	req = proto.CloneOf(req)
+	return ask(ctx, s, to, func(ctx context.Context, q *process) (*hadv1.ContactResponse, error) {
+		return q.node.Contact(ctx, req), nil
 	})
 }
 

@@ -164,7 +164,7 @@ func (p *process) run() error {
 	}
 	node, err := cluster.Open(cluster.Config{
 		Birth: p.h.w.birth, Instance: p.instance, Timing: p.h.timing, Storage: p.h.disk.open(p),
-		Transport: p.transport, Clock: p.h.now, Logger: logger,
+		Transport: p.transport, Peers: &peers{p: p}, Clock: p.h.now, Logger: logger,
 	})
 	if err != nil {
 		return err

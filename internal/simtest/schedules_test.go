@@ -121,7 +121,7 @@ func TestSchedule4SuccessorWaitsByTheOwnersTerms(t *testing.T) {
 				w.stop(alpha)
 				took := w.until(w.bound(), "another owner", func() bool { return w.owner() != nil })
 				// The last renewal came at most Renew before the stop.
-				least := cluster.TakeoverWait(alpha.h.timing.Terms()) - alpha.h.timing.Renew - 50*time.Millisecond
+				least := cluster.TakeoverWait(alpha.h.timing.Terms(cluster.LayerLifetime)) - alpha.h.timing.Renew - 50*time.Millisecond
 				if took < least {
 					t.Errorf("the successor served %v after alpha fell silent; its terms ask for %v", took, least)
 				}
@@ -227,7 +227,7 @@ func TestSchedule6RenewalBetweenWaitAndAcquire(t *testing.T) {
 		if !errors.As(first, new(*cluster.RefusedError)) {
 			t.Errorf("the Acquire after a later lease entry got %v, want a refusal", first)
 		}
-		if waited, least := time.Since(injected), cluster.TakeoverWait(alpha.h.timing.Terms()); waited < least {
+		if waited, least := time.Since(injected), cluster.TakeoverWait(alpha.h.timing.Terms(cluster.LayerLifetime)); waited < least {
 			t.Errorf("the successor served %v after that entry, and its wait is %v", waited, least)
 		}
 		w.heal()

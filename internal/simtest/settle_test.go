@@ -148,7 +148,7 @@ func (w *world) begin() {
 // succeed: what a takeover may have to wait for, the elections and
 // health checks before it, and the hooks.
 func (w *world) bound() time.Duration {
-	terms := cluster.TimingFor(w.layout.slowest()).Terms()
+	terms := cluster.TimingFor(w.layout.slowest()).Terms(cluster.LayerLifetime)
 	return cluster.TakeoverWait(terms) + 10*w.layout.slowest() + 2*time.Second
 }
 

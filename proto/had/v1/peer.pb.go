@@ -649,6 +649,8 @@ type ContactRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Leader        string                 `protobuf:"bytes,1,opt,name=leader,proto3" json:"leader,omitempty"` // the node the asker misses
 	Term          uint64                 `protobuf:"varint,2,opt,name=term,proto3" json:"term,omitempty"`    // in which it led
+	Asker         string                 `protobuf:"bytes,3,opt,name=asker,proto3" json:"asker,omitempty"`   // it stands for election when enough others miss the leader too
+	Look          bool                   `protobuf:"varint,4,opt,name=look,proto3" json:"look,omitempty"`    // the asker finds its process gone: see for yourself, and answer with absent
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -697,11 +699,26 @@ func (x *ContactRequest) GetTerm() uint64 {
 	return 0
 }
 
+func (x *ContactRequest) GetAsker() string {
+	if x != nil {
+		return x.Asker
+	}
+	return ""
+}
+
+func (x *ContactRequest) GetLook() bool {
+	if x != nil {
+		return x.Look
+	}
+	return false
+}
+
 type ContactResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Leading       bool                   `protobuf:"varint,1,opt,name=leading,proto3" json:"leading,omitempty"`                   // this node is that leader
 	Term          uint64                 `protobuf:"varint,2,opt,name=term,proto3" json:"term,omitempty"`                         // the answering node's
-	SilentNs      int64                  `protobuf:"varint,3,opt,name=silent_ns,json=silentNs,proto3" json:"silent_ns,omitempty"` // since it last heard from that leader; -1: it never did, or knows another
+	SilentNs      int64                  `protobuf:"varint,3,opt,name=silent_ns,json=silentNs,proto3" json:"silent_ns,omitempty"` // since it last heard from that leader; -1: it knows a later one
+	Absent        bool                   `protobuf:"varint,4,opt,name=absent,proto3" json:"absent,omitempty"`                     // that leader's host refuses connections here too, or it says it doesn't lead
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -757,6 +774,13 @@ func (x *ContactResponse) GetSilentNs() int64 {
 	return 0
 }
 
+func (x *ContactResponse) GetAbsent() bool {
+	if x != nil {
+		return x.Absent
+	}
+	return false
+}
+
 var File_had_v1_peer_proto protoreflect.FileDescriptor
 
 const file_had_v1_peer_proto_rawDesc = "" +
@@ -803,14 +827,17 @@ const file_had_v1_peer_proto_rawDesc = "" +
 	"\x03why\x18\x02 \x01(\tR\x03why\"C\n" +
 	"\x13TakeFarewellRequest\x12,\n" +
 	"\bfarewell\x18\x01 \x01(\v2\x10.had.v1.FarewellR\bfarewell\"\x16\n" +
-	"\x14TakeFarewellResponse\"<\n" +
+	"\x14TakeFarewellResponse\"f\n" +
 	"\x0eContactRequest\x12\x16\n" +
 	"\x06leader\x18\x01 \x01(\tR\x06leader\x12\x12\n" +
-	"\x04term\x18\x02 \x01(\x04R\x04term\"\\\n" +
+	"\x04term\x18\x02 \x01(\x04R\x04term\x12\x14\n" +
+	"\x05asker\x18\x03 \x01(\tR\x05asker\x12\x12\n" +
+	"\x04look\x18\x04 \x01(\bR\x04look\"t\n" +
 	"\x0fContactResponse\x12\x18\n" +
 	"\aleading\x18\x01 \x01(\bR\aleading\x12\x12\n" +
 	"\x04term\x18\x02 \x01(\x04R\x04term\x12\x1b\n" +
-	"\tsilent_ns\x18\x03 \x01(\x03R\bsilentNs2\xc2\x03\n" +
+	"\tsilent_ns\x18\x03 \x01(\x03R\bsilentNs\x12\x16\n" +
+	"\x06absent\x18\x04 \x01(\bR\x06absent2\xc2\x03\n" +
 	"\x04Peer\x12:\n" +
 	"\aPropose\x12\x16.had.v1.ProposeRequest\x1a\x17.had.v1.ProposeResponse\x127\n" +
 	"\x06Health\x12\x15.had.v1.HealthRequest\x1a\x16.had.v1.HealthResponse\x12:\n" +

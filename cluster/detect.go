@@ -1,0 +1,314 @@
+package cluster
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+	"github.com/hashicorp/raft"
+
+	hadv1 "had/proto/had/v1"
+)
+
+// Peers are the other nodes, asked over the cluster port. api.Peers is one.
+type Peers interface {
+	// Contact asks a node as the Peer service's call of that name.
+	Contact(ctx context.Context, node string, req *hadv1.ContactRequest) (*hadv1.ContactResponse, error)
+}
+
+// Lines is what a transport may know of its connections. NewTransport's does;
+// with another transport a dead process is noticed by its silence alone.
+type Lines interface {
+	// Ended delivers the name of a node when a connection from it has ended.
+	// It may leave some out.
+	Ended() <-chan string
+	// Probe connects to a node as raft does and hangs up. Its error matches
+	// syscall.ECONNREFUSED when the node's host says that nobody listens.
+	Probe(ctx context.Context, node string) error
+}
+
+// detector notices that the leader is gone, and has this node stand for
+// election when it is its turn. raft's own timer runs freely and takes one to
+// three times its length; it stays as the fallback.
+//
+// It decides when raft holds an election and nothing else. Whatever it gets
+// wrong costs at most one election for a leader's turn: nothing it learns is
+// evidence that a lease is over.
+type detector struct {
+	self    string
+	members []*hadv1.Member // in the same order on every node
+	detect  time.Duration
+	peers   Peers // nil: nobody can be asked
+	lines   Lines // nil: connections tell nothing
+	hearing *hearing
+	raft    *raft.Raft
+	logger  hclog.Logger
+
+	farewells chan string // leaders that are said to have died
+
+	mu     sync.Mutex
+	backed backing // the latest asker whom this node told that it misses the leader too
+
+	// Of run alone.
+	gone    contact   // whose process is gone, as seen from here
+	goneAt  time.Time // since when that is known
+	stoodIn contact   // in whose turn this node has stood; it does so once
+}
+
+// backing is a node that this one has given reason to stand.
+type backing struct {
+	rank int
+	turn contact // of the leader it misses
+	at   time.Time
+}
+
+// stagger is the head start each node has before the next in rank: enough for
+// an election on good disks, so that two don't split the votes.
+const stagger = 30 * time.Millisecond
+
+// patience bounds a question to other nodes.
+func (d *detector) patience() time.Duration { return d.detect / 4 }
+
+// run works until ctx ends.
+func (d *detector) run(ctx context.Context) {
+	var ended <-chan string
+	if d.lines != nil {
+		ended = d.lines.Ended()
+	}
+	due := time.Now().Add(d.detect)
+	timer := time.NewTimer(d.detect)
+	defer timer.Stop()
+	for {
+		suspect := ""
+		select {
+		case <-ctx.Done():
+			return
+		case <-timer.C:
+		case suspect = <-ended:
+		case suspect = <-d.farewells:
+		}
+		if suspect != "" {
+			d.lookFor(ctx, suspect)
+		}
+		due = d.look(ctx, due)
+		timer.Reset(time.Until(due))
+	}
+}
+
+// lookFor finds out whether the process of a node is gone, if it is the one
+// that leads.
+func (d *detector) lookFor(ctx context.Context, node string) {
+	c := d.hearing.heard()
+	if c.leader != node || d.gone.sameTurn(c) || d.raft.State() != raft.Follower {
+		return
+	}
+	if d.absent(ctx, c.leader, c.term) {
+		d.gone, d.goneAt = c, time.Now()
+	}
+}
+
+// absent reports whether the process that led in a term is certainly gone: its
+// host's kernel refuses connections, or whoever listens there now says that it
+// doesn't lead.
+func (d *detector) absent(ctx context.Context, leader string, term uint64) bool {
+	if d.lines == nil || d.peers == nil {
+		return false
+	}
+	ctx, cancel := context.WithTimeout(ctx, d.patience())
+	defer cancel()
+	for {
+		err := d.lines.Probe(ctx, leader)
+		switch {
+		case errors.Is(err, syscall.ECONNREFUSED):
+			return true
+		case err == nil:
+			r, err := d.peers.Contact(ctx, leader, &hadv1.ContactRequest{Leader: leader, Term: term})
+			return err == nil && !r.GetLeading()
+		}
+		// A dying process's sockets close one after the other.
+		pause := time.NewTimer(2 * time.Millisecond)
+		select {
+		case <-pause.C:
+		case <-ctx.Done():
+			pause.Stop()
+			return false
+		}
+	}
+}
+
+// look does what is due, and returns when to look again at the latest. It was
+// to be called at the time due.
+func (d *detector) look(ctx context.Context, due time.Time) time.Time {
+	c, now := d.hearing.heard(), time.Now()
+	later := now.Add(d.detect) // no later than detect after any contact to come
+	if c.leader == "" || c.sameTurn(d.stoodIn) || d.raft.State() != raft.Follower {
+		return later
+	}
+	gone := d.gone.sameTurn(c)
+	if gone && c.at.After(d.goneAt.Add(stagger)) { // it isn't
+		d.gone, gone = contact{}, false
+	}
+	turn := c.at.Add(d.detect)
+	if gone && d.goneAt.Before(turn) {
+		turn = d.goneAt
+	}
+	rank, witness := d.rank(d.self, c.leader)
+	turn = turn.Add(time.Duration(rank) * stagger)
+	if now.Before(turn) {
+		return turn
+	}
+	if late := now.Sub(due); !gone && late > d.detect/4 {
+		// This process itself was held up, and perhaps the whole machine. What
+		// the leader has sent meanwhile comes now.
+		return now.Add(d.detect / 8)
+	}
+	rival, ok := d.hearing.rivalAfter(c)
+	if witness && !(ok && rival.behind) {
+		return later // it leads only if no data node can: its log alone is complete
+	}
+	if until := rival.at.Add(d.detect / 2); ok && !rival.behind && now.Before(until) {
+		return until // somebody is being elected
+	}
+	if b := d.backedIn(c); now.Before(b.at.Add(stagger)) {
+		return b.at.Add(stagger) // somebody is about to stand
+	}
+	agreed, wait := d.ask(ctx, c, gone)
+	if !agreed {
+		return time.Now().Add(wait)
+	}
+	if b := d.backedIn(c); b.at.After(now) && b.rank < rank {
+		return b.at.Add(stagger) // two have asked each other: the better one stands
+	}
+	if again := d.hearing.heard(); again != c && !gone || !again.sameTurn(c) {
+		return later // it has spoken, or another has
+	}
+	if d.raft.State() == raft.Follower && d.hearing.timeoutNow(ctx, stagger) {
+		d.stoodIn = c
+		d.logger.Info("the leader is gone; this node stands for election",
+			"leader", c.leader, "term", c.term, "its process has ended", gone, "silent for", time.Since(c.at).Round(time.Millisecond))
+	}
+	return later
+}
+
+// rank is a node's place in the order in which nodes stand for election once
+// a leader is gone: that of the members, the same everywhere; the witness
+// comes last.
+func (d *detector) rank(node, leader string) (place int, witness bool) {
+	for _, m := range d.members {
+		switch {
+		case m.GetName() == node:
+			witness = m.GetWitness()
+			if !witness {
+				return place, false
+			}
+		case m.GetName() != leader && !m.GetWitness():
+			place++
+		}
+	}
+	return place, witness
+}
+
+// ask asks the other voters whether they miss the leader as well, and reports
+// whether a majority does, this node included. Otherwise it says how soon
+// that may have changed.
+func (d *detector) ask(ctx context.Context, c contact, gone bool) (agreed bool, wait time.Duration) {
+	if d.peers == nil {
+		return false, d.detect
+	}
+	ctx, cancel := context.WithTimeout(ctx, d.patience())
+	req := &hadv1.ContactRequest{Leader: c.leader, Term: c.term, Asker: d.self, Look: gone}
+	var lacking []time.Duration // of each answer: how much silence it lacks
+	answers := make(chan time.Duration, len(d.members))
+	var asking sync.WaitGroup
+	defer asking.Wait()
+	defer cancel()
+	asked := 0
+	for _, m := range d.members {
+		if m.GetName() == d.self || m.GetName() == c.leader {
+			continue
+		}
+		asked++
+		asking.Go(func() { answers <- d.lacks(ctx, m.GetName(), req) })
+	}
+	needed := len(d.members) / 2 // and this node
+	if needed == 0 || needed > asked {
+		return false, d.detect
+	}
+	for range asked {
+		lacking = append(lacking, <-answers)
+		slices.Sort(lacking)
+		if len(lacking) >= needed && lacking[needed-1] <= 0 {
+			return true, 0
+		}
+	}
+	return false, max(lacking[needed-1], d.detect/20)
+}
+
+// lacks asks one voter and returns how much longer it has to miss the leader.
+func (d *detector) lacks(ctx context.Context, node string, req *hadv1.ContactRequest) time.Duration {
+	r, err := d.peers.Contact(ctx, node, req)
+	silent := time.Duration(r.GetSilentNs())
+	switch {
+	case err != nil:
+		return d.patience()
+	case r.GetLeading() || silent < 0:
+		return d.detect
+	case r.GetAbsent():
+		return 0
+	case req.GetLook():
+		return min(d.patience(), d.detect-silent)
+	}
+	return d.enough() - silent
+}
+
+// enough is how long a voter must have heard nothing to back an asker: it may
+// have got the leader's last message somewhat later than the asker did.
+func (d *detector) enough() time.Duration { return d.detect - d.detect/10 }
+
+// answer answers another node's question.
+func (d *detector) answer(ctx context.Context, req *hadv1.ContactRequest) *hadv1.ContactResponse {
+	c, now, term := d.hearing.heard(), time.Now(), d.raft.CurrentTerm()
+	leads := d.raft.State() == raft.Leader
+	resp := &hadv1.ContactResponse{
+		Term:    term,
+		Leading: leads && req.GetLeader() == d.self && req.GetTerm() == term,
+	}
+	if c.term > req.GetTerm() || leads && term > req.GetTerm() || c.term == req.GetTerm() && c.leader != req.GetLeader() && c.leader != "" {
+		resp.SilentNs = -1
+		return resp
+	}
+	resp.SilentNs = int64(now.Sub(c.at))
+	if req.GetLook() && req.GetLeader() != d.self {
+		resp.Absent = d.absent(ctx, req.GetLeader(), req.GetTerm())
+	}
+	if resp.Absent || now.Sub(c.at) >= d.enough() {
+		place, _ := d.rank(req.GetAsker(), req.GetLeader())
+		d.mu.Lock()
+		d.backed = backing{rank: place, turn: contact{leader: req.GetLeader(), term: req.GetTerm()}, at: time.Now()}
+		d.mu.Unlock()
+	}
+	return resp
+}
+
+// backedIn returns whom this node has backed against a leader; the zero value:
+// nobody.
+func (d *detector) backedIn(c contact) backing {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if !d.backed.turn.sameTurn(c) {
+		return backing{}
+	}
+	return d.backed
+}
+
+// tellGone notes that a node's process is said to have died.
+func (d *detector) tellGone(node string) {
+	select {
+	case d.farewells <- node:
+	default: // so many have come that one is as good as the other
+	}
+}
