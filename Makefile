@@ -105,7 +105,7 @@ trials: need-go ## each fault of an owner, N times: make trials [N=50] [FAULT=ki
 fuzz: need-go ## every fuzz target for a time each, one after another: make fuzz TIME=10m
 	@grep -rlE --include='*_test.go' '^func Fuzz' . | xargs -n1 dirname | sort -u | while read -r dir; do \
 		for target in $$(grep -hoE '^func Fuzz[A-Za-z0-9_]*' "$$dir"/*_test.go | cut -c6-); do \
-			echo "$$dir $$target"; go test -run '^$$' -fuzz "^$$target\$$" -fuzztime '$(or $(TIME),30s)' $(TESTFLAGS) "$$dir"; \
+			echo "$$dir $$target"; go test -run '^$$' -fuzz "^$$target\$$" -fuzztime '$(or $(TIME),30s)' -fuzzminimizetime 1s $(TESTFLAGS) "$$dir"; \
 		done; \
 	done
 

@@ -103,6 +103,9 @@ func (s *State) applyFarewell(e Entry, cmd *hadv1.Command, f *hadv1.Farewell) st
 		return refuse("%s with ID %s is not a member: its guard's word counts for nothing", reporter.GetNode(), f.GetNodeId())
 	case rel.GetKind() != hadv1.Evidence_KIND_RELEASED:
 		return refuse("a guard can't report %s", rel.GetKind())
+	case rel.GetEpoch() > s.lastEpoch:
+		// Taken, it would make every true farewell to come look like a repeat.
+		return refuse("epoch %d was never opened; the last was %d", rel.GetEpoch(), s.lastEpoch)
 	}
 	key := streamKey{f.GetNodeId(), guardStream}
 	if rel.GetEpoch() <= s.delivered[key] {

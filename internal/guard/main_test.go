@@ -2,8 +2,10 @@ package guard
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"os/exec"
 	"syscall"
@@ -62,7 +64,9 @@ func wire() error {
 	attrs.Name = "eth0"
 	veth := netlink.NewVeth(attrs)
 	veth.PeerName = "eth1"
-	if err := netlink.LinkAdd(veth); err != nil {
+	if err := netlink.LinkAdd(veth); errors.Is(err, fs.ErrExist) {
+		return nil // a fuzzer's worker, in the namespace of who started it
+	} else if err != nil {
 		return err
 	}
 	for _, name := range []string{"lo", "eth0", "eth1"} {
