@@ -70,7 +70,7 @@ const virtioHeader = 10
 func behind(first uint16, frame []byte) []byte {
 	header := make([]byte, virtioHeader)
 	binary.NativeEndian.PutUint16(header[2:], first) // hdr_len
-	return append(header, frame...)
+	return slices.Concat(header, frame)
 }
 
 // tap makes an interface whose frames are read and written by this test, each
@@ -95,29 +95,55 @@ func TestAStaleAnnouncementStaysHere(t *testing.T) {
 	here, there := newPair(t)
 	g := open(t)
 	must(t, g.Admit(7, both()))
-	m, err := vip.New(vip.Config{Lifetime: 2 * time.Second, Now: clock.Now, Logger: hclog.NewNullLogger()})
-	must(t, err)
-	defer m.Close()
-	addrs := []vip.Address{{Addr: vip4, Interface: "eth0"}, {Addr: vip6, Interface: "eth0"}}
-	for _, a := range addrs {
-		must(t, there.link.NeighSet(&netlink.Neigh{LinkIndex: there.get("eth0").Attrs().Index,
-			State: unix.NUD_STALE, IP: a.Addr.AsSlice(), HardwareAddr: mac}))
-	}
-	believes := func(who net.HardwareAddr) bool {
-		return there.remembered(vip4).String() == who.String() && there.remembered(vip6).String() == who.String()
-	}
-	if err := m.Announce(t.Context(), addrs); !errors.Is(err, unix.ENOBUFS) {
-		t.Errorf("Announce through a closed gate: %v; want to be told", err)
+	there.remember(mac)
+	if err := here.announce(); !errors.Is(err, unix.ENOBUFS) {
+		t.Errorf("announce through a closed gate: %v; want to be told", err)
 	}
 	ctx, stop := context.WithTimeout(t.Context(), brief)
 	defer stop()
 	<-ctx.Done()
-	if !believes(mac) {
+	if !there.believes(mac) {
 		t.Error("an announcement left a host whose lease is over")
 	}
 	must(t, g.Extend(7, soon()))
-	must(t, m.Announce(t.Context(), addrs))
-	eventually(t, "the neighbour to hear the owner", func() bool { return believes(here.mac()) })
+	must(t, here.announce())
+	eventually(t, "the neighbour to hear the owner", func() bool { return there.believes(here.mac()) })
+}
+
+func TestANewOwnersAnnouncementComesIn(t *testing.T) {
+	t.Parallel()
+	here, there := newPair(t)
+	must(t, open(t).Admit(7, both()))
+	here.remember(mac)
+	must(t, there.announce())
+	eventually(t, "this host to hear the new owner", func() bool { return here.believes(there.mac()) })
+}
+
+// announce tells the neighbours that the host has both virtual addresses.
+func (h *host) announce() (err error) {
+	h.t.Helper()
+	h.in(func() {
+		m, newErr := vip.New(vip.Config{Lifetime: 2 * time.Second, Now: clock.Now, Logger: hclog.NewNullLogger()})
+		must(h.t, newErr)
+		defer m.Close()
+		err = m.Announce(h.t.Context(), []vip.Address{{Addr: vip4, Interface: "eth0"}, {Addr: vip6, Interface: "eth0"}})
+	})
+	return err
+}
+
+// remember puts both virtual addresses into the host's neighbour cache.
+func (h *host) remember(at net.HardwareAddr) {
+	h.t.Helper()
+	for _, addr := range both() {
+		must(h.t, h.link.NeighSet(&netlink.Neigh{LinkIndex: h.get("eth0").Attrs().Index,
+			State: unix.NUD_STALE, IP: addr.AsSlice(), HardwareAddr: at}))
+	}
+}
+
+// believes reports whether the host's neighbour cache has both at a MAC.
+func (h *host) believes(at net.HardwareAddr) bool {
+	h.t.Helper()
+	return slices.Equal(h.remembered(vip4), at) && slices.Equal(h.remembered(vip6), at)
 }
 
 // FuzzOthersPackets holds that the gate drops nothing that doesn't contain a

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net/netip"
 	"os"
+	"strconv"
 	"testing"
 	"time"
 
@@ -79,6 +80,43 @@ func BenchmarkExtend(b *testing.B) {
 		if err := g.Extend(7, until); err != nil {
 			b.Fatal(err)
 		}
+	}
+}
+
+func BenchmarkAdmit(b *testing.B) {
+	for _, n := range []int{1, 1000} {
+		b.Run(strconv.Itoa(n), func(b *testing.B) {
+			g, _, _ := benchmarked(b, n)
+			addrs, err := g.Guarded()
+			must(b, err)
+			epoch := uint64(7)
+			for b.Loop() {
+				epoch++
+				if err := g.Admit(epoch, addrs[:n]); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}
+
+// BenchmarkOpen takes a gate over on as many interfaces.
+func BenchmarkOpen(b *testing.B) {
+	for _, n := range []int{2, 20} {
+		b.Run(strconv.Itoa(n), func(b *testing.B) {
+			here, there := newPair(b)
+			for i := range n - 2 { // lo and eth0 are there
+				here.cable("more"+strconv.Itoa(i), there)
+			}
+			open(b)
+			for b.Loop() {
+				g, err := Open(config())
+				if err != nil {
+					b.Fatal(err)
+				}
+				g.Close()
+			}
+		})
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"os"
 	"runtime"
+	"strconv"
 	"testing"
 	"time"
 
@@ -189,22 +190,26 @@ func (h *host) dial(addr netip.Addr) *net.UDPConn {
 	return conn
 }
 
-// answers reports whether a datagram on conn is answered within the patience.
-// Nobody's answer to an earlier one counts.
+// answers reports whether a question on conn is answered within the patience.
+// It is asked again and again, because a busy machine loses packets.
 func answers(t testing.TB, conn *net.UDPConn, patience time.Duration) bool {
 	t.Helper()
-	question := time.Now().String()
-	_, _ = conn.Write([]byte(question)) // a refusal is no answer either
-	must(t, conn.SetReadDeadline(time.Now().Add(patience)))
-	for buf := make([]byte, 64); ; {
-		n, err := conn.Read(buf)
-		if errors.Is(err, os.ErrDeadlineExceeded) {
-			return false
-		}
-		if err == nil && string(buf[:n]) == question[:min(len(question), 64)] {
-			return true
+	end := time.Now().Add(patience)
+	question := strconv.FormatInt(end.UnixNano(), 10) // no answer to an earlier one counts
+	for buf := make([]byte, 64); time.Now().Before(end); {
+		_, _ = conn.Write([]byte(question)) // a refusal is no answer either
+		must(t, conn.SetReadDeadline(time.Now().Add(brief/2)))
+		for {
+			n, err := conn.Read(buf)
+			if err == nil && string(buf[:n]) == question {
+				return true
+			}
+			if errors.Is(err, os.ErrDeadlineExceeded) {
+				break
+			}
 		}
 	}
+	return false
 }
 
 const (

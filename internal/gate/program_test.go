@@ -80,21 +80,20 @@ func TestRules(t *testing.T) {
 				p = out
 			}
 			got, err := p(r.frame)
-			want := int32(actUnspec)
+			want := int32(-1) // TC_ACT_UNSPEC: others' filters have the word
 			if c.dropped {
-				want = actShot
+				want = 2 // TC_ACT_SHOT
 			}
 			if err != nil || got != want {
 				t.Errorf("%s, %s: verdict %d, %v; want %d", r.name, c.direction, got, err, want)
 			}
 		}
 	}
-	both := []netip.Addr{vip4, vip6}
 	for _, r := range rules() {
 		verdicts(t, r, false, false) // nothing is guarded
 	}
 	g := &Gate{Control: Control{maps: m}}
-	must(t, g.Admit(7, both))
+	must(t, g.Admit(7, both()))
 	for _, r := range rules() {
 		verdicts(t, r, r.in, r.out) // closed
 	}
@@ -102,11 +101,17 @@ func TestRules(t *testing.T) {
 	for _, r := range rules() {
 		verdicts(t, r, false, false) // open
 	}
-	g.Shut(7)
+	must(t, g.Admit(8, nil))
+	must(t, g.Extend(8, clock.Now().Add(time.Minute)))
+	for _, r := range rules() {
+		verdicts(t, r, r.in, r.out) // of an epoch before
+	}
+	must(t, g.Admit(8, both()))
+	g.Shut(8)
 	for _, r := range rules() {
 		verdicts(t, r, r.in, r.out)
 	}
-	must(t, g.Forget(7, both))
+	must(t, g.Forget(8, both()))
 	for _, r := range rules() {
 		verdicts(t, r, false, false)
 	}

@@ -31,14 +31,13 @@ func (g *Gate) Check() (missing []string, err error) {
 // Run keeps the gate on every interface until ctx ends, and then returns nil:
 // on interfaces that appear, and again where somebody takes it off. It acts on
 // the kernel's reports. When some were lost (rtnetlink(7): the buffer
-// overflowed) it checks everything, and when they break off it asks for them
-// anew.
+// overflowed) or they break off, it asks for them anew and checks everything.
 func (g *Gate) Run(ctx context.Context) error {
 	const retryAfter = time.Second
 	for ctx.Err() == nil {
 		err := g.follow(ctx)
 		if err == nil {
-			continue // ctx has ended
+			continue
 		}
 		g.logger.Error("interfaces aren't watched for the gate; trying again", "error", err, "after", retryAfter)
 		select {
@@ -49,7 +48,8 @@ func (g *Gate) Run(ctx context.Context) error {
 	return nil
 }
 
-// follow is Run with one subscription.
+// follow is Run with one subscription. It returns nil when ctx has ended or
+// reports were lost.
 func (g *Gate) follow(ctx context.Context) error {
 	reports, err := g.hooks.subscribe()
 	if err != nil {
@@ -68,8 +68,9 @@ func (g *Gate) follow(ctx context.Context) error {
 			return nil
 		}
 		if errors.Is(err, unix.ENOBUFS) {
-			g.report(g.Check())
-			continue
+			// Until the buffer is empty the kernel says of no further loss, so
+			// a check now could miss something: subscribe anew, then check.
+			return nil
 		}
 		if err != nil {
 			return fmt.Errorf("read reports of interfaces: %w", err)
