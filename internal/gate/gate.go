@@ -144,6 +144,9 @@ func (c Config) check() error {
 func (g *Gate) Admit(epoch uint64, addrs []netip.Addr) error {
 	g.changing.Lock()
 	defer g.changing.Unlock()
+	if slices.ContainsFunc(addrs, func(a netip.Addr) bool { return !a.IsValid() }) {
+		return fmt.Errorf("admit %v in epoch %d: one is no address", addrs, epoch)
+	}
 	w := g.maps.words
 	if shut := w.shut.Load(); epoch <= shut {
 		return fmt.Errorf("admit %d addresses in epoch %d: %w (all up to %d are)", len(addrs), epoch, ErrShut, shut)
@@ -155,13 +158,15 @@ func (g *Gate) Admit(epoch uint64, addrs []netip.Addr) error {
 		w.deadline.Store(0)
 		w.epoch.Store(epoch)
 	}
-	for _, a := range addrs {
-		if !a.IsValid() {
-			return fmt.Errorf("admit addresses in epoch %d: one of them is no address", epoch)
-		}
-		if err := g.maps.guarded.Put(a.As16(), epoch); err != nil {
-			return fmt.Errorf("guard %s in epoch %d (a gate holds up to %d addresses): %w", a, epoch, maxGuarded, err)
-		}
+	if len(addrs) == 0 {
+		return nil
+	}
+	keys, epochs := make([][16]byte, len(addrs)), make([]uint64, len(addrs))
+	for i, a := range addrs {
+		keys[i], epochs[i] = a.As16(), epoch
+	}
+	if n, err := g.maps.guarded.BatchUpdate(keys, epochs, nil); err != nil {
+		return fmt.Errorf("guard %d addresses in epoch %d (a gate holds up to %d), stopped after %d: %w", len(addrs), epoch, maxGuarded, n, err)
 	}
 	return nil
 }

@@ -4,6 +4,8 @@ import (
 	"errors"
 	"net/netip"
 	"slices"
+	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -156,5 +158,15 @@ func TestEpochs(t *testing.T) {
 			t.Errorf("Admit of epoch %d after Shut(9): %v", epoch, err)
 		}
 	}
+	if err := g.Admit(10, []netip.Addr{vip4, {}}); err == nil {
+		t.Error("no address at all was admitted")
+	}
 	must(t, g.Admit(10, both()))
+	many := make([]netip.Addr, 0, maxGuarded)
+	for a := netip.MustParseAddr("2001:db8:1::"); len(many) < cap(many); a = a.Next() {
+		many = append(many, a)
+	}
+	if err := g.Admit(10, many); err == nil || !strings.Contains(err.Error(), strconv.Itoa(maxGuarded)) {
+		t.Errorf("more addresses than there is room for: %v", err)
+	}
 }
