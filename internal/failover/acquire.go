@@ -115,6 +115,12 @@ func (x *executor) own(ctx context.Context, t *turn, a *hadv1.Acquire, before fu
 			return err // told to stop: that is no failure of this node
 		}
 		x.logger.Error("the turn failed", "epoch", epoch, "error", err)
+		if errors.Is(err, errLeaseOver) {
+			// A busy machine, disk or network let the lease end. The release
+			// says so; counted as a failure it would keep every node of a busy
+			// cluster from trying again, for longer each time.
+			return err
+		}
 		x.progress(ctx, &hadv1.Progress{Epoch: epoch, Outcome: hadv1.Progress_OUTCOME_FAILED, Reason: err.Error(), Steps: t.timeline.list()})
 		return err
 	}

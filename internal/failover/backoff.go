@@ -1,6 +1,7 @@
 package failover
 
 import (
+	"errors"
 	"sync"
 	"time"
 
@@ -68,12 +69,17 @@ func (b *backoff) shunned(node string) bool {
 	return ok && b.now().Before(until)
 }
 
-// turn notes how a turn ended.
+// turn notes how a turn ended. One whose lease ended is soon tried again: it
+// says nothing about the next.
 func (b *backoff) turn(err error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if err == nil {
 		b.turns, b.retry = 0, 0
+		return
+	}
+	if errors.Is(err, errLeaseOver) {
+		b.retry = b.now().Add(time.Second)
 		return
 	}
 	b.turns++

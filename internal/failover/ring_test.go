@@ -153,6 +153,29 @@ func TestLeaseEndsDuringPreAcq(t *testing.T) {
 	})
 }
 
+// A lease that ends says nothing about the next try, however often it
+// happens: nobody else may be able to try at all.
+func TestALeaseThatEndsIsNoFailureOfTheNode(t *testing.T) {
+	run(t, func(r *rig) {
+		r.scripts(hook.PreAcq, 3*time.Second, false)
+		r.policy("")
+		for range 6 {
+			time.Sleep(1500 * time.Millisecond) // in PreAcq, wherever the turn before has ended
+			r.log.mute(true)
+			time.Sleep(1500 * time.Millisecond) // TTL is below that
+			r.log.mute(false)
+		}
+		r.log.lead()
+		time.Sleep(8 * time.Second) // the next try and its PreAcq
+		if r.phase() != PhaseServing {
+			t.Errorf("8 s after the log answers again: %v, %s", r.phase(), r.took())
+		}
+		if got := r.outcomes(); strings.Contains(got, "FAILED") {
+			t.Errorf("lost leases count as failed turns: %s", got)
+		}
+	})
+}
+
 func TestLeaseEndsWhileServing(t *testing.T) {
 	run(t, func(r *rig) {
 		r.policy("")
