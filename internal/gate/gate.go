@@ -4,8 +4,8 @@
 // deadline on CLOCK_BOOTTIME is ahead. DESIGN.md has the rules and what was
 // rejected.
 //
-// All functions work in the network namespace of the thread that calls Open,
-// Find, Probe or Uninstall.
+// A gate belongs to the network namespace of the thread that opens it. Open,
+// Find, Uninstall, Check and Run are called from that namespace.
 package gate
 
 import (
@@ -14,6 +14,7 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
+	"sync/atomic"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/rlimit"
@@ -61,6 +62,9 @@ type Gate struct {
 	Control
 	logger hclog.Logger
 	hooks  *hooks
+
+	problem atomic.Pointer[error] // see Problem; nil: none
+	logged  string                // the problem Run has logged; Run's own
 }
 
 // Open takes over the gate that an earlier run left, with what is guarded, or
@@ -76,7 +80,7 @@ func Open(c Config) (*Gate, error) {
 	if err := rlimit.RemoveMemlock(); err != nil {
 		return nil, unavailable("it needs CAP_SYS_RESOURCE: run had as root", err)
 	}
-	h, err := openHooks(c.Name, c.Logger)
+	h, err := openHooks(c.Name)
 	if err != nil {
 		return nil, err
 	}
@@ -114,7 +118,7 @@ func Find(c Config) (*Control, error) {
 	if err := c.check(); err != nil {
 		return nil, err
 	}
-	h, err := openHooks(c.Name, c.Logger)
+	h, err := openHooks(c.Name)
 	if err != nil {
 		return nil, err
 	}
@@ -282,7 +286,7 @@ func Uninstall(c Config) error {
 	if len(addrs) > 0 {
 		return fmt.Errorf("uninstall gate %s: it guards %v, which must be proven gone from this host first", c.Name, addrs)
 	}
-	h, err := openHooks(c.Name, c.Logger)
+	h, err := openHooks(c.Name)
 	if err != nil {
 		return err
 	}

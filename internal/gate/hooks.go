@@ -3,13 +3,12 @@ package gate
 import (
 	"errors"
 	"fmt"
-	"hash/fnv"
+	"strings"
 	"sync"
 
 	"github.com/cilium/ebpf"
-	"github.com/hashicorp/go-hclog"
+	ebpflink "github.com/cilium/ebpf/link"
 	"github.com/vishvananda/netlink"
-	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
 )
 
@@ -17,8 +16,6 @@ import (
 // filter for each direction, on the clsact qdisc of each.
 type hooks struct {
 	filterName string
-	logger     hclog.Logger
-	namespace  netns.NsHandle
 	handle     *netlink.Handle
 
 	// receiveBuffer is the size in bytes of subscribe's buffer: some thousand
@@ -31,16 +28,12 @@ type hooks struct {
 }
 
 // openHooks opens the namespace of the calling thread.
-func openHooks(name string, logger hclog.Logger) (*hooks, error) {
-	namespace, err := netns.Get()
-	if err != nil {
-		return nil, fmt.Errorf("find this thread's network namespace: %w", err)
-	}
+func openHooks(name string) (*hooks, error) {
 	handle, err := netlink.NewHandle(unix.NETLINK_ROUTE)
 	if err != nil {
-		return nil, errors.Join(fmt.Errorf("open a netlink socket: %w", err), namespace.Close())
+		return nil, fmt.Errorf("open a netlink socket: %w", err)
 	}
-	h := &hooks{filterName: "had-gate/" + name, logger: logger, namespace: namespace, handle: handle, receiveBuffer: 1 << 20}
+	h := &hooks{filterName: gatePrefix + name, handle: handle, receiveBuffer: 1 << 20}
 	if err := handle.SetSocketTimeout(kernelTimeout); err != nil {
 		h.close()
 		return nil, fmt.Errorf("bound the netlink socket's waits: %w", err)
@@ -53,7 +46,6 @@ func (h *hooks) close() {
 		_ = p.Close() // a descriptor; nil is fine
 	}
 	h.handle.Close()
-	_ = h.namespace.Close() // a descriptor
 }
 
 // load puts both programs into the kernel, attached to nothing yet.
@@ -77,20 +69,6 @@ func (h *hooks) load(m *maps) error {
 	return nil
 }
 
-// number is the filter's handle, the same wherever the gate is attached, so
-// that a filter can be replaced in place.
-func (h *hooks) number() uint32 {
-	sum := fnv.New32a()
-	_, _ = sum.Write([]byte(h.filterName)) // never fails (hash.Hash)
-	return sum.Sum32() | 1                 // 0 would let the kernel choose
-}
-
-// isOurs reports whether a filter is this gate's, of whatever version of had.
-func (h *hooks) isOurs(f netlink.Filter) bool {
-	b, ok := f.(*netlink.BpfFilter)
-	return ok && b.Name == h.filterName && b.Handle == h.number()
-}
-
 // findMaps opens the maps of the first filter of this gate.
 func (h *hooks) findMaps() (*maps, error) {
 	links, err := h.links()
@@ -103,13 +81,12 @@ func (h *hooks) findMaps() (*maps, error) {
 			if err != nil && !h.isGone(link) {
 				return nil, err
 			}
-			for _, f := range filters {
-				if !h.isOurs(f) {
-					continue
-				}
+			ours, _ := h.ours(filters)
+			for _, f := range ours {
 				m, err := mapsOf(ebpf.ProgramID(f.(*netlink.BpfFilter).Id))
 				if err != nil {
-					return nil, fmt.Errorf("take over the gate on %s %s: %w", link.Attrs().Name, d, err)
+					return nil, fmt.Errorf("take over the gate on %s %s (if it is another version's, and no address is on this host, delete the filters named %s): %w",
+						link.Attrs().Name, d, h.filterName, err)
 				}
 				return m, nil
 			}
@@ -118,91 +95,134 @@ func (h *hooks) findMaps() (*maps, error) {
 	return nil, fmt.Errorf("find %s: %w", h.filterName, ErrNotInstalled)
 }
 
-// attachAll sees to it that every interface has both filters, with the
-// programs of this process. It returns what was missing or another's, as
-// "eth0 ingress"; beside an error the rest is attached all the same.
+// attachAll sees to it that on every interface both hooks ask this process's
+// programs first. It returns where that wasn't so, as "eth0 ingress"; beside an
+// error the rest is attached all the same.
 func (h *hooks) attachAll() ([]string, error) {
 	links, err := h.links()
 	if err != nil {
 		return nil, err
 	}
-	var added []string
+	var changed []string
 	var errs []error
 	for _, link := range links {
-		a, err := h.attach(link)
-		added, errs = append(added, a...), append(errs, err)
+		c, err := h.attach(link)
+		changed, errs = append(changed, c...), append(errs, err)
 	}
-	return added, errors.Join(errs...)
+	return changed, errors.Join(errs...)
 }
 
 // attach is attachAll for one interface. That it has gone is fine.
 func (h *hooks) attach(link netlink.Link) ([]string, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	var added []string
+	var changed []string
 	for _, d := range directions() {
-		changed, err := h.attachTo(link, d)
+		c, err := h.attachTo(link, d)
 		if err != nil {
 			if h.isGone(link) {
 				return nil, nil
 			}
-			return added, fmt.Errorf("attach the gate to %s %s: %w", link.Attrs().Name, d, err)
+			return changed, fmt.Errorf("attach the gate to %s %s: %w", link.Attrs().Name, d, err)
 		}
-		if changed {
-			added = append(added, link.Attrs().Name+" "+d.String())
+		if c {
+			changed = append(changed, link.Attrs().Name+" "+d.String())
 		}
 	}
-	return added, nil
+	return changed, nil
 }
 
 func (h *hooks) attachTo(link netlink.Link, d direction) (bool, error) {
+	if err := checkTCX(link, d); err != nil {
+		return false, err
+	}
 	filters, err := h.filters(link, d)
 	if err != nil {
 		return false, err
 	}
 	filter := &netlink.BpfFilter{
 		FilterAttrs: netlink.FilterAttrs{
-			LinkIndex: link.Attrs().Index, Parent: d.parent(), Handle: h.number(), Protocol: unix.ETH_P_ALL},
+			LinkIndex: link.Attrs().Index, Parent: d.parent(), Priority: priority, Protocol: unix.ETH_P_ALL},
 		Fd: h.programs[d].FD(), Name: h.filterName, DirectAction: true,
 	}
-	for _, f := range filters {
-		if !h.isOurs(f) {
-			continue
-		}
-		if ebpf.ProgramID(f.(*netlink.BpfFilter).Id) == h.ids[d] {
+	ours, first := h.ours(filters)
+	if first {
+		b := ours[0].(*netlink.BpfFilter)
+		if ebpf.ProgramID(b.Id) == h.ids[d] {
 			return false, nil
 		}
 		// The kernel exchanges the program of a filter that is there
 		// (cls_bpf_change), so no packet goes past it.
-		filter.Priority = f.Attrs().Priority
+		filter.Handle = b.Handle
 		return true, h.handle.FilterReplace(filter)
+	}
+	if other := blocking(filters); other != nil {
+		return false, unavailable(fmt.Sprintf("a %s filter is asked first, at priority %d: move it behind", other.Type(), priority), unix.EBUSY)
 	}
 	if err := h.addQdisc(link); err != nil {
 		return false, err
 	}
-	filter.Priority = firstPriority(filters)
-	if filter.Priority > 1 {
-		h.logger.Warn("a filter comes before the gate: packets that it accepts don't meet the gate",
-			"interface", link.Attrs().Name, "direction", d, "gate's priority", filter.Priority)
+	// The newest is asked first, so the old one can go once it is there.
+	if err := h.handle.FilterAdd(filter); err != nil {
+		return false, err
 	}
-	return true, h.handle.FilterAdd(filter)
+	return true, h.remove(ours)
 }
 
-// firstPriority is the first at which our filter can be. Filters of one
-// priority share kind and protocol, and among those of BPF the one added last
-// is asked first.
-func firstPriority(filters []netlink.Filter) uint16 {
-	taken := map[uint16]bool{}
-	for _, f := range filters {
-		if f.Type() != "bpf" || f.Attrs().Protocol != unix.ETH_P_ALL {
-			taken[f.Attrs().Priority] = true
+// priority is the first there is. Filters of one priority share their kind and
+// protocol; of those of BPF the one added last is asked first (cls_bpf_change).
+const priority = 1
+
+// gatePrefix begins the filter name of every gate.
+const gatePrefix = "had-gate/"
+
+// ours picks this gate's filters, of whatever version of had, and reports
+// whether the first of them is asked before all others but gates. What others
+// accept before never meets the gate.
+func (h *hooks) ours(filters []netlink.Filter) (ours []netlink.Filter, first bool) {
+	ahead := false
+	for _, f := range filters { // in the order in which they are asked
+		b, ok := f.(*netlink.BpfFilter)
+		switch {
+		case ok && b.Name == h.filterName:
+			ours = append(ours, f)
+			first = first || !ahead
+		case ok && strings.HasPrefix(b.Name, gatePrefix):
+		case f.Attrs().Chain != nil && *f.Attrs().Chain != 0: // only asked when another sends packets there
+		default:
+			ahead = true
 		}
 	}
-	priority := uint16(1)
-	for taken[priority] {
-		priority++
+	return ours, first
+}
+
+// blocking returns a filter that keeps ours from being at the first priority.
+func blocking(filters []netlink.Filter) netlink.Filter {
+	for _, f := range filters {
+		if f.Attrs().Priority == priority && (f.Type() != "bpf" || f.Attrs().Protocol != unix.ETH_P_ALL) {
+			return f
+		}
 	}
-	return priority
+	return nil
+}
+
+// checkTCX refuses an interface with tcx programs (Linux 6.6), which are asked
+// before every filter and whose word is final.
+func checkTCX(link netlink.Link, d direction) error {
+	kind := ebpf.AttachTCXIngress
+	if d == egress {
+		kind = ebpf.AttachTCXEgress
+	}
+	found, err := ebpflink.QueryPrograms(ebpflink.QueryOptions{Target: link.Attrs().Index, Attach: kind})
+	switch {
+	case errors.Is(err, unix.EINVAL): // a kernel without tcx
+		return nil
+	case err != nil:
+		return fmt.Errorf("look for tcx programs: %w", err)
+	case len(found.Programs) > 0:
+		return unavailable(fmt.Sprintf("a tcx program, %d, is asked first: take it off the interface", found.Programs[0].ID), unix.EBUSY)
+	}
+	return nil
 }
 
 // addQdisc gives the interface the clsact qdisc, unless it has it.
@@ -235,16 +255,23 @@ func (h *hooks) detachAll() error {
 	for _, link := range links {
 		for _, d := range directions() {
 			filters, err := h.filters(link, d)
-			for _, f := range filters {
-				if h.isOurs(f) {
-					f.(*netlink.BpfFilter).Fd = -1
-					err = errors.Join(err, h.handle.FilterDel(f))
-				}
+			if err == nil {
+				ours, _ := h.ours(filters)
+				err = h.remove(ours)
 			}
 			if err != nil && !h.isGone(link) {
 				errs = append(errs, fmt.Errorf("take the gate off %s %s: %w", link.Attrs().Name, d, err))
 			}
 		}
+	}
+	return errors.Join(errs...)
+}
+
+func (h *hooks) remove(filters []netlink.Filter) error {
+	var errs []error
+	for _, f := range filters {
+		f.(*netlink.BpfFilter).Fd = -1 // not the program's descriptor but its ID is known
+		errs = append(errs, h.handle.FilterDel(f))
 	}
 	return errors.Join(errs...)
 }

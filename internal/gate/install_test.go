@@ -9,15 +9,16 @@ import (
 	"net/netip"
 	"os"
 	"os/exec"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/cilium/ebpf"
-	"github.com/cilium/ebpf/asm"
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netlink/nl"
+	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
 
 	"had/internal/clock"
@@ -169,7 +170,7 @@ func TestLaterInterfacesGetTheGate(t *testing.T) {
 	t.Parallel()
 	here, there := newPair(t)
 	g := open(t)
-	run(t, g)
+	run(t, here, g)
 	must(t, g.Admit(7, both()))
 	here.assignVirtual("eth0")
 	here.cable("eth1", there)
@@ -194,7 +195,7 @@ func TestLostReportsAreMadeUpFor(t *testing.T) {
 	here, there := newPair(t)
 	g := open(t)
 	g.hooks.receiveBuffer = 1 // the kernel makes it the smallest there is
-	run(t, g)
+	run(t, here, g)
 	const burst = 20
 	for i := range burst {
 		here.cable(fmt.Sprintf("eth%d", i+1), there)
@@ -218,91 +219,11 @@ func TestWhatIsTakenOffIsPutBack(t *testing.T) {
 	if missing, err := g.Check(); err != nil || len(missing) > 0 {
 		t.Errorf("Check() = %v, %v; want nothing missing", missing, err)
 	}
-	run(t, g)
+	run(t, here, g)
 	takeOff()
 	eventually(t, "the gate to be back", func() bool { return here.gated("lo") })
 	must(t, here.link.FilterDel(here.ours("lo", egress)))
 	eventually(t, "the egress filter to be back", func() bool { return here.gated("lo") })
-}
-
-// Others' filters are asked after the gate, whatever they would say, and are
-// all that Uninstall leaves.
-func TestOthersFiltersStay(t *testing.T) {
-	t.Parallel()
-	here, there := newPair(t)
-	accept, err := ebpf.NewProgram(&ebpf.ProgramSpec{Type: ebpf.SchedCLS, License: "Apache-2.0",
-		Instructions: asm.Instructions{asm.Mov.Imm(asm.R0, 0), asm.Return()}})
-	must(t, err)
-	defer accept.Close()
-	eth0 := here.get("eth0")
-	must(t, here.link.QdiscAdd(clsact(eth0)))
-	for _, d := range directions() {
-		must(t, here.link.FilterAdd(&netlink.BpfFilter{
-			FilterAttrs: netlink.FilterAttrs{LinkIndex: eth0.Attrs().Index, Parent: d.parent(), Handle: 1, Priority: 1, Protocol: unix.ETH_P_ALL},
-			Fd:          accept.FD(), Name: "somebody's", DirectAction: true}))
-	}
-	other := config()
-	other.Name = "another cluster"
-	second, err := Open(other)
-	must(t, err)
-	defer second.Close()
-
-	g := open(t)
-	must(t, g.Admit(7, both()))
-	here.assignVirtual("eth0")
-	here.echo(vip4)
-	client := there.dial(vip4)
-	if answers(t, client, brief) {
-		t.Error("a filter that accepts everything opened the gate")
-	}
-	must(t, g.Extend(7, soon()))
-	if !answers(t, client, patient) {
-		t.Error("the address doesn't answer within its lease")
-	}
-
-	err = Uninstall(config())
-	if err == nil || !strings.Contains(err.Error(), vip4.String()) {
-		t.Errorf("Uninstall of a gate that guards: %v", err)
-	}
-	must(t, g.Forget(7, both()))
-	must(t, Uninstall(config()))
-	must(t, Uninstall(config())) // nothing left to do
-	for _, d := range directions() {
-		left, err := here.link.FilterList(eth0, d.parent())
-		must(t, err)
-		var names []string
-		for _, f := range left {
-			names = append(names, f.(*netlink.BpfFilter).Name)
-		}
-		slices.Sort(names)
-		if !slices.Equal(names, []string{"had-gate/another cluster", "somebody's"}) {
-			t.Errorf("filters left at %s: %v", d, names)
-		}
-	}
-	if _, err := Find(config()); !errors.Is(err, ErrNotInstalled) {
-		t.Errorf("Find after Uninstall: %v", err)
-	}
-}
-
-// A filter of another kind or protocol keeps its priority; the gate takes the
-// next.
-func TestFirstPriority(t *testing.T) {
-	at := func(priority, protocol uint16) netlink.FilterAttrs {
-		return netlink.FilterAttrs{Priority: priority, Protocol: protocol}
-	}
-	for _, c := range []struct {
-		filters []netlink.Filter
-		want    uint16
-	}{
-		{nil, 1},
-		{[]netlink.Filter{&netlink.BpfFilter{FilterAttrs: at(1, unix.ETH_P_ALL)}}, 1},
-		{[]netlink.Filter{&netlink.BpfFilter{FilterAttrs: at(1, unix.ETH_P_IP)}}, 2},
-		{[]netlink.Filter{&netlink.U32{FilterAttrs: at(1, unix.ETH_P_ALL)}, &netlink.U32{FilterAttrs: at(3, unix.ETH_P_ALL)}}, 2},
-	} {
-		if got := firstPriority(c.filters); got != c.want {
-			t.Errorf("firstPriority(%v) = %d, want %d", c.filters, got, c.want)
-		}
-	}
 }
 
 // A local client must not be served by the former owner either.
@@ -388,23 +309,6 @@ func TestWhatAHostLacks(t *testing.T) {
 	}
 }
 
-// A host whose interface has tc's older qdisc can't have the gate there.
-func TestAnIngressQdiscIsNamed(t *testing.T) {
-	t.Parallel()
-	here := newHost(t)
-	must(t, here.link.QdiscAdd(&netlink.Ingress{QdiscAttrs: netlink.QdiscAttrs{
-		LinkIndex: here.get("lo").Attrs().Index, Handle: netlink.MakeHandle(0xffff, 0), Parent: netlink.HANDLE_INGRESS}}))
-	if _, err := Open(config()); !errors.Is(err, ErrUnavailable) || !strings.Contains(err.Error(), "lo has an ingress qdisc") {
-		t.Errorf("Open: %v", err)
-	}
-}
-
-// clsact is the qdisc, for somebody else's hands.
-func clsact(link netlink.Link) netlink.Qdisc {
-	return &netlink.Clsact{QdiscAttrs: netlink.QdiscAttrs{
-		LinkIndex: link.Attrs().Index, Handle: netlink.MakeHandle(0xffff, 0), Parent: netlink.HANDLE_CLSACT}}
-}
-
 // ours is the gate's filter on an interface, nil if there is none.
 func (h *host) ours(iface string, d direction) netlink.Filter {
 	h.t.Helper()
@@ -424,11 +328,18 @@ func (h *host) gated(iface string) bool {
 }
 
 // run runs the gate's task until the test ends.
-func run(t *testing.T, g *Gate) {
+func run(t *testing.T, h *host, g *Gate) {
 	t.Helper()
 	ctx, stop := context.WithCancel(t.Context())
 	done := make(chan error, 1)
-	go func() { done <- g.Run(ctx) }()
+	go func() {
+		runtime.LockOSThread() // for good: the thread ends with the goroutine
+		if err := netns.Set(h.ns); err != nil {
+			done <- err
+			return
+		}
+		done <- g.Run(ctx)
+	}()
 	t.Cleanup(func() {
 		stop()
 		if err := <-done; err != nil {

@@ -7,7 +7,6 @@ import (
 	"time"
 
 	"github.com/vishvananda/netlink/nl"
-	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
 )
 
@@ -18,20 +17,33 @@ const kernelTimeout = 2 * time.Second
 // String names the task in logs.
 func (g *Gate) String() string { return "packet gate" }
 
-// Check looks whether the gate is on every interface, puts it back where it
-// isn't, and returns where it was missing, as "eth0 ingress". After an error,
-// which names the interfaces, the gate is not to be relied on.
+// Check looks whether the gate is on every interface, before all other filters,
+// puts that right where it isn't so, and returns where, as "eth0 ingress". After
+// an error, which names the interfaces, the gate is not to be relied on.
 func (g *Gate) Check() (missing []string, err error) {
 	if missing, err = g.hooks.attachAll(); err != nil {
-		return missing, fmt.Errorf("check the gate: %w", err)
+		err = fmt.Errorf("check the gate: %w", err)
+		g.problem.Store(&err)
+		return missing, err
 	}
+	g.problem.Store(nil)
 	return missing, nil
 }
 
+// Problem returns why the gate is not to be relied on: it couldn't be put on
+// some interface, or not before all others. Nil: it is everywhere, as far as Run
+// and Check have seen.
+func (g *Gate) Problem() error {
+	if err := g.problem.Load(); err != nil {
+		return *err
+	}
+	return nil
+}
+
 // Run keeps the gate on every interface until ctx ends, and then returns nil:
-// on interfaces that appear, and again where somebody takes it off. It acts on
-// the kernel's reports. When some were lost (rtnetlink(7): the buffer
-// overflowed) or they break off, it asks for them anew and checks everything.
+// on interfaces that appear, and again where somebody takes it off or puts a
+// filter before it. It acts on the kernel's reports, asks for them anew when
+// some were lost or they break off, and checks everything from time to time.
 func (g *Gate) Run(ctx context.Context) error {
 	const retryAfter = time.Second
 	for ctx.Err() == nil {
@@ -48,6 +60,13 @@ func (g *Gate) Run(ctx context.Context) error {
 	return nil
 }
 
+const (
+	// The kernel reports nothing of tcx programs.
+	checkEvery = 10 * time.Second
+	// mendEvery is how soon Run tries again what failed.
+	mendEvery = time.Second
+)
+
 // follow is Run with one subscription. It returns nil when ctx has ended or
 // reports were lost.
 func (g *Gate) follow(ctx context.Context) error {
@@ -62,17 +81,17 @@ func (g *Gate) follow(ctx context.Context) error {
 		}
 	}()
 	g.report(g.Check()) // of what happened before the subscription
-	for {
+	for checked := time.Now(); ; {
 		messages, _, err := reports.Receive()
-		if ctx.Err() != nil {
+		switch {
+		case ctx.Err() != nil:
 			return nil
-		}
-		if errors.Is(err, unix.ENOBUFS) {
-			// Until the buffer is empty the kernel says of no further loss, so
-			// a check now could miss something: subscribe anew, then check.
+		case errors.Is(err, unix.ENOBUFS):
+			// The buffer overflowed (rtnetlink(7)), and until it is empty the
+			// kernel says of no further loss (NETLINK_S_CONGESTED): a check
+			// now could miss something.
 			return nil
-		}
-		if err != nil {
+		case err != nil && !errors.Is(err, unix.EAGAIN): // a quiet second
 			return fmt.Errorf("read reports of interfaces: %w", err)
 		}
 		for _, m := range messages {
@@ -80,35 +99,49 @@ func (g *Gate) follow(ctx context.Context) error {
 				g.report(g.hooks.attachIndex(index))
 			}
 		}
+		since := time.Since(checked)
+		if since >= checkEvery || since >= mendEvery && g.Problem() != nil {
+			g.report(g.Check())
+			checked = time.Now()
+		}
 	}
 }
 
-// report logs what was found missing.
+// report logs what was found missing, and keeps a problem until a Check of all
+// interfaces finds none. A problem that lasts is logged once.
 func (g *Gate) report(missing []string, err error) {
 	if len(missing) > 0 {
-		g.logger.Info("put the gate where it was missing", "hooks", missing)
+		g.logger.Info("put the gate where it was missing or not the first", "hooks", missing)
 	}
-	if err != nil {
-		g.logger.Error("the gate isn't everywhere", "error", err)
+	switch {
+	case err != nil:
+		g.problem.Store(&err)
+		if text := err.Error(); text != g.logged {
+			g.logger.Error("the gate isn't to be relied on", "error", err)
+			g.logged = text
+		}
+	case g.Problem() == nil:
+		g.logged = ""
 	}
 }
 
-// subscribe opens a socket for reports of links and of filters in the gate's
-// namespace.
+// subscribe opens a socket for reports of links and of filters.
 func (h *hooks) subscribe() (*nl.NetlinkSocket, error) {
-	s, err := nl.SubscribeAt(h.namespace, netns.None(), unix.NETLINK_ROUTE, unix.RTNLGRP_LINK, unix.RTNLGRP_TC)
+	s, err := nl.Subscribe(unix.NETLINK_ROUTE, unix.RTNLGRP_LINK, unix.RTNLGRP_TC)
 	if err != nil {
 		return nil, fmt.Errorf("subscribe to reports of interfaces and filters: %w", err)
 	}
-	if err := s.SetReceiveBufferSize(h.receiveBuffer, true); err != nil {
+	wait := unix.NsecToTimeval(mendEvery.Nanoseconds())
+	if err := errors.Join(s.SetReceiveBufferSize(h.receiveBuffer, true), s.SetReceiveTimeout(&wait)); err != nil {
 		s.Close()
-		return nil, fmt.Errorf("size the buffer for reports of interfaces: %w", err)
+		return nil, fmt.Errorf("prepare the socket for reports of interfaces: %w", err)
 	}
 	return s, nil
 }
 
 // concerned returns the index of the interface whose filters a report makes
-// worth a look: one that came, or one that lost a filter or a qdisc.
+// worth a look: one that came, one that lost a filter or a qdisc, or one that
+// got a filter, which may be asked before the gate.
 func concerned(kind uint16, data []byte) (int, bool) {
 	switch kind {
 	case unix.RTM_NEWLINK:
@@ -116,7 +149,7 @@ func concerned(kind uint16, data []byte) (int, bool) {
 		if len(data) >= unix.SizeofIfInfomsg {
 			return int(nl.DeserializeIfInfomsg(data).Index), true
 		}
-	case unix.RTM_DELTFILTER, unix.RTM_DELQDISC:
+	case unix.RTM_NEWTFILTER, unix.RTM_DELTFILTER, unix.RTM_DELQDISC:
 		if len(data) >= nl.SizeofTcMsg {
 			return int(nl.DeserializeTcMsg(data).Ifindex), true
 		}
