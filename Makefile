@@ -73,11 +73,16 @@ test: need-go ## every test: unit, simulation, real kernel, end to end (root, un
 	@$(call as_root,tests with a real kernel need root); \
 	[ -z "$$SUDO" ] || exec sudo --preserve-env=HOME,GOCACHE,GOMODCACHE,GOPROXY,TESTFLAGS env "PATH=$$PATH" $(MAKE) test; \
 	$(GOTEST) $(unit); \
+	$(MAKE) sim N=6; \
 	$(GOTEST) -p 1 $(privileged)
 
 .PHONY: test-unit
 test-unit: need-go ## the tests that need no privilege (under 20 s)
 	@$(GOTEST) $(unit)
+
+.PHONY: sim
+sim: need-go ## simulate N=1 virtual hours of faults (FROM=1: the first seed), or replay SEED=17
+	@go run ./internal/simtest/sim $(if $(SEED),-seed $(SEED) $(if $(TEST),-test '$(TEST)'),-hours $(or $(N),1) $(if $(FROM),-from $(FROM)))
 
 .PHONY: test-race
 test-race: need-go ## the unit tests and the simulation under the race detector (needs a C compiler)

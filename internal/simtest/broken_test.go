@@ -68,7 +68,7 @@ func TestBrokenClustersAreFoundOut(t *testing.T) {
 	}
 	for _, c := range cases {
 		t.Run(c.name, func(t *testing.T) {
-			t.Parallel()
+			parallel(t)
 			l := three
 			l.detect = []time.Duration{200 * time.Millisecond}
 			l.tamper = c.tamper

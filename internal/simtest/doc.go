@@ -7,7 +7,7 @@
 // What is simulated and what is real is told in DESIGN.md; the invariants are
 // those of docs/protocol.md.
 //
-//	go test ./internal/simtest                            # some seeds, in seconds
-//	go test ./internal/simtest -run Random -sim.seed=17   # one of them again
-//	go test ./internal/simtest -run Random -sim.hours=2   # many more
+//	go test ./internal/simtest    # every scenario and some seeds
+//	make sim N=100                # a hundred virtual hours
+//	make sim SEED=17              # one seed again, exactly as it went
 package simtest

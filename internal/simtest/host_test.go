@@ -62,7 +62,9 @@ func (h *host) boot() {
 func (h *host) now() clock.Instant {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	return clock.Instant(h.offset + time.Duration(float64(time.Since(h.booted))*h.rate))
+	now := clock.Instant(h.offset + time.Duration(float64(time.Since(h.booted))*h.rate))
+	h.w.diary.traced("clock of %s: %d", h.name, now)
+	return now
 }
 
 // draw returns a random duration up to limit.

@@ -99,6 +99,7 @@ func (n *network) carry(from, to string) (time.Duration, bool) {
 		d += time.Duration(n.random.Int64N(int64(strayDelay)))
 	}
 	lost := n.cut[link{from, to}] || n.loss > 0 && n.random.Float64() < n.loss
+	n.w.diary.traced("message from %s to %s takes %v, lost %t", from, to, d, lost)
 	return d, !lost
 }
 

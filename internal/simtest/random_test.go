@@ -3,13 +3,16 @@ package simtest
 import (
 	"flag"
 	"fmt"
+	"os"
+	"strconv"
+	"strings"
 	"testing"
 	"time"
 )
 
 var (
-	simSeed  = flag.Uint64("sim.seed", 0, "replay this seed alone")
-	simHours = flag.Float64("sim.hours", 0, "simulate this many hours of virtual time")
+	simSeed  = flag.Uint64("sim.seed", 0, "run this seed alone")
+	simTrace = flag.String("sim.trace", "", "add all that happens to this file")
 )
 
 // chaos is how long the faults of one seed go on.
@@ -35,25 +38,45 @@ func drawLayout(seed uint64) layout {
 	return l
 }
 
-// TestRandomFaults lets clusters live through random faults, an hour of
-// virtual time in all, and checks the invariants all the time. A failure names
-// its seed, with which the same faults strike at the same times again. What
-// raft's own random timeouts and the scheduler make of them may differ, so
-// replay with -count.
+// TestRandomFaults lets clusters live through random faults and checks the
+// invariants all the time: those whose seeds failed once, and some more. Here
+// goroutines run side by side as they happen to; make sim runs thousands in
+// which a seed decides on that too.
 func TestRandomFaults(t *testing.T) {
-	first, last := uint64(1), uint64(60)
-	switch {
-	case *simSeed != 0:
-		first, last = *simSeed, *simSeed
-	case *simHours > 0:
-		last = uint64(*simHours * float64(time.Hour) / float64(chaos))
+	seeds := []uint64{*simSeed}
+	if *simSeed == 0 {
+		seeds = keptSeeds(t)
+		for seed := range uint64(20) {
+			seeds = append(seeds, 1+seed)
+		}
 	}
-	for seed := first; seed <= last; seed++ {
+	for _, seed := range seeds {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
-			t.Parallel()
+			parallel(t)
 			enduresFaults(t, seed)
 		})
 	}
+}
+
+// keptSeeds returns the seeds that failed once: testdata/seeds.
+func keptSeeds(t *testing.T) []uint64 {
+	t.Helper()
+	data, err := os.ReadFile("testdata/seeds")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var seeds []uint64
+	for line := range strings.Lines(string(data)) {
+		line, _, _ = strings.Cut(line, "#")
+		for field := range strings.FieldsSeq(line) {
+			seed, err := strconv.ParseUint(field, 10, 64)
+			if err != nil {
+				t.Fatalf("testdata/seeds: %v", err)
+			}
+			seeds = append(seeds, seed)
+		}
+	}
+	return seeds
 }
 
 func enduresFaults(t *testing.T, seed uint64) {

@@ -69,7 +69,7 @@ func TestMoveDuringAPartition(t *testing.T) {
 	for _, ms := range []int{0, 5, 50, 100, 150, 200, 300} {
 		delay := time.Duration(ms) * time.Millisecond
 		t.Run(delay.String(), func(t *testing.T) {
-			t.Parallel()
+			parallel(t)
 			simulate(t, three, func(w *world) {
 				w.begin()
 				w.moveTo("alpha")
@@ -115,7 +115,7 @@ func TestOwnerIsDeposedWithoutLosingItsQuorum(t *testing.T) {
 func TestFlappingLink(t *testing.T) {
 	for _, period := range []time.Duration{150 * time.Millisecond, 400 * time.Millisecond, time.Second} {
 		t.Run(period.String(), func(t *testing.T) {
-			t.Parallel()
+			parallel(t)
 			simulate(t, three, func(w *world) {
 				w.begin()
 				w.moveTo("alpha")
@@ -140,7 +140,7 @@ func TestFlappingLink(t *testing.T) {
 func TestEverybodyRefuses(t *testing.T) {
 	for _, stage := range []hook.Stage{hook.Test, hook.PreAcq} {
 		t.Run(string(stage), func(t *testing.T) {
-			t.Parallel()
+			parallel(t)
 			simulate(t, three, func(w *world) {
 				for _, h := range w.hosts {
 					h.scripts.misbehave(stage, 1, 100*time.Millisecond)
@@ -187,7 +187,7 @@ func TestPreAcqFailsOnOneNode(t *testing.T) {
 func TestWitnessHandsLeadershipOn(t *testing.T) {
 	for seed := range uint64(6) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
-			t.Parallel()
+			parallel(t)
 			l := layout{seed: seed, data: 2, witness: true, detect: fast.detect}
 			simulate(t, l, func(w *world) {
 				w.begin()

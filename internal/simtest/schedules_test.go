@@ -64,7 +64,7 @@ func TestSchedule3LateGrantsResurrectNothing(t *testing.T) {
 		8 * time.Second,        // another node owns
 	} {
 		t.Run(stopped.String(), func(t *testing.T) {
-			t.Parallel()
+			parallel(t)
 			answers := new(gate)
 			l := fast
 			l.tamper.propose = func(ctx context.Context, s *seenLog, cmd *hadv1.Command) (cluster.Verdict, error) {
@@ -111,7 +111,7 @@ func TestSchedule4SuccessorWaitsByTheOwnersTerms(t *testing.T) {
 		{200 * time.Millisecond, time.Second},
 	} {
 		t.Run(fmt.Sprint(detect), func(t *testing.T) {
-			t.Parallel()
+			parallel(t)
 			l := three
 			l.detect = detect
 			simulate(t, l, func(w *world) {

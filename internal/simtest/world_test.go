@@ -60,8 +60,11 @@ var names = []string{"alpha", "beta", "gamma", "delta", "epsilon", "zeta"}
 // end what must hold at every end.
 func simulate(t *testing.T, l layout, play func(w *world)) {
 	t.Helper()
+	var d *diary
+	defer func() { d.save(t) }()
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, l)
+		d = w.diary
 		defer w.close()
 		for _, h := range w.hosts {
 			h.start()
@@ -71,7 +74,7 @@ func simulate(t *testing.T, l layout, play func(w *world)) {
 }
 
 func newWorld(t *testing.T, l layout) *world {
-	w := &world{t: t, layout: l, began: time.Now(), ended: make(chan struct{}), diary: &diary{began: time.Now()}}
+	w := &world{t: t, layout: l, began: time.Now(), ended: make(chan struct{}), diary: newDiary()}
 	w.network = newNetwork(w, rng(l.seed, "network"))
 	w.checker = newChecker(w)
 	w.birth = &hadv1.Birth{Cluster: "office", ClusterId: "c-1"}
@@ -162,43 +165,4 @@ func (w *world) situation() string {
 			p.node.Leadership(), s.Holding, s.Why, v.Applied, v.LastEpoch, v.LastOwner, len(v.Open), v.Nodes, h.journal.count())
 	}
 	return b.String()
-}
-
-// diary collects what happens, for a failed test's output: the faults, all of
-// them, and the daemons' log, its end.
-type diary struct {
-	began time.Time
-
-	mu     sync.Mutex
-	faults []string
-	log    []string
-}
-
-const logKept = 600
-
-func (d *diary) fault(format string, args ...any) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	line := fmt.Sprintf("%9.3f  %s", time.Since(d.began).Seconds(), fmt.Sprintf(format, args...))
-	d.faults = append(d.faults, line)
-	d.add("==" + line)
-}
-
-func (d *diary) logged(format string, args ...any) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	d.add(fmt.Sprintf("  %9.3f  %s", time.Since(d.began).Seconds(), fmt.Sprintf(format, args...)))
-}
-
-func (d *diary) add(line string) {
-	d.log = append(d.log, line)
-	if len(d.log) > 2*logKept {
-		d.log = append([]string(nil), d.log[logKept:]...)
-	}
-}
-
-func (d *diary) String() string {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	return "faults:\n" + strings.Join(d.faults, "\n") + "\nlog (its end):\n" + strings.Join(d.log, "\n")
 }
