@@ -53,6 +53,7 @@ type Prober struct {
 
 	mu    sync.Mutex
 	err   error
+	pause time.Duration // the longest between two rounds of requests
 	spans map[netip.Addr][]answers
 }
 
@@ -169,12 +170,18 @@ func tapAnswers(mac net.HardwareAddr) (sock int, err error) {
 func (p *Prober) send() {
 	tick := time.NewTicker(p.every)
 	defer tick.Stop()
+	asked := time.Now()
 	for seq := uint64(1); ; seq++ {
 		select {
 		case <-tick.C:
 		case <-p.quit:
 			return
 		}
+		now := time.Now()
+		p.mu.Lock()
+		p.pause = max(p.pause, now.Sub(asked))
+		p.mu.Unlock()
+		asked = now
 		for _, vip := range p.vips {
 			for _, to := range p.ports {
 				frame, err := p.request(to, vip, seq)
@@ -294,6 +301,14 @@ func (p *Prober) History(vip netip.Addr) (History, error) {
 	}
 	slices.SortStableFunc(h.Transitions, func(a, b Transition) int { return cmp.Compare(a.At.Sub(b.At), 0) })
 	return h, p.err
+}
+
+// LongestPause returns the longest time in which the prober asked nobody,
+// because this machine was busy: an overlap within it may have gone unseen.
+func (p *Prober) LongestPause() time.Duration {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.pause
 }
 
 func (p *Prober) fail(err error) {

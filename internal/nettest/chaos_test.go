@@ -360,7 +360,7 @@ func (w *war) conclude(t *testing.T) {
 			w.round.HookRuns++
 		}
 	}
-	w.round.Events = len(w.events)
+	w.round.Events, w.round.Blind = len(w.events), inMS(w.prober.LongestPause())
 	for _, vip := range w.vips {
 		h, err := w.prober.History(vip)
 		must(t, err)

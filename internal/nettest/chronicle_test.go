@@ -23,14 +23,17 @@ type chronicle struct {
 
 // round is the life of one cluster.
 type round struct {
-	Nodes      string    `json:"nodes"`
-	Started    time.Time `json:"started"`
-	Events     int       `json:"events"` // in its history
-	HookRuns   int       `json:"hook_runs"`
-	Epochs     int       `json:"epochs"`
-	Layers     []string  `json:"layers"` // that ended its leases
-	Identical  bool      `json:"identical_histories"`
-	Violations []string  `json:"violations"`
+	Nodes     string    `json:"nodes"`
+	Started   time.Time `json:"started"`
+	Events    int       `json:"events"` // in its history
+	HookRuns  int       `json:"hook_runs"`
+	Epochs    int       `json:"epochs"`
+	Layers    []string  `json:"layers"` // that ended its leases
+	Identical bool      `json:"identical_histories"`
+	// Blind is the longest time in which the judge of the wire asked nobody,
+	// because the machine was busy.
+	Blind      milliseconds `json:"blind_ms"`
+	Violations []string     `json:"violations"`
 }
 
 // occurrence is one fault, or several at once, and what came of it.
@@ -109,8 +112,8 @@ func (c *chronicle) text() string {
 	c.table(&b)
 	b.WriteString("\nrounds\n")
 	for i, r := range c.Rounds {
-		fmt.Fprintf(&b, "  %2d  %s  %s, layers %v: %d epochs, %d hook runs, %d events, the same history on every node: %t\n",
-			i+1, r.Started.Format(time.TimeOnly), r.Nodes, r.Layers, r.Epochs, r.HookRuns, r.Events, r.Identical)
+		fmt.Fprintf(&b, "  %2d  %s  %s, layers %v: %d epochs, %d hook runs, %d events, the same history on every node: %t; the judge's longest pause %v ms\n",
+			i+1, r.Started.Format(time.TimeOnly), r.Nodes, r.Layers, r.Epochs, r.HookRuns, r.Events, r.Identical, r.Blind)
 	}
 	b.WriteString("\nfaults\n")
 	for _, o := range c.Faults {
