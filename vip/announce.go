@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/netip"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/mdlayher/packet"
@@ -28,7 +29,7 @@ func (m *Manager) Announce(ctx context.Context, addrs []Address) error {
 		if err := ctx.Err(); err != nil {
 			return errors.Join(append(errs, fmt.Errorf("announce on %s: %w", s.link.Name, err))...)
 		}
-		if err := s.announce(); err != nil {
+		if err := m.senders.send(s); err != nil {
 			errs = append(errs, fmt.Errorf("announce %d addresses on %s: %w", len(s.frames), s.link.Name, err))
 		}
 	}
@@ -78,18 +79,54 @@ func (m *Manager) segments(addrs []Address, frame func(netip.Addr, net.HardwareA
 	return segments, errors.Join(errs...)
 }
 
-// announce sends the frames through a socket that receives nothing.
-func (s *segment) announce() error {
+// senders are sockets that receive nothing, one for each link that was ever
+// announced on. They are kept because closing a packet socket waits for an RCU
+// grace period, 10 to 30 ms (packet_release in the Linux sources), and the next
+// link's neighbours would wait with it.
+type senders struct {
+	mu    sync.Mutex
+	conns map[int]*packet.Conn // by interface index
+}
+
+// send sends the frames of a segment. A socket that fails may be of a link
+// that was made anew under its old index, so a fresh one is tried.
+func (o *senders) send(s *segment) error {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if conn := o.conns[s.link.Index]; conn != nil {
+		if s.announce(conn) == nil {
+			return nil
+		}
+		_ = conn.Close() // what it failed with is told by the next one, too
+		delete(o.conns, s.link.Index)
+	}
 	conn, err := s.open(0, nil)
 	if err != nil {
 		return err
 	}
-	// A link whose queue is stuck must not hold up a release.
-	err = conn.SetWriteDeadline(time.Now().Add(sendLimit))
-	if err == nil {
-		err = s.send(conn)
+	if o.conns == nil {
+		o.conns = map[int]*packet.Conn{}
 	}
-	return errors.Join(err, conn.Close())
+	o.conns[s.link.Index] = conn
+	return s.announce(conn)
+}
+
+func (o *senders) close() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for _, c := range o.conns {
+		_ = c.Close() // nothing was left to send
+	}
+	clear(o.conns)
+}
+
+// announce sends the frames. A link whose queue is stuck must not hold up a
+// release.
+func (s *segment) announce(conn *packet.Conn) error {
+	if err := conn.SetWriteDeadline(time.Now().Add(sendLimit)); err != nil {
+		return err
+	}
+	return s.send(conn)
 }
 
 // sendLimit is how long a link may take to accept all frames of a segment.

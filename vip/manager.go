@@ -37,8 +37,9 @@ type Config struct {
 // Invariant: an address is in the kernel because of this manager only as a
 // host address with a lifetime of at most Config.Lifetime.
 type Manager struct {
-	config Config
-	kernel *kernel
+	config  Config
+	kernel  *kernel
+	senders senders
 
 	mu   sync.Mutex
 	told map[netip.Addr]bool // every address ever named to Set or Remove
@@ -64,7 +65,10 @@ func New(config Config) (*Manager, error) {
 }
 
 // Close frees the sockets. It removes no address: what is held expires.
-func (m *Manager) Close() { m.kernel.close() }
+func (m *Manager) Close() {
+	m.kernel.close()
+	m.senders.close()
+}
 
 // Change is what a Set found missing and added.
 type Change struct {

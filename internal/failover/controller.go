@@ -114,7 +114,7 @@ func (c *Controller) Run(ctx, hard context.Context) error {
 		err := c.letGoHard(context.WithoutCancel(tasks))
 		// The last hooks' results; what can't be delivered now is delivered
 		// after the next start.
-		if left := c.courier.flush(tasks, flushLimit); left != nil {
+		if left := c.courier.flushLast(tasks, max(time.Second, 2*c.cfg.Timing.TTL)); left != nil {
 			c.cfg.Logger.Info("some reports stay in the journal until the next start", "count", c.cfg.Journal.PendingCount(), "error", left)
 		}
 		return err

@@ -56,14 +56,25 @@ func (c *courier) Run(ctx context.Context) error {
 	}
 }
 
-// flush delivers everything now, within the limit.
+// flush delivers everything now, within the limit; without a leader it gives
+// up at once.
 func (c *courier) flush(ctx context.Context, limit time.Duration) error {
+	return c.flushTo(ctx, limit, errNoLeader)
+}
+
+// flushLast is flush for a daemon that ends: a leader that is being elected is
+// worth a wait, for it may be the successor, who waits for the release.
+func (c *courier) flushLast(ctx context.Context, limit time.Duration) error {
+	return c.flushTo(ctx, limit, nil)
+}
+
+func (c *courier) flushTo(ctx context.Context, limit time.Duration, hopeless error) error {
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	for {
 		leadership := c.log.LeadershipChanged()
 		err := c.deliver(ctx)
-		if err == nil || errors.Is(err, errNoLeader) {
+		if err == nil || hopeless != nil && errors.Is(err, hopeless) {
 			return err
 		}
 		select {

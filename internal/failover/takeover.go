@@ -147,10 +147,12 @@ func (x *executor) handOver(ctx context.Context, from uint64) error {
 	case h.Epoch != from || h.Phase != PhaseYielding:
 		return fmt.Errorf("epoch %d is not being handed over by %s", from, x.instance.GetNode())
 	}
-	x.keeper.end(from, errLeaseOver)
+	// The ring would take an ended lease for one that ran out, so it ends
+	// last: what has been dropped doesn't come back, lease or no lease.
 	if err := x.holder.drop(ctx, from); err != nil {
 		return err
 	}
 	x.leave(from, false, h.Cause)
+	x.keeper.end(from, errLeaseOver)
 	return nil
 }
