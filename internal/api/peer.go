@@ -5,9 +5,11 @@ import (
 	"errors"
 
 	"google.golang.org/grpc/codes"
+	grpcpeer "google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
 
 	"had/cluster"
+	"had/internal/peer"
 	"had/internal/policy"
 	hadv1 "had/proto/had/v1"
 )
@@ -15,7 +17,7 @@ import (
 // Propose implements Peer: a follower's command, committed by this leader.
 func (s *Server) Propose(ctx context.Context, req *hadv1.ProposeRequest) (*hadv1.ProposeResponse, error) {
 	switch req.GetCommand().GetRecord().(type) {
-	case *hadv1.Command_Deliver:
+	case *hadv1.Command_Deliver, *hadv1.Command_Farewell:
 	default:
 		// Lease records above all: a deposed leader's renewal must not be
 		// committed by its successor.
@@ -46,6 +48,30 @@ func (s *Server) Prepare(ctx context.Context, req *hadv1.PrepareRequest) (*hadv1
 // HandOver implements Peer.
 func (s *Server) HandOver(ctx context.Context, req *hadv1.HandOverRequest) (*hadv1.HandOverResponse, error) {
 	return s.cfg.Controller.HandOver(ctx, req), nil
+}
+
+// TakeFarewell implements Peer. A guard speaks for its own node alone.
+func (s *Server) TakeFarewell(ctx context.Context, req *hadv1.TakeFarewellRequest) (*hadv1.TakeFarewellResponse, error) {
+	reporter := req.GetFarewell().GetReleased().GetReporter()
+	if from := callerOf(ctx); from != reporter.GetNode() {
+		return nil, status.Errorf(codes.PermissionDenied, "%q can't speak for %q", from, reporter.GetNode())
+	}
+	s.cfg.Controller.TakeFarewell(req.GetFarewell())
+	return &hadv1.TakeFarewellResponse{}, nil
+}
+
+// callerOf returns the name of the node that calls, as the cluster port has
+// authenticated it; empty when the call came another way.
+func callerOf(ctx context.Context) string {
+	p, ok := grpcpeer.FromContext(ctx)
+	if !ok {
+		return ""
+	}
+	a, ok := p.Addr.(peer.Addr)
+	if !ok {
+		return ""
+	}
+	return a.Node
 }
 
 // Interfaces implements Peer.

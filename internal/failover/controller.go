@@ -30,6 +30,7 @@ type Config struct {
 	CheckHook   func(p *policy.Policy) (HookFolders, error) // an error: the scripts can't do an acquisition as they are
 	HostTrouble func() []string                             // why this host should not own, apart from the policy; nil: never
 	Peers       Peers
+	Farewells   []*hadv1.Farewell // of this node's guards, which may not be in the log yet
 	Clock       clock.Source
 	Logger      hclog.Logger
 	Version     string
@@ -38,17 +39,18 @@ type Config struct {
 // Controller is the ring on one node: it gathers, decides and has the steps
 // run, until it is stopped.
 type Controller struct {
-	cfg      Config
-	self     *hadv1.Member
-	lease    *cluster.Lease
-	holder   *holder
-	keeper   *keeper
-	courier  *courier
-	poller   *poller
-	executor *executor
-	parsed   parsedPolicy
-	backoff  backoff
-	woken    chan struct{} // capacity 1
+	cfg       Config
+	self      *hadv1.Member
+	lease     *cluster.Lease
+	holder    *holder
+	keeper    *keeper
+	courier   *courier
+	farewells *farewells
+	poller    *poller
+	executor  *executor
+	parsed    parsedPolicy
+	backoff   backoff
+	woken     chan struct{} // capacity 1
 
 	mu        sync.Mutex
 	plan      Plan
@@ -76,6 +78,10 @@ func New(cfg Config) *Controller {
 	c.courier = &courier{
 		journal: cfg.Journal, log: cfg.Log, peers: cfg.Peers,
 		logger: cfg.Logger.Named("journal"), busy: make(chan struct{}, 1),
+	}
+	c.farewells = &farewells{log: cfg.Log, peers: cfg.Peers, logger: cfg.Logger, changed: make(chan struct{}, 1)}
+	for _, fw := range cfg.Farewells {
+		c.farewells.add(fw)
 	}
 	c.poller = &poller{
 		peers: cfg.Peers, log: cfg.Log, members: others, every: max(500*time.Millisecond, cfg.Timing.Detect), now: cfg.Clock,
@@ -105,6 +111,7 @@ func (c *Controller) Run(ctx, hard context.Context) error {
 	g, tasks := errgroup.WithContext(tasks)
 	g.Go(func() error { return c.keeper.Run(tasks) })
 	g.Go(func() error { return c.courier.Run(tasks) })
+	g.Go(func() error { return c.farewells.Run(tasks) })
 	g.Go(func() error { return c.poller.Run(tasks) })
 	g.Go(func() error {
 		defer stopTasks()

@@ -103,34 +103,11 @@ func (c *courier) deliver(ctx context.Context) error {
 			return errors.New("the log doesn't know its members yet")
 		}
 		cmd := &hadv1.Command{Record: &hadv1.Command_Deliver{Deliver: &hadv1.Deliver{Reports: reports}}}
-		if err := c.propose(ctx, cmd); err != nil {
+		if err := carry(ctx, c.log, c.peers, cmd); err != nil {
 			return err
 		}
 		if err := c.journal.Ack(reports[len(reports)-1].GetSeq()); err != nil {
 			return fmt.Errorf("trim the journal: %w", err)
 		}
 	}
-}
-
-// propose commits a command here or through the leader.
-func (c *courier) propose(ctx context.Context, cmd *hadv1.Command) error {
-	l := c.log.Leadership()
-	switch {
-	case l.Leading:
-		_, err := c.log.Propose(ctx, cmd)
-		return err
-	case l.Leader == "":
-		return errNoLeader
-	}
-	// A stopped leader's kernel still acknowledges what it will never answer.
-	ctx, cancel := context.WithTimeout(ctx, answerLimit)
-	defer cancel()
-	resp, err := c.peers.Propose(ctx, l.Leader, cmd)
-	if err != nil {
-		return err
-	}
-	if resp.GetRefused() != "" {
-		return fmt.Errorf("deliver reports: %s", resp.GetRefused())
-	}
-	return nil
 }

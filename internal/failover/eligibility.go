@@ -32,6 +32,9 @@ func (c *Controller) blockers(view cluster.View, p *policy.Policy, h Holding, ho
 	if h.Phase == PhaseLeaving {
 		add("its last release still runs hooks")
 	}
+	if c.farewells.waits(c.self.GetNodeId()) {
+		add("what its guard said of the earlier run is on its way into the log")
+	}
 	if r := view.Nodes[self]; r != nil {
 		retry := c.backoff.afterFailure(r.GetFailedIndex(), int(r.GetFailures()))
 		if left := retry.Sub(c.cfg.Clock()); left > 0 {

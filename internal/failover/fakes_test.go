@@ -386,3 +386,5 @@ func (b *bench) inputs(addrs ...string) Inputs {
 	v, _ = b.log.View()
 	return Inputs{Instance: b.x.instance, Leadership: b.log.Leadership(), View: v, Policy: p}
 }
+
+func (*lonelyLog) LeaderGone(string) {}

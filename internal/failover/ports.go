@@ -22,6 +22,9 @@ type Log interface {
 	LeadershipChanged() <-chan struct{}
 	View() (cluster.View, <-chan struct{})
 	LastLease() clock.Instant
+	// LeaderGone tells that a node's daemon is said to have died: a leader
+	// need not be waited for.
+	LeaderGone(node string)
 }
 
 // Addresses are the virtual addresses in this host's kernel. vip.Manager is

@@ -400,3 +400,5 @@ func (r *rig) scripts(stage hook.Stage, take time.Duration, fail bool) {
 	defer r.mu.Unlock()
 	r.takes[stage], r.fails[stage] = take, fail
 }
+
+func (*steeredLog) LeaderGone(string) {}
