@@ -78,7 +78,7 @@ func (x *executor) acquire(ctx context.Context, in Inputs, step Step) error {
 // claim is the Acquire of a turn.
 func (x *executor) claim(in Inputs, t *turn, cause string, evidence ...*hadv1.Evidence) *hadv1.Acquire {
 	a := &hadv1.Acquire{
-		Term: in.Leadership.Term, Instance: x.instance, Terms: x.timing.Terms(cluster.LayerLifetime),
+		Term: in.Leadership.Term, Instance: x.instance, Terms: x.timing.Terms(x.holder.layers()...),
 		PolicyVersion: t.version, Addresses: heldAddresses(t.vips), Evidence: evidence, Cause: cause,
 	}
 	if m := in.View.Move.GetOrder(); m.GetTarget() == x.instance.GetNode() {
@@ -98,7 +98,7 @@ func (x *executor) own(ctx context.Context, t *turn, a *hadv1.Acquire, before fu
 			return fmt.Errorf("open an epoch: %w", err)
 		}
 		epoch = v.Index
-		x.keeper.lease.Grant(epoch, t0, x.timing.TTL)
+		x.keeper.grant(epoch, t0)
 		return nil
 	})
 	if err != nil {
@@ -176,6 +176,9 @@ func (x *executor) takeOn(ctx context.Context, epoch uint64, t *turn, cause stri
 	})
 	if err != nil {
 		return err
+	}
+	if err := t.timeline.run("arm", func() error { return x.holder.admit(ctx, epoch, t.addrs) }); err != nil {
+		return because(ctx, fmt.Errorf("arm guard and gate: %w", err))
 	}
 	if before != nil {
 		if err := before(ctx, epoch); err != nil {

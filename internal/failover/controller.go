@@ -25,6 +25,8 @@ type Config struct {
 	Log         Log
 	Journal     Journal
 	Addresses   Addresses
+	Gate        Gate  // nil: this host has none
+	Guard       Guard // nil: this host has none
 	Network     Network
 	Hooks       HookRunners
 	CheckHook   func(p *policy.Policy) (HookFolders, error) // an error: the scripts can't do an acquisition as they are
@@ -70,7 +72,7 @@ func New(cfg Config) *Controller {
 			others = append(others, m)
 		}
 	}
-	c.holder = &holder{kernel: cfg.Addresses, lease: c.lease, now: cfg.Clock}
+	c.holder = &holder{kernel: cfg.Addresses, gate: cfg.Gate, guard: cfg.Guard, lease: c.lease, now: cfg.Clock, logger: cfg.Logger.Named("lease")}
 	c.keeper = &keeper{
 		log: cfg.Log, lease: c.lease, holder: c.holder, instance: cfg.Instance, timing: cfg.Timing, now: cfg.Clock,
 		logger: cfg.Logger.Named("lease"), wake: c.Wake, nudged: make(chan struct{}, 1), returned: make(chan struct{}, 1),
@@ -211,7 +213,7 @@ func (c *Controller) gather() (Inputs, <-chan struct{}) {
 	in.Stopping, in.NoMove = c.stopping, holding.Epoch != 0 && c.noMove == holding.Epoch
 	c.mu.Unlock()
 	if holding.Phase == PhaseServing {
-		in.HandOver = c.linkLost()
+		in.HandOver, in.Retire = c.linkLost(), c.unguarded()
 	}
 	in.Now = c.cfg.Clock() // last: nothing above is newer than it
 	return in, changed
@@ -318,6 +320,18 @@ func (c *Controller) setPlan(p Plan) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.plan = p
+}
+
+// unguarded says why nothing would take the addresses down if had could not;
+// empty: the guard would.
+func (c *Controller) unguarded() string {
+	if c.cfg.Guard == nil {
+		return ""
+	}
+	if err := c.cfg.Guard.Alive(); err != nil {
+		return "it has no guard: " + err.Error()
+	}
+	return ""
 }
 
 // linkLost says which interface of a held address has lost its carrier.

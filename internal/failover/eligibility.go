@@ -23,6 +23,9 @@ func (c *Controller) blockers(view cluster.View, p *policy.Policy, h Holding, ho
 	if c.cfg.HostTrouble != nil {
 		out = append(out, c.cfg.HostTrouble()...)
 	}
+	if why := c.unguarded(); why != "" && !c.self.GetWitness() {
+		out = append(out, why)
+	}
 	if p == nil {
 		return append(out, "there is no policy yet")
 	}

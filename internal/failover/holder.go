@@ -4,8 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"slices"
 	"sync"
+
+	"github.com/hashicorp/go-hclog"
 
 	"had/cluster"
 	"had/internal/clock"
@@ -15,10 +18,16 @@ import (
 // holder is the one place that puts addresses into the kernel and takes them
 // out. Its mutex orders a renewal against a removal: once dropped, nothing of
 // the epoch can come back, however late a renewal wakes up.
+//
+// The guard hears of an address, and the gate is closed around it, before the
+// kernel does; they forget it after it is proven gone.
 type holder struct {
 	kernel Addresses
+	gate   Gate  // nil: this host has none
+	guard  Guard // nil: this host has none
 	lease  *cluster.Lease
 	now    clock.Source
+	logger hclog.Logger
 
 	mu    sync.Mutex
 	epoch uint64
@@ -26,26 +35,111 @@ type holder struct {
 	// noted is all that may be in the kernel for epoch or an earlier one. It
 	// holds every address from before it is asked for until after it is seen
 	// to be gone: what drop doesn't know it can't take away.
-	noted []vip.Address
+	noted    []vip.Address
+	admitted uint64 // the epoch that the gate knows; 0: none yet
 }
 
 var errLeaseOver = errors.New("the lease is over")
 
-// raise puts exactly addrs into the kernel for epoch, under its lease.
-func (h *holder) raise(ctx context.Context, epoch uint64, addrs []vip.Address) error {
+// layers names what ends an epoch's hold on this host without had, as an
+// Acquire promises it to successors.
+func (h *holder) layers() []string {
+	layers := []string{cluster.LayerLifetime}
+	if h.guard != nil {
+		layers = append(layers, cluster.LayerGuard)
+	}
+	if h.gate != nil {
+		layers = append(layers, cluster.LayerGate)
+	}
+	return layers
+}
+
+// admit makes ready for addrs of epoch: after nil the guard would take them
+// away, the gate is around them, and they are noted. It touches no address.
+// It may be called again, for the same addresses or others.
+func (h *holder) admit(ctx context.Context, epoch uint64, addrs []vip.Address) error {
 	h.mu.Lock()
-	defer h.mu.Unlock()
 	h.epoch = epoch
 	for _, a := range addrs {
 		if !slices.Contains(h.noted, a) {
 			h.noted = append(h.noted, a)
 		}
 	}
-	if _, err := h.set(ctx, addrs); err != nil {
+	all := slices.Clone(h.noted)
+	h.mu.Unlock()
+	// Without the mutex: a stopped guard must not keep a drop waiting.
+	_, until, ok := h.lease.Held()
+	if !ok {
+		return errLeaseOver
+	}
+	if h.guard != nil {
+		h.guard.Extend(epoch, until)
+		if err := h.guard.Hold(ctx, epoch, all); err != nil {
+			return err
+		}
+	}
+	if h.gate == nil {
+		return nil
+	}
+	if err := h.gate.Admit(epoch, bare(all)); err != nil {
 		return err
 	}
+	h.mu.Lock()
+	h.admitted = epoch
+	h.mu.Unlock()
+	return h.extend(epoch)
+}
+
+// extend passes the lease of epoch on to the gate and the guard.
+func (h *holder) extend(epoch uint64) error {
+	held, until, ok := h.lease.Held()
+	if !ok || held != epoch {
+		return errLeaseOver
+	}
+	if h.guard != nil && !h.guard.Extend(epoch, until) {
+		return fmt.Errorf("%w: the guard has ended epoch %d", errLeaseOver, epoch)
+	}
+	h.mu.Lock()
+	admitted := h.admitted == epoch
+	h.mu.Unlock()
+	if !admitted {
+		return nil
+	}
+	return h.gate.Extend(epoch, until)
+}
+
+// raise puts exactly addrs, which must have been admitted, into the kernel for
+// epoch, under its lease.
+func (h *holder) raise(ctx context.Context, epoch uint64, addrs []vip.Address) error {
+	gone, err := h.put(ctx, epoch, addrs)
+	if err != nil || len(gone) == 0 {
+		return err
+	}
+	if h.guard != nil {
+		if err := h.guard.Hold(ctx, epoch, addrs); err != nil {
+			return err
+		}
+	}
+	return h.forget(epoch, gone)
+}
+
+// put sets the addresses and returns those that are on no interface any more.
+func (h *holder) put(ctx context.Context, epoch uint64, addrs []vip.Address) (gone []vip.Address, err error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, a := range addrs {
+		if h.epoch != epoch || !slices.Contains(h.noted, a) {
+			return nil, fmt.Errorf("set %s: it was not admitted for epoch %d", a, epoch)
+		}
+	}
+	if _, err := h.set(ctx, addrs); err != nil {
+		return nil, err
+	}
+	gone = slices.DeleteFunc(slices.Clone(h.noted), func(old vip.Address) bool {
+		return slices.ContainsFunc(addrs, func(a vip.Address) bool { return a.Addr == old.Addr })
+	})
 	h.held, h.noted = addrs, slices.Clone(addrs)
-	return nil
+	return gone, nil
 }
 
 // refresh gives what is held a new lifetime and puts back what something else
@@ -84,7 +178,11 @@ func (h *holder) announce(ctx context.Context) error {
 // drop takes everything of epoch out of the kernel. After a nil error nothing
 // of it is there; after another it is still noted, for the next attempt. A
 // drop that comes so late that a newer epoch has begun leaves that alone.
+// From the first moment on nothing of the epoch can be heard.
 func (h *holder) drop(ctx context.Context, epoch uint64) error {
+	if h.gate != nil {
+		h.gate.Shut(epoch)
+	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.epoch > epoch {
@@ -97,8 +195,32 @@ func (h *holder) drop(ctx context.Context, epoch uint64) error {
 	if err := h.kernel.Remove(ctx, h.noted); err != nil {
 		return fmt.Errorf("take the addresses down: %w", err)
 	}
+	if err := h.forget(epoch, h.noted); err != nil {
+		h.logger.Warn("the gate stays closed around addresses that are gone", "epoch", epoch, "error", err)
+	}
 	h.noted = nil
 	return nil
+}
+
+// settle tells the guard that nothing of epoch is left. It may wait for the
+// guard, and whether it succeeds changes nothing but the guard's peace.
+func (h *holder) settle(ctx context.Context, epoch uint64) {
+	h.mu.Lock()
+	left := h.epoch <= epoch && len(h.noted) > 0
+	h.mu.Unlock()
+	if h.guard == nil || left {
+		return
+	}
+	if err := h.guard.Drop(ctx, epoch); err != nil {
+		h.logger.Warn("the guard was not told that the epoch is over", "epoch", epoch, "error", err)
+	}
+}
+
+func (h *holder) forget(epoch uint64, gone []vip.Address) error {
+	if h.gate == nil {
+		return nil
+	}
+	return h.gate.Forget(epoch, bare(gone))
 }
 
 // addresses returns what is held.
@@ -106,4 +228,12 @@ func (h *holder) addresses() []vip.Address {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return h.held
+}
+
+func bare(addrs []vip.Address) []netip.Addr {
+	out := make([]netip.Addr, len(addrs))
+	for i, a := range addrs {
+		out[i] = a.Addr
+	}
+	return out
 }

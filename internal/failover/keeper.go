@@ -15,8 +15,8 @@ import (
 )
 
 // keeper keeps an epoch alive while it should live, and ends it when it must
-// end, whatever the Executor is busy with. Until the guard exists it is also
-// what takes the addresses away at the lease's end.
+// end, whatever the Executor is busy with. It takes the addresses away a
+// margin before the lease ends; the guard does when had can't.
 type keeper struct {
 	log      Log
 	lease    *cluster.Lease
@@ -136,11 +136,24 @@ func (k *keeper) renewOnce(ctx context.Context, epoch, term uint64) {
 		Term: term, Epoch: epoch, Instance: k.instance,
 	}}})
 	if err == nil {
-		k.lease.Grant(epoch, t0, k.timing.TTL)
+		k.grant(epoch, t0)
 		return
 	}
 	if refused, ok := errors.AsType[*cluster.RefusedError](err); ok && k.current() == epoch {
 		k.logger.Warn("the lease was not renewed", "epoch", epoch, "reason", refused.Reason)
+		k.wake()
+	}
+}
+
+// grant notes that the lease entry proposed at t0 was accepted. An epoch that
+// the guard has ended stays ended.
+func (k *keeper) grant(epoch uint64, t0 clock.Instant) {
+	if !k.lease.Grant(epoch, t0, k.timing.TTL) {
+		return
+	}
+	if err := k.holder.extend(epoch); err != nil {
+		k.logger.Warn("the renewal has no effect", "epoch", epoch, "error", err)
+		k.end(epoch, err)
 		k.wake()
 	}
 }
@@ -175,6 +188,7 @@ func (k *keeper) look(ctx context.Context) time.Duration {
 		if err := k.holder.drop(ctx, epoch); err != nil {
 			k.logger.Error("the addresses did not go away; their lifetime will end them", "epoch", epoch, "error", err)
 		}
+		k.holder.settle(ctx, epoch)
 		k.wake()
 		return k.timing.Renew
 	}

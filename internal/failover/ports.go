@@ -36,6 +36,24 @@ type Addresses interface {
 	Announce(ctx context.Context, held []vip.Address) error
 }
 
+// Gate is the filter in this host's kernel that closes the addresses' packet
+// path when the lease ends, whatever has become of had. gate.Gate is one.
+type Gate interface {
+	Admit(epoch uint64, addrs []netip.Addr) error
+	Extend(epoch uint64, until clock.Instant) error
+	Shut(epoch uint64)
+	Forget(epoch uint64, addrs []netip.Addr) error
+}
+
+// Guard is the process that takes the addresses down when had can't.
+// guard.Supervisor is one.
+type Guard interface {
+	Hold(ctx context.Context, epoch uint64, addrs []vip.Address) error
+	Extend(epoch uint64, until clock.Instant) bool
+	Drop(ctx context.Context, epoch uint64) error
+	Alive() error
+}
+
 // Network is what this host knows of its networks.
 type Network interface {
 	Resolve(addr netip.Addr, iface string) (vip.Address, error)

@@ -2,6 +2,7 @@ package failover
 
 import (
 	"context"
+	"fmt"
 	"net/netip"
 	"slices"
 
@@ -41,6 +42,9 @@ func (x *executor) change(t *turn, step Step) error {
 	x.setOwned(owned{hooks: t.policy.Hooks, vips: all})
 	if err := x.journal.SetTenure(x.tenure(step.Epoch, t.policy.Hooks, all, t.version)); err != nil {
 		return err
+	}
+	if err := t.timeline.run("arm", func() error { return x.holder.admit(leased, step.Epoch, t.addrs) }); err != nil {
+		return fmt.Errorf("arm guard and gate: %w", err)
 	}
 	x.releaseStage(leased, owned{hooks: old.hooks, vips: gone}, &t.timeline, run, hook.PreRel)
 	stopped := map[netip.Addr]bool{}

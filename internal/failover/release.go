@@ -36,6 +36,7 @@ func (x *executor) letGo(ctx context.Context, step Step, t *timeline, forced boo
 		return err
 	}
 	x.leave(step.Epoch, forced, step.Cause)
+	x.holder.settle(ctx, step.Epoch)
 	err := x.reportReleased(ctx, &hadv1.Released{Epoch: step.Epoch, Forced: forced, Cause: step.Cause, Steps: t.list()})
 	if err != nil {
 		x.logger.Error("the release is not reported; the successor waits until the lease is over", "epoch", step.Epoch, "error", err)
@@ -70,6 +71,7 @@ func (x *executor) finish(ctx context.Context, step Step) error {
 	if h.Phase != PhaseLeaving {
 		return fmt.Errorf("finish epoch %d: it is not released yet", step.Epoch)
 	}
+	x.holder.settle(ctx, step.Epoch)
 	// Nothing to say if letGo has said it.
 	if err := x.reportReleased(ctx, &hadv1.Released{Epoch: step.Epoch, Forced: h.Forced, Cause: h.Cause}); err != nil {
 		x.logger.Error("the release is not reported; the successor waits until the lease is over", "epoch", step.Epoch, "error", err)
@@ -100,6 +102,7 @@ func (x *executor) reportClean(ctx context.Context, step Step) error {
 	if err := x.holder.drop(ctx, step.Epoch); err != nil {
 		return err
 	}
+	x.holder.settle(ctx, step.Epoch)
 	if err := x.reportReleased(ctx, &hadv1.Released{Epoch: step.Epoch, Cause: step.Cause}); err != nil {
 		return err
 	}
