@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net"
 
-	"had/cluster"
 	"had/internal/hook"
 	"had/internal/policy"
 	hadv1 "had/proto/had/v1"

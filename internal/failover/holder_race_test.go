@@ -30,7 +30,7 @@ func newHolder() (*holder, *memoryKernel) {
 func TestLateDropLeavesTheNextEpochAlone(t *testing.T) {
 	h, kernel := newHolder()
 	h.lease.Grant(7, clock.Now(), time.Minute)
-	if err := h.raise(t.Context(), 7, addresses("192.0.2.1")); err != nil {
+	if err := bringUp(t.Context(), h, 7, addresses("192.0.2.1")); err != nil {
 		t.Fatal(err)
 	}
 	h.lease.End(7)
@@ -38,7 +38,7 @@ func TestLateDropLeavesTheNextEpochAlone(t *testing.T) {
 		t.Fatal(err)
 	}
 	h.lease.Grant(9, clock.Now(), time.Minute)
-	if err := h.raise(t.Context(), 9, addresses("192.0.2.1")); err != nil {
+	if err := bringUp(t.Context(), h, 9, addresses("192.0.2.1")); err != nil {
 		t.Fatal(err)
 	}
 	if err := h.drop(t.Context(), 7); err != nil {
@@ -63,11 +63,11 @@ func TestDropKnowsWhatAFailedChangeLeft(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			h, kernel := newHolder()
 			h.lease.Grant(7, clock.Now(), time.Minute)
-			if err := h.raise(t.Context(), 7, addresses("192.0.2.1", "192.0.2.2")); err != nil {
+			if err := bringUp(t.Context(), h, 7, addresses("192.0.2.1", "192.0.2.2")); err != nil {
 				t.Fatal(err)
 			}
 			c.fail(kernel, h)
-			if err := h.raise(t.Context(), 7, addresses("192.0.2.3", "192.0.2.2")); err == nil {
+			if err := bringUp(t.Context(), h, 7, addresses("192.0.2.3", "192.0.2.2")); err == nil {
 				t.Fatal("the change didn't fail")
 			}
 			h.lease.End(7)
@@ -84,7 +84,7 @@ func TestDropKnowsWhatAFailedChangeLeft(t *testing.T) {
 func TestFailedDropIsTriedAgain(t *testing.T) {
 	h, kernel := newHolder()
 	h.lease.Grant(7, clock.Now(), time.Minute)
-	if err := h.raise(t.Context(), 7, addresses("192.0.2.1")); err != nil {
+	if err := bringUp(t.Context(), h, 7, addresses("192.0.2.1")); err != nil {
 		t.Fatal(err)
 	}
 	h.lease.End(7)
@@ -103,7 +103,7 @@ func TestRefreshNeverResurrects(t *testing.T) {
 	for range 200 {
 		h, kernel := newHolder()
 		h.lease.Grant(7, clock.Now(), time.Minute)
-		if err := h.raise(t.Context(), 7, addresses("192.0.2.1")); err != nil {
+		if err := bringUp(t.Context(), h, 7, addresses("192.0.2.1")); err != nil {
 			t.Fatal(err)
 		}
 		var wg sync.WaitGroup

@@ -31,7 +31,7 @@ func TestNothingIsAnnouncedAfterTheLease(t *testing.T) {
 	lease := new(cluster.Lease)
 	h := &holder{kernel: kernel, lease: lease, now: func() clock.Instant { return now }}
 	lease.Grant(7, now, time.Second)
-	if err := h.raise(t.Context(), 7, []vip.Address{{Interface: "eth0"}}); err != nil {
+	if err := bringUp(t.Context(), h, 7, []vip.Address{{Interface: "eth0"}}); err != nil {
 		t.Fatal(err)
 	}
 	for _, step := range []struct {
@@ -46,4 +46,12 @@ func TestNothingIsAnnouncedAfterTheLease(t *testing.T) {
 			t.Errorf("%v later the addresses had been announced %d times, want %d", step.after, kernel.announced, step.want)
 		}
 	}
+}
+
+// bringUp is what a turn does to have addresses up.
+func bringUp(ctx context.Context, h *holder, epoch uint64, addrs []vip.Address) error {
+	if err := h.admit(ctx, epoch, addrs); err != nil {
+		return err
+	}
+	return h.raise(ctx, epoch, addrs)
 }

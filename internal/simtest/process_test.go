@@ -316,3 +316,9 @@ type tamper struct {
 	lastLease func(honest clock.Instant) clock.Instant
 	rate      func(node int) float64 // of a host's clock
 }
+
+func (l *seenLog) LeaderGone(node string) {
+	if l.p.pass() == nil {
+		l.node.LeaderGone(node)
+	}
+}
