@@ -54,6 +54,8 @@ func (f filter) Extend(epoch uint64, _ clock.Instant) error {
 	return nil
 }
 
+func (filter) Problem() error { return nil }
+
 func (f filter) Shut(epoch uint64) { f.diary.add("gate shuts %d", epoch) }
 
 func (f filter) Forget(epoch uint64, addrs []netip.Addr) error {

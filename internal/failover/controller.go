@@ -1,9 +1,11 @@
 package failover
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -213,7 +215,7 @@ func (c *Controller) gather() (Inputs, <-chan struct{}) {
 	in.Stopping, in.NoMove = c.stopping, holding.Epoch != 0 && c.noMove == holding.Epoch
 	c.mu.Unlock()
 	if holding.Phase == PhaseServing {
-		in.HandOver, in.Retire = c.linkLost(), c.unguarded()
+		in.HandOver, in.Retire = c.linkLost(), cmp.Or(c.unguarded(), c.ungated(view.Claim(holding.Epoch)))
 	}
 	in.Now = c.cfg.Clock() // last: nothing above is newer than it
 	return in, changed
@@ -330,6 +332,18 @@ func (c *Controller) unguarded() string {
 	}
 	if err := c.cfg.Guard.Alive(); err != nil {
 		return "it has no guard: " + err.Error()
+	}
+	return ""
+}
+
+// ungated says why the gate that this owner's terms promise to its successors
+// isn't there; empty: it is, or it was not promised.
+func (c *Controller) ungated(own *hadv1.Claim) string {
+	if c.cfg.Gate == nil || !slices.Contains(own.GetTerms().GetLayers(), cluster.LayerGate) {
+		return ""
+	}
+	if err := c.cfg.Gate.Problem(); err != nil {
+		return "its packet gate is not everywhere: " + err.Error()
 	}
 	return ""
 }

@@ -48,7 +48,7 @@ func (h *holder) layers() []string {
 	if h.guard != nil {
 		layers = append(layers, cluster.LayerGuard)
 	}
-	if h.gate != nil {
+	if h.gate != nil && h.gate.Problem() == nil {
 		layers = append(layers, cluster.LayerGate)
 	}
 	return layers
@@ -81,6 +81,7 @@ func (h *holder) admit(ctx context.Context, epoch uint64, addrs []vip.Address) e
 	if h.gate == nil {
 		return nil
 	}
+	// Also where the terms don't promise it: half a gate is better than none.
 	if err := h.gate.Admit(epoch, bare(all)); err != nil {
 		return err
 	}

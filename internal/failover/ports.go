@@ -43,6 +43,7 @@ type Gate interface {
 	Extend(epoch uint64, until clock.Instant) error
 	Shut(epoch uint64)
 	Forget(epoch uint64, addrs []netip.Addr) error
+	Problem() error // why it is not to be relied on; nil: it is
 }
 
 // Guard is the process that takes the addresses down when had can't.

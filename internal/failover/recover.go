@@ -21,6 +21,8 @@ type RecoverConfig struct {
 	Instance  *hadv1.Instance // of this run
 	Journal   RecoverJournal
 	Addresses Addresses
+	Gate      RecoverGate     // nil: this host has none
+	Farewell  *hadv1.Farewell // what the earlier run's guard said; nil: nothing
 	Hooks     HookRunners
 	Kill      func(ctx context.Context, r hook.Running) (int, error) // what is left of a script
 	Logger    hclog.Logger
@@ -41,6 +43,13 @@ type RecoverJournal interface {
 	ReportInterrupted(ctx context.Context, r hook.Running) error
 }
 
+// RecoverGate is the gate as Recover needs it.
+type RecoverGate interface {
+	Shut(epoch uint64)
+	Guarded() ([]netip.Addr, error)
+	Forget(epoch uint64, addrs []netip.Addr) error
+}
+
 // Recover gives back what an earlier run of had on this host took on and
 // didn't finish with. It must run before this run meets anybody, with the
 // data folder locked, which proves that the earlier run is dead.
@@ -54,6 +63,9 @@ func Recover(ctx context.Context, cfg RecoverConfig) (r Recovered, err error) {
 	t, err := cfg.Journal.Tenure()
 	if err != nil {
 		return r, err
+	}
+	if t != nil && cfg.Gate != nil {
+		cfg.Gate.Shut(t.Epoch)
 	}
 	if r.Scripts, err = recoverHooks(ctx, cfg); err != nil || t == nil {
 		return r, err
@@ -74,7 +86,18 @@ func Recover(ctx context.Context, cfg RecoverConfig) (r Recovered, err error) {
 	if err := tl.run("addresses_down", func() error { return cfg.Addresses.Remove(ctx, addrs) }); err != nil {
 		return r, fmt.Errorf("give back epoch %d: %w", t.Epoch, err)
 	}
+	if err := disarm(cfg.Gate, t.Epoch); err != nil {
+		return r, err
+	}
 	r.Epoch, r.Addresses = t.Epoch, addrs
+	if !t.Released && cfg.Farewell.GetReleased().GetEpoch() == t.Epoch {
+		// The guard has said so already, and its word goes to the log by
+		// itself: once is enough.
+		t.Released, t.Forced = true, true
+		if err := cfg.Journal.SetTenure(t); err != nil {
+			return r, err
+		}
+	}
 	if !t.Released {
 		t.Forced = true
 		err := cfg.Journal.Release(ctx, &hadv1.Report{
@@ -93,6 +116,18 @@ func Recover(ctx context.Context, cfg RecoverConfig) (r Recovered, err error) {
 		}
 	}
 	return r, cfg.Journal.ClearTenure()
+}
+
+// disarm opens the gate around what an epoch held, which is proven gone.
+func disarm(gate RecoverGate, epoch uint64) error {
+	if gate == nil {
+		return nil
+	}
+	addrs, err := gate.Guarded()
+	if err != nil {
+		return err
+	}
+	return gate.Forget(epoch, addrs)
 }
 
 // recoverStages runs the release hooks that the earlier run didn't get to. A

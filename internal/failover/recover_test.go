@@ -57,6 +57,31 @@ func TestRecoverKillsThenRemovesThenReports(t *testing.T) {
 	}
 }
 
+// What the earlier run's guard has said is in the log, or on its way: the
+// journal must not say it again.
+func TestRecoverLeavesTheReportToTheGuard(t *testing.T) {
+	cfg, j, k, _, d := leftBehind()
+	cfg.Farewell = &hadv1.Farewell{Released: &hadv1.Released{Epoch: 7}}
+	if _, err := Recover(t.Context(), cfg); err != nil {
+		t.Fatal(err)
+	}
+	if got := j.released(); len(got) != 0 {
+		t.Errorf("released was reported twice: %v", got)
+	}
+	if k.holds() != 0 || !slices.Contains(d.all(), "PreRel 192.0.2.1") || j.tenure != nil {
+		t.Errorf("%d addresses left, it did %v", k.holds(), d.all())
+	}
+
+	cfg, j, _, _, _ = leftBehind()
+	cfg.Farewell = &hadv1.Farewell{Released: &hadv1.Released{Epoch: 5}}
+	if _, err := Recover(t.Context(), cfg); err != nil {
+		t.Fatal(err)
+	}
+	if got := j.released(); !slices.Equal(got, []uint64{7}) {
+		t.Errorf("released %v, want epoch 7: the guard spoke of an earlier one", got)
+	}
+}
+
 func TestRecoverAfterARebootRunsNoHooks(t *testing.T) {
 	cfg, j, _, _, d := leftBehind()
 	cfg.Instance.BootId = "a later boot"
