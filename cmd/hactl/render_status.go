@@ -187,6 +187,10 @@ func layers(names []string) []string {
 		switch n {
 		case "lifetime":
 			out[i] = "addresses expire"
+		case "guard":
+			out[i] = "the guard takes them down"
+		case "gate":
+			out[i] = "the kernel drops their packets"
 		default: // of a newer had
 			out[i] = n
 		}

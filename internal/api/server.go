@@ -159,7 +159,7 @@ func (s *Server) Move(ctx context.Context, req *hadv1.MoveRequest) (*hadv1.MoveR
 // Timing implements HA.
 func (s *Server) Timing(context.Context, *hadv1.TimingRequest) (*hadv1.TimingResponse, error) {
 	t := s.cfg.Timing
-	terms := t.Terms(cluster.LayerLifetime)
+	terms := t.Terms(s.cfg.Controller.Layers()...)
 	return &hadv1.TimingResponse{
 		DetectMs: ms(t.Detect), HeartbeatTimeoutMs: ms(t.Heartbeat), ElectionTimeoutMs: ms(t.Election),
 		LeaderLeaseTimeoutMs: ms(t.LeaderLease), CommitTimeoutMs: ms(t.Commit), TtlMs: ms(t.TTL),

@@ -178,6 +178,7 @@ func (s *Server) node(m *hadv1.Member, resp *hadv1.StatusResponse, own *hadv1.He
 	}
 	n.Eligible, n.Reasons = h.GetEligible(), h.GetReasons()
 	n.Version, n.Holds, n.AppliedIndex = h.GetVersion(), h.GetHolds(), h.GetAppliedIndex()
+	n.Layers = h.GetLayers()
 	n.PendingReports, n.Problems, n.PolicyVersion = h.GetPendingReports(), h.GetProblems(), h.GetPolicyVersion()
 	if leading && n.GetReachable() && n.GetAppliedIndex()+failover.MaxLag < resp.GetFreshness().GetAppliedIndex() {
 		n.Problems = append(n.Problems, fmt.Sprintf("it is catching up, %d log entries behind", resp.GetFreshness().GetAppliedIndex()-n.GetAppliedIndex()))

@@ -83,6 +83,7 @@ func (c *Controller) Health() *hadv1.HealthResponse {
 	h := &hadv1.HealthResponse{
 		Instance: c.cfg.Instance, Version: c.cfg.Version, AppliedIndex: view.Applied,
 		PendingReports: uint32(c.cfg.Journal.PendingCount()), //nolint:gosec // never that many
+		Layers:         c.Layers(),
 	}
 	if err != nil {
 		h.Reasons = []string{err.Error()}
@@ -108,6 +109,15 @@ func (c *Controller) Health() *hadv1.HealthResponse {
 		}
 	}
 	return h
+}
+
+// Layers names what would end a lease of this node without had; none for a
+// witness.
+func (c *Controller) Layers() []string {
+	if c.self.GetWitness() {
+		return nil
+	}
+	return c.holder.layers()
 }
 
 // inKernel asks the kernel, not had's memory, which of the policy's addresses

@@ -505,6 +505,7 @@ type NodeStatus struct {
 	PendingReports uint32                 `protobuf:"varint,13,opt,name=pending_reports,json=pendingReports,proto3" json:"pending_reports,omitempty"` // not yet in the log
 	Problems       []string               `protobuf:"bytes,14,rep,name=problems,proto3" json:"problems,omitempty"`                                    // whole sentences
 	PolicyVersion  uint64                 `protobuf:"varint,15,opt,name=policy_version,json=policyVersion,proto3" json:"policy_version,omitempty"`
+	Layers         []string               `protobuf:"bytes,16,rep,name=layers,proto3" json:"layers,omitempty"` // what would end a lease of this node without had
 	unknownFields  protoimpl.UnknownFields
 	sizeCache      protoimpl.SizeCache
 }
@@ -642,6 +643,13 @@ func (x *NodeStatus) GetPolicyVersion() uint64 {
 		return x.PolicyVersion
 	}
 	return 0
+}
+
+func (x *NodeStatus) GetLayers() []string {
+	if x != nil {
+		return x.Layers
+	}
+	return nil
 }
 
 type PolicySummary struct {
@@ -1872,7 +1880,7 @@ const file_had_v1_ha_proto_rawDesc = "" +
 	"\x0fSTATE_RELEASING\x10\x04\x12\x11\n" +
 	"\rSTATE_WAITING\x10\x05\x12\x11\n" +
 	"\rSTATE_UNOWNED\x10\x06\x12\x11\n" +
-	"\rSTATE_UNKNOWN\x10\a\"\xb9\x03\n" +
+	"\rSTATE_UNKNOWN\x10\a\"\xd1\x03\n" +
 	"\n" +
 	"NodeStatus\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
@@ -1891,7 +1899,8 @@ const file_had_v1_ha_proto_rawDesc = "" +
 	"\rapplied_index\x18\f \x01(\x04R\fappliedIndex\x12'\n" +
 	"\x0fpending_reports\x18\r \x01(\rR\x0ependingReports\x12\x1a\n" +
 	"\bproblems\x18\x0e \x03(\tR\bproblems\x12%\n" +
-	"\x0epolicy_version\x18\x0f \x01(\x04R\rpolicyVersion\"\xa5\x01\n" +
+	"\x0epolicy_version\x18\x0f \x01(\x04R\rpolicyVersion\x12\x16\n" +
+	"\x06layers\x18\x10 \x03(\tR\x06layers\"\xa5\x01\n" +
 	"\rPolicySummary\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\x04R\aversion\x12\x16\n" +
 	"\x06digest\x18\x02 \x01(\tR\x06digest\x12*\n" +

@@ -165,6 +165,7 @@ type HealthResponse struct {
 	PendingReports uint32                 `protobuf:"varint,8,opt,name=pending_reports,json=pendingReports,proto3" json:"pending_reports,omitempty"`
 	Problems       []string               `protobuf:"bytes,9,rep,name=problems,proto3" json:"problems,omitempty"`
 	HooksDigest    string                 `protobuf:"bytes,10,opt,name=hooks_digest,json=hooksDigest,proto3" json:"hooks_digest,omitempty"` // of the policy's hook folders, to be the same everywhere
+	Layers         []string               `protobuf:"bytes,11,rep,name=layers,proto3" json:"layers,omitempty"`                              // what would end a lease of this node without had
 	unknownFields  protoimpl.UnknownFields
 	sizeCache      protoimpl.SizeCache
 }
@@ -267,6 +268,13 @@ func (x *HealthResponse) GetHooksDigest() string {
 		return x.HooksDigest
 	}
 	return ""
+}
+
+func (x *HealthResponse) GetLayers() []string {
+	if x != nil {
+		return x.Layers
+	}
+	return nil
 }
 
 type PrepareRequest struct {
@@ -791,7 +799,7 @@ const file_had_v1_peer_proto_rawDesc = "" +
 	"\x0fProposeResponse\x12\x14\n" +
 	"\x05index\x18\x01 \x01(\x04R\x05index\x12\x18\n" +
 	"\arefused\x18\x02 \x01(\tR\arefused\"\x0f\n" +
-	"\rHealthRequest\"\xd8\x02\n" +
+	"\rHealthRequest\"\xf0\x02\n" +
 	"\x0eHealthResponse\x12,\n" +
 	"\binstance\x18\x01 \x01(\v2\x10.had.v1.InstanceR\binstance\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\tR\aversion\x12\x1a\n" +
@@ -803,7 +811,8 @@ const file_had_v1_peer_proto_rawDesc = "" +
 	"\x0fpending_reports\x18\b \x01(\rR\x0ependingReports\x12\x1a\n" +
 	"\bproblems\x18\t \x03(\tR\bproblems\x12!\n" +
 	"\fhooks_digest\x18\n" +
-	" \x01(\tR\vhooksDigest\"E\n" +
+	" \x01(\tR\vhooksDigest\x12\x16\n" +
+	"\x06layers\x18\v \x03(\tR\x06layers\"E\n" +
 	"\x0ePrepareRequest\x12\x14\n" +
 	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\x12\x1d\n" +
 	"\n" +
