@@ -34,7 +34,7 @@ func (f *nodeFlags) daemonConfig(cmd *cobra.Command) (daemon.Config, error) {
 	v := buildVersion()
 	v.Node = file.Node
 	logger := hclog.New(&hclog.LoggerOptions{Name: "had", Level: level, Output: cmd.ErrOrStderr(), JSONFormat: f.json})
-	return daemon.Config{File: file, Version: v, Logger: logger}, nil
+	return daemon.Config{File: file, Version: v, Logger: logger, LogJSON: f.json}, nil
 }
 
 func runCommand() *cobra.Command {

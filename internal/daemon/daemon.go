@@ -16,6 +16,7 @@ import (
 	"had/internal/api"
 	"had/internal/clock"
 	"had/internal/failover"
+	"had/internal/guard"
 	"had/internal/peer"
 	"had/internal/policy"
 	hadv1 "had/proto/had/v1"
@@ -27,6 +28,7 @@ type Config struct {
 	File    *policy.NodeFile
 	Version *hadv1.VersionResponse // node is filled in
 	Logger  hclog.Logger
+	LogJSON bool // Logger writes JSON; the guard's own lines then do, too
 }
 
 // Run is the whole life of a daemon. It ends in order when ctx ends: what is
@@ -66,6 +68,7 @@ type node struct {
 	endPort    func() error
 	raft       *cluster.Node
 	controller *failover.Controller
+	safeguards *safeguards
 	watcher    *vip.Watcher
 	peers      *api.Peers
 	server     *api.Server
@@ -164,12 +167,19 @@ func (n *node) open(birth peer.Birth) error {
 		return errors.Join(err, storage.Close())
 	}
 	n.watcher = vip.NewWatcher(n.cfg.Logger.Named("kernel"))
-	n.controller = failover.New(failover.Config{
+	n.safeguards = arm(n.cfg, local, timing)
+	if n.safeguards != nil {
+		local.scripts.guardedBy(n.safeguards.guard)
+	}
+	ring := failover.Config{
 		Cluster: f.Cluster, Instance: local.instance, Members: members.GetMembers(), Timing: timing,
 		Log: n.raft, Journal: local.journal, Addresses: local.addresses, Network: hostNetwork{local.addresses},
-		Hooks:     local.hooks.runner,
-		CheckHook: checkHooks, HostTrouble: n.trouble, Peers: n.peers, Clock: clock.Now, Logger: n.cfg.Logger, Version: n.cfg.Version.GetVersion(),
-	})
+		Hooks: local.hooks.runner, CheckHook: checkHooks, HostTrouble: n.trouble, Peers: n.peers,
+		Farewell: local.farewell, FarewellTaken: func() error { return guard.ForgetFarewell(f.DataDir) },
+		Clock: clock.Now, Logger: n.cfg.Logger, Version: n.cfg.Version.GetVersion(),
+	}
+	n.safeguards.into(&ring)
+	n.controller = failover.New(ring)
 	n.server = api.New(api.Config{
 		Cluster: f.Cluster, Self: f.Node, Members: members.GetMembers(), Node: n.raft, Controller: n.controller,
 		Peers: n.peers, Timing: timing, Clock: clock.Now, Problems: n.problems, Version: n.cfg.Version,
@@ -188,7 +198,7 @@ func (n *node) trouble() []string {
 
 // problems are what status should warn of on this node.
 func (n *node) problems() []string {
-	out := n.port.Refusals()
+	out := append(n.port.Refusals(), n.safeguards.problems()...)
 	for _, p := range []string{n.local.journal.Problem(), n.raft.Problem()} {
 		if p != "" {
 			out = append(out, p)
@@ -205,6 +215,7 @@ func (n *node) run(ctx, hard context.Context) error {
 	g, tasks := errgroup.WithContext(tasks)
 	g.Go(func() error { return n.raft.Run(tasks) })
 	g.Go(func() error { return n.watcher.Run(tasks) })
+	g.Go(func() error { return n.safeguards.run(tasks) })
 	g.Go(func() error { return n.followKernel(tasks) })
 	g.Go(func() error { return api.Serve(tasks, n.server.Local(), n.socket) })
 	g.Go(func() error { return api.Serve(tasks, n.server.Cluster(), n.port.RPCListener()) })
@@ -225,7 +236,7 @@ func (n *node) run(ctx, hard context.Context) error {
 	n.cfg.Logger.Info("had is running", "node", n.cfg.File.Node, "cluster", n.cfg.File.Cluster, "socket", n.cfg.File.Socket)
 	err := g.Wait()
 	notify(n.cfg.Logger, "STOPPING=1")
-	return errors.Join(err, n.peers.Close(), n.endPort())
+	return errors.Join(err, n.safeguards.close(n.local.gateConfig()), n.peers.Close(), n.endPort())
 }
 
 // followKernel looks after the addresses when the kernel says that one, or a
@@ -235,6 +246,8 @@ func (n *node) followKernel(ctx context.Context) error {
 		select {
 		case <-ctx.Done():
 			return nil
+		case <-n.safeguards.changed():
+			n.controller.Wake()
 		case e := <-n.watcher.Events():
 			if e.Kind != vip.AddressAdded {
 				n.controller.KernelChanged()

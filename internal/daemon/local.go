@@ -11,6 +11,8 @@ import (
 	"had/cluster"
 	"had/internal/clock"
 	"had/internal/failover"
+	"had/internal/gate"
+	"had/internal/guard"
 	"had/internal/hook"
 	"had/internal/journal"
 	"had/internal/peer"
@@ -27,17 +29,15 @@ type localState struct {
 	journal   *journal.Journal
 	addresses *vip.Manager
 	hooks     *hookRunners
+	scripts   *scriptRecorder
+	farewell  *hadv1.Farewell // what the earlier run's guard said; nil: nothing, or it is in the log
 }
 
 // openLocal opens the data folder. The journal's lock keeps a second had away
 // from it.
 func openLocal(cfg Config, instance *hadv1.Instance) (*localState, error) {
 	f := cfg.File
-	var members []peer.Member
-	for _, m := range f.Members {
-		members = append(members, peer.Member{Name: m.Name, Address: m.Address, Witness: m.Witness})
-	}
-	identity, err := peer.OpenIdentity(f.DataDir, f.Cluster, f.Node, members)
+	identity, err := peer.OpenIdentity(f.DataDir, f.Cluster, f.Node, peerMembers(f))
 	if err != nil {
 		return nil, err
 	}
@@ -50,9 +50,10 @@ func openLocal(cfg Config, instance *hadv1.Instance) (*localState, error) {
 	if err != nil {
 		return nil, errors.Join(err, j.Close())
 	}
+	scripts := &scriptRecorder{Recorder: j, logger: cfg.Logger.Named("guard")}
 	return &localState{
-		cfg: cfg, instance: instance, identity: identity, journal: j, addresses: addresses,
-		hooks: &hookRunners{logger: cfg.Logger.Named("hook"), recorder: j},
+		cfg: cfg, instance: instance, identity: identity, journal: j, addresses: addresses, scripts: scripts,
+		hooks: &hookRunners{logger: cfg.Logger.Named("hook"), recorder: scripts},
 	}, nil
 }
 
@@ -65,12 +66,21 @@ func (l *localState) close() error {
 	return nil
 }
 
-// recover gives back what an earlier run of had left behind.
-func (l *localState) recover(ctx context.Context) (failover.Recovered, error) {
-	return failover.Recover(ctx, failover.RecoverConfig{
+// recover gives back what an earlier run of had left behind. That run's guard
+// comes first: it may be doing the same.
+func (l *localState) recover(ctx context.Context) (r failover.Recovered, err error) {
+	if l.farewell, err = guard.Settle(ctx, l.cfg.File.DataDir); err != nil {
+		return r, err
+	}
+	cfg := failover.RecoverConfig{
 		Cluster: l.cfg.File.Cluster, Instance: l.instance, Journal: l.journal, Addresses: l.addresses,
-		Hooks: l.hooks.runner, Kill: hook.KillOrphan, Logger: l.cfg.Logger,
-	})
+		Farewell: l.farewell, Hooks: l.hooks.runner, Kill: hook.KillOrphan, Logger: l.cfg.Logger,
+	}
+	if g := l.earlierGate(); g != nil {
+		defer g.Close()
+		cfg.Gate = g
+	}
+	return failover.Recover(ctx, cfg)
 }
 
 // ReleaseLocal drops what this host holds without a running daemon. It fails
@@ -85,7 +95,13 @@ func ReleaseLocal(ctx context.Context, cfg Config) (r failover.Recovered, err er
 		return r, err
 	}
 	defer func() { err = errors.Join(err, l.close()) }()
-	return l.recover(ctx)
+	if r, err = l.recover(ctx); err != nil {
+		return r, err
+	}
+	if c := l.gateConfig(); c.Name != "" {
+		err = gate.Uninstall(c)
+	}
+	return r, err
 }
 
 // hostNetwork is what vip knows of this host's networks.

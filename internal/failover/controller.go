@@ -20,24 +20,25 @@ import (
 
 // Config is what a Controller needs.
 type Config struct {
-	Cluster     string
-	Instance    *hadv1.Instance
-	Members     []*hadv1.Member // all of them
-	Timing      cluster.Timing
-	Log         Log
-	Journal     Journal
-	Addresses   Addresses
-	Gate        Gate  // nil: this host has none
-	Guard       Guard // nil: this host has none
-	Network     Network
-	Hooks       HookRunners
-	CheckHook   func(p *policy.Policy) (HookFolders, error) // an error: the scripts can't do an acquisition as they are
-	HostTrouble func() []string                             // why this host should not own, apart from the policy; nil: never
-	Peers       Peers
-	Farewells   []*hadv1.Farewell // of this node's guards, which may not be in the log yet
-	Clock       clock.Source
-	Logger      hclog.Logger
-	Version     string
+	Cluster       string
+	Instance      *hadv1.Instance
+	Members       []*hadv1.Member // all of them
+	Timing        cluster.Timing
+	Log           Log
+	Journal       Journal
+	Addresses     Addresses
+	Gate          Gate  // nil: this host has none
+	Guard         Guard // nil: this host has none
+	Network       Network
+	Hooks         HookRunners
+	CheckHook     func(p *policy.Policy) (HookFolders, error) // an error: the scripts can't do an acquisition as they are
+	HostTrouble   func() []string                             // why this host should not own, apart from the policy; nil: never
+	Peers         Peers
+	Farewell      *hadv1.Farewell // what this node's guard said of its earlier run and may not be in the log yet; nil: nothing
+	FarewellTaken func() error    // it is in the log
+	Clock         clock.Source
+	Logger        hclog.Logger
+	Version       string
 }
 
 // Controller is the ring on one node: it gathers, decides and has the steps
@@ -84,8 +85,9 @@ func New(cfg Config) *Controller {
 		logger: cfg.Logger.Named("journal"), busy: make(chan struct{}, 1),
 	}
 	c.farewells = &farewells{log: cfg.Log, peers: cfg.Peers, logger: cfg.Logger, changed: make(chan struct{}, 1)}
-	for _, fw := range cfg.Farewells {
-		c.farewells.add(fw)
+	if cfg.Farewell != nil {
+		c.farewells.own, c.farewells.taken = cfg.Farewell, cfg.FarewellTaken
+		c.farewells.add(cfg.Farewell)
 	}
 	c.poller = &poller{
 		peers: cfg.Peers, log: cfg.Log, members: others, every: max(500*time.Millisecond, cfg.Timing.Detect), now: cfg.Clock,

@@ -23,6 +23,8 @@ type farewells struct {
 	log    Log
 	peers  Peers
 	logger hclog.Logger
+	own    *hadv1.Farewell // of this node's earlier run; nil: none
+	taken  func() error    // own is in the log
 
 	mu      sync.Mutex
 	pending []*hadv1.Farewell // oldest epoch first, each once
@@ -64,6 +66,11 @@ func (f *farewells) first() *hadv1.Farewell {
 
 // done forgets a farewell that the log has taken, or will never take.
 func (f *farewells) done(fw *hadv1.Farewell) {
+	if fw == f.own {
+		if err := f.taken(); err != nil {
+			f.logger.Warn("the farewell is told again at the next start, to no effect", "error", err)
+		}
+	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.pending = slices.DeleteFunc(f.pending, func(p *hadv1.Farewell) bool { return p == fw })
