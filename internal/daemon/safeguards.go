@@ -30,8 +30,13 @@ func arm(cfg Config, l *localState, timing cluster.Timing) *safeguards {
 	if cfg.File.Self().Witness {
 		return nil
 	}
-	s := &safeguards{guard: guard.NewSupervisor(guardConfig(cfg, l, timing))}
+	s := new(safeguards)
 	s.gate, s.noGate = gate.Open(l.gateConfig())
+	g := guardConfig(cfg, l, timing)
+	if s.gate != nil {
+		g.Gate = l.gateConfig().Name
+	}
+	s.guard = guard.NewSupervisor(g)
 	if s.noGate != nil {
 		cfg.Logger.Warn("there is no packet gate: should this host stop as an owner, the others wait until its addresses have expired", "error", s.noGate)
 	}
@@ -42,7 +47,7 @@ func guardConfig(cfg Config, l *localState, timing cluster.Timing) guard.Config 
 	f := cfg.File
 	c := guard.Config{
 		Cluster: f.Cluster, Instance: l.instance, DataDir: f.DataDir, Members: peerMembers(f), Version: cfg.Version.GetVersion(),
-		Margin: timing.Margin, Gate: l.gateConfig().Name,
+		Margin: timing.Margin,
 		Logger: cfg.Logger.Named("guard"), LogLevel: cfg.Logger.GetLevel(), LogJSON: cfg.LogJSON,
 	}
 	if f.TLS.Enabled() {

@@ -26,6 +26,7 @@ type Config struct {
 	Members  []peer.Member   // had.hcl's whole list
 	TLS      *TLSPaths       // nil: none, as had's own port
 	Version  string
+	Gate     string // name of the daemon's packet gate, open when the guard starts; "": none
 
 	// Margin is how long before a lease's end had itself begins to give up.
 	// The guard begins half of it before the end.
@@ -168,7 +169,7 @@ func (g *Guard) introduce(ctx context.Context, cfg Config) error {
 	defer stop()
 	i := cfg.Instance
 	err := send(g.conn, setup{
-		DataDir: cfg.DataDir, Cluster: cfg.Cluster, Members: cfg.Members, TLS: cfg.TLS, Version: cfg.Version,
+		DataDir: cfg.DataDir, Cluster: cfg.Cluster, Members: cfg.Members, TLS: cfg.TLS, Version: cfg.Version, Gate: cfg.Gate,
 		Node: i.GetNode(), NodeID: i.GetNodeId(), BootID: i.GetBootId(), Nonce: i.GetNonce(),
 		Lead: cfg.Margin / 2, LogLevel: cfg.LogLevel.String(), LogJSON: cfg.LogJSON,
 	})

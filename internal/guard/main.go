@@ -15,6 +15,7 @@ import (
 	"github.com/hashicorp/go-hclog"
 
 	"had/internal/clock"
+	"had/internal/gate"
 	"had/internal/hook"
 	"had/internal/peer"
 	"had/vip"
@@ -117,6 +118,7 @@ type process struct {
 	had       *os.File // pidfd
 	lock      *os.File
 	addresses *vip.Manager
+	gate      *gate.Control // nil: there is none
 	alarm     *bootAlarm
 	logs      *logWriter
 	logger    hclog.Logger
@@ -156,6 +158,11 @@ func open(s setup, stderr io.Writer) (_ *process, err error) {
 	if g.addresses, err = vip.New(vip.Config{Lifetime: time.Second, Logger: g.logger}); err != nil {
 		return nil, err
 	}
+	if s.Gate != "" {
+		if g.gate, err = gate.Find(gate.Config{Name: s.Gate, Logger: g.logger}); err != nil {
+			return nil, err
+		}
+	}
 	g.alarm, err = newAlarm()
 	return g, err
 }
@@ -165,11 +172,15 @@ func (g *process) close() { g.logs.close() }
 
 // run serves had until there is nothing left to guard.
 func (g *process) run(conn *net.UnixConn) error {
-	w := NewWarden(WardenConfig{
+	cfg := WardenConfig{
 		Instance: g.setup.instance(), Lead: g.setup.Lead, Page: g.page, Now: clock.Now, Alarm: g.alarm,
 		Kernel: g.addresses, Kill: hook.KillOrphan, Spool: folder(g.setup.DataDir), Logger: g.logger,
 		Teller: &peers{names: g.setup.others(), dial: g.dialer.DialRPC, logger: g.logger},
-	})
+	}
+	if g.gate != nil {
+		cfg.Gate = g.gate
+	}
+	w := NewWarden(cfg)
 	calls := make(chan Call)
 	died := make(chan struct{})
 	failed := make(chan error, 1)

@@ -21,6 +21,7 @@ type setup struct {
 	Members  []peer.Member `json:"members"`
 	TLS      *TLSPaths     `json:"tls,omitempty"`
 	Version  string        `json:"version"`
+	Gate     string        `json:"gate,omitempty"` // of the packet gate; empty: there is none
 	LogLevel string        `json:"log_level"`
 	LogJSON  bool          `json:"log_json"`
 }
