@@ -128,6 +128,9 @@ func (h *holder) raise(ctx context.Context, epoch uint64, addrs []vip.Address) e
 func (h *holder) put(ctx context.Context, epoch uint64, addrs []vip.Address) (gone []vip.Address, err error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	if held, _, ok := h.lease.Held(); !ok || held != epoch {
+		return nil, errLeaseOver // what was admitted has been dropped since
+	}
 	for _, a := range addrs {
 		if h.epoch != epoch || !slices.Contains(h.noted, a) {
 			return nil, fmt.Errorf("set %s: it was not admitted for epoch %d", a, epoch)

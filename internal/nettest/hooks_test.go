@@ -150,25 +150,35 @@ func TestScriptsAndLeases(t *testing.T) {
 	})
 
 	s.scenario(t, "had dies in the middle of a script", func(t *testing.T, owner string) {
-		next := s.others(owner)[0]
-		pid := filepath.Join(s.hooks.orders, "pid")
-		s.hooks.add(t, s.vips[0], "PostAcq20", "sleep 1000 & echo $! >"+pid+".new; mv "+pid+".new "+pid+"; wait")
-		s.moveTo(t, owner, next)
-		eventually(t, "the script runs", func() error { _, err := os.Stat(pid); return err })
-		s.kill(t, next)
-		s.hooks.remove(t, s.vips[0], "PostAcq20")
-		text, err := os.ReadFile(pid)
+		// Whoever comes to run it writes its process ID down under its own name.
+		running := filepath.Join(s.hooks.orders, "running-")
+		s.hooks.add(t, s.vips[0], "PostAcq20", "sleep 1000 & echo $! >"+running+"new; mv "+running+"new "+running+"on-$HAD_NODE; wait")
+		s.moveTo(t, owner, s.others(owner)[0])
+		var victim string
+		eventually(t, "the script runs", func() error {
+			found, err := filepath.Glob(running + "on-*")
+			if err == nil && len(found) != 1 {
+				err = fmt.Errorf("it runs on %v", found)
+			}
+			if err == nil {
+				victim = strings.TrimPrefix(found[0], running+"on-")
+			}
+			return err
+		})
+		text, err := os.ReadFile(running + "on-" + victim)
 		must(t, err)
+		s.kill(t, victim)
+		s.hooks.remove(t, s.vips[0], "PostAcq20")
 		// A process that has ended and that nobody has waited for has no words.
 		commandLine := filepath.Join("/proc", strings.TrimSpace(string(text)), "cmdline")
-		if words, err := os.ReadFile(commandLine); err != nil || len(words) == 0 {
-			t.Fatalf("what the script had started has not outlived had: %q (%v)", words, err)
-		}
-		must(t, s.Host(next).StartDaemon())
+		eventually(t, "what the script had started is ended by the guard", func() error {
+			if words, err := os.ReadFile(commandLine); err == nil && len(words) > 0 {
+				return fmt.Errorf("%q is still running", words)
+			}
+			return nil
+		})
+		must(t, s.Host(victim).StartDaemon())
 		s.became(t, "PostAcq20", func(r *hadv1.HookResult) bool { return r.GetOutcome() == hadv1.HookResult_OUTCOME_UNKNOWN })
-		if words, err := os.ReadFile(commandLine); err == nil && len(words) > 0 {
-			t.Errorf("what the script had started is still running: %q", words)
-		}
 	})
 }
 

@@ -198,10 +198,15 @@ func handedOver(a *hadv1.Acquire, epoch uint64) bool {
 	})
 }
 
-// mustWait is how long the addresses of a silent owner may live on: its lease,
-// then their lifetime in its kernel, then 1.5 s by which kernels are late.
+// mustWait is how long the addresses of a silent owner may be heard: as long as
+// its lease, with a packet gate; without one as long as its kernel may have
+// them, which is their lifetime and the 1.5 s by which kernels are late.
 func mustWait(terms *hadv1.Terms) time.Duration {
-	return time.Duration(terms.GetTtlNs()) + time.Duration(terms.GetAddressLifetimeNs()) + 1500*time.Millisecond
+	lease := time.Duration(terms.GetTtlNs())
+	if slices.Contains(terms.GetLayers(), "gate") {
+		return lease
+	}
+	return lease + time.Duration(terms.GetAddressLifetimeNs()) + 1500*time.Millisecond
 }
 
 func cmpEvents(a, b *hadv1.Event) int {
