@@ -38,7 +38,7 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	from := flags.Uint64("from", 1, "the first seed")
 	seed := flags.Uint64("seed", 0, "run this seed alone, and keep all that happens in it")
 	test := flags.String("test", randomFaults, "with -seed: the test of internal/simtest to run, a regular expression")
-	dir := flags.String("dir", "bin/sim", "where to build, and to keep what failed")
+	dir := flags.String("dir", "bin/sim", "where to keep what failed, and to build")
 	parallel := flags.Int("parallel", runtime.NumCPU(), "processes at once")
 	if err := flags.Parse(args); err != nil {
 		return err
@@ -47,6 +47,7 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	if err != nil {
 		return err
 	}
+	defer r.close()
 	if *seed != 0 {
 		return r.replay(ctx, world{test: *test, seed: *seed})
 	}
@@ -77,25 +78,34 @@ const (
 
 // build makes the test binary of internal/simtest over the patched runtime.
 // The first time, Go compiles its whole library for that.
-func build(ctx context.Context, dir string, out io.Writer) (*runner, error) {
-	dir, err := filepath.Abs(dir)
-	if err != nil {
+func build(ctx context.Context, keep string, out io.Writer) (_ *runner, err error) {
+	if keep, err = filepath.Abs(keep); err != nil {
 		return nil, err
 	}
-	patched := filepath.Join(dir, "_runtime") // the underscore keeps it out of ./...
-	if err := os.MkdirAll(patched, 0o755); err != nil {
+	if err := os.MkdirAll(keep, 0o755); err != nil {
 		return nil, fmt.Errorf("make a place to build in: %w", err)
 	}
+	// A place of its own, for two may run at the same time. The underscore keeps
+	// it out of ./...
+	work, err := os.MkdirTemp(keep, "_run-")
+	if err != nil {
+		return nil, fmt.Errorf("make a place to build in: %w", err)
+	}
+	r := &runner{keepIn: keep, work: work, out: out}
+	defer func() {
+		if err != nil {
+			r.close()
+		}
+	}()
 	root, err := goroot(ctx)
 	if err != nil {
 		return nil, err
 	}
-	list, err := overlay(root, patched)
+	list, err := overlay(root, work)
 	if err != nil {
 		return nil, err
 	}
-	r := &runner{dir: dir, out: out}
-	cmd := exec.CommandContext(ctx, "go", "test", "-c", "-trimpath", "-overlay", list, "-o", r.binary(), "had/internal/simtest")
+	cmd := exec.CommandContext(ctx, "go", "test", "-c", "-trimpath", "-overlay", list, "-o", filepath.Join(work, "sim.test"), "had/internal/simtest")
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if output, err := cmd.CombinedOutput(); err != nil {
 		return nil, fmt.Errorf("build the simulation: %w\n%s", err, output)

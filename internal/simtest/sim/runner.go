@@ -48,21 +48,23 @@ const limit = 5 * time.Minute
 
 // runner runs worlds in processes that differ in nothing but their seed.
 type runner struct {
-	dir string
-	out io.Writer
+	work   string // its own: the binary, and a folder for each worker
+	keepIn string
+	out    io.Writer
 
 	mu       sync.Mutex
 	done     int
 	failures []error
 }
 
-func (r *runner) binary() string { return filepath.Join(r.dir, "sim.test") }
+// close removes what only the runner needed.
+func (r *runner) close() { _ = os.RemoveAll(r.work) } // what stays is in nobody's way
 
 // live runs a world once. The environment and the arguments have the same
 // length for every seed and on every machine, and the same every time for a
 // seed: they lie on the heap, and where everything else lies follows from them.
 func (r *runner) live(ctx context.Context, w world, worker int) (outcome, error) {
-	dir := filepath.Join(r.dir, fmt.Sprintf("worker-%03d", worker))
+	dir := filepath.Join(r.work, fmt.Sprintf("worker-%03d", worker))
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return outcome{}, fmt.Errorf("make a place to run in: %w", err)
 	}
@@ -136,7 +138,7 @@ func (r *runner) replay(ctx context.Context, w world) error {
 
 // keep writes a world's output and trace down and returns where the trace is.
 func (r *runner) keep(w world, o outcome) (string, error) {
-	name := filepath.Join(r.dir, fmt.Sprintf("%s-%d", strings.Map(plain, w.test), w.seed))
+	name := filepath.Join(r.keepIn, fmt.Sprintf("%s-%d", strings.Map(plain, w.test), w.seed))
 	err := errors.Join(
 		os.WriteFile(name+".output", o.output, 0o644),
 		os.WriteFile(name+".trace", o.trace, 0o644),
