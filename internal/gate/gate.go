@@ -63,6 +63,10 @@ type Gate struct {
 	logger hclog.Logger
 	hooks  *hooks
 
+	// turning is held where the epoch is read or changed together with the
+	// deadline: a late Extend must not give its deadline to the next epoch.
+	turning sync.Mutex
+
 	problem atomic.Pointer[error] // see Problem; nil: none
 	logged  string                // the problem Run has logged; Run's own
 }
@@ -151,16 +155,8 @@ func (g *Gate) Admit(epoch uint64, addrs []netip.Addr) error {
 	if slices.ContainsFunc(addrs, func(a netip.Addr) bool { return !a.IsValid() }) {
 		return fmt.Errorf("admit %v in epoch %d: one is no address", addrs, epoch)
 	}
-	w := g.maps.words
-	if shut := w.shut.Load(); epoch <= shut {
-		return fmt.Errorf("admit %d addresses in epoch %d: %w (all up to %d are)", len(addrs), epoch, ErrShut, shut)
-	}
-	switch current := w.epoch.Load(); {
-	case epoch < current:
-		return fmt.Errorf("admit %d addresses in epoch %d: the gate is in epoch %d already", len(addrs), epoch, current)
-	case epoch > current: // the order matters: leaseWords
-		w.deadline.Store(0)
-		w.epoch.Store(epoch)
+	if err := g.turn(epoch); err != nil {
+		return fmt.Errorf("admit %d addresses: %w", len(addrs), err)
 	}
 	if len(addrs) == 0 {
 		return nil
@@ -175,11 +171,31 @@ func (g *Gate) Admit(epoch uint64, addrs []netip.Addr) error {
 	return nil
 }
 
+// turn makes this the gate's epoch, closed if it wasn't that before.
+func (g *Gate) turn(epoch uint64) error {
+	g.turning.Lock()
+	defer g.turning.Unlock()
+	w := g.maps.words
+	if shut := w.shut.Load(); epoch <= shut {
+		return fmt.Errorf("epoch %d: %w (all up to %d are)", epoch, ErrShut, shut)
+	}
+	switch current := w.epoch.Load(); {
+	case epoch < current:
+		return fmt.Errorf("epoch %d is over: the gate is in epoch %d", epoch, current)
+	case epoch > current: // the order matters: leaseWords
+		w.deadline.Store(0)
+		w.epoch.Store(epoch)
+	}
+	return nil
+}
+
 // Extend lets the epoch's addresses pass until the deadline, or until one set
 // before if that is later. It is a write to memory, whatever the number of
 // addresses. An epoch that isn't the one admitted last is refused, and one
 // that was shut with ErrShut.
 func (g *Gate) Extend(epoch uint64, until clock.Instant) error {
+	g.turning.Lock()
+	defer g.turning.Unlock()
 	w := g.maps.words
 	if current := w.epoch.Load(); epoch != current {
 		return fmt.Errorf("extend epoch %d: the gate is in epoch %d", epoch, current)
