@@ -5,9 +5,11 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strings"
 
 	"github.com/spf13/cobra"
 
+	"had/internal/daemon"
 	"had/internal/policy"
 )
 
@@ -20,6 +22,9 @@ type validation struct {
 	Nodes         int       `json:"nodes"`
 	Addresses     *int      `json:"addresses,omitempty"` // only with --policy
 	Diagnostics   []finding `json:"diagnostics"`
+
+	// What would end a lease on this host without the daemon.
+	Layers []daemon.Layer `json:"layers"`
 }
 
 // errRefused is returned when the findings have been printed already.
@@ -66,13 +71,17 @@ changed, and no daemon is needed. Exit code 2 when a file is refused.`,
 
 // validate checks the files; text has a line for each that is valid.
 func validate(config, node, policyFile string, stdin io.Reader) (v validation, diags policy.Diagnostics, text string, err error) {
-	v.SchemaVersion = schemaVersion
+	v.SchemaVersion, v.Layers = schemaVersion, []daemon.Layer{}
 	f, diags, err := parseNodeFile(config, node)
 	if err != nil || f == nil {
 		return v, diags, "", err
 	}
 	v.Node, v.Cluster, v.Nodes = f.Node, f.Cluster, len(f.Members)
 	text = fmt.Sprintf("%s is valid: node %s of cluster %s, %s\n", config, f.Node, f.Cluster, plural(len(f.Members), "node", "nodes"))
+	if !f.Self().Witness {
+		v.Layers = daemon.Layers()
+		text += layersText(v.Layers)
+	}
 	if policyFile == "" {
 		return v, diags, text, nil
 	}
@@ -90,6 +99,20 @@ func validate(config, node, policyFile string, stdin io.Reader) (v validation, d
 		text += fmt.Sprintf("%s is valid: %s\n", policyFile, plural(*v.Addresses, "address", "addresses"))
 	}
 	return v, append(diags, more...), text, nil
+}
+
+// layersText is a line on what this host does should the daemon die.
+func layersText(layers []daemon.Layer) string {
+	var names []string
+	missing := ""
+	for _, l := range layers {
+		if l.Missing == "" {
+			names = append(names, l.Name)
+		} else {
+			missing += fmt.Sprintf("  without %s: %s\n", l.Name, l.Missing)
+		}
+	}
+	return "should the daemon die, this host ends a lease by: " + strings.Join(names, ", ") + "\n" + missing
 }
 
 func plural(n int, one, many string) string {

@@ -121,6 +121,22 @@ func (s *safeguards) problems() []string {
 	return append(out, s.guard.Shortfalls()...)
 }
 
+// Layer is one thing that ends a lease on this host when had can't.
+type Layer struct {
+	Name    string `json:"name"` // as in an Acquire's terms
+	Missing string `json:"missing,omitempty"`
+}
+
+// Layers says which layers a daemon would have on this host, and why not. It
+// needs root.
+func Layers() []Layer {
+	layers := []Layer{{Name: cluster.LayerLifetime}, {Name: cluster.LayerGuard}, {Name: cluster.LayerGate}}
+	if err := gate.Probe(); err != nil {
+		layers[2].Missing = err.Error()
+	}
+	return layers
+}
+
 // gateConfig names this cluster's gate on this host.
 func (l *localState) gateConfig() gate.Config {
 	birth, _ := l.identity.Birth()
