@@ -270,17 +270,26 @@ func (m *Manager) delete(targets []placed) error {
 	return errors.Join(errs...)
 }
 
-// Presence looks for the address on all interfaces, with any prefix length:
-// Linux answers for an address whichever of them has it. Beside an error the
-// answer is Unknown, unless the address was seen all the same.
-func (m *Manager) Presence(a Address) (Presence, error) {
-	found, err := m.kernel.find(map[netip.Addr]bool{a.Addr: true})
-	switch {
-	case len(found) > 0:
-		return Active, nil
-	case err != nil:
-		return Unknown, fmt.Errorf("look whether this host has %s: %w", a.Addr, err)
-	default:
-		return Inactive, nil
+// Presence looks for each address on all interfaces, with any prefix length:
+// Linux answers for an address whichever of them has it. It is one look at the
+// kernel, however many are asked for, and each has its answer. Beside an error
+// that is Unknown, unless the address was seen all the same.
+func (m *Manager) Presence(addrs []netip.Addr) (map[netip.Addr]Presence, error) {
+	wanted := make(map[netip.Addr]bool, len(addrs))
+	for _, a := range addrs {
+		wanted[a] = true
 	}
+	found, err := m.kernel.find(wanted)
+	absent := Inactive
+	if err != nil {
+		absent, err = Unknown, fmt.Errorf("look which addresses this host has: %w", err)
+	}
+	at := make(map[netip.Addr]Presence, len(addrs))
+	for _, a := range addrs {
+		at[a] = absent
+	}
+	for _, p := range found {
+		at[p.addr] = Active
+	}
+	return at, err
 }

@@ -220,7 +220,7 @@ func TestUnwantedAddressesGoWhateverTheTimeIs(t *testing.T) {
 	if _, err := m.Set(t.Context(), on("eth0", "192.0.2.11"), 0); !errors.Is(err, ErrDeadline) {
 		t.Fatal(err)
 	}
-	if p, err := m.Presence(on("eth0", "192.0.2.10")[0]); p != Inactive || err != nil {
+	if p, err := presence(m, "192.0.2.10"); p != Inactive || err != nil {
 		t.Errorf("the unwanted address is %s, %v", p, err)
 	}
 	if _, err := m.Set(t.Context(), nil, 0); err != nil {
@@ -294,24 +294,59 @@ func TestRemoveLeavesTheHostsConfigurationAndSaysSo(t *testing.T) {
 	expectAssigned(t, h, "eth0", "192.0.2.10/24")
 }
 
+// presence is that of one address.
+func presence(m *Manager, addr string) (Presence, error) {
+	a := netip.MustParseAddr(addr)
+	at, err := m.Presence([]netip.Addr{a})
+	return at[a], err
+}
+
+func TestOneLookTellsManyAddressesApart(t *testing.T) {
+	t.Parallel()
+	newWired(t)
+	m := manager(t, 2*time.Second, clock.Now)
+	held, absent := netip.MustParseAddr("192.0.2.10"), netip.MustParseAddr("2001:db8::10")
+	if _, err := m.Set(t.Context(), on("eth0", held.String()), soon()); err != nil {
+		t.Fatal(err)
+	}
+	looks, list := 0, m.kernel.list
+	m.kernel.list = func(l netlink.Link, family int) ([]netlink.Addr, error) {
+		looks++
+		return list(l, family)
+	}
+	at, err := m.Presence([]netip.Addr{held, absent})
+	if err != nil || len(at) != 2 || at[held] != Active || at[absent] != Inactive || looks != 1 {
+		t.Errorf("Presence = %v, %v after %d looks", at, err, looks)
+	}
+	// Of a look that fails half way, what was seen is there and the rest unknown.
+	m.kernel.list = func(l netlink.Link, family int) ([]netlink.Addr, error) {
+		addrs, err := list(l, family)
+		return addrs, errors.Join(err, unix.ENOBUFS)
+	}
+	at, err = m.Presence([]netip.Addr{held, absent})
+	if !errors.Is(err, unix.ENOBUFS) || at[held] != Active || at[absent] != Unknown {
+		t.Errorf("a look that failed half way: %v, %v", at, err)
+	}
+}
+
 func TestAFailedLookIsNeverInactive(t *testing.T) {
 	t.Parallel()
 	h := newWired(t)
 	m := manager(t, 2*time.Second, clock.Now)
 	a := on("eth0", "192.0.2.10")[0]
-	if p, err := m.Presence(a); p != Inactive || err != nil {
+	if p, err := presence(m, "192.0.2.10"); p != Inactive || err != nil {
 		t.Fatalf("before: %s, %v", p, err)
 	}
 	if _, err := m.Set(t.Context(), []Address{a}, soon()); err != nil {
 		t.Fatal(err)
 	}
-	if p, err := m.Presence(Address{a.Addr, "lo"}); p != Active || err != nil {
-		t.Fatalf("held, on another interface than asked for: %s, %v", p, err)
+	if p, err := presence(m, "192.0.2.10"); p != Active || err != nil {
+		t.Fatalf("held: %s, %v", p, err)
 	}
 
 	list := m.kernel.list
 	m.kernel.list = func(netlink.Link, int) ([]netlink.Addr, error) { return nil, unix.ENOBUFS }
-	if p, err := m.Presence(a); p != Unknown || !errors.Is(err, unix.ENOBUFS) {
+	if p, err := presence(m, "192.0.2.10"); p != Unknown || !errors.Is(err, unix.ENOBUFS) {
 		t.Errorf("the look failed: %s, %v; want unknown", p, err)
 	}
 	if _, err := m.Set(t.Context(), []Address{a}, soon()); !errors.Is(err, unix.ENOBUFS) {
@@ -325,7 +360,7 @@ func TestAFailedLookIsNeverInactive(t *testing.T) {
 		addrs, err := list(l, family)
 		return addrs, errors.Join(err, netlink.ErrDumpInterrupted)
 	}
-	if p, err := m.Presence(a); p != Unknown || !errors.Is(err, netlink.ErrDumpInterrupted) {
+	if p, err := presence(m, "192.0.2.10"); p != Unknown || !errors.Is(err, netlink.ErrDumpInterrupted) {
 		t.Errorf("the look may have missed it: %s, %v; want unknown", p, err)
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"net/netip"
 	"time"
 
 	"had/cluster"
@@ -44,27 +45,55 @@ func (c *Controller) blockers(view cluster.View, p *policy.Policy, h Holding, ho
 			add("its last turn failed (%s); the next try is in %s", r.GetFailedReason(), left.Round(time.Second))
 		}
 	}
-	for _, v := range p.VIPs {
-		a, err := c.cfg.Network.Resolve(v.Address, v.InterfaceOn(self))
-		if err != nil {
-			add("vip %q: %v", v.Name, err)
-			continue
-		}
-		if up, err := c.cfg.Network.Carrier(a.Interface); err != nil || !up {
-			add("interface %s of %s has no link", a.Interface, a.Addr)
-		}
-		if h.Epoch == 0 {
-			if at, err := c.cfg.Addresses.Presence(a); err != nil {
-				add("can't tell whether %s is on this host already: %v", a.Addr, err)
-			} else if at == vip.Active {
-				add("%s is on this host although the log gives it to nobody here: remove it from this host's own network settings, or wait until an earlier run's address has expired", a.Addr)
-			}
-		}
-	}
+	out = append(out, c.addressTrouble(p, h)...)
 	if hooks != nil {
 		add("%v", hooks)
 	}
 	return out
+}
+
+// addressTrouble says which of the policy's addresses this node could not hold,
+// and why. It looks at each interface once, and at the kernel's addresses once:
+// a policy may have a thousand.
+func (c *Controller) addressTrouble(p *policy.Policy, h Holding) (out []string) {
+	at, presenceErr := map[netip.Addr]vip.Presence{}, error(nil)
+	if h.Epoch == 0 {
+		at, presenceErr = c.cfg.Addresses.Presence(addressesOf(p))
+	}
+	linked := map[string]bool{}
+	for _, v := range p.VIPs {
+		a, err := c.cfg.Network.Resolve(v.Address, v.InterfaceOn(c.self.GetName()))
+		if err != nil {
+			out = append(out, fmt.Sprintf("vip %q: %v", v.Name, err))
+			continue
+		}
+		if _, looked := linked[a.Interface]; !looked {
+			up, err := c.cfg.Network.Carrier(a.Interface)
+			linked[a.Interface] = err == nil && up
+		}
+		if !linked[a.Interface] {
+			out = append(out, fmt.Sprintf("interface %s of %s has no link", a.Interface, a.Addr))
+		}
+		if h.Epoch != 0 {
+			continue
+		}
+		switch at[v.Address] {
+		case vip.Unknown:
+			out = append(out, fmt.Sprintf("can't tell whether %s is on this host already: %v", a.Addr, presenceErr))
+		case vip.Active:
+			out = append(out, fmt.Sprintf("%s is on this host although the log gives it to nobody here: remove it from this host's own network settings, or wait until an earlier run's address has expired", a.Addr))
+		case vip.Inactive:
+		}
+	}
+	return out
+}
+
+func addressesOf(p *policy.Policy) []netip.Addr {
+	addrs := make([]netip.Addr, len(p.VIPs))
+	for i, v := range p.VIPs {
+		addrs[i] = v.Address
+	}
+	return addrs
 }
 
 // hookFolders looks at the policy's hook folders: every script is read, so it
@@ -123,13 +152,14 @@ func (c *Controller) Layers() []string {
 // inKernel asks the kernel, not had's memory, which of the policy's addresses
 // are on this host.
 func (c *Controller) inKernel(p *policy.Policy) (holds, problems []string) {
+	at, err := c.cfg.Addresses.Presence(addressesOf(p))
 	for _, v := range p.VIPs {
-		at, err := c.cfg.Addresses.Presence(vip.Address{Addr: v.Address})
-		switch {
-		case err != nil:
+		switch at[v.Address] {
+		case vip.Unknown:
 			problems = append(problems, fmt.Sprintf("can't tell whether %s is on this host: %v", v.Address, err))
-		case at == vip.Active:
+		case vip.Active:
 			holds = append(holds, v.Address.String())
+		case vip.Inactive:
 		}
 	}
 	return holds, problems

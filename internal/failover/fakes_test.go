@@ -88,13 +88,17 @@ func (k *memoryKernel) Remove(_ context.Context, gone []vip.Address) error {
 	return nil
 }
 
-func (k *memoryKernel) Presence(a vip.Address) (vip.Presence, error) {
+func (k *memoryKernel) Presence(addrs []netip.Addr) (map[netip.Addr]vip.Presence, error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if k.present[a.Addr] {
-		return vip.Active, nil
+	at := map[netip.Addr]vip.Presence{}
+	for _, a := range addrs {
+		at[a] = vip.Inactive
+		if k.present[a] {
+			at[a] = vip.Active
+		}
 	}
-	return vip.Inactive, nil
+	return at, nil
 }
 
 func (k *memoryKernel) Announce(context.Context, []vip.Address) error { return nil }

@@ -32,7 +32,7 @@ type Log interface {
 type Addresses interface {
 	Set(ctx context.Context, want []vip.Address, deadline clock.Instant) (vip.Change, error)
 	Remove(ctx context.Context, gone []vip.Address) error
-	Presence(a vip.Address) (vip.Presence, error)
+	Presence(addrs []netip.Addr) (map[netip.Addr]vip.Presence, error)
 	Announce(ctx context.Context, held []vip.Address) error
 }
 

@@ -304,13 +304,17 @@ func (k *tracedKernel) Remove(_ context.Context, gone []vip.Address) error {
 	return nil
 }
 
-func (k *tracedKernel) Presence(a vip.Address) (vip.Presence, error) {
+func (k *tracedKernel) Presence(addrs []netip.Addr) (map[netip.Addr]vip.Presence, error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if k.up[a.Addr] {
-		return vip.Active, nil
+	at := map[netip.Addr]vip.Presence{}
+	for _, a := range addrs {
+		at[a] = vip.Inactive
+		if k.up[a] {
+			at[a] = vip.Active
+		}
 	}
-	return vip.Inactive, nil
+	return at, nil
 }
 
 func (k *tracedKernel) Announce(context.Context, []vip.Address) error { return nil }

@@ -123,14 +123,18 @@ func (a *addresses) Remove(_ context.Context, gone []vip.Address) error {
 	return nil
 }
 
-func (a *addresses) Presence(w vip.Address) (vip.Presence, error) {
+func (a *addresses) Presence(addrs []netip.Addr) (map[netip.Addr]vip.Presence, error) {
+	at := map[netip.Addr]vip.Presence{}
 	if err := a.p.alive(); err != nil {
-		return vip.Unknown, fmt.Errorf("look for %s: %w", w, err)
+		return at, fmt.Errorf("look for %v: %w", addrs, err)
 	}
-	if a.p.h.w.checker.present(a.p.h.name, w.Addr) {
-		return vip.Active, nil
+	for _, w := range addrs {
+		at[w] = vip.Inactive
+		if a.p.h.w.checker.present(a.p.h.name, w) {
+			at[w] = vip.Active
+		}
 	}
-	return vip.Inactive, nil
+	return at, nil
 }
 
 func (a *addresses) Announce(context.Context, []vip.Address) error { return a.p.alive() }
