@@ -34,10 +34,17 @@ func (p *had) configure(vips []netip.Addr) error {
 	if err := os.WriteFile(p.policy(), []byte(b.String()), 0o600); err != nil {
 		return fmt.Errorf("write the policy: %w", err)
 	}
+	for _, h := range p.lab.Servers() {
+		if err := install(h, p.binary); err != nil {
+			return err
+		}
+	}
 	return nil
 }
 
-func (p *had) command(h *lab.Host) []string { return []string{p.binary, "run", "--config", h.Config()} }
+func (p *had) command(h *lab.Host) []string {
+	return []string{installed(h, p.binary), "run", "--config", h.Config()}
+}
 
 // begin applies the policy as soon as the cluster is born.
 func (p *had) begin(ctx context.Context) error {

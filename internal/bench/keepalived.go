@@ -30,6 +30,9 @@ func (k *keepalived) configure(vips []netip.Addr) error {
 		if err := os.WriteFile(k.file(h), []byte(keepalivedConfig(h.Name, 150-10*i, k.interval, vips)), 0o600); err != nil {
 			return fmt.Errorf("write the configuration of keepalived on %s: %w", h.Name, err)
 		}
+		if err := install(h, k.binary); err != nil {
+			return err
+		}
 	}
 	return nil
 }
@@ -72,7 +75,7 @@ vrrp_instance bench {
 // addresses with a line each would be measured too.
 func (k *keepalived) command(h *lab.Host) []string {
 	return []string{
-		k.binary, "--use-file", k.file(h), "--vrrp", "--dont-fork", "--no-syslog",
+		installed(h, k.binary), "--use-file", k.file(h), "--vrrp", "--dont-fork", "--no-syslog",
 		"--pid", filepath.Join(h.Dir(), "keepalived.pid"), "--vrrp_pid", filepath.Join(h.Dir(), "vrrp.pid"),
 	}
 }

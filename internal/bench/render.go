@@ -41,6 +41,7 @@ less: ` + "`make bench N=5 ONLY=crash,isolated`" + `.
 `)
 	b.WriteString(machineTable(r))
 	if len(r.Faults) > 0 {
+		b.WriteString(overview(r))
 		b.WriteString(faultSections(r))
 	}
 	if len(r.Scale) > 0 {
@@ -100,12 +101,45 @@ func machineTable(r *Report) string {
 	})
 }
 
+// overview is the plot and the medians of all faults.
+func overview(r *Report) string {
+	header := []string{"no answer, median ms"}
+	for _, s := range r.Subjects {
+		header = append(header, s.Title)
+	}
+	var rows [][]string
+	for _, f := range faults() {
+		cells, measured := []string{f.title}, false
+		for _, s := range r.Subjects {
+			trials := r.trials(s.Key, f.key)
+			cell := ""
+			if len(trials) > 0 {
+				measured = true
+				cell = number(Summarize(collect(trials, Trial.longest)).Median)
+			}
+			if slices.ContainsFunc(trials, Trial.both) {
+				cell += ", **two hosts**"
+			}
+			cells = append(cells, cell)
+		}
+		if measured {
+			rows = append(rows, cells)
+		}
+	}
+	return fmt.Sprintf(`## At a glance
+
+![The gap of every trial, by fault and product](%s)
+
+The longer gap of the two addresses, in ms; **two hosts**: in at least one trial
+two hosts answered for an address at the same time.
+
+`, PlotFile) + table(1, header, rows)
+}
+
 // faultSections has a table a fault, a row a subject.
 func faultSections(r *Report) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, `## Faults
-
-![The gap of every trial, by fault and product](%s)
 
 Times in ms, as median / p95 / max. **No answer** is the longest time between two
 answers that the client had, of which it asks for one each millisecond. **Two
@@ -115,7 +149,7 @@ answer for that long, they do so until somebody mends it.
 **While mended** is the longest time without an answer from then until all is
 well (median / max).
 
-`, PlotFile, hold.Seconds())
+`, hold.Seconds())
 	for _, f := range faults() {
 		var rows [][]string
 		for _, s := range r.Subjects {
@@ -255,8 +289,8 @@ func idleSection(r *Report) string {
 
 A server over one minute (%d s) in which nothing happens, with an IPv4 and an
 IPv6 address; of the standbys, the one with the highest figure. Memory is the
-sum of all processes: PSS divides shared pages among them, RSS counts them in
-each.
+sum of all processes of the server, which has its own copy of the program: PSS
+divides shared pages among them, RSS counts them in each.
 
 `, int(idling.Seconds())) + table(2, []string{
 		"", "", "processes", "CPU, ms a minute", "PSS, MB", "RSS, MB", "to the disk, KB a second", "GB a day", "packets sent a second", "received",

@@ -63,6 +63,7 @@ func TestPageShowsWhatWasMeasured(t *testing.T) {
 		begin []string
 		want  string
 	}{
+		{[]string{"SIGKILL"}, "51.0; 1234, **two hosts**"},
 		{
 			[]string{"had, detect 200 ms"},
 			"3, 1 without a takeover, 1 not well again, 1 with a stalled client; 50.0 / 60.0 / 60.0; 51.0 / 61.0 / 61.0; never; 2.0 / 2.0",
@@ -89,7 +90,7 @@ func TestPageShowsWhatWasMeasured(t *testing.T) {
 func TestPageHasNoEmptyTables(t *testing.T) {
 	t.Parallel()
 	text := page(&Report{Subjects: subjects()})
-	for _, part := range []string{"## Faults", "## Takeover", "## Holding", "## Idle", "## Not measured"} {
+	for _, part := range []string{"## At a glance", "## Faults", "## Takeover", "## Holding", "## Idle", "## Not measured"} {
 		if strings.Contains(text, part) {
 			t.Errorf("the page of a run that measured nothing has the section %q", part)
 		}

@@ -4,7 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net/netip"
+	"os"
+	"path/filepath"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -36,7 +39,7 @@ type site struct {
 
 // newSite returns a cluster whose daemons are well and where one owns.
 func (r *runner) newSite(ctx context.Context, s Subject, vips []netip.Addr) (_ *site, err error) {
-	l, err := lab.New(lab.Config{HadBinary: r.cfg.Had, Cluster: "bench", Detect: s.Interval, VIPs: vips})
+	l, err := lab.New(lab.Config{Cluster: "bench", Detect: s.Interval, VIPs: vips})
 	if err != nil {
 		return nil, err
 	}
@@ -64,6 +67,31 @@ func (r *runner) newSite(ctx context.Context, s Subject, vips []netip.Addr) (_ *
 	}
 	_, err = c.settled(ctx)
 	return c, err
+}
+
+// install gives a server a copy of a program. Servers that ran one file would
+// share its pages, which no servers of one's own do, and none would seem to
+// use the memory that each of them needs.
+func install(h *lab.Host, program string) error {
+	from, err := os.Open(program)
+	if err != nil {
+		return fmt.Errorf("install a program on %s: %w", h.Name, err)
+	}
+	defer from.Close()
+	to, err := os.OpenFile(installed(h, program), os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o700)
+	if err != nil {
+		return fmt.Errorf("install a program on %s: %w", h.Name, err)
+	}
+	_, err = io.Copy(to, from)
+	if err = errors.Join(err, to.Close()); err != nil {
+		return fmt.Errorf("install %s on %s: %w", program, h.Name, err)
+	}
+	return nil
+}
+
+// installed is where a server has its copy of a program.
+func installed(h *lab.Host, program string) string {
+	return filepath.Join(h.Dir(), filepath.Base(program))
 }
 
 // start starts the daemon of a server.

@@ -39,7 +39,8 @@ func subjects() []Subject {
 
 // product is the software of a subject, in one lab.
 type product interface {
-	// configure writes the files of every server; nothing runs yet.
+	// configure installs the program on every server and writes its files;
+	// nothing runs yet.
 	configure(vips []netip.Addr) error
 	// command is what starts the daemon of a server.
 	command(h *lab.Host) []string
