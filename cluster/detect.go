@@ -3,6 +3,7 @@ package cluster
 import (
 	"context"
 	"errors"
+	"math"
 	"slices"
 	"sync"
 	"syscall"
@@ -45,6 +46,7 @@ type detector struct {
 	peers   Peers // nil: nobody can be asked
 	lines   Lines // nil: connections tell nothing
 	hearing *hearing
+	greet   func(*hadv1.Member) // opens a raft connection to a node, if there is none
 	raft    *raft.Raft
 	logger  hclog.Logger
 
@@ -62,8 +64,8 @@ type detector struct {
 // backing is a node that this one has given reason to stand.
 type backing struct {
 	rank int
-	turn contact // of the leader it misses
-	at   time.Time
+	turn contact   // of the leader it misses
+	at   time.Time // the first time, in this turn
 }
 
 // stagger is the head start each node has before the next in rank: enough for
@@ -88,6 +90,7 @@ func (d *detector) run(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-timer.C:
+		case <-d.hearing.asked:
 		case suspect = <-ended:
 		case suspect = <-d.farewells:
 		}
@@ -96,6 +99,39 @@ func (d *detector) run(ctx context.Context) {
 		}
 		due = d.look(ctx, due)
 		timer.Reset(time.Until(due))
+	}
+}
+
+// acquaintEvery is how often connections to the other nodes are made sure of.
+const acquaintEvery = 30 * time.Second
+
+// acquaint keeps connections to all other nodes open until ctx ends, so that
+// asking them, and asking for their votes, needs no handshakes when it counts.
+func (d *detector) acquaint(ctx context.Context) {
+	if d.peers == nil {
+		return
+	}
+	tick := time.NewTicker(acquaintEvery)
+	defer tick.Stop()
+	var asking sync.WaitGroup
+	defer asking.Wait()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		for _, m := range d.members {
+			if m.GetName() == d.self {
+				continue
+			}
+			asking.Go(func() {
+				d.greet(m)
+				ctx, cancel := context.WithTimeout(ctx, acquaintEvery/2)
+				defer cancel()
+				_, _ = d.peers.Contact(ctx, m.GetName(), &hadv1.ContactRequest{}) // whoever doesn't answer is none to keep
+			})
+		}
 	}
 }
 
@@ -166,32 +202,54 @@ func (d *detector) look(ctx context.Context, due time.Time) time.Time {
 		// the leader has sent meanwhile comes now.
 		return now.Add(d.detect / 8)
 	}
-	rival, ok := d.hearing.rivalAfter(c)
-	if witness && !(ok && rival.behind) {
+	if witness && !d.refused(c) {
 		return later // it leads only if no data node can: its log alone is complete
 	}
-	if until := rival.at.Add(d.detect / 2); ok && !rival.behind && now.Before(until) {
-		return until // somebody is being elected
-	}
-	if b := d.backedIn(c); now.Before(b.at.Add(stagger)) {
-		return b.at.Add(stagger) // somebody is about to stand
+	if until := d.othersTurn(c, math.MaxInt, time.Time{}); now.Before(until) {
+		return until
 	}
 	agreed, wait := d.ask(ctx, c, gone)
 	if !agreed {
 		return time.Now().Add(wait)
 	}
-	if b := d.backedIn(c); b.at.After(now) && b.rank < rank {
-		return b.at.Add(stagger) // two have asked each other: the better one stands
+	// Two that have asked each other: the better one stands.
+	if until := d.othersTurn(c, rank, now); time.Now().Before(until) {
+		return until
 	}
 	if again := d.hearing.heard(); again != c && !gone || !again.sameTurn(c) {
 		return later // it has spoken, or another has
 	}
-	if d.raft.State() == raft.Follower && d.hearing.timeoutNow(ctx, stagger) {
-		d.stoodIn = c
-		d.logger.Info("the leader is gone; this node stands for election",
-			"leader", c.leader, "term", c.term, "its process has ended", gone, "silent for", time.Since(c.at).Round(time.Millisecond))
+	if d.raft.State() != raft.Follower {
+		return later
 	}
+	if !d.hearing.timeoutNow(ctx, stagger) {
+		return time.Now().Add(time.Millisecond)
+	}
+	d.stoodIn = c
+	d.logger.Info("the leader is gone; this node stands for election",
+		"leader", c.leader, "term", c.term, "its process has ended", gone, "silent for", time.Since(c.at).Round(time.Millisecond))
 	return later
+}
+
+// refused reports whether this node refuses its vote to whoever stands against
+// a leader.
+func (d *detector) refused(c contact) bool {
+	rival, ok := d.hearing.rivalAfter(c)
+	return ok && rival.behind
+}
+
+// othersTurn returns until when somebody else is being elected: one that this
+// node has backed and that comes before a rank, or one that asked for its
+// vote.
+func (d *detector) othersTurn(c contact, rank int, since time.Time) time.Time {
+	rival, ok := d.hearing.rivalAfter(c)
+	switch b := d.backedIn(c); {
+	case ok && !rival.behind:
+		return rival.at.Add(d.detect / 2)
+	case !ok && b.rank < rank && b.at.After(since):
+		return b.at.Add(d.detect / 2)
+	}
+	return time.Time{}
 }
 
 // rank is a node's place in the order in which nodes stand for election once
@@ -273,6 +331,9 @@ func (d *detector) enough() time.Duration { return d.detect - d.detect/10 }
 func (d *detector) answer(ctx context.Context, req *hadv1.ContactRequest) *hadv1.ContactResponse {
 	c, now, term := d.hearing.heard(), time.Now(), d.raft.CurrentTerm()
 	leads := d.raft.State() == raft.Leader
+	if req.GetLeader() == "" { // the asker only keeps its connection
+		return &hadv1.ContactResponse{Term: term}
+	}
 	resp := &hadv1.ContactResponse{
 		Term:    term,
 		Leading: leads && req.GetLeader() == d.self && req.GetTerm() == term,
@@ -286,12 +347,20 @@ func (d *detector) answer(ctx context.Context, req *hadv1.ContactRequest) *hadv1
 		resp.Absent = d.absent(ctx, req.GetLeader(), req.GetTerm())
 	}
 	if resp.Absent || now.Sub(c.at) >= d.enough() {
-		place, _ := d.rank(req.GetAsker(), req.GetLeader())
-		d.mu.Lock()
-		d.backed = backing{rank: place, turn: contact{leader: req.GetLeader(), term: req.GetTerm()}, at: time.Now()}
-		d.mu.Unlock()
+		d.back(req.GetAsker(), contact{leader: req.GetLeader(), term: req.GetTerm()})
 	}
 	return resp
+}
+
+// back notes that a node has been given reason to stand. Asking again doesn't
+// buy it more time.
+func (d *detector) back(node string, turn contact) {
+	place, _ := d.rank(node, turn.leader)
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if !d.backed.turn.sameTurn(turn) || d.backed.rank != place {
+		d.backed = backing{rank: place, turn: turn, at: time.Now()}
+	}
 }
 
 // backedIn returns whom this node has backed against a leader; the zero value:

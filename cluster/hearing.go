@@ -15,6 +15,7 @@ type hearing struct {
 	from   <-chan raft.RPC
 	decode func([]byte) raft.ServerAddress
 	toRaft chan raft.RPC
+	asked  chan struct{} // capacity 1: somebody has asked for this node's vote
 
 	mu    sync.Mutex
 	last  contact
@@ -41,7 +42,8 @@ type campaign struct {
 func newHearing(t raft.Transport) *hearing {
 	return &hearing{
 		from: t.Consumer(), decode: t.DecodePeer, toRaft: make(chan raft.RPC),
-		last: contact{at: time.Now()},
+		asked: make(chan struct{}, 1),
+		last:  contact{at: time.Now()},
 	}
 }
 
@@ -50,6 +52,9 @@ func (h *hearing) passOn(ctx context.Context, r *raft.Raft) {
 	for {
 		select {
 		case rpc := <-h.from:
+			if h.greeted(rpc) {
+				continue
+			}
 			h.note(rpc, r)
 			select {
 			case h.toRaft <- rpc:
@@ -60,6 +65,22 @@ func (h *hearing) passOn(ctx context.Context, r *raft.Raft) {
 			return
 		}
 	}
+}
+
+// greeting is a message of no term: a node sends it to keep a connection open
+// on which it may ask for a vote some day. raft would answer alike.
+func greeting() *raft.AppendEntriesRequest {
+	return &raft.AppendEntriesRequest{RPCHeader: raft.RPCHeader{ProtocolVersion: raft.ProtocolVersionMax}}
+}
+
+// greeted answers a greeting, which is none of raft's business.
+func (h *hearing) greeted(rpc raft.RPC) bool {
+	m, ok := rpc.Command.(*raft.AppendEntriesRequest)
+	if !ok || m.Term != 0 {
+		return false
+	}
+	rpc.Respond(&raft.AppendEntriesResponse{RPCHeader: greeting().RPCHeader}, nil)
+	return true
 }
 
 func (h *hearing) note(rpc raft.RPC, r *raft.Raft) {
@@ -79,6 +100,10 @@ func (h *hearing) note(rpc raft.RPC, r *raft.Raft) {
 	case *raft.RequestVoteRequest:
 		if m.Term > h.last.term {
 			h.rival = campaign{term: m.Term, at: now, behind: m.LastLogIndex < r.LastIndex()}
+			select {
+			case h.asked <- struct{}{}:
+			default:
+			}
 		}
 	}
 }
@@ -101,8 +126,9 @@ func (h *hearing) rivalAfter(c contact) (campaign, bool) {
 // timeoutNow hands raft the message with which a leader hands on its office:
 // a follower that gets it stands for election at once, without a pre-vote, and
 // is voted for even by those who know a leader (raft's timeoutNow and
-// requestVote). raft takes a message only when it works on it at once; one
-// that it is too busy for is dropped, for it may be wrong a moment later.
+// requestVote). raft takes a message only when it works on it at once. One that
+// it is too busy for is dropped, for it may be wrong a moment later, and so is
+// one that somebody else's request for a vote overtakes.
 func (h *hearing) timeoutNow(ctx context.Context, patience time.Duration) bool {
 	timer := time.NewTimer(patience)
 	defer timer.Stop()
@@ -113,6 +139,7 @@ func (h *hearing) timeoutNow(ctx context.Context, patience time.Duration) bool {
 	select {
 	case h.toRaft <- rpc:
 		return true
+	case <-h.asked:
 	case <-timer.C:
 	case <-ctx.Done():
 	}

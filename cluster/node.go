@@ -115,6 +115,9 @@ func Open(cfg Config) (n *Node, err error) {
 	n.detect = &detector{
 		self: cfg.Instance.GetNode(), members: cfg.Birth.GetMembers(), detect: cfg.Timing.Detect, peers: cfg.Peers, lines: lines,
 		hearing: heard, logger: cfg.Logger.Named("detect"), farewells: make(chan string, 4),
+		greet: func(m *hadv1.Member) {
+			_ = cfg.Transport.AppendEntries(raft.ServerID(m.GetNodeId()), raft.ServerAddress(m.GetName()), greeting(), &raft.AppendEntriesResponse{})
+		},
 	}
 	transport := &carefulTransport{
 		Transport: cfg.Transport, hearing: heard, mayStand: n.mayStand, leading: n.leadingIn,
@@ -169,6 +172,7 @@ func (n *Node) Run(ctx context.Context) error {
 	g.Go(func() error { return n.track(ctx) })
 	g.Go(func() error { n.detect.hearing.passOn(ctx, n.raft); return nil })
 	g.Go(func() error { n.detect.run(ctx); return nil })
+	g.Go(func() error { n.detect.acquaint(ctx); return nil })
 	g.Go(func() error {
 		select {
 		case err := <-n.fatal:
