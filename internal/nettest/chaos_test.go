@@ -207,6 +207,10 @@ func (w *war) trial(t *testing.T, f fault, patient bool) {
 		w.vacant(t)
 	}
 	if patient {
+		// What a node notices late it notices within a second or two.
+		if f.then == anybody && f.name != "move" && f.name != "restart" {
+			w.pause(t, 12*detect)
+		}
 		w.pause(t, 4*detect)
 		o.During = w.answering(t, f.then, owner)
 	}
