@@ -95,7 +95,7 @@ define chaos
 @$(call as_root,it makes network namespaces and so needs root); \
 mkdir -p build; go test -c -o build/chaos.test ./internal/nettest; \
 cd internal/nettest; exec $$SUDO ../../build/chaos.test -test.run '^TestChaos$$' -test.timeout 0 -test.v \
-	-chaos.seed $(or $(SEED),0) -chaos.report ../../build/$(1) $(2)
+	-chaos.seed $(or $(SEED),0) $(if $(DETECT),-chaos.detect $(DETECT)) -chaos.report ../../build/$(1) $(2)
 endef
 
 .PHONY: chaos

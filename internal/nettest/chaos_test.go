@@ -21,6 +21,7 @@ var (
 	chaosSeed   = flag.Uint64("chaos.seed", 0, "draw them from this seed; 0: from a new one")
 	chaosFault  = flag.String("chaos.fault", "", "instead, only these faults, one after another (a comma between them, or \"all\")")
 	chaosTrials = flag.Int("chaos.n", 50, "how often each of them")
+	chaosDetect = flag.Duration("chaos.detect", detect, "the clusters' detection time")
 	chaosReport = flag.String("chaos.report", "", "write what happened to this path, as .txt and .json")
 )
 
@@ -47,7 +48,7 @@ func TestChaos(t *testing.T) {
 	t.Parallel()
 	interrupted, stop := signal.NotifyContext(t.Context(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
-	c := &chronicle{Seed: *chaosSeed, Started: time.Now(), Detect: inMS(detect)}
+	c := &chronicle{Seed: *chaosSeed, Started: time.Now(), Detect: inMS(*chaosDetect)}
 	if c.Seed == 0 {
 		c.Seed = uint64(c.Started.UnixNano())
 	}
@@ -127,7 +128,7 @@ type war struct {
 
 func newWar(t *testing.T, c *chronicle, p *plan) *war {
 	t.Helper()
-	cfg := lab.Config{Disks: true, VIPs: lab.DefaultVIPs()}
+	cfg := lab.Config{Disks: true, Detect: *chaosDetect, VIPs: lab.DefaultVIPs()}
 	r := &round{Nodes: "three servers", Started: time.Now()}
 	if len(c.Rounds)%2 == 1 {
 		cfg.Witnesses = []string{"gamma"}
