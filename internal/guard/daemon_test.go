@@ -32,6 +32,7 @@ type daemonConfig struct {
 	Members []peer.Member
 	TLS     *TLSPaths
 	Margin  time.Duration
+	Exe     string // the guard's program; "": this one
 }
 
 // guard is what the daemon starts its guard with.
@@ -39,7 +40,7 @@ func (c daemonConfig) guard() Config {
 	return Config{
 		Cluster: "office", DataDir: c.Dir, Members: c.Members, TLS: c.TLS, Version: "test", Margin: c.Margin,
 		Instance: &hadv1.Instance{Node: c.Node, NodeId: c.NodeID, BootId: "a boot", Nonce: c.Nonce},
-		Logger:   hclog.NewNullLogger(), LogLevel: hclog.Error,
+		Logger:   hclog.NewNullLogger(), LogLevel: hclog.Error, Exe: c.Exe,
 	}
 }
 
@@ -137,14 +138,14 @@ func do(g *Guard, addresses *vip.Manager, o order) (r report, err error) {
 
 // running is a daemon under test, seen from the test.
 type running struct {
-	t     *testing.T
+	t     testing.TB
 	cmd   *exec.Cmd
 	line  pipeline
 	guard int // its process ID
 	short []string
 }
 
-func startDaemon(t *testing.T, cfg daemonConfig) *running {
+func startDaemon(t testing.TB, cfg daemonConfig) *running {
 	t.Helper()
 	config, err := json.Marshal(cfg)
 	if err != nil {
@@ -228,7 +229,7 @@ func (d *running) signalGuard(s syscall.Signal) {
 	}
 }
 
-func eventually(t *testing.T, what string, f func() bool) {
+func eventually(t testing.TB, what string, f func() bool) {
 	t.Helper()
 	deadline := time.Now().Add(10 * time.Second)
 	tick := time.NewTicker(time.Millisecond)

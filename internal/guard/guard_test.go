@@ -40,6 +40,8 @@ func TestGuard(t *testing.T) {
 		{"one guard a folder", oneGuardAFolder},
 		{"close ends the guard and nothing else", closeEndsTheGuardAndNothingElse},
 		{"scripts end before the report", scriptsEndBeforeTheReport},
+		{"a dead guard is replaced", aDeadGuardIsReplaced},
+		{"the guard's process", theGuardsProcess},
 	} {
 		t.Run(test.name, func(t *testing.T) { test.run(t, o.visit(t)) })
 	}
@@ -220,13 +222,13 @@ func scriptsEndBeforeTheReport(t *testing.T, o *office) {
 
 // authority is a CA in a folder of its own.
 type authority struct {
-	t    *testing.T
+	t    testing.TB
 	dir  string
 	cert *x509.Certificate
 	key  *ecdsa.PrivateKey
 }
 
-func newAuthority(t *testing.T) *authority {
+func newAuthority(t testing.TB) *authority {
 	t.Helper()
 	a := &authority{t: t, dir: t.TempDir()}
 	a.cert, a.key = a.issue("ca", &x509.Certificate{IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign})

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"strconv"
+	"strings"
 
 	"golang.org/x/sys/unix"
 )
@@ -41,14 +42,54 @@ func neverOOM() error {
 	return nil
 }
 
-// lockMemory pins what the guard uses. MCL_ONFAULT is what keeps it small: Go
-// reserves more than a gigabyte of addresses, all of which would be filled
-// otherwise (mlockall(2)).
+// lockMemory pins what the guard uses, so that it never waits for a disk. Of
+// its memory that is each page from its first use on (MCL_ONFAULT): Go reserves
+// more than a gigabyte of addresses, which would all be filled otherwise. Of
+// the program's file it is all of it at once: had has most of that mapped too,
+// and a page that isn't there when had dies might be on the disk that stalls
+// (mlockall(2)).
 func lockMemory() error {
 	if err := unix.Mlockall(unix.MCL_CURRENT | unix.MCL_FUTURE | unix.MCL_ONFAULT); err != nil {
-		return fmt.Errorf("the guard's memory isn't locked, so that it may wait for a disk: %w", err)
+		return fmt.Errorf("the guard's memory isn't locked, so it may have to wait for a disk: %w", err)
+	}
+	if err := lockProgram(); err != nil {
+		return fmt.Errorf("the guard's program isn't locked, so it may have to wait for a disk: %w", err)
 	}
 	return nil
+}
+
+func lockProgram() error {
+	maps, err := os.ReadFile("/proc/self/maps")
+	if err != nil {
+		return err
+	}
+	exe, err := os.Readlink("/proc/self/exe")
+	if err != nil {
+		return err
+	}
+	for line := range strings.Lines(string(maps)) {
+		from, size, ok := programRange(strings.TrimSuffix(line, "\n"), exe)
+		if !ok {
+			continue
+		}
+		if _, _, errno := unix.Syscall(unix.SYS_MLOCK, from, size, 0); errno != 0 {
+			return errno
+		}
+	}
+	return nil
+}
+
+// programRange reads a line of proc_pid_maps(5), "from-to perms offset dev
+// inode path"; it is ok for a part of the program at exe.
+func programRange(line, exe string) (from, size uintptr, ok bool) {
+	f := strings.Fields(line)
+	if len(f) < 6 || !strings.HasSuffix(line, " "+exe) {
+		return 0, 0, false
+	}
+	low, high, _ := strings.Cut(f[0], "-")
+	a, errA := strconv.ParseUint(low, 16, 64)
+	b, errB := strconv.ParseUint(high, 16, 64)
+	return uintptr(a), uintptr(b - a), errA == nil && errB == nil && a < b
 }
 
 // realTimePriority is the lowest of SCHED_FIFO: before everything that isn't

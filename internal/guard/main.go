@@ -8,7 +8,6 @@ import (
 	"net"
 	"os"
 	"os/signal"
-	"runtime/debug"
 	"syscall"
 	"time"
 
@@ -28,14 +27,8 @@ const (
 	hadFD               // a pidfd of had
 )
 
-const (
-	// setupPatience bounds the start.
-	setupPatience = 5 * time.Second
-	// The guard's live heap is a few MB; less garbage at a time keeps the
-	// locked memory small.
-	gcPercent   = 50
-	memoryLimit = 16 << 20
-)
+// setupPatience bounds the start.
+const setupPatience = 5 * time.Second
 
 // Main is the guard's process. It returns nil when there is nothing left to
 // guard: had has closed it in an orderly way, or had has died and everything
@@ -45,8 +38,6 @@ func Main(stderr io.Writer) error {
 	// service stops all its processes at once. SIGPIPE would come from logging
 	// to a terminal that is gone.
 	signal.Ignore(syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP, syscall.SIGQUIT, syscall.SIGPIPE, syscall.SIGUSR1, syscall.SIGUSR2)
-	debug.SetGCPercent(gcPercent)
-	debug.SetMemoryLimit(memoryLimit)
 	conn, err := openSocket(socketFD)
 	if err != nil {
 		return fmt.Errorf("open the socket to had (had starts its guard itself, nobody else can): %w", err)
@@ -160,7 +151,7 @@ func open(s setup, stderr io.Writer) (_ *process, err error) {
 	}
 	if s.Gate != "" {
 		if g.gate, err = gate.Find(gate.Config{Name: s.Gate, Logger: g.logger}); err != nil {
-			return nil, err
+			return nil, fmt.Errorf("find the gate that had has opened: %w", err)
 		}
 	}
 	g.alarm, err = newAlarm()

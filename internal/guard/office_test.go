@@ -23,7 +23,7 @@ import (
 // office is a cluster that was born: alpha is the daemon under test, the
 // others listen on real ports.
 type office struct {
-	t       *testing.T
+	t       testing.TB
 	members []peer.Member
 	dir     string // alpha's
 	nodeID  string
@@ -37,7 +37,7 @@ type heard struct {
 	farewell *hadv1.Farewell
 }
 
-func newOffice(t *testing.T, files func(node string) *peer.TLSFiles) *office {
+func newOffice(t testing.TB, files func(node string) *peer.TLSFiles) *office {
 	t.Helper()
 	o := &office{t: t, heard: make(chan heard, 16)}
 	a, b := 16+rand.IntN(200), 1+rand.IntN(250)
@@ -110,7 +110,7 @@ func (o *office) config() daemonConfig {
 }
 
 // visit returns the office for one test of several: as if nothing had happened.
-func (o *office) visit(t *testing.T) *office {
+func (o *office) visit(t testing.TB) *office {
 	t.Helper()
 	if _, err := Settle(t.Context(), o.dir); err != nil {
 		t.Fatal(err)
@@ -171,7 +171,7 @@ func virtual(n int) []vip.Address {
 }
 
 // present counts which of the addresses this host has.
-func present(t *testing.T, addrs []vip.Address) (n int) {
+func present(t testing.TB, addrs []vip.Address) (n int) {
 	t.Helper()
 	found, err := netlink.AddrList(nil, netlink.FAMILY_ALL)
 	if err != nil {
@@ -191,7 +191,7 @@ func present(t *testing.T, addrs []vip.Address) (n int) {
 }
 
 // gone waits until none of the addresses is there and returns when.
-func gone(t *testing.T, addrs []vip.Address) clock.Instant {
+func gone(t testing.TB, addrs []vip.Address) clock.Instant {
 	t.Helper()
 	deadline := clock.Now().Add(10 * time.Second)
 	for present(t, addrs) > 0 {

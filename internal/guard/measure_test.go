@@ -1,0 +1,144 @@
+package guard
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/vishvananda/netlink"
+
+	"had/internal/clock"
+)
+
+// These are the figures of DESIGN.md. The observer has real-time priority too,
+// so that a busy host delays the guard and not the look at it:
+//
+//	go test -run '^$' -bench . -benchtime 50x ./internal/guard
+func observe(b *testing.B) {
+	b.Helper()
+	if err := realTime(); err != nil {
+		b.Fatal(err)
+	}
+}
+
+// removals delivers when the last of n addresses was removed.
+func removals(b *testing.B, n int) <-chan clock.Instant {
+	b.Helper()
+	updates := make(chan netlink.AddrUpdate, 4*n)
+	done := make(chan struct{})
+	b.Cleanup(func() { close(done) })
+	if err := netlink.AddrSubscribe(updates, done); err != nil {
+		b.Fatal(err)
+	}
+	last := make(chan clock.Instant, 1)
+	go func() {
+		left := n
+		for u := range updates {
+			if u.NewAddr {
+				continue
+			}
+			if left--; left == 0 {
+				last <- clock.Now()
+				left = n
+			}
+		}
+	}()
+	return last
+}
+
+// spread reports the middle, the 99th percentile and the worst of durations.
+func spread(b *testing.B, what string, d []time.Duration) {
+	slices.Sort(d)
+	for name, i := range map[string]int{"p50": len(d) / 2, "p99": len(d) * 99 / 100, "max": len(d) - 1} {
+		b.ReportMetric(float64(d[i].Microseconds()), what+"-"+name+"-us")
+	}
+}
+
+// From the instant at which the guard is due (half the margin before the
+// lease's end) to the last address gone, with a stopped daemon.
+func BenchmarkDeadline(b *testing.B) {
+	observe(b)
+	o := newOffice(b, nil)
+	cfg := o.config()
+	d := startDaemon(b, cfg)
+	addrs := virtual(1)
+	last := removals(b, len(addrs))
+	var late []time.Duration
+	for epoch := range uint64(b.N) {
+		r := d.ask(order{Do: "hold", Epoch: epoch + 1, For: 150 * time.Millisecond, Addresses: addrs})
+		d.signal(syscall.SIGSTOP)
+		late = append(late, (<-last).Sub(r.Until.Add(-cfg.Margin/2)))
+		d.signal(syscall.SIGCONT)
+		d.ask(order{Do: "drop", Epoch: epoch + 1})
+	}
+	spread(b, "late", late)
+}
+
+// From SIGKILL of the daemon to the last address gone and to the first peer
+// that has heard.
+func BenchmarkDeath(b *testing.B) {
+	observe(b)
+	o := newOffice(b, nil)
+	addrs := virtual(1)
+	last := removals(b, len(addrs))
+	var down, told []time.Duration
+	for range b.N {
+		o := o.visit(b)
+		d := startDaemon(b, o.config())
+		d.ask(order{Do: "hold", Epoch: 1, For: 10 * time.Second, Addresses: addrs})
+		killed := clock.Now()
+		d.signal(syscall.SIGKILL)
+		down = append(down, (<-last).Sub(killed))
+		h := <-o.heard
+		told = append(told, h.at.Sub(killed))
+		if testing.Verbose() {
+			s := h.farewell.GetReleased().GetSteps()[0]
+			wall := time.Now().Add(-clock.Now().Sub(killed))
+			b.Logf("begun %s, removed in %s, gone %s, told %s", s.GetStarted().AsTime().Sub(wall), time.Duration(s.GetDurationNs()), down[len(down)-1], told[len(told)-1])
+		}
+	}
+	spread(b, "gone", down)
+	spread(b, "told", told)
+}
+
+// What a guard of the program had costs in memory, when it has guarded for a
+// while. PSS counts a page that several processes map as a part of each, and
+// the daemon maps the same program.
+func BenchmarkMemory(b *testing.B) {
+	exe := filepath.Join(b.TempDir(), "had")
+	build := exec.CommandContext(b.Context(), "go", "build", "-trimpath", "-o", exe, "had/cmd/had")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		b.Fatalf("%v: %s", err, out)
+	}
+	cfg := newOffice(b, nil).config()
+	cfg.Exe = exe
+	d := startDaemon(b, cfg)
+	for epoch := range uint64(b.N) {
+		d.ask(order{Do: "hold", Epoch: epoch + 1, For: 10 * time.Second, Addresses: virtual(10)})
+		d.ask(order{Do: "drop", Epoch: epoch + 1})
+	}
+	var text string
+	for _, name := range []string{"status", "smaps_rollup"} {
+		t, err := os.ReadFile(fmt.Sprintf("/proc/%d/%s", d.guard, name))
+		if err != nil {
+			b.Fatal(err)
+		}
+		text += string(t)
+	}
+	for _, name := range []string{"VmRSS", "RssAnon", "RssFile", "VmLck", "Pss", "Locked", "Threads"} {
+		m := regexp.MustCompile(`(?m)^` + name + `:\s+(\d+)`).FindStringSubmatch(text)
+		v, err := strconv.Atoi(m[1])
+		if err != nil {
+			b.Fatal(err)
+		}
+		b.ReportMetric(float64(v), name)
+	}
+}
