@@ -31,8 +31,8 @@ type lease struct {
 }
 
 // patience is how long a guard may fail to look at its page before it counts
-// as stopped: four of its looks.
-const patience = 4 * lookEvery
+// as stopped: three of its looks.
+const patience = 3 * lookEvery
 
 // NewClient returns had's side of the guard that shares the page and answers
 // what ask carries to it.

@@ -32,6 +32,7 @@ type daemonConfig struct {
 	Members []peer.Member
 	TLS     *TLSPaths
 	Margin  time.Duration
+	Gate    string // "": none
 	Exe     string // the guard's program; "": this one
 }
 
@@ -40,7 +41,7 @@ func (c daemonConfig) guard() Config {
 	return Config{
 		Cluster: "office", DataDir: c.Dir, Members: c.Members, TLS: c.TLS, Version: "test", Margin: c.Margin,
 		Instance: &hadv1.Instance{Node: c.Node, NodeId: c.NodeID, BootId: "a boot", Nonce: c.Nonce},
-		Logger:   hclog.NewNullLogger(), LogLevel: hclog.Error, Exe: c.Exe,
+		Logger:   hclog.NewNullLogger(), LogLevel: hclog.Error, Gate: c.Gate, Exe: c.Exe,
 	}
 }
 

@@ -109,9 +109,9 @@ func BenchmarkDeath(b *testing.B) {
 }
 
 // What a guard of the program had costs in memory, when it has guarded for a
-// while. PSS counts a page that several processes map as a part of each, and
+// while, and in CPU when nothing happens. PSS counts a page that several processes map as a part of each, and
 // the daemon maps the same program.
-func BenchmarkMemory(b *testing.B) {
+func BenchmarkCost(b *testing.B) {
 	exe := filepath.Join(b.TempDir(), "had")
 	build := exec.CommandContext(b.Context(), "go", "build", "-trimpath", "-o", exe, "had/cmd/had")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
@@ -125,6 +125,9 @@ func BenchmarkMemory(b *testing.B) {
 		d.ask(order{Do: "hold", Epoch: epoch + 1, For: 10 * time.Second, Addresses: virtual(10)})
 		d.ask(order{Do: "drop", Epoch: epoch + 1})
 	}
+	before := cpu(b, d.guard)
+	<-time.After(idle)
+	b.ReportMetric(float64((cpu(b, d.guard)-before).Microseconds())/1000*float64(time.Minute/idle), "cpu-ms/min")
 	var text string
 	for _, name := range []string{"status", "smaps_rollup"} {
 		t, err := os.ReadFile(fmt.Sprintf("/proc/%d/%s", d.guard, name))
@@ -141,4 +144,28 @@ func BenchmarkMemory(b *testing.B) {
 		}
 		b.ReportMetric(float64(v), name)
 	}
+}
+
+const idle = 5 * time.Second
+
+// cpu sums what the threads of a process have run (sched-stats.rst of the
+// kernel: the first number is ns).
+func cpu(b *testing.B, pid int) (sum time.Duration) {
+	b.Helper()
+	files, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/schedstat", pid))
+	if err != nil || len(files) == 0 {
+		b.Fatalf("threads of %d: %v, %v", pid, files, err)
+	}
+	for _, f := range files {
+		text, err := os.ReadFile(f)
+		if err != nil {
+			b.Fatal(err)
+		}
+		var ns int64
+		if _, err := fmt.Sscan(string(text), &ns); err != nil {
+			b.Fatal(err)
+		}
+		sum += time.Duration(ns)
+	}
+	return sum
 }

@@ -190,14 +190,18 @@ func present(t testing.TB, addrs []vip.Address) (n int) {
 	return n
 }
 
-// gone waits until none of the addresses is there and returns when.
-func gone(t testing.TB, addrs []vip.Address) clock.Instant {
+// gone waits until none of the addresses is there and returns when the last
+// look began that saw one.
+func gone(t testing.TB, addrs []vip.Address) (last clock.Instant) {
 	t.Helper()
 	deadline := clock.Now().Add(10 * time.Second)
-	for present(t, addrs) > 0 {
-		if deadline.Before(clock.Now()) {
+	for {
+		now := clock.Now()
+		if present(t, addrs) == 0 {
+			return last
+		}
+		if last = now; deadline.Before(now) {
 			t.Fatal("the addresses stay")
 		}
 	}
-	return clock.Now()
 }

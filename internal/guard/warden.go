@@ -91,13 +91,16 @@ type Warden struct {
 	ended bool // the guard has ended epoch at its deadline; had hasn't dropped it yet
 
 	scripts map[string]hook.Running // what could act after had's death, by ID
+
+	complaint string // the error that was logged last
 }
 
 const (
 	// lookEvery is how often the guard looks at its page when nothing is due:
 	// what had judges its life by.
-	lookEvery = 250 * time.Millisecond
-	// retryEvery is how soon it tries again what failed.
+	lookEvery = 500 * time.Millisecond
+	// retryEvery is how soon it tries again what failed, and looks again at what
+	// must stay away.
 	retryEvery = 50 * time.Millisecond
 	// killPatience is how long one attempt to kill scripts waits for them.
 	killPatience = time.Second
@@ -161,13 +164,12 @@ func (w *Warden) watch(ctx context.Context) clock.Instant {
 		w.ended = true
 		w.cfg.Logger.Warn("had did not give the epoch up before its lease ended; the guard does", "epoch", w.epoch)
 	}
-	// Once more at every look: a had that was stopped in the middle of adding
-	// an address adds it when it wakes.
+	// Again and again until had says that it has dropped them: one that was
+	// stopped in the middle of adding an address adds it when it wakes.
 	if err := w.takeDown(ctx, new(timeline)); err != nil {
-		w.cfg.Logger.Error("the addresses did not go away; trying on", "epoch", w.epoch, "error", err)
-		return w.cfg.Now().Add(retryEvery)
+		w.complain("the addresses did not go away; trying on", err)
 	}
-	return again
+	return w.cfg.Now().Add(retryEvery)
 }
 
 // handle carries out a request of a living had. After an error nothing has
@@ -240,7 +242,7 @@ func (w *Warden) bury(ctx context.Context) error {
 	w.cfg.Logger.Warn("had has died; giving back what it held", "epoch", w.epoch, "addresses", len(w.addrs), "scripts", len(w.scripts))
 	steps, err := w.giveBack(ctx)
 	for err != nil {
-		w.cfg.Logger.Error("what had held is not proven gone; trying on, and telling nobody", "epoch", w.epoch, "error", err)
+		w.complain("what had held is not proven gone; trying on, and telling nobody", err)
 		w.cfg.Page.look(w.cfg.Now())
 		w.cfg.Alarm.Set(w.cfg.Now().Add(retryEvery))
 		select {
@@ -277,6 +279,14 @@ func (w *Warden) giveBack(ctx context.Context) ([]*hadv1.Step, error) {
 		}
 	}
 	return t.steps, nil
+}
+
+// complain logs what is tried again and again once for each reason.
+func (w *Warden) complain(what string, err error) {
+	if text := err.Error(); text != w.complaint {
+		w.complaint = text
+		w.cfg.Logger.Error(what, "epoch", w.epoch, "error", err)
+	}
 }
 
 func bare(addrs []vip.Address) []netip.Addr {
