@@ -11,8 +11,8 @@ import (
 	"github.com/hashicorp/raft"
 )
 
-// checkedLog wraps raft's log store. It adds a CRC to what is written, for
-// bbolt checks none of its pages, and tells when a lease entry has been
+// checkedLog wraps raft's log store. It adds a CRC to what is written, for the
+// store checks its files when it opens them, not what it reads later, and tells when a lease entry has been
 // appended: from then on this node's wait starts again (`s` in
 // docs/protocol.md). The call comes before StoreLogs returns, so before the
 // entry is acknowledged.
@@ -33,7 +33,7 @@ func (c *checkedLog) GetLog(index uint64, l *raft.Log) error {
 	if err != nil {
 		return c.halt.with(fmt.Errorf("read log entry %d: %w: %w", index, ErrDamagedCommand, err))
 	}
-	if len(l.Extensions) != 4 || l.Index != index || binary.BigEndian.Uint32(l.Extensions) != logCRC(l) {
+	if l.Index != index || !intact(l) {
 		return c.halt.with(fmt.Errorf("read log entry %d: %w on this disk; this node has lost what it agreed to: see \"A node that lost its data folder\" in docs/operations.md", index, ErrDamagedCommand))
 	}
 	l.Extensions = nil
@@ -75,15 +75,17 @@ func (c *checkedLog) stuck(patience time.Duration) bool {
 	return since != nil && time.Since(*since) > patience
 }
 
-// problem says, for people, that the log can't be written at present. raft
-// goes on without a word: a leader steps down, a follower tries again until
-// the disk takes the entry.
+// problem says, for people, that the log can't be written at present, or not
+// for much longer. raft goes on without a word: a leader steps down, a follower
+// tries again until the disk takes the entry.
 func (c *checkedLog) problem() string {
-	err := c.failure.Load()
-	if err == nil {
-		return ""
+	if err := c.failure.Load(); err != nil {
+		return fmt.Sprintf("the log can't be written (%v): this node counts for no decision until it can; is its disk full?", *err)
 	}
-	return fmt.Sprintf("the log can't be written (%v): this node counts for no decision until it can; is its disk full?", *err)
+	if s, ok := c.LogStore.(interface{ Problem() error }); ok && s.Problem() != nil {
+		return fmt.Sprintf("the log has no room to go on for more than some minutes (%v); then this node counts for no decision; is its disk full?", s.Problem())
+	}
+	return ""
 }
 
 // haltingStable wraps raft's stable store: raft panics when it can't write its
@@ -119,6 +121,11 @@ func (h halt) with(err error) error {
 	<-h.closed
 	runtime.Goexit()
 	return err
+}
+
+// intact tells whether an entry is what StoreLogs has written.
+func intact(l *raft.Log) bool {
+	return len(l.Extensions) == 4 && binary.BigEndian.Uint32(l.Extensions) == logCRC(l)
 }
 
 func logCRC(l *raft.Log) uint32 {

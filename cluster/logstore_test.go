@@ -1,18 +1,13 @@
 package cluster
 
 import (
-	"encoding/binary"
 	"errors"
 	"fmt"
-	"io"
-	"path/filepath"
 	"strings"
 	"sync/atomic"
 	"testing"
 
 	"github.com/hashicorp/raft"
-	raftboltdb "github.com/hashicorp/raft-boltdb/v2"
-	"go.etcd.io/bbolt"
 )
 
 func testEntry(index uint64) *raft.Log {
@@ -53,91 +48,54 @@ func TestEntriesComeBackAsTheyWere(t *testing.T) {
 	}
 }
 
-// TestDamageOnDiskIsDetected flips every bit of an entry as bbolt holds it,
-// and cuts it everywhere: it must come back as it was, or not at all. Each
-// damage is done to an entry of its own, so that one file serves for all.
+// TestDamageOnDiskIsDetected flips every bit of an entry as the disk holds it,
+// and cuts it everywhere: it must come back as it was, or not at all.
 func TestDamageOnDiskIsDetected(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "log.db")
-	logs := openLog(t, path)
-	const first, last = 1000, 6000 // encoded in as many bytes each
-	var batch []*raft.Log
-	for i := uint64(first); i <= last; i++ {
-		batch = append(batch, lease(t, i, raft.LogCommand))
-	}
-	if err := logs.StoreLogs(batch); err != nil {
+	store := testLogFile(t)
+	logs := &checkedLog{LogStore: store, leaseAppended: func() {}, halt: testHalt(false)}
+	const index = 1000
+	want := lease(t, index, raft.LogCommand)
+	if err := logs.StoreLog(want); err != nil {
 		t.Fatal(err)
 	}
-	next := uint64(first)
-	corrupt(t, logs, path, func(b *bbolt.Bucket) error {
-		var errs []error
-		damage(append([]byte(nil), b.Get(logKey(first))...), func(what string, at int, _ []byte) {
-			own := append([]byte(nil), b.Get(logKey(next))...)
-			if what == "cut to" {
-				own = own[:at]
-			} else {
-				own[at/8] ^= 1 << (at % 8)
-			}
-			errs = append(errs, b.Put(logKey(next), own))
-			next++
-		})
-		return errors.Join(errs...)
-	})
-	if next > last {
-		t.Fatalf("%d damages need more entries", next-first)
+	whole, err := store.log.Read(index)
+	if err != nil {
+		t.Fatal(err)
 	}
-
-	logs = openLog(t, path)
-	defer logs.LogStore.(io.Closer).Close()
 	detected := 0
-	for i := uint64(first); i < next; i++ {
+	damage(whole, func(what string, at int, bad []byte) {
+		if err := store.log.Append(index, [][]byte{bad}); err != nil {
+			t.Fatal(err)
+		}
 		var got raft.Log
-		if err := logs.GetLog(i, &got); err != nil {
+		if err := logs.GetLog(index, &got); err != nil {
 			if !errors.Is(err, ErrDamagedCommand) {
-				t.Fatalf("entry %d: %v", i, err)
+				t.Fatalf("%s %d: %v", what, at, err)
 			}
 			detected++
-			continue
+			return
 		}
-		if want := batch[i-first]; got.Index != want.Index || got.Term != want.Term || got.Type != want.Type || string(got.Data) != string(want.Data) {
-			t.Fatalf("entry %d: read as %+v", i, got)
+		if got.Index != want.Index || got.Term != want.Term || got.Type != want.Type || string(got.Data) != string(want.Data) {
+			t.Fatalf("%s %d: read as %+v", what, at, got)
 		}
-	}
-	if detected < len(batch[0].Data)*8 {
+	})
+	if detected < len(want.Data)*8 {
 		t.Errorf("%d damages were detected, fewer than the command has bits", detected)
 	}
-	var got raft.Log
-	if err := logs.GetLog(last, &got); err != nil {
-		t.Errorf("an undamaged entry: %v", err)
-	}
 }
 
-func openLog(t *testing.T, path string) *checkedLog {
+func testLogFile(t *testing.T) *logFile {
 	t.Helper()
-	store, err := raftboltdb.New(raftboltdb.Options{Path: path, BoltOptions: boltOptions()})
+	log, err := openLogFile(t.TempDir())
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &checkedLog{LogStore: store, leaseAppended: func() {}, halt: testHalt(false)}
-}
-
-func logKey(index uint64) []byte { return binary.BigEndian.AppendUint64(nil, index) }
-
-// corrupt closes the log and changes its bucket behind its back.
-func corrupt(t *testing.T, logs *checkedLog, path string, change func(b *bbolt.Bucket) error) {
-	t.Helper()
-	if err := logs.LogStore.(io.Closer).Close(); err != nil {
-		t.Fatal(err)
-	}
-	db, err := bbolt.Open(path, 0o600, boltOptions())
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := db.Update(func(tx *bbolt.Tx) error { return change(tx.Bucket([]byte("logs"))) }); err != nil {
-		t.Fatal(err)
-	}
-	if err := db.Close(); err != nil {
-		t.Fatal(err)
-	}
+	t.Cleanup(func() {
+		if err := log.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return log
 }
 
 // appending is a log store that tells when it is written.
@@ -254,5 +212,20 @@ func TestFullDiskIsNoSecret(t *testing.T) {
 		if p := logs.problem(); strings.Contains(p, "no space left") != (disk.err != nil) {
 			t.Errorf("with the disk's error %v the problem is %q", disk.err, p)
 		}
+	}
+}
+
+// short is a log store that is going to run out of room.
+type short struct{ raft.LogStore }
+
+func (short) Problem() error { return errors.New("no space left on device") }
+
+func TestDiskThatIsGettingFullIsNoSecret(t *testing.T) {
+	logs := &checkedLog{LogStore: short{raft.NewInmemStore()}, leaseAppended: func() {}, halt: testHalt(true)}
+	if err := logs.StoreLog(testEntry(1)); err != nil {
+		t.Fatal(err)
+	}
+	if p := logs.problem(); !strings.Contains(p, "no space left") || !strings.Contains(p, "minutes") {
+		t.Errorf("the problem is %q", p)
 	}
 }

@@ -12,7 +12,6 @@ import (
 	"time"
 
 	"github.com/hashicorp/raft"
-	raftboltdb "github.com/hashicorp/raft-boltdb/v2"
 	"go.etcd.io/bbolt"
 	berrors "go.etcd.io/bbolt/errors"
 
@@ -42,35 +41,23 @@ func boltOptions() *bbolt.Options {
 	return &bbolt.Options{Timeout: boltLockTimeout, NoFreelistSync: true, FreelistType: bbolt.FreelistMapType}
 }
 
-// OpenStorage opens or creates raft's files in dir: raft-log.db, raft-vote.db
-// and snapshots/. The error says which file is locked, damaged or unwritable.
+// OpenStorage opens or creates raft's files in dir: raft-vote.db, which keeps
+// another had away, log/ and snapshots/. The error says what is locked, damaged
+// or unwritable.
 func OpenStorage(dir string, logs io.Writer) (*Storage, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("create the raft folder: %w", err)
 	}
-	s := &Storage{}
-	logPath := filepath.Join(dir, "raft-log.db")
-	err := openBolt(logPath, "logs", func() error {
-		db, err := raftboltdb.New(raftboltdb.Options{Path: logPath, BoltOptions: boltOptions()})
-		if err == nil {
-			s.Log, s.closers = db, append(s.closers, db)
-		}
-		return err
-	})
+	votes, err := openVotes(filepath.Join(dir, "raft-vote.db"))
 	if err != nil {
 		return nil, err
 	}
-	votePath := filepath.Join(dir, "raft-vote.db")
-	err = openBolt(votePath, string(stableBucket()), func() error {
-		votes, err := openVotes(votePath)
-		if err == nil {
-			s.Stable, s.closers = votes, append(s.closers, votes)
-		}
-		return err
-	})
+	s := &Storage{Stable: votes, closers: []io.Closer{votes}}
+	log, err := openLogFile(dir)
 	if err != nil {
 		return nil, errors.Join(err, s.Close())
 	}
+	s.Log, s.closers = log, append(s.closers, log)
 	snaps, err := raft.NewFileSnapshotStore(dir, 2, logs)
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("open the snapshots in %s: %w", dir, err), s.Close())
@@ -87,21 +74,23 @@ func OpenStorage(dir string, logs io.Writer) (*Storage, error) {
 var ErrDamagedFile = errors.New("the file is damaged")
 
 // openBolt opens a file that boltfile finds sound, and turns bbolt's errors
-// into sentences.
-func openBolt(path, bucket string, open func() error) error {
+// into sentences. All keys are in the named bucket: under another name they
+// would be taken for lost.
+func openBolt(path, bucket string) (*bbolt.DB, error) {
 	err := checkBolt(path, bucket)
 	if err == nil {
-		err = open()
+		var db *bbolt.DB
+		if db, err = bbolt.Open(path, 0o600, boltOptions()); err == nil {
+			return db, nil
+		}
 	}
 	switch {
-	case err == nil:
-		return nil
 	case errors.Is(err, berrors.ErrTimeout):
-		return fmt.Errorf("open %s: another had uses it", path)
+		return nil, fmt.Errorf("open %s: another had uses it", path)
 	case errors.Is(err, errUnsound), errors.Is(err, berrors.ErrInvalid), errors.Is(err, berrors.ErrChecksum), errors.Is(err, berrors.ErrVersionMismatch):
-		return damagedFile(path, err)
+		return nil, damagedFile(path, err)
 	}
-	return fmt.Errorf("open %s: %w", path, err)
+	return nil, fmt.Errorf("open %s: %w", path, err)
 }
 
 func damagedFile(path string, why error) error {
@@ -111,8 +100,7 @@ func damagedFile(path string, why error) error {
 var errUnsound = errors.New("not a whole database")
 
 // checkBolt reads a file whole before bbolt does, which for a damaged page may
-// end the process with a stack trace. All keys are in the named bucket: under
-// another name they would be taken for lost, and an empty log begun.
+// end the process with a stack trace.
 func checkBolt(path, bucket string) error {
 	info, err := os.Stat(path)
 	if errors.Is(err, fs.ErrNotExist) || err == nil && info.Size() == 0 {
@@ -120,6 +108,9 @@ func checkBolt(path, bucket string) error {
 	}
 	if err != nil {
 		return err
+	}
+	if info.Mode().IsRegular() && info.Size() < int64(2*os.Getpagesize()) {
+		return fmt.Errorf("%w: it has only %d bytes", errUnsound, info.Size())
 	}
 	opts := boltOptions()
 	opts.ReadOnly = true
@@ -166,7 +157,7 @@ var errNotFound = errors.New("not found") // raft compares the text
 func stableBucket() []byte { return []byte("stable") }
 
 func openVotes(path string) (*voteStore, error) {
-	db, err := bbolt.Open(path, 0o600, boltOptions())
+	db, err := openBolt(path, string(stableBucket()))
 	if err != nil {
 		return nil, err
 	}
@@ -175,7 +166,7 @@ func openVotes(path string) (*voteStore, error) {
 		return err
 	})
 	if err != nil {
-		return nil, errors.Join(err, db.Close())
+		return nil, errors.Join(fmt.Errorf("open %s: %w", path, err), db.Close())
 	}
 	return &voteStore{db: db}, nil
 }
@@ -249,11 +240,19 @@ func (v *voteStore) GetUint64(key []byte) (uint64, error) {
 // CheckStorage says what is missing from a raft folder that has been used: a
 // node that lost its vote or its log must not go on as if it were new.
 func CheckStorage(dir string) error {
-	for _, name := range []string{"raft-log.db", "raft-vote.db"} {
-		path := filepath.Join(dir, name)
-		if _, err := os.Stat(path); err != nil {
-			return fmt.Errorf("look for this node's raft state: %w; the data folder was emptied or damaged: put it back, or see \"A node that lost its data folder\" in docs/operations.md", err)
-		}
+	const remedy = "the data folder was emptied or damaged: put it back, or see \"A node that lost its data folder\" in docs/operations.md"
+	if _, err := os.Stat(filepath.Join(dir, "raft-vote.db")); err != nil {
+		return fmt.Errorf("look for this node's raft state: %w; %s", err, remedy)
+	}
+	if _, err := os.Stat(filepath.Join(dir, oldLogName)); err == nil {
+		return nil
+	}
+	files, err := os.ReadDir(filepath.Join(dir, logFolder))
+	if err != nil {
+		return fmt.Errorf("look for this node's raft state: %w; %s", err, remedy)
+	}
+	if len(files) == 0 {
+		return fmt.Errorf("look for this node's raft state: %s is empty; %s", filepath.Join(dir, logFolder), remedy)
 	}
 	return nil
 }

@@ -3,7 +3,6 @@ package cluster
 import (
 	"bytes"
 	"errors"
-	"fmt"
 	"io"
 	"math/rand/v2"
 	"os"
@@ -143,32 +142,40 @@ func TestOpenStorageNamesWhatIsWrong(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	folder := func(dir, name string) string {
+		path := filepath.Join(dir, name)
+		if err := os.Mkdir(path, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
 	cases := []struct {
 		name    string
 		prepare func(dir string)
 		want    string // empty: opens
 	}{
 		{"nothing there", func(string) {}, ""},
-		{"a crash before the first write", func(dir string) { file(dir, "raft-log.db", "") }, ""},
-		{"a log that is text", func(dir string) { file(dir, "raft-log.db", strings.Repeat("garbage\n", 4096)) }, "raft-log.db: the file is damaged"},
-		{"a short log", func(dir string) { file(dir, "raft-log.db", "garbage") }, "raft-log.db: the file is damaged"},
+		{"a crash before the first vote", func(dir string) { file(dir, "raft-vote.db", "") }, ""},
+		{"a crash before the first entry", func(dir string) { folder(dir, logFolder) }, ""},
+		{"a log that is text", func(dir string) {
+			file(folder(dir, logFolder), "0000000000000001.wal", strings.Repeat("garbage\n", 4096))
+		}, "0000000000000001.wal: it doesn't begin as segment 1 does"},
+		{"a short log", func(dir string) { file(folder(dir, logFolder), "0000000000000001.wal", "garbage") }, "log: the file is damaged"},
+		{"an old log that is text", func(dir string) { file(dir, oldLogName, strings.Repeat("garbage\n", 4096)) }, "raft-log.db: the file is damaged"},
+		{"votes that are short", func(dir string) { file(dir, "raft-vote.db", "garbage") }, "raft-vote.db: the file is damaged"},
 		{"votes of zeros", func(dir string) { file(dir, "raft-vote.db", strings.Repeat("\x00", 65536)) }, "raft-vote.db: the file is damaged"},
-		{"a log under another name", func(dir string) {
+		{"votes under another name", func(dir string) {
 			s := openTestStorage(t, dir)
-			if err := errors.Join(s.Log.StoreLog(testEntry(1)), s.Close()); err != nil {
+			if err := errors.Join(s.Stable.SetUint64([]byte("CurrentTerm"), 7), s.Close()); err != nil {
 				t.Fatal(err)
 			}
-			whole, err := os.ReadFile(filepath.Join(dir, "raft-log.db"))
+			whole, err := os.ReadFile(filepath.Join(dir, "raft-vote.db"))
 			if err != nil {
 				t.Fatal(err)
 			}
-			file(dir, "raft-log.db", strings.ReplaceAll(string(whole), "logs", "lots"))
-		}, "raft-log.db: the file is damaged"},
-		{"a folder for a file", func(dir string) {
-			if err := os.Mkdir(filepath.Join(dir, "raft-vote.db"), 0o700); err != nil {
-				t.Fatal(err)
-			}
-		}, "raft-vote.db: the file is damaged (invalid database)"},
+			file(dir, "raft-vote.db", strings.ReplaceAll(string(whole), "stable", "staple"))
+		}, "raft-vote.db: the file is damaged"},
+		{"a folder for a file", func(dir string) { folder(dir, "raft-vote.db") }, "raft-vote.db: the file is damaged (invalid database)"},
 	}
 	for _, c := range cases {
 		t.Run(c.name, func(t *testing.T) {
@@ -206,13 +213,12 @@ func TestOpenStorageIsForOne(t *testing.T) {
 	}
 }
 
-// TestDamagedFileIsASentence cuts a log file, or damages a page's header, an
-// entry, or anything else, in many places. Each time it either opens, and every
-// entry is read whole or refused, or there is an error. (bbolt by itself
-// panics, some of it in goroutines of its own.)
+// TestDamagedFileIsASentence cuts the log's or the votes' file, or damages a
+// page's header, an entry, or anything else, in many places. Each time it
+// either opens, and every entry is read whole or refused, or there is an error.
+// (bbolt by itself panics, some of it in goroutines of its own.)
 func TestDamagedFileIsASentence(t *testing.T) {
 	dir := t.TempDir()
-	path := filepath.Join(dir, "raft-log.db")
 	s := openTestStorage(t, dir)
 	logs := &checkedLog{LogStore: s.Log, leaseAppended: func() {}, halt: testHalt(false)}
 	const entries = 200
@@ -225,48 +231,62 @@ func TestDamagedFileIsASentence(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if err := s.Close(); err != nil {
+	if err := errors.Join(vote(s.Stable, 5, "beta"), s.Close()); err != nil {
 		t.Fatal(err)
 	}
-	whole, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-
 	r := rand.New(rand.NewPCG(4, 4))
-	opened, refused, cut := 0, 0, 0
-	page := os.Getpagesize()
-	for i := range 240 {
-		bad := append([]byte(nil), whole...)
-		switch i % 4 {
-		case 0:
-			bad = bad[:r.IntN(len(bad))]
-		case 1: // a page's number, type, number of keys or length
-			bad[r.IntN(len(bad)/page)*page+r.IntN(16)] ^= 1 << r.IntN(8)
-		case 2: // an entry
-			at := bytes.LastIndex(bad, fmt.Appendf(nil, "entry %d ", 1+r.IntN(entries)))
-			bad[at+r.IntN(100)] ^= 1 << r.IntN(8)
-		case 3:
-			bad[r.IntN(len(bad))] = byte(r.Uint32())
-		}
+	opened, refused := 0, 0
+	for i := range 160 {
 		victim := t.TempDir()
-		if err := os.WriteFile(filepath.Join(victim, "raft-log.db"), bad, 0o600); err != nil {
+		if err := os.CopyFS(victim, os.DirFS(dir)); err != nil {
+			t.Fatal(err)
+		}
+		path := filepath.Join(victim, logFolder, "0000000000000001.wal")
+		if i%2 == 0 {
+			path = filepath.Join(victim, "raft-vote.db")
+		}
+		if err := harmFile(r, path, i/2%4); err != nil {
 			t.Fatal(err)
 		}
 		s, err := OpenStorage(victim, io.Discard)
 		if err != nil {
+			if !errors.Is(err, ErrDamagedFile) {
+				t.Fatal(err)
+			}
 			refused++
 			continue
 		}
 		opened++
-		cut += readDamaged(t, s, entries)
+		if n := readDamaged(t, s, entries); n > 0 {
+			t.Errorf("%d entries are damaged and the log was opened", n)
+		}
 		if err := s.Close(); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if opened == 0 || refused == 0 || cut == 0 {
-		t.Errorf("%d files opened, %d refused, %d entries refused: the damage tests too little", opened, refused, cut)
+	if opened == 0 || refused == 0 {
+		t.Errorf("%d files opened, %d refused: the damage tests too little", opened, refused)
 	}
+}
+
+// harmFile damages a file in the way that how says.
+func harmFile(r *rand.Rand, path string, how int) error {
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return err
+	}
+	at, page := r.IntN(len(bytes.TrimRight(b, "\x00"))), os.Getpagesize()
+	switch how {
+	case 0:
+		b = b[:r.IntN(len(b))]
+	case 1: // in the votes: a page's number, type, number of keys or length
+		b[at/page*page+r.IntN(16)] ^= 1 << r.IntN(8)
+	case 2:
+		b[at] ^= 1 << r.IntN(8)
+	case 3:
+		b[at] = byte(r.Uint32())
+	}
+	return os.WriteFile(path, b, 0o600)
 }
 
 // readDamaged reads every entry and returns how many were refused.
@@ -293,6 +313,19 @@ func TestCheckStorageMissesWhatIsGone(t *testing.T) {
 	}
 	if err := CheckStorage(dir); err != nil {
 		t.Errorf("a whole folder: %v", err)
+	}
+	segments := filepath.Join(dir, logFolder)
+	if err := errors.Join(os.RemoveAll(segments), os.Mkdir(segments, 0o700)); err != nil {
+		t.Fatal(err)
+	}
+	if err := CheckStorage(dir); err == nil || !strings.Contains(err.Error(), segments) {
+		t.Errorf("with an empty log: %v", err)
+	}
+	if err := os.Remove(segments); err != nil {
+		t.Fatal(err)
+	}
+	if err := CheckStorage(dir); err == nil || !strings.Contains(err.Error(), segments) {
+		t.Errorf("without its log: %v", err)
 	}
 	if err := os.Remove(filepath.Join(dir, "raft-vote.db")); err != nil {
 		t.Fatal(err)

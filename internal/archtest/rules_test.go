@@ -38,6 +38,7 @@ var leaves = []string{
 	module + "/internal/journal/...",
 	module + "/internal/peer/...",
 	module + "/internal/policy/...",
+	module + "/internal/wal/...",
 	module + "/storage/...",
 	module + "/vip/...",
 }
@@ -61,7 +62,7 @@ var bans = []ban{
 	},
 	{
 		from: []string{module + "/..."}, except: []string{module + "/cluster/..."},
-		to:  []string{raft, "github.com/hashicorp/raft-boltdb/..."},
+		to:  []string{raft},
 		why: "raft's traps are dealt with in one place (docs/decisions/0002)",
 	},
 	{

@@ -57,6 +57,9 @@ func refusesToRun(t *testing.T, h *lab.Host, words ...string) {
 	refused(t, h, exitFailed, words, hadBinary, "run", "--config", h.Config())
 }
 
+// raftLog is the log's first segment.
+const raftLog = "raft/log/0000000000000001.wal"
+
 func TestDataFolderThatCannotBeUsed(t *testing.T) {
 	t.Parallel()
 	s := newSite(t, lab.Config{Detect: steady})
@@ -77,12 +80,12 @@ func TestDataFolderThatCannotBeUsed(t *testing.T) {
 		{"identity lost", func(t *testing.T) { must(t, os.Remove(in("identity.json"))) }, []string{h.DataDir(), "identity"}},
 		{"journal flipped", func(t *testing.T) { flip(t, in("journal.db"), "") }, []string{in("journal.db"), "damaged"}},
 		{"journal truncated", func(t *testing.T) { truncate(t, in("journal.db")) }, []string{in("journal.db"), "damaged"}},
-		{"raft log flipped", func(t *testing.T) { flip(t, in("raft/raft-log.db"), "") }, []string{in("raft/raft-log.db"), "damaged"}},
+		{"raft log flipped", func(t *testing.T) { flip(t, in(raftLog), "") }, []string{in(raftLog), "damaged"}},
 		{"journal's pages too long", func(t *testing.T) { stretch(t, in("journal.db")) }, []string{in("journal.db"), "damaged"}},
-		{"raft log's pages too long", func(t *testing.T) { stretch(t, in("raft/raft-log.db")) }, []string{in("raft/raft-log.db"), "damaged"}},
 		{"votes' pages too long", func(t *testing.T) { stretch(t, in("raft/raft-vote.db")) }, []string{in("raft/raft-vote.db"), "damaged"}},
-		{"raft log's entry flipped", func(t *testing.T) { flip(t, in("raft/raft-log.db"), "10.77.0.100") }, []string{"damaged"}},
-		{"raft log truncated", func(t *testing.T) { truncate(t, in("raft/raft-log.db")) }, []string{in("raft/raft-log.db"), "damaged"}},
+		{"raft log's entry flipped", func(t *testing.T) { flip(t, in(raftLog), "10.77.0.100") }, []string{in(raftLog), "damaged"}},
+		{"raft log truncated", func(t *testing.T) { truncate(t, in(raftLog)) }, []string{in(raftLog), "damaged"}},
+		{"raft log lost", func(t *testing.T) { must(t, os.Remove(in(raftLog))) }, []string{in(raftLog), "damaged"}},
 		{"votes flipped", func(t *testing.T) { flip(t, in("raft/raft-vote.db"), "") }, []string{in("raft/raft-vote.db"), "damaged"}},
 		{"votes truncated", func(t *testing.T) { truncate(t, in("raft/raft-vote.db")) }, []string{in("raft/raft-vote.db"), "damaged"}},
 		{"votes lost", func(t *testing.T) { must(t, os.Remove(in("raft/raft-vote.db"))) }, []string{in("raft/raft-vote.db")}},
@@ -225,6 +228,9 @@ func TestFullDisk(t *testing.T) {
 		if err == nil || !strings.Contains(err.Error(), "No space left") {
 			t.Fatalf("the disk could not be filled: %v", err)
 		}
+		// The log has room of its own for some minutes of renewals, but not for
+		// this.
+		s.apply(t, "alpha", s.policy(s.vips...)+strings.Repeat("# in other words\n", 40_000))
 		s.takenOver(t, h.Name)
 		eventually(t, "status says that its disk is full", func() error {
 			n, err := s.nodeStatus(t, "alpha", h.Name)
