@@ -57,7 +57,8 @@ func (m *Manager) Conflicts(ctx context.Context, addrs []Address, window time.Du
 	defer func() {
 		stop()
 		for _, l := range asked {
-			_ = l.conn.Close() // nothing was written that could be lost
+			// Waits for an RCU grace period, 10 to 30 ms, see senders.
+			m.closing.Go(func() { _ = l.conn.Close() }) // nothing was written that could be lost
 		}
 	}()
 	for _, s := range segments {

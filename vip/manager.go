@@ -40,6 +40,7 @@ type Manager struct {
 	config  Config
 	kernel  *kernel
 	senders senders
+	closing sync.WaitGroup // sockets that are being closed
 
 	mu   sync.Mutex
 	told map[netip.Addr]bool // every address ever named to Set or Remove
@@ -68,6 +69,7 @@ func New(config Config) (*Manager, error) {
 func (m *Manager) Close() {
 	m.kernel.close()
 	m.senders.close()
+	m.closing.Wait()
 }
 
 // Change is what a Set found missing and added.

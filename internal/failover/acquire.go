@@ -1,10 +1,12 @@
 package failover
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"net"
+	"sync"
 
 	"had/internal/hook"
 	"had/internal/policy"
@@ -31,15 +33,21 @@ func (x *executor) newTurn(p *policy.Policy, version uint64, previous string) (*
 	return t, err
 }
 
-// test asks the Test scripts, and the network, whether this node may take the
-// addresses. It changes nothing.
+// test asks the Test scripts, and meanwhile the network, whether this node may
+// take the addresses. It changes nothing.
 func (x *executor) test(ctx context.Context, t *turn, epoch uint64, cause string, known []net.HardwareAddr) error {
+	var probing sync.WaitGroup
+	var conflict error
+	probing.Go(func() { conflict = x.probe(ctx, t, known) })
 	err := t.timeline.run("test", func() error {
 		return x.stage(ctx, t.policy.Hooks, t.vips, stageRun{stage: hook.Test, event: hook.Acquire, epoch: epoch, cause: cause, previous: t.previous})
 	})
-	if err != nil {
-		return err
-	}
+	probing.Wait()
+	return cmp.Or(err, conflict)
+}
+
+// probe asks the network whether somebody else answers for the addresses.
+func (x *executor) probe(ctx context.Context, t *turn, known []net.HardwareAddr) error {
 	return t.timeline.run("probe", func() error {
 		conflicts, err := x.network.Conflicts(ctx, t.addrs, conflictWindow, known)
 		if err != nil {
@@ -69,9 +77,7 @@ func (x *executor) acquire(ctx context.Context, in Inputs, step Step) error {
 		}
 		return err
 	}
-
-	a := x.claim(in, t, step.Cause, step.Evidence...)
-	return x.own(ctx, t, a, nil)
+	return x.own(ctx, t, x.claim(in, t, step.Cause, step.Evidence...), nil)
 }
 
 // claim is the Acquire of a turn.

@@ -205,4 +205,4 @@ func (x *executor) tenure(epoch uint64, h policy.Hooks, vips []policy.VIP, versi
 // conflictWindow is how long a probe for foreign holders listens. A host on
 // the same network answers within a millisecond; a longer wait would be part
 // of every failover, and silence proves nothing anyway.
-const conflictWindow = 30 * time.Millisecond
+const conflictWindow = 10 * time.Millisecond
