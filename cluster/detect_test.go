@@ -241,6 +241,28 @@ func TestTransfersNeedNoDetector(t *testing.T) {
 	})
 }
 
+// A greeting keeps a connection open. It is no sign of life of a leader, and
+// raft doesn't see it.
+func TestAGreetingSaysNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := startNodes(t, dataNodes(), detect)
+		lead := c.leader()
+		follower, third := c.others(lead)[0], c.others(lead)[1]
+		c.isolate(lead)
+		before := c.hosts[follower].detect.hearing.heard()
+		for range 3 {
+			var resp raft.AppendEntriesResponse
+			err := c.hosts[third].transport.AppendEntries("", raft.ServerAddress(follower), greeting(), &resp)
+			if err != nil || resp.Success || resp.Term != 0 {
+				t.Errorf("a greeting was answered with %+v (%v)", resp, err)
+			}
+		}
+		if got := c.hosts[follower].detect.hearing.heard(); got != before {
+			t.Errorf("after a greeting the last contact is %+v, it was %+v", got, before)
+		}
+	})
+}
+
 func TestRankIsTheSameEverywhere(t *testing.T) {
 	birth := testBirth() // alpha, beta, and the witness gamma
 	for _, tt := range []struct {

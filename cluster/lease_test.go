@@ -2,6 +2,7 @@ package cluster
 
 import (
 	"math/rand/v2"
+	"slices"
 	"testing"
 	"time"
 
@@ -87,28 +88,34 @@ func TestTimingFollowsFromDetect(t *testing.T) {
 }
 
 // TestSuccessorStartsAfterTheHoldersEnd is the arithmetic of the proof in
-// docs/protocol.md. A holder that read t0 may serve until t0+TTL, and the
-// kernel may keep the address for its lifetime and the slack after that, all
-// by the holder's clock. A successor counts TakeoverWait from an s that is no
-// earlier than t0, by a clock that is up to ρ faster. Only the ratio of the
-// clocks matters, so the holder's is taken as true; times are exact integers.
+// docs/protocol.md. A holder that read t0 may serve until t0+TTL. Without a
+// gate the kernel may keep the address for its lifetime and the slack after
+// that. All this is by the holder's clock. A successor counts TakeoverWait from
+// an s that is no earlier than t0, by a clock that is up to ρ faster. Only the
+// ratio of the clocks matters, so the holder's is taken as true; times are
+// exact integers.
 func TestSuccessorStartsAfterTheHoldersEnd(t *testing.T) {
 	r := rand.New(rand.NewPCG(3, 3))
 	for range 100_000 {
-		ttl := time.Duration(1 + r.Int64N(int64(10*time.Second)))
-		lifetime := time.Duration(1 + r.Int64N(int64(10*time.Second)))
+		terms := &hadv1.Terms{
+			TtlNs: 1 + r.Int64N(int64(10*time.Second)), AddressLifetimeNs: 1 + r.Int64N(int64(10*time.Second)),
+			Layers: [][]string{nil, {LayerLifetime}, {LayerLifetime, LayerGuard}, {LayerLifetime, LayerGate}}[r.IntN(4)],
+		}
+		holds := terms.GetTtlNs()
+		if !slices.Contains(terms.GetLayers(), LayerGate) {
+			holds += terms.GetAddressLifetimeNs() + int64(KernelExpirySlack)
+		}
 		faster := r.Int64N(ClockRateError*1e6 + 1) // ppm
 		t0 := r.Int64N(int64(time.Hour))
 		s := t0 + r.Int64N(int64(time.Second))
 
-		end := t0 + int64(ttl+lifetime+KernelExpirySlack)
-		wait := int64(TakeoverWait(&hadv1.Terms{TtlNs: int64(ttl), AddressLifetimeNs: int64(lifetime)}))
+		wait := int64(TakeoverWait(terms))
 		// start = s + wait/(1+faster): multiplied out.
-		if (s-end)*(1_000_000+faster)+wait*1_000_000 < 0 {
-			t.Fatalf("TTL %v, lifetime %v, a clock %d ppm fast: the successor starts before the holder's end", ttl, lifetime, faster)
+		if (s-t0-holds)*(1_000_000+faster)+wait*1_000_000 < 0 {
+			t.Fatalf("%v, a clock %d ppm fast: the successor starts before the holder's end", terms, faster)
 		}
-		if most := int64(ttl+lifetime+KernelExpirySlack) * 1002 / 1000; wait > most {
-			t.Fatalf("TTL %v, lifetime %v: a wait of %v is longer than need be", ttl, lifetime, time.Duration(wait))
+		if most := holds*1002/1000 + 1; wait > most {
+			t.Fatalf("%v: a wait of %v is longer than need be", terms, time.Duration(wait))
 		}
 	}
 }

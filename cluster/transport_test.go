@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -80,6 +81,37 @@ func TestTransportNamesNodesAndPipelinesNothing(t *testing.T) {
 	}
 	if err := a.RequestVote("id-gamma", "gamma", &raft.RequestVoteRequest{Term: 7}, &resp); err == nil {
 		t.Error("a vote came from a node that isn't there")
+	}
+}
+
+func TestTransportTellsWhenAProcessIsGone(t *testing.T) {
+	n := newNetwork()
+	a := n.join(t, "alpha")
+	b := NewTransport("beta", n.join(t, "beta"), TimingFor(time.Second), hclog.NewNullLogger())
+	defer b.Close()
+
+	conn, err := a.DialRaft(t.Context(), "beta")
+	if err != nil {
+		t.Fatal(err)
+	}
+	from := conn.LocalAddr().String() // here nobody tells names
+	if err := b.Probe(t.Context(), "alpha"); err != nil {
+		t.Errorf("somebody listens, and yet: %v", err)
+	}
+	select {
+	case node := <-b.Ended():
+		t.Errorf("the connection from %s has ended, and nobody closed it", node)
+	default:
+	}
+
+	if err := errors.Join(conn.Close(), a.RaftListener().Close()); err != nil {
+		t.Fatal(err)
+	}
+	if node := <-b.Ended(); node != from {
+		t.Errorf("the connection from %s has ended, want %s", node, from)
+	}
+	if err := b.Probe(t.Context(), "alpha"); !errors.Is(err, syscall.ECONNREFUSED) {
+		t.Errorf("nobody listens, and yet: %v", err)
 	}
 }
 
