@@ -137,19 +137,24 @@ func (p *had) move(ctx context.Context, owner *lab.Host) error {
 func (p *had) daemon(first int, _ []int) []int { return []int{first} }
 
 // eventually tries again until it succeeds or ctx ends, and then returns the
-// latest reason why not.
+// latest reason why not. What fails because ctx has ended is no reason, unless
+// it is the only one.
 func eventually(ctx context.Context, try func() error) error {
 	tick := time.NewTicker(glance)
 	defer tick.Stop()
+	var reason error
 	for {
 		err := try()
 		if err == nil {
 			return nil
 		}
+		if ctx.Err() == nil || reason == nil {
+			reason = err
+		}
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
-			return fmt.Errorf("%w: %w", context.Cause(ctx), err)
+			return fmt.Errorf("%w: %w", context.Cause(ctx), reason)
 		}
 	}
 }

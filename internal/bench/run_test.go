@@ -150,7 +150,20 @@ func TestEventuallyEndsWithTheLatestReason(t *testing.T) {
 	if !errors.Is(err, ended) || !errors.Is(err, missing) {
 		t.Errorf("got %v, want both %v and %v", err, ended, missing)
 	}
+	ctx, cancel = context.WithCancelCause(t.Context())
+	last := errors.New("cut short")
 	tries := 0
+	err = eventually(ctx, func() error {
+		if tries++; tries == 1 {
+			return missing
+		}
+		cancel(ended)
+		return last
+	})
+	if !errors.Is(err, missing) || errors.Is(err, last) {
+		t.Errorf("got %v, want the reason from before the end", err)
+	}
+	tries = 0
 	err = eventually(t.Context(), func() error {
 		if tries++; tries < 2 {
 			return missing
