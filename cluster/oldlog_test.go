@@ -2,33 +2,58 @@ package cluster
 
 import (
 	"bytes"
-	"compress/gzip"
+	"encoding/binary"
 	"errors"
-	"io"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
+	"github.com/hashicorp/go-msgpack/v2/codec"
 	"github.com/hashicorp/raft"
+	"go.etcd.io/bbolt"
 )
 
-// The old log of testdata has entries 1 to 20 and, after a snapshot that a
-// leader sent, 1000 to 1700.
+// The old log has, after a snapshot that a leader sent, entries 1000 to 1700.
 const oldFirst, oldLast = 1000, 1700
 
+// oldLog is a log as raft-boltdb 2.3 wrote it: a bucket for the log, with
+// big-endian indexes and entries in MessagePack (the newer time format), and
+// one for what the log doesn't need.
 func oldLog(t *testing.T) []byte {
 	t.Helper()
-	f, err := os.Open("testdata/raft-log.db.gz")
+	path := filepath.Join(t.TempDir(), "old")
+	db, err := bbolt.Open(path, 0o600, &bbolt.Options{NoFreelistSync: true, FreelistType: bbolt.FreelistMapType})
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer f.Close()
-	r, err := gzip.NewReader(f)
-	if err != nil {
+	err = db.Update(func(tx *bbolt.Tx) error {
+		logs, err := tx.CreateBucket([]byte("logs"))
+		if err != nil {
+			return err
+		}
+		if _, err := tx.CreateBucket([]byte("conf")); err != nil {
+			return err
+		}
+		for i := uint64(oldFirst); i <= oldLast; i++ {
+			e := testEntry(i)
+			e.AppendedAt = time.Unix(0, 1700000000e9+int64(i)) //nolint:gosec // a small number
+			e.Extensions = binary.BigEndian.AppendUint32(nil, logCRC(e))
+			var value []byte
+			if err := codec.NewEncoderBytes(&value, new(codec.MsgpackHandle)).Encode(e); err != nil {
+				return err
+			}
+			if err := logs.Put(binary.BigEndian.AppendUint64(nil, i), value); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err := errors.Join(err, db.Close()); err != nil {
 		t.Fatal(err)
 	}
-	b, err := io.ReadAll(r)
+	b, err := os.ReadFile(path)
 	if err != nil {
 		t.Fatal(err)
 	}
