@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
@@ -137,6 +138,9 @@ func checkBolt(path, bucket string) error {
 // in memory until the candidate comes, and both go in one transaction; the
 // vote is not sent before that.
 //
+// Each value ends with a checksum of its key and itself: a flipped bit in a
+// vote would be a second one.
+//
 // Invariant: Get answers from the file alone. A term whose candidate could
 // not be written must not be seen beside the candidate of an earlier vote:
 // raft would take that pair for a vote it has given and confirm it.
@@ -150,6 +154,8 @@ type voteStore struct {
 const (
 	keyLastVoteTerm = "LastVoteTerm"
 	keyLastVoteCand = "LastVoteCand"
+	keyCurrentTerm  = "CurrentTerm"
+	keyChecked      = "checked" // is there since the values have checksums
 )
 
 var errNotFound = errors.New("not found") // raft compares the text
@@ -162,13 +168,56 @@ func openVotes(path string) (*voteStore, error) {
 		return nil, err
 	}
 	err = db.Update(func(tx *bbolt.Tx) error {
-		_, err := tx.CreateBucketIfNotExists(stableBucket())
-		return err
+		b, err := tx.CreateBucketIfNotExists(stableBucket())
+		if err != nil {
+			return err
+		}
+		return checkVotes(b)
 	})
+	if errors.Is(err, errUnsound) {
+		err = damagedFile(path, err)
+	}
 	if err != nil {
-		return nil, errors.Join(fmt.Errorf("open %s: %w", path, err), db.Close())
+		return nil, errors.Join(fmt.Errorf("read the votes: %w", err), db.Close())
 	}
 	return &voteStore{db: db}, nil
+}
+
+// checkVotes verifies all values. Those of an earlier had get their checksums.
+func checkVotes(b *bbolt.Bucket) error {
+	if b.Get([]byte(keyChecked)) != nil {
+		return b.ForEach(func(k, v []byte) error {
+			_, err := unsealed(k, v)
+			return err
+		})
+	}
+	old := map[string][]byte{keyChecked: nil}
+	err := b.ForEach(func(k, v []byte) error {
+		known := (string(k) == keyCurrentTerm || string(k) == keyLastVoteTerm) && len(v) == 8
+		if !known && string(k) != keyLastVoteCand {
+			return fmt.Errorf("%w: %q has %d bytes", errUnsound, k, len(v))
+		}
+		old[string(k)] = slices.Clone(v)
+		return nil
+	})
+	for k, v := range old {
+		if err == nil {
+			err = b.Put([]byte(k), sealed([]byte(k), v))
+		}
+	}
+	return err
+}
+
+func sealed(key, val []byte) []byte {
+	return binary.BigEndian.AppendUint32(slices.Clone(val), crcOf(key, val))
+}
+
+func unsealed(key, stored []byte) ([]byte, error) {
+	n := len(stored) - 4
+	if n < 0 || binary.BigEndian.Uint32(stored[n:]) != crcOf(key, stored[:n]) {
+		return nil, fmt.Errorf("%w: %q doesn't match its checksum", errUnsound, key)
+	}
+	return stored[:n], nil
 }
 
 // Close closes the file.
@@ -183,11 +232,11 @@ func (v *voteStore) Set(key, val []byte) error {
 	return v.db.Update(func(tx *bbolt.Tx) error {
 		b := tx.Bucket(stableBucket())
 		if term != nil {
-			if err := b.Put([]byte(keyLastVoteTerm), term); err != nil {
+			if err := b.Put([]byte(keyLastVoteTerm), sealed([]byte(keyLastVoteTerm), term)); err != nil {
 				return err
 			}
 		}
-		return b.Put(key, val)
+		return b.Put(key, sealed(key, val))
 	})
 }
 
@@ -207,8 +256,9 @@ func (v *voteStore) Get(key []byte) ([]byte, error) {
 		if val == nil {
 			return errNotFound
 		}
+		val, err := unsealed(key, val)
 		out = append(out, val...)
-		return nil
+		return err
 	})
 	return out, err
 }

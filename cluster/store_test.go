@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -332,5 +333,83 @@ func TestCheckStorageMissesWhatIsGone(t *testing.T) {
 	}
 	if err := CheckStorage(dir); err == nil || !strings.Contains(err.Error(), "raft-vote.db") {
 		t.Errorf("without its votes: %v", err)
+	}
+}
+
+// A flipped bit in a vote is found, or was in a place that holds nothing.
+func TestFlippedVoteIsFound(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "votes.db")
+	v := openTestVotes(t, path)
+	if err := errors.Join(v.SetUint64([]byte(keyCurrentTerm), 5), vote(v, 5, "beta"), v.Close()); err != nil {
+		t.Fatal(err)
+	}
+	whole, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := rand.New(rand.NewPCG(5, 5))
+	found := 0
+	for _, text := range []string{keyCurrentTerm, keyLastVoteTerm, keyLastVoteCand, keyChecked} {
+		for range 30 {
+			bad := slices.Clone(whole)
+			at := bytes.LastIndex(bad, []byte(text)) + r.IntN(len(text)+8)
+			bad[at] ^= 1 << r.IntN(8)
+			if err := os.WriteFile(path, bad, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			v, err := openVotes(path)
+			if errors.Is(err, ErrDamagedFile) {
+				found++
+				continue
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			wantVote(t, v, 5, "beta")
+			if term, err := v.GetUint64([]byte(keyCurrentTerm)); err != nil || term != 5 {
+				t.Fatalf("byte %d: the term is %d (%v)", at, term, err)
+			}
+			if err := v.Close(); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if found < 30 {
+		t.Errorf("%d flips were found: the test looks in the wrong place", found)
+	}
+}
+
+// Votes of an earlier had have no checksums, and get them.
+func TestOldVotesGoOn(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "votes.db")
+	write := func(pairs map[string][]byte) {
+		t.Helper()
+		db, err := bbolt.Open(path, 0o600, boltOptions())
+		if err != nil {
+			t.Fatal(err)
+		}
+		err = db.Update(func(tx *bbolt.Tx) error {
+			b, err := tx.CreateBucketIfNotExists(stableBucket())
+			for k, v := range pairs {
+				err = errors.Join(err, b.Put([]byte(k), v))
+			}
+			return err
+		})
+		if err := errors.Join(err, db.Close()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	term := []byte{0, 0, 0, 0, 0, 0, 0, 5}
+	write(map[string][]byte{keyCurrentTerm: term, keyLastVoteTerm: term, keyLastVoteCand: []byte("beta")})
+	for range 2 {
+		v := openTestVotes(t, path)
+		wantVote(t, v, 5, "beta")
+		if err := v.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write(map[string][]byte{keyCurrentTerm: term}) // without its checksum
+	if _, err := openVotes(path); !errors.Is(err, ErrDamagedFile) {
+		t.Errorf("a term without a checksum: %v", err)
 	}
 }
