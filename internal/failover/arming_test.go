@@ -86,7 +86,7 @@ func TestAnAddressIsArmedFirstAndDisarmedLast(t *testing.T) {
 	h.settle(t.Context(), 7)
 	want := []string{
 		"guard holds 7: 2", "gate admits 7: 2", "gate opens 7", "set 2",
-		"guard holds 7: 2", "gate admits 7: 2", "gate opens 7", "set 1", "guard holds 7: 1", "gate forgets 7: 1",
+		"guard holds 7: 2", "gate admits 7: 2", "gate opens 7", "set 1", "gate forgets 7: 1", "guard holds 7: 1",
 		"gate shuts 7", "remove 1", "gate forgets 7: 1", "guard drops 7",
 	}
 	if got := a.diary.all(); !slices.Equal(got, want) {
@@ -107,6 +107,67 @@ func TestWhatIsNotProvenGoneStaysGuarded(t *testing.T) {
 	h.settle(t.Context(), 7)
 	if got := a.diary.all(); slices.Contains(got, "gate forgets 7: 1") || slices.Contains(got, "guard drops 7") {
 		t.Errorf("the guard or the gate let go of an address that may be up: %v", got)
+	}
+}
+
+// hooked is a kernel whose Set does something more at its end.
+type hooked struct {
+	*memoryKernel
+	also func()
+}
+
+func (k hooked) Set(ctx context.Context, want []vip.Address, deadline clock.Instant) (vip.Change, error) {
+	c, err := k.memoryKernel.Set(ctx, want, deadline)
+	k.also()
+	return c, err
+}
+
+// An address that is gone must not stay behind the gate because the guard
+// doesn't answer: nothing would ever open it again.
+func TestTheGateForgetsWhatIsGoneThoughTheGuardIsAsleep(t *testing.T) {
+	h, a, k := armedHolder()
+	h.lease.Grant(7, h.now(), time.Second)
+	if err := bringUp(t.Context(), h, 7, addresses("192.0.2.1", "192.0.2.2")); err != nil {
+		t.Fatal(err)
+	}
+	h.kernel = hooked{k, func() { a.asleep = errors.New("the guard doesn't answer") }}
+	if err := bringUp(t.Context(), h, 7, addresses("192.0.2.2")); err == nil {
+		t.Fatal("a change that the guard was not told of succeeded")
+	}
+	if got := a.diary.all(); !slices.Contains(got, "gate forgets 7: 1") {
+		t.Errorf("the gate stays closed around an address that is gone: %v", got)
+	}
+}
+
+// The kernel's network lock may be held by a driver for seconds. A lease that
+// is renewed meanwhile must not end in the gate.
+func TestARenewalDoesNotWaitForTheKernel(t *testing.T) {
+	h, a, k := armedHolder()
+	h.lease.Grant(7, h.now(), time.Second)
+	if err := bringUp(t.Context(), h, 7, addresses("192.0.2.1")); err != nil {
+		t.Fatal(err)
+	}
+	in, out := make(chan struct{}), make(chan struct{})
+	h.kernel = hooked{k, func() { close(in); <-out }}
+	refreshed, renewed := make(chan error, 1), make(chan error, 1)
+	go func() {
+		_, err := h.refresh(t.Context())
+		refreshed <- err
+	}()
+	<-in
+	before := len(a.diary.all())
+	go func() { renewed <- h.extend(7) }()
+	select {
+	case err := <-renewed:
+		if err != nil || !slices.Contains(a.diary.all()[before:], "gate opens 7") {
+			t.Errorf("extend: %v; it did %v", err, a.diary.all()[before:])
+		}
+	case <-time.After(2 * time.Second):
+		t.Error("the renewal waits for a kernel that doesn't answer")
+	}
+	close(out)
+	if err := <-refreshed; err != nil {
+		t.Error(err)
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
+	"sync/atomic"
 
 	"github.com/hashicorp/go-hclog"
 
@@ -35,8 +36,12 @@ type holder struct {
 	// noted is all that may be in the kernel for epoch or an earlier one. It
 	// holds every address from before it is asked for until after it is seen
 	// to be gone: what drop doesn't know it can't take away.
-	noted    []vip.Address
-	admitted uint64 // the epoch that the gate knows; 0: none yet
+	noted []vip.Address
+
+	// admitted is the epoch that the gate knows; 0: none yet. It is not under
+	// mu: a renewal must not wait for the kernel, which may take longer than a
+	// lease.
+	admitted atomic.Uint64
 }
 
 var errLeaseOver = errors.New("the lease is over")
@@ -85,13 +90,12 @@ func (h *holder) admit(ctx context.Context, epoch uint64, addrs []vip.Address) e
 	if err := h.gate.Admit(epoch, bare(all)); err != nil {
 		return err
 	}
-	h.mu.Lock()
-	h.admitted = epoch
-	h.mu.Unlock()
+	h.admitted.Store(epoch)
 	return h.extend(epoch)
 }
 
-// extend passes the lease of epoch on to the gate and the guard.
+// extend passes the lease of epoch on to the gate and the guard. It waits for
+// nobody.
 func (h *holder) extend(epoch uint64) error {
 	held, until, ok := h.lease.Held()
 	if !ok || held != epoch {
@@ -100,10 +104,7 @@ func (h *holder) extend(epoch uint64) error {
 	if h.guard != nil && !h.guard.Extend(epoch, until) {
 		return fmt.Errorf("%w: the guard has ended epoch %d", errLeaseOver, epoch)
 	}
-	h.mu.Lock()
-	admitted := h.admitted == epoch
-	h.mu.Unlock()
-	if !admitted {
+	if h.admitted.Load() != epoch {
 		return nil
 	}
 	return h.gate.Extend(epoch, until)
@@ -116,12 +117,15 @@ func (h *holder) raise(ctx context.Context, epoch uint64, addrs []vip.Address) e
 	if err != nil || len(gone) == 0 {
 		return err
 	}
-	if h.guard != nil {
-		if err := h.guard.Hold(ctx, epoch, addrs); err != nil {
-			return err
-		}
+	// The gate first: nobody else knows of these any more, whatever the guard
+	// says. That one may go on removing what isn't there.
+	if err := h.forget(epoch, gone); err != nil {
+		return err
 	}
-	return h.forget(epoch, gone)
+	if h.guard == nil {
+		return nil
+	}
+	return h.guard.Hold(ctx, epoch, addrs)
 }
 
 // put sets the addresses and returns those that are on no interface any more.
