@@ -86,6 +86,14 @@ func (b *backoff) turn(err error) {
 	b.retry = b.now().Add(doubling(b.turns, time.Second, 30*time.Second))
 }
 
+// forgive lets the next turn begin at once; should it fail too, it counts with
+// those before.
+func (b *backoff) forgive() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.retry = 0
+}
+
 func (b *backoff) turnAfter() clock.Instant {
 	b.mu.Lock()
 	defer b.mu.Unlock()

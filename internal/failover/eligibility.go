@@ -173,6 +173,12 @@ func (c *Controller) Prepare(ctx context.Context, req *hadv1.PrepareRequest) *ha
 	if err != nil {
 		return &hadv1.PrepareResponse{Reasons: []string{err.Error()}}
 	}
+	c.mu.Lock()
+	stopping := c.stopping
+	c.mu.Unlock()
+	if stopping {
+		return &hadv1.PrepareResponse{Reasons: []string{"it is stopping"}}
+	}
 	_, hooks := c.hookFolders(p)
 	if why := c.blockers(withoutFailures(view), p, c.executor.held(), hooks); len(why) > 0 {
 		return &hadv1.PrepareResponse{Reasons: why}
@@ -190,6 +196,7 @@ func (c *Controller) Prepare(ctx context.Context, req *hadv1.PrepareRequest) *ha
 	if err != nil {
 		return &hadv1.PrepareResponse{Reasons: []string{err.Error()}}
 	}
+	c.backoff.forgive() // the owner lets go in the belief that this node takes over at once
 	return &hadv1.PrepareResponse{Ready: true}
 }
 

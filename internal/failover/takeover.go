@@ -2,6 +2,7 @@ package failover
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"sync"
@@ -137,12 +138,17 @@ func (x *executor) yield(ctx context.Context, step Step) error {
 }
 
 // handOver is the old owner's answer to askToLetGo. After a nil error nothing
-// of the epoch is in the kernel, and nothing of it comes back.
+// of the epoch is in the kernel, and nothing of it comes back; nor is a script
+// of it left that can't be ended.
 func (x *executor) handOver(ctx context.Context, from uint64) error {
 	h := x.held()
-	reported, _ := x.reports()
+	reported, stuck := x.reports()
 	switch {
-	case h.Epoch == from && h.Phase == PhaseLeaving, h.Epoch != from && reported >= from:
+	case h.Epoch != from && reported >= from:
+		return nil
+	case stuck != "":
+		return errors.New(stuck) // as in reportReleased
+	case h.Epoch == from && h.Phase == PhaseLeaving:
 		return nil
 	case h.Epoch != from || h.Phase != PhaseYielding:
 		return fmt.Errorf("epoch %d is not being handed over by %s", from, x.instance.GetNode())

@@ -1,6 +1,7 @@
 package failover
 
 import (
+	"context"
 	"errors"
 	"slices"
 	"testing"
@@ -15,6 +16,12 @@ import (
 // alpha the leader. It returns beta's epoch.
 func (r *rig) betaMovesHere() uint64 {
 	r.t.Helper()
+	r.betaOwns()
+	return r.andMovesHere()
+}
+
+func (r *rig) betaOwns() {
+	r.t.Helper()
 	r.log.follow("beta")
 	r.policy("")
 	v, _ := r.log.View()
@@ -22,7 +29,11 @@ func (r *rig) betaMovesHere() uint64 {
 	r.must(&hadv1.Command{Record: &hadv1.Command_Acquire{Acquire: &hadv1.Acquire{
 		Term: r.log.Leadership().Term, Instance: beta, Terms: cluster.TimingFor(500 * time.Millisecond).Terms(), PolicyVersion: v.Policy.GetVersion(),
 	}}})
-	v, _ = r.log.View()
+}
+
+func (r *rig) andMovesHere() uint64 {
+	r.t.Helper()
+	v, _ := r.log.View()
 	r.must(&hadv1.Command{Record: &hadv1.Command_MoveOrder{MoveOrder: &hadv1.MoveOrder{Operation: "op", FromEpoch: v.LastEpoch, Target: "alpha", By: "root"}}})
 	synctest.Wait()
 	r.took()
@@ -85,6 +96,58 @@ func TestTakeOverSeesTheOldOwnersReport(t *testing.T) {
 		synctest.Wait()
 		if r.kernel.holds() != 2 || r.phase() != PhaseServing {
 			t.Errorf("phase %v, %d addresses up after beta's report", r.phase(), r.kernel.holds())
+		}
+	})
+}
+
+// A node that says it is ready, and is handed the addresses, must not let the
+// old owner's lease run out because its own last turn failed.
+func TestAReadyTargetDoesNotSitOutItsBackoff(t *testing.T) {
+	run(t, func(r *rig) {
+		r.beta.lets(true, nil)
+		r.betaOwns()
+		for range 5 {
+			r.controller.backoff.turn(errors.New("PreAcq failed"))
+		}
+		if resp := r.controller.Prepare(context.Background(), &hadv1.PrepareRequest{}); !resp.GetReady() {
+			t.Fatalf("not ready: %v", resp.GetReasons())
+		}
+		r.andMovesHere()
+		synctest.Wait()
+		if r.phase() != PhaseServing {
+			t.Errorf("phase %v (%s), want serving", r.phase(), r.controller.Why())
+		}
+	})
+}
+
+func TestAStoppingNodeIsNotReady(t *testing.T) {
+	run(t, func(r *rig) {
+		r.betaOwns()
+		r.controller.stop()
+		if resp := r.controller.Prepare(context.Background(), &hadv1.PrepareRequest{}); resp.GetReady() {
+			t.Error("a node that stops is ready to take over")
+		}
+	})
+}
+
+// What a stuck script mounted or started may live on: the successor waits, as
+// it does when that keeps a release from being reported.
+func TestAnOwnerWithAStuckScriptDoesNotSayThatItLetGo(t *testing.T) {
+	run(t, func(r *rig) {
+		r.policy("")
+		time.Sleep(time.Second)
+		epoch := r.open()[0]
+		r.term()
+		synctest.Wait()
+		if r.phase() != PhaseYielding {
+			t.Fatalf("phase %v, want yielding", r.phase())
+		}
+		r.controller.executor.setStuck("PreRel1 can't be ended")
+		for range 2 {
+			if resp := r.controller.HandOver(context.Background(), &hadv1.HandOverRequest{FromEpoch: epoch}); resp.GetReleased() {
+				t.Error("it says that it holds nothing")
+			}
+			time.Sleep(time.Second) // the lease ends
 		}
 	})
 }
