@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"net/netip"
+	"slices"
 
 	"github.com/hashicorp/go-hclog"
 	"google.golang.org/protobuf/types/known/timestamppb"
@@ -67,8 +69,11 @@ func Recover(ctx context.Context, cfg RecoverConfig) (r Recovered, err error) {
 	if t != nil && cfg.Gate != nil {
 		cfg.Gate.Shut(t.Epoch)
 	}
-	if r.Scripts, err = recoverHooks(ctx, cfg); err != nil || t == nil {
+	if r.Scripts, err = recoverHooks(ctx, cfg); err != nil {
 		return r, err
+	}
+	if t == nil {
+		return r, reopen(cfg)
 	}
 	cause := "the earlier run of had ended without releasing"
 	kind := hadv1.Evidence_KIND_RELEASED
@@ -128,6 +133,24 @@ func disarm(gate RecoverGate, epoch uint64) error {
 		return err
 	}
 	return gate.Forget(epoch, addrs)
+}
+
+// reopen opens a gate that an earlier run, which held nothing any more, left
+// closed around addresses that are not on this host.
+func reopen(cfg RecoverConfig) error {
+	if cfg.Gate == nil {
+		return nil
+	}
+	addrs, err := cfg.Gate.Guarded()
+	if err != nil || len(addrs) == 0 {
+		return err
+	}
+	at, err := cfg.Addresses.Presence(addrs)
+	if err != nil {
+		return err
+	}
+	gone := slices.DeleteFunc(addrs, func(a netip.Addr) bool { return at[a] != vip.Inactive })
+	return cfg.Gate.Forget(math.MaxUint64, gone) // of whatever epoch: no run is there that could have one
 }
 
 // recoverStages runs the release hooks that the earlier run didn't get to. A

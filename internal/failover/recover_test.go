@@ -3,6 +3,8 @@ package failover
 import (
 	"context"
 	"errors"
+	"maps"
+	"net/netip"
 	"slices"
 	"testing"
 	"time"
@@ -79,6 +81,39 @@ func TestRecoverLeavesTheReportToTheGuard(t *testing.T) {
 	}
 	if got := j.released(); !slices.Equal(got, []uint64{7}) {
 		t.Errorf("released %v, want epoch 7: the guard spoke of an earlier one", got)
+	}
+}
+
+// keys are a gate's guarded addresses.
+type keys map[netip.Addr]bool
+
+func (keys) Shut(uint64) {}
+
+func (k keys) Guarded() ([]netip.Addr, error) { return slices.Collect(maps.Keys(k)), nil }
+
+func (k keys) Forget(_ uint64, addrs []netip.Addr) error {
+	for _, a := range addrs {
+		delete(k, a)
+	}
+	return nil
+}
+
+// A run may have ended with a gate closed around what it had proven gone: no
+// later run would open it, and this host may be another's way to the address.
+func TestRecoverOpensAGateThatGuardsNothing(t *testing.T) {
+	cfg, j, k, _, _ := leftBehind()
+	j.tenure = nil
+	here, gone := netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("192.0.2.2")
+	gate := keys{here: true, gone: true}
+	cfg.Gate = gate
+	if _, err := Recover(t.Context(), cfg); err != nil {
+		t.Fatal(err)
+	}
+	if gate[gone] {
+		t.Error("the gate stays closed around an address that no run holds")
+	}
+	if !gate[here] || k.holds() != 1 {
+		t.Error("the gate was opened around an address that is on this host")
 	}
 }
 
