@@ -3,7 +3,6 @@ package cluster
 import (
 	"context"
 	"errors"
-	"math"
 	"slices"
 	"sync"
 	"syscall"
@@ -52,20 +51,12 @@ type detector struct {
 
 	farewells chan string // leaders that are said to have died
 
-	mu     sync.Mutex
-	backed backing // the latest asker whom this node told that it misses the leader too
+	support support
 
 	// Of run alone.
 	gone    contact   // whose process is gone, as seen from here
 	goneAt  time.Time // since when that is known
 	stoodIn contact   // in whose turn this node has stood; it does so once
-}
-
-// backing is a node that this one has given reason to stand.
-type backing struct {
-	rank int
-	turn contact   // of the leader it misses
-	at   time.Time // the first time, in this turn
 }
 
 // stagger is the head start each node has before the next in rank: enough for
@@ -202,19 +193,17 @@ func (d *detector) look(ctx context.Context, due time.Time) time.Time {
 		// the leader has sent meanwhile comes now.
 		return now.Add(d.detect / 8)
 	}
-	if witness && !d.refused(c) {
-		return later // it leads only if no data node can: its log alone is complete
-	}
-	if until := d.othersTurn(c, math.MaxInt, time.Time{}); now.Before(until) {
+	if until := d.othersTurn(c); now.Before(until) {
 		return until
 	}
-	agreed, wait := d.ask(ctx, c, gone)
-	if !agreed {
-		return time.Now().Add(wait)
-	}
-	// Two that have asked each other: the better one stands.
-	if until := d.othersTurn(c, rank, now); time.Now().Before(until) {
-		return until
+	// One that stands and can't win was agreed to by a majority before.
+	if !d.refused(c) {
+		if witness {
+			return later // it leads only if no data node can
+		}
+		if agreed, wait := d.ask(ctx, c, gone); !agreed {
+			return time.Now().Add(wait)
+		}
 	}
 	if again := d.hearing.heard(); again != c && !gone || !again.sameTurn(c) {
 		return later // it has spoken, or another has
@@ -222,7 +211,11 @@ func (d *detector) look(ctx context.Context, due time.Time) time.Time {
 	if d.raft.State() != raft.Follower {
 		return later
 	}
+	if !d.support.take(c, rank, now) {
+		return time.Now().Add(time.Millisecond) // two have asked each other, and the other is better
+	}
 	if !d.hearing.timeoutNow(ctx, stagger) {
+		d.support.leave()
 		return time.Now().Add(time.Millisecond)
 	}
 	d.stoodIn = c
@@ -238,18 +231,16 @@ func (d *detector) refused(c contact) bool {
 	return ok && rival.behind
 }
 
-// othersTurn returns until when somebody else is being elected: one that this
-// node has backed and that comes before a rank, or one that asked for its
-// vote.
-func (d *detector) othersTurn(c contact, rank int, since time.Time) time.Time {
-	rival, ok := d.hearing.rivalAfter(c)
-	switch b := d.backedIn(c); {
-	case ok && !rival.behind:
+// othersTurn returns until when somebody else is being elected: one that asked
+// for this node's vote, or one that this node supports.
+func (d *detector) othersTurn(c contact) time.Time {
+	if rival, ok := d.hearing.rivalAfter(c); ok {
+		if rival.behind {
+			return time.Time{}
+		}
 		return rival.at.Add(d.detect / 2)
-	case !ok && b.rank < rank && b.at.After(since):
-		return b.at.Add(d.detect / 2)
 	}
-	return time.Time{}
+	return d.support.given(c).Add(d.detect / 2)
 }
 
 // rank is a node's place in the order in which nodes stand for election once
@@ -314,7 +305,7 @@ func (d *detector) lacks(ctx context.Context, node string, req *hadv1.ContactReq
 	case err != nil:
 		return d.patience()
 	case r.GetLeading() || silent < 0:
-		return d.detect
+		return d.detect / 2
 	case r.GetAbsent():
 		return 0
 	case req.GetLook():
@@ -346,32 +337,14 @@ func (d *detector) answer(ctx context.Context, req *hadv1.ContactRequest) *hadv1
 	if req.GetLook() && req.GetLeader() != d.self {
 		resp.Absent = d.absent(ctx, req.GetLeader(), req.GetTerm())
 	}
-	if resp.Absent || now.Sub(c.at) >= d.enough() {
-		d.back(req.GetAsker(), contact{leader: req.GetLeader(), term: req.GetTerm()})
+	if !resp.Absent && now.Sub(c.at) < d.enough() {
+		return resp
+	}
+	place, _ := d.rank(req.GetAsker(), req.GetLeader())
+	if !d.support.give(contact{leader: req.GetLeader(), term: req.GetTerm()}, place, d.detect/2) {
+		return &hadv1.ContactResponse{Term: term, SilentNs: -1}
 	}
 	return resp
-}
-
-// back notes that a node has been given reason to stand. Asking again doesn't
-// buy it more time.
-func (d *detector) back(node string, turn contact) {
-	place, _ := d.rank(node, turn.leader)
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if !d.backed.turn.sameTurn(turn) || d.backed.rank != place {
-		d.backed = backing{rank: place, turn: turn, at: time.Now()}
-	}
-}
-
-// backedIn returns whom this node has backed against a leader; the zero value:
-// nobody.
-func (d *detector) backedIn(c contact) backing {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if !d.backed.turn.sameTurn(c) {
-		return backing{}
-	}
-	return d.backed
 }
 
 // tellGone notes that a node's process is said to have died.

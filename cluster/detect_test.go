@@ -247,7 +247,8 @@ func TestAGreetingSaysNothing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := startNodes(t, dataNodes(), detect)
 		lead := c.leader()
-		follower, third := c.others(lead)[0], c.others(lead)[1]
+		others := c.others(lead)
+		follower, third := others[0], others[1]
 		c.isolate(lead)
 		before := c.hosts[follower].detect.hearing.heard()
 		for range 3 {

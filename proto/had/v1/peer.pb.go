@@ -725,7 +725,7 @@ type ContactResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Leading       bool                   `protobuf:"varint,1,opt,name=leading,proto3" json:"leading,omitempty"`                   // this node is that leader
 	Term          uint64                 `protobuf:"varint,2,opt,name=term,proto3" json:"term,omitempty"`                         // the answering node's
-	SilentNs      int64                  `protobuf:"varint,3,opt,name=silent_ns,json=silentNs,proto3" json:"silent_ns,omitempty"` // since it last heard from that leader; -1: it knows a later one
+	SilentNs      int64                  `protobuf:"varint,3,opt,name=silent_ns,json=silentNs,proto3" json:"silent_ns,omitempty"` // since it last heard from that leader; -1: it knows a later one, or lets somebody else stand against it
 	Absent        bool                   `protobuf:"varint,4,opt,name=absent,proto3" json:"absent,omitempty"`                     // that leader's host refuses connections here too, or it says it doesn't lead
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
