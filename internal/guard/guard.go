@@ -57,6 +57,13 @@ type Guard struct {
 	waiting map[uint64]chan error
 }
 
+// Simulated returns a guard whose process is simulated: it shares the page,
+// answers what ask carries to it, ends by kill, and closes died when it has
+// ended.
+func Simulated(page *Page, ask func(ctx context.Context, r Request) error, kill func() error, died chan struct{}, now clock.Source) *Guard {
+	return &Guard{Client: NewClient(page, ask, now), kill: kill, died: died, exit: errDied}
+}
+
 // askPatience bounds the wait for the guard's answer: it answers in well under
 // a millisecond.
 const askPatience = time.Second
@@ -287,7 +294,7 @@ func (g *Guard) Kill() error {
 // there is when this process has ended.
 func (g *Guard) Close(ctx context.Context) error {
 	// It may be gone before its answer is read.
-	if err := g.request(ctx, Request{Op: OpClose}); err != nil && !errors.Is(err, errNothingLeft) {
+	if err := g.ask(ctx, Request{Op: OpClose}); err != nil && !errors.Is(err, errNothingLeft) {
 		return fmt.Errorf("close the guard: %w", err)
 	}
 	select {
@@ -301,5 +308,8 @@ func (g *Guard) Close(ctx context.Context) error {
 // release frees what is left of a guard that has ended. The page stays mapped:
 // somebody may be extending a lease in it.
 func (g *Guard) release() error {
+	if g.conn == nil { // a simulated guard
+		return nil
+	}
 	return errors.Join(g.conn.Close(), g.cgroup.remove())
 }

@@ -24,6 +24,7 @@ import (
 // is gone can't be extended under its successor, which knows nothing of it.
 type Supervisor struct {
 	start   func(ctx context.Context) (*Guard, error)
+	now     clock.Source
 	logger  hclog.Logger
 	changed chan struct{} // capacity 1
 
@@ -37,9 +38,15 @@ type Supervisor struct {
 // NewSupervisor returns a supervisor of guards started with cfg. Run starts
 // the first one.
 func NewSupervisor(cfg Config) *Supervisor {
+	return SupervisorOf(func(ctx context.Context) (*Guard, error) { return Start(ctx, cfg) }, clock.Now, cfg.Logger)
+}
+
+// SupervisorOf returns a supervisor of guards that start starts.
+func SupervisorOf(start func(ctx context.Context) (*Guard, error), now clock.Source, logger hclog.Logger) *Supervisor {
 	return &Supervisor{
-		start:   func(ctx context.Context) (*Guard, error) { return Start(ctx, cfg) },
-		logger:  cfg.Logger,
+		start:   start,
+		now:     now,
+		logger:  logger,
 		changed: make(chan struct{}, 1),
 		why:     errors.New("the guard isn't started yet"),
 		scripts: map[string]hook.Running{},
@@ -61,13 +68,13 @@ func (s *Supervisor) Run(ctx context.Context) error {
 	for {
 		g, err := s.begin(ctx)
 		if err == nil {
-			began := clock.Now()
+			began := s.now()
 			err = s.follow(ctx, g)
 			if ctx.Err() != nil {
 				return err
 			}
 			s.logger.Error("the guard is gone; another is started", "error", err)
-			if clock.Now().Sub(began) > maxPause {
+			if s.now().Sub(began) > maxPause {
 				pause = firstPause
 			}
 		} else {

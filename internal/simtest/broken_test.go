@@ -41,6 +41,7 @@ func TestBrokenClustersAreFoundOut(t *testing.T) {
 			"an owner whose clock is twice as slow",
 			tamper{rate: func(i int) float64 { return []float64{0.5, 1, 1}[i] }}, ownerFallsSilent,
 		},
+		{"a gate that lets everything through", tamper{leakyGate: true}, ownerFallsSilent},
 		{
 			"reports delivered twice", tamper{propose: func(ctx context.Context, l *seenLog, cmd *hadv1.Command) (cluster.Verdict, error) {
 				v, err := l.propose(ctx, cmd)
@@ -72,6 +73,9 @@ func TestBrokenClustersAreFoundOut(t *testing.T) {
 			l := three
 			l.detect = []time.Duration{200 * time.Millisecond}
 			l.tamper = c.tamper
+			if l.tamper.leakyGate {
+				l.gates = l.data
+			}
 			l.tamper.expected = true
 			simulate(t, l, func(w *world) {
 				w.begin()
@@ -87,14 +91,17 @@ func TestBrokenClustersAreFoundOut(t *testing.T) {
 	}
 }
 
-// ownerFallsSilent stops the owner and waits until another node owns.
+// ownerFallsSilent stops the owner, and its guard, and waits until another node
+// owns.
 func ownerFallsSilent(w *world) {
 	w.until(w.bound(), "an owner", func() bool { return w.owner() != nil })
 	if w.checker.failed() {
 		return // found out before
 	}
 	first := w.owner()
-	w.stop(first)
+	for _, l := range first.h.lives() {
+		w.stop(l)
+	}
 	w.until(w.bound(), "another owner", func() bool {
 		p := w.owner()
 		return p != nil && p != first

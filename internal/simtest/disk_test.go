@@ -10,6 +10,7 @@ import (
 	"io"
 	"slices"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/hashicorp/raft"
@@ -28,6 +29,7 @@ type disk struct {
 	snapshots []*snapshot   // newest first
 	sync      time.Duration // how long a write of the log takes, up to
 	least     time.Duration // and at least
+	full      bool
 }
 
 func newDisk(h *host) *disk {
@@ -39,6 +41,36 @@ func (d *disk) slow(least, most time.Duration) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.least, d.sync = least, most
+}
+
+// fill leaves no room on the disk, or makes some.
+func (d *disk) fill(full bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.full = full
+}
+
+// write does a write of a process: it takes its time, and a crash on the way
+// finds it done, or not.
+func (d *disk) write(l *life, do func() error) error {
+	if err := l.pass(); err != nil {
+		return err
+	}
+	d.mu.Lock()
+	least, most, full := d.least, d.sync, d.full
+	d.mu.Unlock()
+	if full {
+		return syscall.ENOSPC
+	}
+	took := least + d.h.draw(most-least)
+	before := d.h.draw(took)
+	if err := wait(context.Background(), before, l.dead); err != nil {
+		return err
+	}
+	if err := do(); err != nil {
+		return err
+	}
+	return errors.Join(wait(context.Background(), took-before, l.dead), l.pass())
 }
 
 func (d *disk) open(p *process) *cluster.Storage {
@@ -56,24 +88,7 @@ type diskLog struct {
 func (l *diskLog) StoreLog(e *raft.Log) error { return l.StoreLogs([]*raft.Log{e}) }
 
 func (l *diskLog) StoreLogs(entries []*raft.Log) error {
-	if err := l.p.pass(); err != nil {
-		return err
-	}
-	l.d.mu.Lock()
-	least, most := l.d.least, l.d.sync
-	l.d.mu.Unlock()
-	if took := least + l.d.h.draw(most-least); took > 0 {
-		// A crash on the way finds it written, or not.
-		before := l.d.h.draw(took)
-		if err := wait(context.Background(), before, l.p.dead); err != nil {
-			return err
-		}
-		if err := l.InmemStore.StoreLogs(entries); err != nil {
-			return err
-		}
-		return errors.Join(wait(context.Background(), took-before, l.p.dead), l.p.pass())
-	}
-	return l.InmemStore.StoreLogs(entries)
+	return l.d.write(l.p.life, func() error { return l.InmemStore.StoreLogs(entries) })
 }
 
 func (l *diskLog) DeleteRange(from, to uint64) error {

@@ -66,7 +66,48 @@ func drawFault(l layout, r *rand.Rand) fault {
 	on := func(what string, do func(w *world, h *host)) fault {
 		return fault{what: fmt.Sprintf("%s: %s", v, what), do: func(w *world) { do(w, v.host(w)) }}
 	}
-	switch r.IntN(20) {
+	switch r.IntN(28) {
+	case 20, 21:
+		return on("SIGKILL of the guard", func(_ *world, h *host) { h.killGuard() })
+	case 22:
+		return on("SIGKILL of daemon and guard, started again after "+length.String(), func(w *world, h *host) {
+			h.killGuard()
+			h.kill()
+			w.after(length, h.start)
+		})
+	case 23:
+		return on("SIGSTOP of the guard for "+length.String(), func(w *world, h *host) {
+			if g := h.guardian(); g != nil {
+				w.stop(g.life)
+				w.after(length, g.cont)
+			}
+		})
+	case 24:
+		return on("SIGSTOP of daemon and guard for "+length.String(), func(w *world, h *host) {
+			for _, l := range h.lives() {
+				w.stop(l)
+				w.after(length, l.cont)
+			}
+		})
+	case 25:
+		return on("SIGKILL of a daemon whose guard is stopped for "+length.String(), func(w *world, h *host) {
+			if g := h.guardian(); g != nil {
+				w.stop(g.life)
+				w.after(length, g.cont)
+			}
+			h.kill()
+			w.after(length/2, h.start)
+		})
+	case 26:
+		return on("gate off an interface for "+length.String(), func(w *world, h *host) {
+			h.kernel.halve(true)
+			w.after(length, func() { h.kernel.halve(false) })
+		})
+	case 27:
+		return on("disk full for "+length.String(), func(w *world, h *host) {
+			h.disk.fill(true)
+			w.after(length, func() { h.disk.fill(false) })
+		})
 	case 0, 1:
 		return on("SIGKILL, started again after "+length.String(), func(w *world, h *host) {
 			h.kill()
@@ -85,7 +126,7 @@ func drawFault(l layout, r *rand.Rand) fault {
 	case 4, 5:
 		return on("SIGSTOP for "+length.String(), func(w *world, h *host) {
 			if p := h.process(); p != nil {
-				w.stop(p)
+				w.stop(p.life)
 				w.after(length, p.cont)
 			}
 		})

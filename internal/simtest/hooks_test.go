@@ -7,6 +7,7 @@ import (
 	"sync"
 	"time"
 
+	"had/internal/guard"
 	"had/internal/hook"
 )
 
@@ -46,7 +47,7 @@ func (s *scripts) begin(stage hook.Stage) (id, script string, took time.Duration
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.count++
-	id = fmt.Sprintf("%s-%d", s.h.name, s.count)
+	id = fmt.Sprintf("%s%d", s.h.name, s.count)
 	s.running[id] = true
 	return id, fmt.Sprintf("%s-%d", stage, s.count), s.h.draw(s.longest), float64(s.h.draw(1000)) < 1000*s.fail[stage]
 }
@@ -82,6 +83,7 @@ const hookTimeout = 2 * time.Second
 type runner struct {
 	p       *process
 	journal *openJournal
+	guards  *guard.Supervisor // nil: there are none
 }
 
 func (r *runner) Stage(ctx context.Context, run hook.Run) ([]hook.Result, error) {
@@ -104,6 +106,14 @@ func (r *runner) Stage(ctx context.Context, run hook.Run) ([]hook.Result, error)
 	result := hook.Result{
 		Stage: run.Stage, Script: script, VIP: run.VIP.String(), Outcome: hook.Exited, Started: running.Started, Forced: run.Env.Forced,
 	}
+	if r.guards != nil {
+		// As internal/daemon: without a guard nobody could say too much.
+		if err := r.guards.Script(ctx, running); err != nil && r.guards.Alive() == nil {
+			s.kill(id)
+			result.Outcome, result.Err = hook.Canceled, err.Error()
+			return []hook.Result{result}, r.journal.Finished(ctx, running, result)
+		}
+	}
 	err := wait(ctx, min(took, hookTimeout), r.p.dead)
 	switch {
 	case errors.Is(err, errDead):
@@ -119,6 +129,9 @@ func (r *runner) Stage(ctx context.Context, run hook.Run) ([]hook.Result, error)
 		return nil, err
 	}
 	s.kill(id)
+	if r.guards != nil {
+		_ = r.guards.ScriptEnded(ctx, id) // it kills nothing that isn't there
+	}
 	result.Duration = time.Since(result.Started)
 	return []hook.Result{result}, r.journal.Finished(ctx, running, result)
 }

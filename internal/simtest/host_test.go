@@ -31,7 +31,10 @@ type host struct {
 	offset time.Duration // its clock's reading at booted
 	boots  int
 	starts int
-	proc   *process // the daemon that runs; nil: none
+	proc   *process  // the daemon that runs; nil: none
+	guard  *guardian // the guard that runs; nil: none
+	// farewell is what a guard left on the disk.
+	farewell *hadv1.Farewell
 }
 
 func newHost(w *world, m *hadv1.Member, detect time.Duration, random *rand.Rand) *host {
@@ -46,6 +49,9 @@ func newHost(w *world, m *hadv1.Member, detect time.Duration, random *rand.Rand)
 	h.disk = newDisk(h)
 	h.journal = newJournalFile(m.GetNodeId())
 	h.kernel = &kernel{h: h}
+	if w.layout.gated(len(w.hosts)) && !m.GetWitness() {
+		h.kernel.gate = newKernelGate(h)
+	}
 	h.scripts = newScripts(h)
 	h.boot()
 	return h
@@ -143,6 +149,41 @@ func (h *host) vanish() {
 	if p != nil {
 		p.die()
 	}
+}
+
+// guardian returns the guard that runs, nil when none does.
+func (h *host) guardian() *guardian {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.guard
+}
+
+// killGuard is SIGKILL for the guard.
+func (h *host) killGuard() {
+	if g := h.guardian(); g != nil {
+		g.die()
+	}
+}
+
+// lives returns the processes that run.
+func (h *host) lives() []*life {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	var out []*life
+	if h.proc != nil {
+		out = append(out, h.proc.life)
+	}
+	if h.guard != nil {
+		out = append(out, h.guard.life)
+	}
+	return out
+}
+
+// unsaid reports whether a guard's farewell waits to be told.
+func (h *host) unsaid() bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.farewell != nil
 }
 
 // terminate is SIGTERM.

@@ -17,7 +17,8 @@ import (
 // renews or removes stays until its lifetime is over, and up to
 // cluster.KernelExpirySlack longer.
 type kernel struct {
-	h *host
+	h    *host
+	gate *kernelGate // nil: this host can't run one
 
 	mu     sync.Mutex
 	noLink bool
@@ -47,7 +48,23 @@ func (k *kernel) notify() {
 }
 
 // clear empties the table: the host was switched off.
-func (k *kernel) clear() { k.h.w.checker.removeAll(k.h.name) }
+func (k *kernel) clear() {
+	k.h.w.checker.removeAll(k.h.name)
+	if k.gate != nil {
+		k.gate.clear()
+	}
+}
+
+// halve takes the gate off an interface, or puts it back.
+func (k *kernel) halve(partly bool) {
+	if k.gate == nil {
+		return
+	}
+	k.gate.mu.Lock()
+	k.gate.partly = partly
+	k.gate.mu.Unlock()
+	k.notify()
+}
 
 // expiry is when an address set now goes away by itself.
 func (k *kernel) expiry() time.Time {

@@ -105,7 +105,7 @@ func (n *network) carry(from, to string) (time.Duration, bool) {
 
 // call asks a host and waits for the answer until ctx ends. serve runs on the
 // process found there when the request arrives.
-func call[T any](ctx context.Context, p *process, to string, serve func(q *process) (T, error)) (T, error) {
+func call[T any](ctx context.Context, p *life, to string, serve func(q *process) (T, error)) (T, error) {
 	type answer struct {
 		value T
 		err   error
@@ -181,7 +181,7 @@ func (t *transport) Ended() <-chan string { return t.ended }
 
 // Probe implements cluster.Lines.
 func (t *transport) Probe(ctx context.Context, node string) error {
-	_, err := call(ctx, t.p, node, func(*process) (struct{}, error) { return struct{}{}, nil })
+	_, err := call(ctx, t.p.life, node, func(*process) (struct{}, error) { return struct{}{}, nil })
 	return err
 }
 
@@ -257,7 +257,7 @@ func (t *transport) InstallSnapshot(_ raft.ServerID, to raft.ServerAddress, args
 func roundTrip[A, R any](t *transport, to raft.ServerAddress, limit time.Duration, args *A, resp *R, data io.Reader) error {
 	ctx, cancel := context.WithTimeout(t.p.hard, limit)
 	defer cancel()
-	r, err := call(ctx, t.p, string(to), func(q *process) (*R, error) { return deliver[R](q, args, data) })
+	r, err := call(ctx, t.p.life, string(to), func(q *process) (*R, error) { return deliver[R](q, args, data) })
 	if err != nil {
 		return err
 	}
@@ -298,7 +298,7 @@ type peers struct{ p *process }
 func ask[T any](ctx context.Context, s *peers, to string, serve func(ctx context.Context, q *process) (T, error)) (T, error) {
 	ctx, cancel := context.WithTimeout(ctx, connectionLimit)
 	defer cancel()
-	return call(ctx, s.p, to, func(q *process) (T, error) {
+	return call(ctx, s.p.life, to, func(q *process) (T, error) {
 		if controller, _ := q.ready(); controller == nil {
 			var none T
 			return none, errRefused

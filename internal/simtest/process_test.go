@@ -6,7 +6,6 @@ import (
 	"net"
 	"net/netip"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
@@ -21,18 +20,10 @@ import (
 	"had/vip"
 )
 
-// process is one run of the daemon on a host. Whatever it does to the world
-// goes through a seam, and every seam asks first whether the process still
-// runs: a killed one does nothing more, a stopped one (SIGSTOP) waits.
-//
-// In a bubble, time stands still while somebody waits for a mutex. So the seams
-// that the product calls with one of its mutexes held (the kernel) never wait.
-// A process is only ever stopped while nothing of it runs; all of it that wakes
-// up later meets a seam that does wait before it gets as far as the kernel.
+// process is one run of the daemon on a host.
 type process struct {
-	h        *host
+	*life
 	instance *hadv1.Instance
-	dead     chan struct{}
 	term     context.CancelFunc // SIGTERM
 	cancel   context.CancelFunc // lets the goroutines of a dead process end
 	ctx      context.Context    // until SIGTERM
@@ -42,19 +33,13 @@ type process struct {
 
 	transport *transport
 
-	mu     sync.Mutex
-	frozen chan struct{} // closed at SIGCONT; nil: not stopped
-	killed bool
-
-	// Set once, under mu, when they can be asked.
+	// Set once, under life.mu, when they can be asked.
 	node       *cluster.Node
 	controller *failover.Controller
 }
 
-var errDead = errors.New("simulation: this process is dead")
-
 func newProcess(h *host, instance *hadv1.Instance) *process {
-	p := &process{h: h, instance: instance, dead: make(chan struct{})}
+	p := &process{life: newLife(h), instance: instance}
 	p.hard, p.cancel = context.WithCancel(context.Background())
 	p.ctx, p.term = context.WithCancel(p.hard)
 	p.transport = newTransport(p)
@@ -62,60 +47,9 @@ func newProcess(h *host, instance *hadv1.Instance) *process {
 }
 
 func (p *process) die() {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if !p.killed {
-		p.killed = true
-		close(p.dead)
+	if p.end() {
 		p.cancel()
 	}
-}
-
-// stop is SIGSTOP. Nothing of the process may be running.
-func (p *process) stop() {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.frozen == nil {
-		p.frozen = make(chan struct{})
-	}
-}
-
-// cont is SIGCONT.
-func (p *process) cont() {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.frozen != nil {
-		close(p.frozen)
-		p.frozen = nil
-	}
-}
-
-// pass lets a living process through, keeps a stopped one waiting, and returns
-// errDead for a dead one.
-func (p *process) pass() error {
-	for {
-		p.mu.Lock()
-		frozen := p.frozen
-		p.mu.Unlock()
-		if isClosed(p.dead) {
-			return errDead
-		}
-		if frozen == nil {
-			return nil
-		}
-		select {
-		case <-frozen:
-		case <-p.dead:
-		}
-	}
-}
-
-// alive is pass for seams that must not wait.
-func (p *process) alive() error {
-	if isClosed(p.dead) {
-		return errDead
-	}
-	return nil
 }
 
 // clock is the controller's clock.Source, and a seam: the lease's keeper reads
@@ -123,12 +57,6 @@ func (p *process) alive() error {
 func (p *process) clock() clock.Instant {
 	_ = p.pass() // a dead one's next seam ends it
 	return p.h.now()
-}
-
-func (p *process) stopped() bool {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.frozen != nil
 }
 
 // view is the replicated state as this process has applied it.
@@ -145,18 +73,40 @@ func (p *process) ready() (*failover.Controller, *cluster.Node) {
 }
 
 // run is the life of a daemon, in the order of internal/daemon: what an
-// earlier run left goes before anybody is met.
+// earlier run left goes before anybody is met, and that run's guard before
+// that.
 func (p *process) run() error {
 	defer p.cancel()
 	logger := p.logger()
 	journal := p.h.journal.open(p)
 	addresses := &addresses{p: p, told: map[netip.Addr]bool{}}
-	hooks := func(string, time.Duration) (failover.Hooks, error) { return &runner{p: p, journal: journal}, nil }
-	_, err := failover.Recover(p.ctx, failover.RecoverConfig{
-		Cluster: p.h.w.birth.GetCluster(), Instance: p.instance, Journal: journal, Addresses: addresses,
-		Hooks: hooks, Kill: p.killScript, Logger: logger,
-	})
+	guards := p.supervisor(logger)
+	hooks := func(string, time.Duration) (failover.Hooks, error) {
+		return &runner{p: p, journal: journal, guards: guards}, nil
+	}
+	farewell, err := p.settle()
 	if err != nil {
+		return err
+	}
+	recovery := failover.RecoverConfig{
+		Cluster: p.h.w.birth.GetCluster(), Instance: p.instance, Journal: journal, Addresses: addresses,
+		Farewell: farewell, Hooks: hooks, Kill: p.killScript, Logger: logger,
+	}
+	ring := failover.Config{
+		Cluster: p.h.w.birth.GetCluster(), Instance: p.instance, Members: p.h.w.birth.GetMembers(), Timing: p.h.timing,
+		Journal: journal, Addresses: addresses, Network: &lan{p: p},
+		Hooks: hooks, CheckHook: func(*policy.Policy) (failover.HookFolders, error) { return failover.HookFolders{}, nil },
+		Farewell: farewell, FarewellTaken: p.forgetFarewell,
+		Peers: &peers{p: p}, Clock: p.clock, Logger: logger, Version: "simulated",
+	}
+	if guards != nil {
+		ring.Guard = guards
+	}
+	if p.h.kernel.gate != nil {
+		g := &openGate{gate: p.h.kernel.gate, by: p.life}
+		recovery.Gate, ring.Gate = g, g
+	}
+	if _, err := failover.Recover(p.ctx, recovery); err != nil {
 		return err
 	}
 	if err := p.pass(); err != nil {
@@ -169,13 +119,8 @@ func (p *process) run() error {
 	if err != nil {
 		return err
 	}
-	log := &seenLog{p: p, node: node}
-	controller := failover.New(failover.Config{
-		Cluster: p.h.w.birth.GetCluster(), Instance: p.instance, Members: p.h.w.birth.GetMembers(), Timing: p.h.timing,
-		Log: log, Journal: journal, Addresses: addresses, Network: &lan{p: p},
-		Hooks: hooks, CheckHook: func(*policy.Policy) (failover.HookFolders, error) { return failover.HookFolders{}, nil },
-		Peers: &peers{p: p}, Clock: p.clock, Logger: logger, Version: "simulated",
-	})
+	ring.Log = &seenLog{p: p, node: node}
+	controller := failover.New(ring)
 	p.mu.Lock()
 	p.node, p.controller = node, controller
 	p.mu.Unlock()
@@ -184,6 +129,10 @@ func (p *process) run() error {
 	defer stop()
 	g, tasks := errgroup.WithContext(tasks)
 	g.Go(func() error { return node.Run(tasks) })
+	if guards != nil {
+		g.Go(func() error { return guards.Run(tasks) })
+		g.Go(func() error { return p.follow(tasks, guards, controller) })
+	}
 	g.Go(func() error {
 		defer stop()
 		return controller.Run(p.ctx, tasks)
@@ -281,13 +230,13 @@ func (l *lan) Conflicts(ctx context.Context, _ []vip.Address, window time.Durati
 
 // logger is a seam too: raft says what it does before it does it, so a stopped
 // process stops there. Its lines go into the diary.
-func (p *process) logger() hclog.Logger {
-	return &logger{Logger: hclog.NewNullLogger(), p: p}
+func (l *life) logger() hclog.Logger {
+	return &logger{Logger: hclog.NewNullLogger(), p: l}
 }
 
 type logger struct {
 	hclog.Logger
-	p    *process
+	p    *life
 	name string
 }
 
@@ -315,6 +264,7 @@ type tamper struct {
 	propose   func(ctx context.Context, l *seenLog, cmd *hadv1.Command) (cluster.Verdict, error)
 	lastLease func(honest clock.Instant) clock.Instant
 	rate      func(node int) float64 // of a host's clock
+	leakyGate bool                   // gates let everything through
 }
 
 func (l *seenLog) LeaderGone(node string) {

@@ -35,6 +35,12 @@ func drawLayout(seed uint64) layout {
 	case 1:
 		l.detect = detects[:1]
 	}
+	l.unguarded = r.IntN(8) == 0
+	if r.IntN(3) > 0 {
+		l.gates = r.IntN(l.data + 1)
+	} else {
+		l.gates = l.data
+	}
 	return l
 }
 

@@ -55,7 +55,7 @@ func TestStoppedBetweenTwoScripts(t *testing.T) {
 			next = w.acquiring()
 			return next != nil
 		})
-		w.stop(next)
+		w.stop(next.life)
 		alpha.start()
 		w.until(2*w.bound(), "another owner", func() bool { return w.owner() != nil })
 		next.cont()

@@ -21,19 +21,19 @@ var (
 	fast  = layout{seed: 1, data: 3, detect: []time.Duration{200 * time.Millisecond}}
 )
 
-// gate holds back what passes it while it is shut.
-type gate struct {
+// latch holds back what passes it while it is shut.
+type latch struct {
 	mu   sync.Mutex
 	shut chan struct{} // nil: open
 }
 
-func (g *gate) close() {
+func (g *latch) close() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.shut = make(chan struct{})
 }
 
-func (g *gate) open() {
+func (g *latch) open() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if g.shut != nil {
@@ -42,7 +42,7 @@ func (g *gate) open() {
 	}
 }
 
-func (g *gate) pass(dead <-chan struct{}) {
+func (g *latch) pass(dead <-chan struct{}) {
 	g.mu.Lock()
 	shut := g.shut
 	g.mu.Unlock()
@@ -65,7 +65,7 @@ func TestSchedule3LateGrantsResurrectNothing(t *testing.T) {
 	} {
 		t.Run(stopped.String(), func(t *testing.T) {
 			parallel(t)
-			answers := new(gate)
+			answers := new(latch)
 			l := fast
 			l.tamper.propose = func(ctx context.Context, s *seenLog, cmd *hadv1.Command) (cluster.Verdict, error) {
 				v, err := s.propose(ctx, cmd)
@@ -81,7 +81,7 @@ func TestSchedule3LateGrantsResurrectNothing(t *testing.T) {
 				epoch := alpha.controller.Status().Holding.Epoch
 				answers.close()
 				w.elapse(alpha.h.timing.Renew + 20*time.Millisecond) // one has committed
-				w.stop(alpha)
+				w.stop(alpha.life)
 				w.elapse(stopped)
 				up := w.checker.added("alpha")
 				alpha.cont()
@@ -118,7 +118,7 @@ func TestSchedule4SuccessorWaitsByTheOwnersTerms(t *testing.T) {
 				w.begin()
 				w.moveTo("alpha")
 				alpha := w.owner()
-				w.stop(alpha)
+				w.stop(alpha.life)
 				took := w.until(w.bound(), "another owner", func() bool { return w.owner() != nil })
 				// The last renewal came at most Renew before the stop.
 				least := cluster.TakeoverWait(alpha.h.timing.Terms(cluster.LayerLifetime)) - alpha.h.timing.Renew - 50*time.Millisecond
@@ -158,7 +158,7 @@ func TestSchedule5SnapshotRestartsTheWait(t *testing.T) {
 		if s := beta.process().node.LastLease(); s.Before(healed) {
 			t.Errorf("beta's wait would begin at %v, before it got the snapshot at %v (it was %v before)", s, healed, stale)
 		}
-		w.stop(alpha)
+		w.stop(alpha.life)
 		gamma.kill()
 		w.elapse(time.Second)
 		gamma.start() // with an empty memory of leases: it restarts its own wait
@@ -222,7 +222,7 @@ func TestSchedule6RenewalBetweenWaitAndAcquire(t *testing.T) {
 		w.begin()
 		w.moveTo("alpha")
 		alpha := w.owner()
-		w.stop(alpha)
+		w.stop(alpha.life)
 		w.until(2*w.bound(), "another owner", func() bool { return w.owner() != nil })
 		if !errors.As(first, new(*cluster.RefusedError)) {
 			t.Errorf("the Acquire after a later lease entry got %v, want a refusal", first)

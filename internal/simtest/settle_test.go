@@ -108,10 +108,10 @@ func (w *world) moveTo(name string) {
 	})
 }
 
-// stop is SIGSTOP for a daemon, at a moment when nothing of it runs.
-func (w *world) stop(p *process) {
+// stop is SIGSTOP for a process, at a moment when nothing of it runs.
+func (w *world) stop(l *life) {
 	synctest.Wait()
-	p.stop()
+	l.stop()
 }
 
 // settled says who owns when all is well: exactly one host has all addresses
@@ -129,7 +129,7 @@ func (w *world) settled() string {
 	want := strings.Count(v.Policy.GetText(), "vip \"")
 	for _, h := range w.hosts {
 		has := len(w.checker.heldBy(h.name))
-		if h == p.h && has != want || h != p.h && has != 0 {
+		if h == p.h && (has != want || !w.checker.answers(h.name)) || h != p.h && has != 0 {
 			return ""
 		}
 	}
@@ -158,10 +158,12 @@ func (w *world) heal() {
 	w.network.heal()
 	for _, h := range w.hosts {
 		h.disk.slow(0, 0)
+		h.disk.fill(false)
+		h.kernel.halve(false)
 		h.scripts.behave()
 		h.kernel.link(true)
-		if p := h.process(); p != nil {
-			p.cont()
+		for _, l := range h.lives() {
+			l.cont()
 		}
 		h.start()
 	}
@@ -187,7 +189,7 @@ func (w *world) quiet() bool {
 	var applied []uint64
 	for _, h := range w.hosts {
 		p := h.process()
-		if p == nil || p.stopped() || h.journal.count() > 0 {
+		if p == nil || p.stopped() || h.journal.count() > 0 || h.unsaid() {
 			return false
 		}
 		_, node := p.ready()

@@ -18,7 +18,10 @@ type layout struct {
 	data    int             // nodes that may own
 	witness bool            // and one that may not
 	detect  []time.Duration // of each node in turn; the last one's counts for the rest
-	tamper  tamper          // what is broken on purpose, to see the checker find it
+	// unguarded hosts have no guards.
+	unguarded bool
+	gates     int    // how many of the first hosts have a gate
+	tamper    tamper // what is broken on purpose, to see the checker find it
 }
 
 // nodes is how many there are.
@@ -28,6 +31,8 @@ func (l layout) nodes() int {
 	}
 	return l.data
 }
+
+func (l layout) gated(i int) bool { return i < l.gates }
 
 func (l layout) detectOf(i int) time.Duration { return l.detect[min(i, len(l.detect)-1)] }
 
@@ -95,6 +100,7 @@ func (w *world) close() {
 	close(w.ended)
 	for _, h := range w.hosts {
 		h.kill()
+		h.killGuard()
 	}
 	w.tasks.Wait()
 	if w.t.Failed() {
