@@ -22,6 +22,7 @@ type checkedLog struct {
 	halt          halt
 	failure       atomic.Pointer[error]     // of the latest StoreLogs; nil: it succeeded
 	writing       atomic.Pointer[time.Time] // since when StoreLogs is under way; nil: it isn't
+	shortened     atomic.Bool               // the log's end was removed, and nothing was written since
 }
 
 // GetLog implements raft.LogStore.
@@ -59,13 +60,32 @@ func (c *checkedLog) StoreLogs(logs []*raft.Log) error {
 	c.writing.Store(nil)
 	if err != nil {
 		c.failure.Store(&err)
+		if c.shortened.Load() {
+			// raft would go on as if the removed entries were still the log's end:
+			// it misses them whenever a leader sends what follows them, and
+			// never catches up (a TODO in its appendEntries).
+			return c.halt.with(fmt.Errorf("replace the end of the log by another leader's: %w; had has to start again", err))
+		}
 		return err
 	}
 	c.failure.Store(nil)
+	c.shortened.Store(false)
 	if lease {
 		c.leaseAppended()
 	}
 	return nil
+}
+
+// DeleteRange implements raft.LogStore.
+func (c *checkedLog) DeleteRange(from, to uint64) error {
+	last, err := c.LogStore.LastIndex()
+	if err != nil {
+		return err
+	}
+	if to >= last {
+		c.shortened.Store(true)
+	}
+	return c.LogStore.DeleteRange(from, to)
 }
 
 // stuck reports whether the disk has been busy with entries for longer than

@@ -229,3 +229,43 @@ func TestDiskThatIsGettingFullIsNoSecret(t *testing.T) {
 		t.Errorf("the problem is %q", p)
 	}
 }
+
+// After raft has removed the end of the log to put another leader's entries
+// there, it believes in the removed ones until it starts again.
+func TestANodeThatCanNotReplaceTheEndOfItsLogStartsAgain(t *testing.T) {
+	disk := &full{LogStore: raft.NewInmemStore()}
+	var reported error
+	h := testHalt(true)
+	closed := make(chan struct{})
+	h.report, h.closed = func(err error) { reported = err; close(closed) }, closed
+	logs := &checkedLog{LogStore: disk, leaseAppended: func() {}, halt: h}
+	for i := range uint64(5) {
+		if err := logs.StoreLog(testEntry(1 + i)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	noSpace := errors.New("no space left on device")
+
+	// Old entries, as after a snapshot: raft doesn't look back at them.
+	if err := logs.DeleteRange(1, 2); err != nil {
+		t.Fatal(err)
+	}
+	disk.err = noSpace
+	if err := logs.StoreLog(testEntry(6)); !errors.Is(err, noSpace) || reported != nil {
+		t.Fatalf("a full disk alone: %v, reported %v", err, reported)
+	}
+
+	if err := logs.DeleteRange(4, 5); err != nil {
+		t.Fatal(err)
+	}
+	stored := make(chan struct{})
+	go func() {
+		defer close(stored)
+		_ = logs.StoreLog(testEntry(4))
+		t.Error("raft goes on")
+	}()
+	<-stored
+	if !errors.Is(reported, noSpace) {
+		t.Errorf("reported %v", reported)
+	}
+}
