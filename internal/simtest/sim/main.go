@@ -18,6 +18,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"runtime"
+	"strconv"
 	"strings"
 	"syscall"
 )
@@ -57,8 +58,12 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	}
 	worlds := []world{{test: "TestBrokenClustersAreFoundOut", seed: 1, twice: true}}
 	for line := range strings.Lines(string(kept)) {
-		var s uint64
-		if _, err := fmt.Sscan(line, &s); err == nil {
+		line, _, _ = strings.Cut(line, "#")
+		for field := range strings.FieldsSeq(line) {
+			s, err := strconv.ParseUint(field, 10, 64)
+			if err != nil {
+				return fmt.Errorf("read the seeds that once failed: %w", err)
+			}
 			worlds = append(worlds, world{test: randomFaults, seed: s})
 		}
 	}
