@@ -1,12 +1,14 @@
 package guard
 
 import (
+	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
+	"errors"
 	"math/big"
 	"net/netip"
 	"os"
@@ -40,6 +42,8 @@ func TestGuard(t *testing.T) {
 		{"death and sleep of the guard are noticed", deathAndSleepOfTheGuardAreNoticed},
 		{"both stopped", bothStopped},
 		{"settle kills a stopped guard", settleKillsAStoppedGuard},
+		{"settle ends though the guard isn't found", settleEndsThoughTheGuardIsNotFound},
+		{"what had said counts, though it died before it was heard", whatHadSaidCounts},
 		{"one guard a folder", oneGuardAFolder},
 		{"close ends the guard and nothing else", closeEndsTheGuardAndNothingElse},
 		{"scripts end before the report", scriptsEndBeforeTheReport},
@@ -173,6 +177,42 @@ func settleKillsAStoppedGuard(t *testing.T, o *office) {
 	eventually(t, "the stopped guard to be gone", d.guardEnded)
 	gone(t, virtual(1)) // their lifetime, here: what else is left is for the caller
 	o.silent()
+}
+
+// The lock may name no process, or one of another PID namespace.
+func settleEndsThoughTheGuardIsNotFound(t *testing.T, o *office) {
+	lock, err := openLock(o.dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer lock.Close()
+	if err := errors.Join(lock.Truncate(0), writeAt(lock, "4194305 1\n")); err != nil { // beyond the largest process ID
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+	defer cancel()
+	if _, err := settle(ctx, o.dir, 20*time.Millisecond); err == nil || ctx.Err() != nil {
+		t.Errorf("settle: %v, want an error long before the caller gives up", err)
+	}
+}
+
+// had released the epoch in order and died before its guard, which was stopped,
+// had heard of it. When the guard wakes it must not say that had died as owner.
+func whatHadSaidCounts(t *testing.T, o *office) {
+	d := startDaemon(t, o.config())
+	d.ask(order{Do: "hold", Epoch: 7, For: 20 * time.Second, Addresses: virtual(1)})
+	d.signalGuard(syscall.SIGSTOP)
+	if r := d.try(order{Do: "drop", Epoch: 7}); r.Err == "" {
+		t.Fatal("a stopped guard answered")
+	}
+	d.signal(syscall.SIGKILL)
+	d.signalGuard(syscall.SIGCONT)
+	eventually(t, "the guard to end", d.guardEnded)
+	o.silent()
+	if f, err := Settle(t.Context(), o.dir); f != nil || err != nil {
+		t.Errorf("it left %v, %v", f, err)
+	}
+	gone(t, virtual(1)) // their lifetime: here nobody took them away
 }
 
 func oneGuardAFolder(t *testing.T, o *office) {

@@ -90,7 +90,8 @@ const (
 // One that doesn't finish within 5 s, because it is stopped, is killed: from
 // then on the caller has to give back what it finds.
 //
-// It fails when ctx ends first, and when the guard can't be killed.
+// It fails when ctx ends first, and when the guard isn't gone within another
+// 5 s: it can't be killed, or it isn't the process that the lock names.
 func Settle(ctx context.Context, dir string) (*hadv1.Farewell, error) {
 	return settle(ctx, dir, settlePatience)
 }
@@ -100,6 +101,7 @@ func settle(ctx context.Context, dir string, patience time.Duration) (*hadv1.Far
 	defer stuck.Stop()
 	tick := time.NewTicker(settleEvery)
 	defer tick.Stop()
+	killed := false
 	for {
 		f, err := openLock(dir)
 		if err == nil {
@@ -113,9 +115,14 @@ func settle(ctx context.Context, dir string, patience time.Duration) (*hadv1.Far
 		case <-ctx.Done():
 			return nil, fmt.Errorf("wait for the guard of the earlier run: %w", context.Cause(ctx))
 		case <-stuck.C:
+			if killed {
+				return nil, fmt.Errorf("wait for the guard of the earlier run: a process still holds %s after the guard it names was killed (`fuser` shows which): end that process", filepath.Join(dir, lockFile))
+			}
 			if err := killGuard(dir); err != nil {
 				return nil, err
 			}
+			killed = true
+			stuck.Reset(patience)
 		case <-tick.C:
 		}
 	}

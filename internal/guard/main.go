@@ -175,15 +175,23 @@ func (g *process) run(conn *net.UnixConn) error {
 	calls := make(chan Call)
 	died := make(chan struct{})
 	failed := make(chan error, 1)
+	served := make(chan struct{})
+	over := make(chan struct{})
 	go func() {
 		if err := untilExit(g.had); err != nil {
 			failed <- err
 			return
 		}
+		// What had said before is in the socket: that nothing is left of an
+		// epoch, or that a script runs.
+		timer := time.NewTimer(hearPatience)
+		defer timer.Stop()
+		select {
+		case <-served:
+		case <-timer.C:
+		}
 		close(died)
 	}()
-	served := make(chan struct{})
-	over := make(chan struct{})
 	go func() {
 		defer close(served)
 		g.serve(conn, calls, over)
@@ -206,12 +214,19 @@ func (g *process) run(conn *net.UnixConn) error {
 	return err
 }
 
+// hearPatience bounds the wait for the end of a dead had's socket, which comes
+// with its death unless another process has the socket too.
+const hearPatience = 100 * time.Millisecond
+
 // serve passes had's requests on, one at a time, until the socket ends. That
 // had closed it proves nothing: had may live on, so the guard does too.
 func (g *process) serve(conn *net.UnixConn, calls chan<- Call, over <-chan struct{}) {
 	buf := make([]byte, maxMessage+1)
 	for {
 		n, err := conn.Read(buf)
+		if errors.Is(err, syscall.ECONNRESET) {
+			continue // had died with an answer unread, and what it sent comes now (unix_release_sock in the Linux sources)
+		}
 		if err != nil {
 			return
 		}
