@@ -208,14 +208,16 @@ func (n *node) problems() []string {
 }
 
 // run owns every task of the node. The ring stops first, for it needs all the
-// others to release in order; then the rest.
+// others to release in order; then the rest. The guard comes last, whatever
+// ends this run: one that isn't told that everything is given back would say
+// that had died as owner.
 func (n *node) run(ctx, hard context.Context) error {
+	unguard := background(context.WithoutCancel(hard), n.safeguards.run)
 	tasks, stop := context.WithCancel(hard)
 	defer stop()
 	g, tasks := errgroup.WithContext(tasks)
 	g.Go(func() error { return n.raft.Run(tasks) })
 	g.Go(func() error { return n.watcher.Run(tasks) })
-	g.Go(func() error { return n.safeguards.run(tasks) })
 	g.Go(func() error { return n.followKernel(tasks) })
 	g.Go(func() error { return api.Serve(tasks, n.server.Local(), n.socket) })
 	g.Go(func() error { return api.Serve(tasks, n.server.Cluster(), n.port.RPCListener()) })
@@ -236,7 +238,7 @@ func (n *node) run(ctx, hard context.Context) error {
 	n.cfg.Logger.Info("had is running", "node", n.cfg.File.Node, "cluster", n.cfg.File.Cluster, "socket", n.cfg.File.Socket)
 	err := g.Wait()
 	notify(n.cfg.Logger, "STOPPING=1")
-	return errors.Join(err, n.safeguards.close(n.local.gateConfig()), n.peers.Close(), n.endPort())
+	return errors.Join(err, unguard(), n.safeguards.close(n.local.gateConfig()), n.peers.Close(), n.endPort())
 }
 
 // followKernel looks after the addresses when the kernel says that one, or a

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -146,6 +147,29 @@ func TestScriptsAndLeases(t *testing.T) {
 		}
 		if r := lastReleaseBy(s.fullHistory(t), owner); r.GetForced() {
 			t.Errorf("the release was forced although the owner could renew its lease: %v", r)
+		}
+	})
+
+	s.scenario(t, "told to stop, and again in the middle of a script", func(t *testing.T, owner string) {
+		begun := filepath.Join(s.hooks.orders, "begun")
+		s.hooks.add(t, s.vips[0], "PreRel20", "touch "+begun+"; sleep 1000")
+		defer s.hooks.remove(t, s.vips[0], "PreRel20")
+		epoch := s.epoch(t)
+		must(t, s.Host(owner).Kill(syscall.SIGTERM))
+		eventually(t, "the script runs", func() error { _, err := os.Stat(begun); return err })
+		must(t, s.Host(owner).Kill(syscall.SIGTERM))
+		_ = s.Host(owner).Wait(within(t)) // its exit code is not the point
+		s.takenOver(t, owner)
+		must(t, s.Host(owner).StartDaemon())
+		s.settled(t)
+		var releases []*hadv1.Released
+		for _, e := range s.fullHistory(t) {
+			if r := e.GetReleased(); r.GetEpoch() == epoch {
+				releases = append(releases, r)
+			}
+		}
+		if len(releases) != 1 || !releases[0].GetForced() {
+			t.Errorf("releases of epoch %d: %v, want one, forced", epoch, releases)
 		}
 	})
 
