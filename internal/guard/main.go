@@ -38,6 +38,10 @@ func Main(stderr io.Writer) error {
 	// service stops all its processes at once. SIGPIPE would come from logging
 	// to a terminal that is gone.
 	signal.Ignore(syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP, syscall.SIGQUIT, syscall.SIGPIPE, syscall.SIGUSR1, syscall.SIGUSR2)
+	// It was started as /proc/self/exe, which would make "exe" its name in ps(1).
+	if err := os.WriteFile("/proc/self/comm", []byte("had-guard"), 0); err != nil {
+		return fmt.Errorf("name the guard's process: %w", err)
+	}
 	conn, err := openSocket(socketFD)
 	if err != nil {
 		return fmt.Errorf("open the socket to had (had starts its guard itself, nobody else can): %w", err)

@@ -34,7 +34,10 @@ func removals(b *testing.B, n int) <-chan clock.Instant {
 	updates := make(chan netlink.AddrUpdate, 4*n)
 	done := make(chan struct{})
 	b.Cleanup(func() { close(done) })
-	if err := netlink.AddrSubscribe(updates, done); err != nil {
+	err := netlink.AddrSubscribeWithOptions(updates, done, netlink.AddrSubscribeOptions{
+		ReceiveBufferSize: 64 << 20, ReceiveBufferForceSize: true, // a message lost is a removal missed
+	})
+	if err != nil {
 		b.Fatal(err)
 	}
 	last := make(chan clock.Instant, 1)
@@ -66,46 +69,54 @@ func spread(b *testing.B, what string, d []time.Duration) {
 func BenchmarkDeadline(b *testing.B) {
 	observe(b)
 	o := newOffice(b, nil)
-	cfg := o.config()
-	d := startDaemon(b, cfg)
-	addrs := virtual(1)
-	last := removals(b, len(addrs))
-	var late []time.Duration
-	for epoch := range uint64(b.N) {
-		r := d.ask(order{Do: "hold", Epoch: epoch + 1, For: 150 * time.Millisecond, Addresses: addrs})
-		d.signal(syscall.SIGSTOP)
-		late = append(late, (<-last).Sub(r.Until.Add(-cfg.Margin/2)))
-		d.signal(syscall.SIGCONT)
-		d.ask(order{Do: "drop", Epoch: epoch + 1})
+	for _, n := range []int{1, 1000} {
+		b.Run(fmt.Sprintf("addresses=%d", 2*n), func(b *testing.B) {
+			cfg := o.visit(b).config()
+			d := startDaemon(b, cfg)
+			addrs := virtual(n)
+			last := removals(b, len(addrs))
+			var late []time.Duration
+			for epoch := range uint64(b.N) {
+				r := d.ask(order{Do: "hold", Epoch: epoch + 1, For: time.Duration(n+150) * time.Millisecond, Addresses: addrs})
+				d.signal(syscall.SIGSTOP)
+				late = append(late, (<-last).Sub(r.Until.Add(-cfg.Margin/2)))
+				d.signal(syscall.SIGCONT)
+				d.ask(order{Do: "drop", Epoch: epoch + 1})
+			}
+			spread(b, "late", late)
+		})
 	}
-	spread(b, "late", late)
 }
 
 // From SIGKILL of the daemon to the last address gone and to the first peer
 // that has heard.
 func BenchmarkDeath(b *testing.B) {
 	observe(b)
-	o := newOffice(b, nil)
-	addrs := virtual(1)
-	last := removals(b, len(addrs))
-	var down, told []time.Duration
-	for range b.N {
-		o := o.visit(b)
-		d := startDaemon(b, o.config())
-		d.ask(order{Do: "hold", Epoch: 1, For: 10 * time.Second, Addresses: addrs})
-		killed := clock.Now()
-		d.signal(syscall.SIGKILL)
-		down = append(down, (<-last).Sub(killed))
-		h := <-o.heard
-		told = append(told, h.at.Sub(killed))
-		if testing.Verbose() {
-			s := h.farewell.GetReleased().GetSteps()[0]
-			wall := time.Now().Add(-clock.Now().Sub(killed))
-			b.Logf("begun %s, removed in %s, gone %s, told %s", s.GetStarted().AsTime().Sub(wall), time.Duration(s.GetDurationNs()), down[len(down)-1], told[len(told)-1])
-		}
+	ca := newAuthority(b)
+	plain, encrypted := newOffice(b, nil), newOffice(b, ca.files)
+	encrypted.tls = ca.paths("alpha")
+	for _, c := range []struct {
+		name   string
+		office *office
+		n      int
+	}{{"addresses=2", plain, 1}, {"addresses=2,TLS", encrypted, 1}, {"addresses=2000", plain, 1000}} {
+		b.Run(c.name, func(b *testing.B) {
+			addrs := virtual(c.n)
+			last := removals(b, len(addrs))
+			var down, told []time.Duration
+			for range b.N {
+				o := c.office.visit(b)
+				d := startDaemon(b, o.config())
+				d.ask(order{Do: "hold", Epoch: 1, For: 10 * time.Second, Addresses: addrs})
+				killed := clock.Now()
+				d.signal(syscall.SIGKILL)
+				down = append(down, (<-last).Sub(killed))
+				told = append(told, (<-o.heard).at.Sub(killed))
+			}
+			spread(b, "gone", down)
+			spread(b, "told", told)
+		})
 	}
-	spread(b, "gone", down)
-	spread(b, "told", told)
 }
 
 // What a guard of the program had costs in memory, when it has guarded for a

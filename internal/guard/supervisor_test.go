@@ -97,6 +97,9 @@ func theGuardsProcess(t *testing.T, o *office) {
 	if cwd, err := os.Readlink(fmt.Sprintf("/proc/%d/cwd", pid)); err != nil || cwd != "/" {
 		t.Errorf("it works in %q (%v) and keeps that file system from being unmounted", cwd, err)
 	}
+	if comm, err := os.ReadFile(fmt.Sprintf("/proc/%d/comm", pid)); err != nil || string(comm) != "had-guard\n" {
+		t.Errorf("its name is %q (%v)", comm, err)
+	}
 	env, err := os.ReadFile(fmt.Sprintf("/proc/%d/environ", pid))
 	if err != nil || strings.Contains(string(env), namespaceVariable) {
 		t.Errorf("it has had's environment: %q (%v)", env, err)
