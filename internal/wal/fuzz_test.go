@@ -53,7 +53,7 @@ func FuzzFlippedByte(f *testing.F) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer l.closeFiles() //nolint:errcheck // only read
+		defer func() { _ = l.closeFiles() }() // only read
 		if err := want.m.diff(l); err != nil && (closed || (model{want.m.first, want.m.recs[:len(want.m.recs)-1]}).diff(l) != nil) {
 			t.Fatalf("%#x in byte %d of %s went unnoticed: %v", mask, int(at)%len(b), name, err)
 		}
