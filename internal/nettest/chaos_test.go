@@ -135,7 +135,7 @@ func newWar(t *testing.T, c *chronicle, p *plan) *war {
 		r.Nodes = "two servers and a witness"
 	}
 	c.Rounds = append(c.Rounds, r)
-	w := &weather{site: newSite(t, cfg), rand: p.rand, absent: map[string]*absence{}, lossy: map[string][]span{}}
+	w := &weather{site: newSite(t, cfg), rand: p.rand, witness: strings.Join(cfg.Witnesses, ""), absent: map[string]*absence{}, lossy: map[string][]span{}}
 	var err error
 	w.prober, err = w.Probe(probing)
 	must(t, err)
@@ -210,7 +210,9 @@ func (w *war) trial(t *testing.T, f fault, patient bool) {
 	if patient {
 		// What a node notices late it notices within a second or two.
 		if f.then == anybody && f.name != "move" && f.name != "restart" {
-			w.pause(t, 12*detect)
+			linger := time.NewTimer(6 * detect)
+			defer linger.Stop()
+			<-linger.C
 		}
 		w.pause(t, 4*detect)
 		o.During = w.answering(t, f.then, owner)

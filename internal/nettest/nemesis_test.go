@@ -70,6 +70,7 @@ type weather struct {
 	rand    *rand.Rand
 	prober  *lab.Prober
 	undo    []func(t *testing.T)
+	witness string         // "": there is none
 	stopped []*lab.Process // daemons told to end, which may take a while
 	absent  map[string]*absence
 	// lossy is when a host's disk could keep nothing: what its daemon wrote
@@ -143,7 +144,7 @@ func (w *weather) restart(t *testing.T, host string) {
 // moveAway asks for a move and doesn't wait for long: in the midst of other
 // faults most are refused.
 func (w *weather) moveAway(t *testing.T, host string) {
-	to := w.others(host)
+	to := w.others(host, w.witness)
 	target := to[w.rand.IntN(len(to))]
 	ctx, cancel := context.WithTimeout(t.Context(), 4*detect)
 	defer cancel()
