@@ -223,13 +223,18 @@ func TestDecideNever(t *testing.T) {
 	rnd := rand.New(rand.NewPCG(1, 2))
 	flip := func() bool { return rnd.IntN(2) == 0 }
 	moment := func() clock.Instant { return start.Add(time.Duration(rnd.IntN(12_000)-6000) * time.Millisecond) }
-	acquired := 0
+	steps := map[StepKind]int{}
 	for range 200_000 {
 		in := idleLeader()
 		if flip() {
 			in = owner()
 			in.LeaseUntil = moment()
-			in.Holding.Phase = []Phase{PhaseAcquiring, PhaseServing, PhaseLeaving}[rnd.IntN(3)]
+			in.Holding.Phase = []Phase{PhaseAcquiring, PhaseServing, PhaseYielding, PhaseLeaving}[rnd.IntN(4)]
+			in.Holding.Target = "beta"
+			in.NoMove = rnd.IntN(4) == 0
+			if flip() {
+				in.Retire = "it has no guard"
+			}
 		}
 		in.Leadership = []cluster.Leadership{{}, {Leader: "beta"}, {Leading: true}, in.Leadership, in.Leadership, in.Leadership}[rnd.IntN(6)]
 		in.LastLease, in.TurnAfter, in.TransferAfter = moment(), moment(), moment()
@@ -239,38 +244,63 @@ func TestDecideNever(t *testing.T) {
 		}
 		for _, node := range []string{"alpha", "beta"} {
 			if rnd.IntN(4) == 0 {
-				in.View.Open = append(in.View.Open, claimOf(named(node), uint64(rnd.IntN(9)+1)))
+				c := claimOf(named(node), uint64(rnd.IntN(3)+1))
+				if rnd.IntN(4) == 0 {
+					c.HandedTo = 9
+				}
+				in.View.Open = append(in.View.Open, c)
 			}
 		}
-		if rnd.IntN(4) == 0 {
-			in.View.Move = &hadv1.Move{Order: &hadv1.MoveOrder{Target: []string{"alpha", "beta", "gamma"}[rnd.IntN(3)]}}
+		if flip() {
+			in.View.Move = &hadv1.Move{Order: &hadv1.MoveOrder{
+				Target: []string{"alpha", "beta", "gamma"}[rnd.IntN(3)], FromEpoch: uint64(rnd.IntN(3) + 1),
+			}}
 		}
 		for _, node := range []string{"beta", "gamma"} {
 			in.Peers[node] = Peer{Fresh: flip(), Eligible: flip(), Witness: rnd.IntN(8) == 0}
 		}
 		plan := Decide(in)
-		if slices.ContainsFunc(plan.Steps, func(s Step) bool { return s.Kind == StepAcquire }) {
-			acquired++
+		for _, s := range plan.Steps {
+			steps[s.Kind]++
 		}
 		if wrong := forbidden(in, plan); wrong != "" {
 			t.Fatalf("%s: plan %q for\n%+v", wrong, text(plan), in)
 		}
 	}
-	if acquired < 1000 {
-		t.Errorf("only %d plans acquire: the inputs don't try enough", acquired)
+	for _, kind := range []StepKind{StepAcquire, StepTakeOver, StepOrderMove, StepYield} {
+		if steps[kind] < 100 {
+			t.Errorf("only %d plans %s: the inputs don't try enough", steps[kind], kind)
+		}
 	}
+}
+
+// forbiddenTakeOver says why an epoch may not be taken from its living owner.
+func forbiddenTakeOver(in Inputs, s Step) string {
+	o := in.View.Move.GetOrder()
+	if o.GetTarget() != "alpha" || o.GetFromEpoch() != s.Epoch || len(in.View.Open) != 1 {
+		return "takes over without its owner's order, or with another epoch open"
+	}
+	if c := in.View.Open[0]; c.GetEpoch() != s.Epoch || c.GetHandedTo() != 0 || c.GetInstance().GetNode() == "alpha" {
+		return "takes over what is handed over already, or its own"
+	}
+	return ""
 }
 
 // forbidden says what is wrong with a plan; empty: nothing.
 func forbidden(in Inputs, p Plan) string {
 	for i, s := range p.Steps {
 		switch s.Kind {
-		case StepAcquire:
+		case StepAcquire, StepTakeOver:
 			switch {
 			case in.Holding.Epoch != 0:
 				return "acquires while it still has an epoch"
-			case !in.Leadership.Ready, in.Witness, in.Stopping, len(in.Blockers) > 0:
+			case !in.Leadership.Ready, in.Witness, in.Stopping, len(in.Blockers) > 0, in.Now.Before(in.TurnAfter):
 				return "acquires although it may not"
+			}
+			if s.Kind == StepTakeOver {
+				return forbiddenTakeOver(in, s)
+			}
+			switch {
 			case len(in.View.Open) > 0 && in.Now.Before(cluster.TakeoverAt(in.LastLease, in.View.Open)):
 				return "acquires before the earlier owner's time is over"
 			case slices.ContainsFunc(in.View.Open, func(c *hadv1.Claim) bool {
@@ -286,6 +316,10 @@ func forbidden(in Inputs, p Plan) string {
 			}
 			if in.Holding.Epoch != 0 && (i == 0 || p.Steps[i-1].Kind != StepRelease) {
 				return "hands leadership on before it has released"
+			}
+		case StepOrderMove, StepYield:
+			if in.Holding.Phase != PhaseServing || !in.Leadership.Ready || in.Peers[s.Target].Witness || s.Target == "alpha" {
+				return "moves what it doesn't serve, or to a node that can't own"
 			}
 		case StepReconfigure:
 			if !in.Now.Before(in.LeaseUntil.Add(-in.Margin)) {
