@@ -217,6 +217,8 @@ func decideHolder(in Inputs) Plan {
 	switch {
 	case h.Phase == PhaseLeaving:
 		return do(finish)
+	case in.LeaseEpoch != h.Epoch && in.Retire != "":
+		return force(in.Retire) // an epoch doesn't outlive its guard
 	case in.LeaseEpoch != h.Epoch || !in.Now.Before(endOfLease):
 		return force("the lease ended: no quorum confirmed it in time")
 	case in.View.Claim(h.Epoch) == nil:

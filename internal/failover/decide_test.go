@@ -334,3 +334,13 @@ func forbidden(in Inputs, p Plan) string {
 	}
 	return ""
 }
+
+// The guard's end takes the lease along. History must not blame the quorum.
+func TestAnOwnerWithoutItsGuardSaysSo(t *testing.T) {
+	in := owner()
+	in.LeaseEpoch, in.LeaseUntil, in.Retire = 0, 0, "it has no guard: killed"
+	plan := Decide(in)
+	if len(plan.Steps) == 0 || plan.Steps[0].Kind != StepForce || plan.Steps[0].Cause != in.Retire {
+		t.Errorf("plan %+v, want a forced release because of the guard", plan)
+	}
+}
