@@ -82,16 +82,17 @@ func (c *checker) set(p *process, addr netip.Addr, until time.Time) {
 	defer c.mu.Unlock()
 	c.look(p)
 	now := time.Now()
-	if !slices.ContainsFunc(c.newest.Open, func(o *hadv1.Claim) bool {
-		return proto.Equal(o.GetInstance(), p.instance)
-	}) {
-		c.violate("%s sets %s, and no epoch of this run is open", p.h.name, addr)
-	}
 	if expires, there := c.tables[p.h.name][addr]; !there || !now.Before(expires) {
 		c.adds[p.h.name]++
 		c.w.diary.logged("%s: + %s", p.h.name, addr)
 	}
 	c.tables[p.h.name][addr] = until
+	// What a stopped daemon still does when it wakes, behind its gate, nobody hears.
+	if c.answer(p.h.name, addr) && !p.stopped() && !slices.ContainsFunc(c.newest.Open, func(o *hadv1.Claim) bool {
+		return proto.Equal(o.GetInstance(), p.instance)
+	}) {
+		c.violate("%s sets %s, and no epoch of this run is open", p.h.name, addr)
+	}
 	c.alone(p.h.name, addr)
 }
 
@@ -149,7 +150,7 @@ func (c *checker) look(p *process) {
 		if h == p.h {
 			q = p
 		}
-		if q == nil || q != p && q.stopped() {
+		if q == nil || q.stopped() {
 			continue
 		}
 		if _, node := q.ready(); node != nil {

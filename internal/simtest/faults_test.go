@@ -63,6 +63,7 @@ func drawFault(l layout, r *rand.Rand) fault {
 	other := (v.index + 1 + r.IntN(l.nodes()-1)) % l.nodes()
 	length := time.Duration(r.Int64N(int64(8 * time.Second)))
 	side := r.IntN(1 << l.nodes())
+	point := 1 + r.IntN(300) // at which a stopped process is in what it does
 	on := func(what string, do func(w *world, h *host)) fault {
 		return fault{what: fmt.Sprintf("%s: %s", v, what), do: func(w *world) { do(w, v.host(w)) }}
 	}
@@ -78,14 +79,14 @@ func drawFault(l layout, r *rand.Rand) fault {
 	case 23:
 		return on("SIGSTOP of the guard for "+length.String(), func(w *world, h *host) {
 			if g := h.guardian(); g != nil {
-				w.stop(g.life)
+				w.stopIn(g.life, min(point, 20))
 				w.after(length, g.cont)
 			}
 		})
 	case 24:
 		return on("SIGSTOP of daemon and guard for "+length.String(), func(w *world, h *host) {
 			for _, l := range h.lives() {
-				w.stop(l)
+				w.stopIn(l, point)
 				w.after(length, l.cont)
 			}
 		})
@@ -126,7 +127,7 @@ func drawFault(l layout, r *rand.Rand) fault {
 	case 4, 5:
 		return on("SIGSTOP for "+length.String(), func(w *world, h *host) {
 			if p := h.process(); p != nil {
-				w.stop(p.life)
+				w.stopIn(p.life, point)
 				w.after(length, p.cont)
 			}
 		})

@@ -48,8 +48,7 @@ func (k *kernelGate) passes(addr netip.Addr) bool {
 	return !guarded || epoch == k.epoch && epoch > k.shut && now.Before(k.deadline) || k.h.w.layout.tamper.leakyGate
 }
 
-// openGate is a gate in the hands of a process. Like the kernel it doesn't
-// keep a stopped process waiting.
+// openGate is a gate in the hands of a process.
 type openGate struct {
 	gate *kernelGate
 	by   *life
@@ -58,7 +57,7 @@ type openGate struct {
 var errShut = errors.New("simulation: the epoch is shut")
 
 func (g *openGate) Admit(epoch uint64, addrs []netip.Addr) error {
-	if err := g.by.alive(); err != nil {
+	if err := g.by.midCall(); err != nil {
 		return err
 	}
 	k := g.gate
@@ -79,7 +78,7 @@ func (g *openGate) Admit(epoch uint64, addrs []netip.Addr) error {
 }
 
 func (g *openGate) Extend(epoch uint64, until clock.Instant) error {
-	if err := g.by.alive(); err != nil {
+	if err := g.by.midCall(); err != nil {
 		return err
 	}
 	k := g.gate
@@ -99,7 +98,7 @@ func (g *openGate) Extend(epoch uint64, until clock.Instant) error {
 }
 
 func (g *openGate) Shut(epoch uint64) {
-	if g.by.alive() != nil {
+	if g.by.midCall() != nil {
 		return
 	}
 	g.gate.mu.Lock()
@@ -108,7 +107,7 @@ func (g *openGate) Shut(epoch uint64) {
 }
 
 func (g *openGate) Forget(epoch uint64, addrs []netip.Addr) error {
-	if err := g.by.alive(); err != nil {
+	if err := g.by.midCall(); err != nil {
 		return err
 	}
 	k := g.gate

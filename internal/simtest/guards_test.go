@@ -1,6 +1,7 @@
 package simtest
 
 import (
+	"sync"
 	"testing"
 	"time"
 
@@ -87,6 +88,45 @@ func TestOwnerLosesItsGuard(t *testing.T) {
 		})
 	}
 }
+
+// TestSchedule1 stops a daemon between its last look at the clock and the call
+// that adds an address, until another node owns: what it then adds is heard by
+// nobody, and goes. (It is stopped there by make sim; elsewhere it just
+// acquires.)
+func TestSchedule1StoppedJustBeforeTheAddress(t *testing.T) {
+	var once sync.Once
+	var stopped *process
+	l := gated
+	l.tamper.beforeSet = func(p *process) {
+		if exact() && p.h.name == "alpha" {
+			once.Do(func() {
+				stopped = p
+				p.stopAt(1)
+			})
+		}
+	}
+	simulate(t, l, func(w *world) {
+		w.begin()
+		w.move("alpha")
+		w.elapse(time.Second)
+		w.until(w.bound(), "an owner that isn't stopped", func() bool { return w.owner() != nil })
+		if stopped != nil {
+			w.elapse(time.Second)
+			stopped.cont()
+			w.elapse(2 * lookAgain)
+			if held := w.checker.heldBy("alpha"); len(held) != 0 {
+				t.Errorf("alpha has %v", held)
+			}
+		} else if exact() {
+			t.Error("alpha was never about to set an address")
+		}
+		w.heal()
+		w.finish(w.bound())
+	})
+}
+
+// lookAgain is how soon a guard looks again for what must not be there.
+const lookAgain = time.Second
 
 // TestSchedule2 delays a guard's farewell until its host's next daemon owns:
 // what it says of the earlier epoch must not close the later one.

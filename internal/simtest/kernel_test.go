@@ -108,9 +108,15 @@ func (a *addresses) Set(ctx context.Context, want []vip.Address, deadline clock.
 	if !a.p.clock().Before(deadline) {
 		return vip.Change{}, vip.ErrDeadline
 	}
+	if before := a.p.h.w.layout.tamper.beforeSet; before != nil {
+		before(a.p)
+	}
 	var change vip.Change
 	held := map[vip.Address]bool{}
 	for _, w := range want {
+		if err := a.p.midCall(); err != nil {
+			return vip.Change{}, err
+		}
 		there := checker.present(name, w.Addr)
 		checker.set(a.p, w.Addr, a.p.h.kernel.expiry())
 		held[w] = true
@@ -123,6 +129,16 @@ func (a *addresses) Set(ctx context.Context, want []vip.Address, deadline clock.
 		}
 	}
 	a.held = held
+	if err := a.p.midCall(); err != nil {
+		return vip.Change{}, err
+	}
+	if !a.p.h.now().Before(deadline) { // the call took too long
+		for _, w := range want {
+			checker.remove(name, w.Addr)
+		}
+		a.held = map[vip.Address]bool{}
+		return vip.Change{}, vip.ErrDeadline
+	}
 	return change, nil
 }
 
@@ -133,6 +149,9 @@ func (a *addresses) Remove(_ context.Context, gone []vip.Address) error {
 		return err
 	}
 	for _, g := range gone {
+		if err := a.p.midCall(); err != nil {
+			return err
+		}
 		a.told[g.Addr] = true
 		delete(a.held, g)
 		a.p.h.w.checker.remove(a.p.h.name, g.Addr)

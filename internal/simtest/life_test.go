@@ -11,17 +11,25 @@ import (
 // nothing more, a stopped one (SIGSTOP) waits.
 //
 // In a bubble, time stands still while somebody waits for a mutex. So the seams
-// that the product calls with one of its mutexes held (the kernel) never wait.
-// A process is only ever stopped while nothing of it runs; all of it that wakes
+// that the product calls with one of its mutexes held (the kernel) don't wait
+// there, and a process is stopped while nothing of it runs; all of it that wakes
 // up later meets a seam that does wait before it gets as far as the kernel.
+//
+// The runtime of make sim lets time go on. There a process is stopped at any
+// seam, in the middle of what it does, and of a kernel call too.
 type life struct {
 	h    *host
 	dead chan struct{}
 
 	mu     sync.Mutex
 	frozen chan struct{} // closed at SIGCONT; nil: not stopped
+	doomed int           // it is stopped at so many seams from now; 0: it isn't
 	killed bool
 }
+
+// exact reports whether a seed decides on everything: the runtime is that of
+// make sim.
+func exact() bool { return *simTrace != "" }
 
 var errDead = errors.New("simulation: this process is dead")
 
@@ -43,15 +51,28 @@ func (l *life) end() bool {
 func (l *life) stop() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	l.freeze()
+}
+
+// freeze stops a process; mu is held.
+func (l *life) freeze() {
 	if l.frozen == nil {
 		l.frozen = make(chan struct{})
 	}
+}
+
+// stopAt stops the process at its nth seam from now.
+func (l *life) stopAt(n int) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.doomed = n
 }
 
 // cont is SIGCONT.
 func (l *life) cont() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	l.doomed = 0
 	if l.frozen != nil {
 		close(l.frozen)
 		l.frozen = nil
@@ -69,6 +90,12 @@ func (l *life) stopped() bool {
 func (l *life) pass() error {
 	for {
 		l.mu.Lock()
+		if l.doomed > 0 {
+			if l.doomed--; l.doomed == 0 {
+				l.freeze()
+				l.h.w.diary.logged("%s: stopped in the middle", l.h.name)
+			}
+		}
 		frozen := l.frozen
 		l.mu.Unlock()
 		if isClosed(l.dead) {
@@ -82,6 +109,16 @@ func (l *life) pass() error {
 		case <-l.dead:
 		}
 	}
+}
+
+// midCall is the seam within a kernel call, before its effect. Without a gate
+// nothing keeps what a process does there after a long stop from being heard,
+// which docs/protocol.md says; so there it doesn't wait.
+func (l *life) midCall() error {
+	if exact() && l.h.kernel.gate != nil {
+		return l.pass()
+	}
+	return l.alive()
 }
 
 // alive is pass for seams that must not wait.

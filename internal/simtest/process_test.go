@@ -265,6 +265,7 @@ type tamper struct {
 	lastLease func(honest clock.Instant) clock.Instant
 	rate      func(node int) float64 // of a host's clock
 	leakyGate bool                   // gates let everything through
+	beforeSet func(p *process)       // runs when addresses are about to be set
 }
 
 func (l *seenLog) LeaderGone(node string) {

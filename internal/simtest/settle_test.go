@@ -114,6 +114,16 @@ func (w *world) stop(l *life) {
 	l.stop()
 }
 
+// stopIn stops a process in the middle of what it does, at its nth seam from
+// now; where that can't be, while it does nothing.
+func (w *world) stopIn(l *life, n int) {
+	if exact() {
+		l.stopAt(n)
+		return
+	}
+	w.stop(l)
+}
+
 // settled says who owns when all is well: exactly one host has all addresses
 // of the policy, serves the latest epoch and leads; "" while that isn't so.
 func (w *world) settled() string {

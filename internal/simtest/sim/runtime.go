@@ -103,6 +103,14 @@ func simBegin() {
 		i, j := (h+uint32(simBubble.next()>>32)%(t-h+1))%uint32(len(pp.runq)), t%uint32(len(pp.runq))
 		pp.runq[i], pp.runq[j] = pp.runq[j], pp.runq[i]
 		atomic.StoreRel(&pp.runqtail, t+1) // store`},
+		// Who waits for a mutex is idle, so that time goes on while a process is
+		// stopped that holds one.
+		{"runtime2.go", `	waitReasonChanReceiveNilChan:    true,
+`, `	waitReasonChanReceiveNilChan:    true,
+	waitReasonSyncMutexLock:         true,
+	waitReasonSyncRWMutexRLock:      true,
+	waitReasonSyncRWMutexLock:       true,
+`},
 		// sync.Mutex becomes fair after a millisecond of the wall clock. Never here.
 		{"sema.go", `func internal_sync_nanotime() int64 {
 `, `func internal_sync_nanotime() int64 {
