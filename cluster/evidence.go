@@ -28,6 +28,7 @@ func (s *State) evidenceMissing(c *hadv1.Claim, a *hadv1.Acquire) string {
 			return waitVoid(c, ev)
 		case hadv1.Evidence_KIND_HANDED_OVER:
 			return s.notHandedOver(c, a)
+		case hadv1.Evidence_KIND_UNSPECIFIED, hadv1.Evidence_KIND_RELEASED, hadv1.Evidence_KIND_REBOOTED:
 		}
 		return refuse("epoch %d of %s can't be closed by %s in an Acquire", c.GetEpoch(), c.GetInstance().GetNode(), ev.GetKind())
 	}

@@ -95,7 +95,7 @@ func proves(r *hadv1.Report, rel *hadv1.Released, c *hadv1.Claim) bool {
 		return owner.GetBootId() == reporter.GetBootId()
 	case hadv1.Evidence_KIND_REBOOTED:
 		return owner.GetBootId() != reporter.GetBootId()
-	case hadv1.Evidence_KIND_UNSPECIFIED, hadv1.Evidence_KIND_WAITED:
+	case hadv1.Evidence_KIND_UNSPECIFIED, hadv1.Evidence_KIND_WAITED, hadv1.Evidence_KIND_HANDED_OVER:
 	}
 	return false
 }

@@ -157,6 +157,7 @@ func describeEvidence(e *hadv1.Evidence) string {
 		return text + fmt.Sprintf("its lease (last entry %d) was waited out, %s", e.GetLeaseIndex(), span(time.Duration(e.GetWaitedNs()).Round(time.Millisecond)))
 	case hadv1.Evidence_KIND_REBOOTED:
 		return text + "its owner has booted since"
+	case hadv1.Evidence_KIND_UNSPECIFIED, hadv1.Evidence_KIND_HANDED_OVER: // those close nothing
 	}
 	return text + word(e.GetKind())
 }

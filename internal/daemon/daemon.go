@@ -249,6 +249,9 @@ func (n *node) followKernel(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case <-n.safeguards.changed():
+			for _, lacking := range n.safeguards.guard.Shortfalls() {
+				n.cfg.Logger.Info("the guard has to do without something on this host", "what", lacking)
+			}
 			n.controller.Wake()
 		case e := <-n.watcher.Events():
 			if e.Kind != vip.AddressAdded {

@@ -118,7 +118,7 @@ func (s *safeguards) problems() []string {
 	} else if err := s.gate.Problem(); err != nil {
 		out = append(out, err.Error())
 	}
-	return append(out, s.guard.Shortfalls()...)
+	return out
 }
 
 // Layer is one thing that ends a lease on this host when had can't.

@@ -38,14 +38,14 @@ func script() []act {
 			about:  "The everyday case: a reboot is due, so the addresses go to another server first. The operator says so on any server.",
 			strike: move,
 			lesson: func(*Cluster, result) string {
-				return "In short: the old owner stopped its service, took the addresses down and told the new one directly. Nobody had to wait for a lease to run out."
+				return "In short: the new owner prepared everything while the old one still answered. Only then did it ask for the addresses: deleted there, told, added here. What the clients missed beyond that is what the scripts took, which stop and start the web service."
 			},
 		},
 		{
 			title:  "crash the owner",
 			brief:  "crashed (kill -9)",
 			deed:   "kill -9",
-			about:  "kill -9 of had on the owner. Its host runs on, with the addresses still in its kernel and nobody left to take them down.",
+			about:  "kill -9 of had on the owner. Its host runs on, with the addresses still in its kernel, and had can take down nothing any more.",
 			strike: crash,
 			mend: func(c *Cluster, former *lab.Host) error {
 				c.n.fact("demo", plain, fmt.Sprintf("starts had on %s again, as systemd would", former.Name))
@@ -91,13 +91,13 @@ func cut(_ context.Context, c *Cluster, owner *lab.Host) error {
 }
 
 func crashLesson(c *Cluster, r result) string {
-	t := c.timing
-	text := fmt.Sprintf("Why so long? A dead daemon can't say that it has let go. So the next owner waits until it certainly has, counted from the last renewal: the lease (%s), then the lifetime after which the kernel of %s drops the address by itself (%s), and the kernel's delay in doing so (%s): %s in all.",
-		seconds(t.TTLMs), r.from, seconds(t.AddressLifetimeMs), seconds(t.TakeoverWaitMs-t.TTLMs-t.AddressLifetimeMs), seconds(t.TakeoverWaitMs))
+	text := "In short: a small process beside had, its guard, saw it die."
 	if gone, ok := r.lost(c.lab.VIPs()[0], r.from); ok {
-		text += fmt.Sprintf(" Here the kernel dropped it after %s, and up to then %s went on answering.", seconds(inMs(gone)), r.from)
+		text += fmt.Sprintf(" It had taken the addresses down after %s", seconds(inMs(gone)))
+	} else {
+		text += " It took the addresses down"
 	}
-	return text + fmt.Sprintf(" A guard process and a packet filter, which come next, will let the next owner skip most of that wait. The web service of %s ran on without the address, because its PreRel never ran; the new start of had made up for it (HAD_FORCED=1).", r.from)
+	return text + fmt.Sprintf(" and told the other servers, so nobody had to wait for the lease to run out. The web service of %s ran on without the address, because its PreRel never ran; the new start of had made up for it (HAD_FORCED=1).", r.from)
 }
 
 func cutLesson(c *Cluster, r result) string {
@@ -105,7 +105,7 @@ func cutLesson(c *Cluster, r result) string {
 	if gone, ok := r.lost(c.lab.VIPs()[0], r.from); ok {
 		text += fmt.Sprintf(", so it took the addresses down after %s", seconds(inMs(gone)))
 	}
-	return text + ", and then stopped its service (HAD_FORCED=1). It could tell nobody, so the next owner waited as after a crash. What it did meanwhile was in its journal and reached the log after the cut: the lines that show two times."
+	return text + fmt.Sprintf(", and then stopped its service (HAD_FORCED=1). It could tell nobody, so the next owner waited until the lease was certainly over: %s after the last renewal. Had %s not done its part, its guard would have, and the filter in its kernel. What it did meanwhile was in its journal and reached the log after the cut: the lines that show two times.", seconds(c.timing.TakeoverWaitMs), r.from)
 }
 
 // noLeader is the exit code by which hactl says that no leader or no quorum

@@ -28,7 +28,7 @@ func TestDemo(t *testing.T) {
 		` kernel +\w+ has got `:                                                  3,
 		` hook 10\.77\.0\.100 PostAcq10StartWeb ok `:                             4, // move shows its own as it goes
 		` forced hook 10\.77\.0\.100 PreRel10StopWeb ok `:                        2, // crashed, cut off
-		` FORCED release: .* had ended without releasing`:                        1,
+		` FORCED release: .* its guard gave back what it held`:                   1,
 		` FORCED release: the lease ended.* \[reached the log .* later, at `:     1,
 		`its own web service: hello from `:                                       1, // crashed: PreRel never ran
 	} {
