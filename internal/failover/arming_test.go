@@ -205,3 +205,17 @@ func TestSchedule3ARenewalOfAnEpochTheGuardEnded(t *testing.T) {
 		t.Error("the ended epoch was granted again")
 	}
 }
+
+func TestAGuardThatDiedEndsNoLease(t *testing.T) {
+	h, a, k := armedHolder()
+	k0 := &keeper{lease: h.lease, holder: h, timing: cluster.TimingFor(time.Second), now: h.now, logger: hclog.NewNullLogger(), wake: func() {}}
+	h.lease.Grant(7, h.now(), time.Second)
+	if err := bringUp(t.Context(), h, 7, addresses("192.0.2.1")); err != nil {
+		t.Fatal(err)
+	}
+	a.over, a.asleep = true, errors.New("the guard has died")
+	k0.grant(7, h.now().Add(time.Second))
+	if _, err := h.refresh(t.Context()); err != nil || k.holds() != 1 || k0.whyLost(7) != "" {
+		t.Errorf("refresh: %v, %d addresses up, lost because %q; want it to serve until it has moved", err, k.holds(), k0.whyLost(7))
+	}
+}

@@ -75,7 +75,7 @@ func New(cfg Config) *Controller {
 			others = append(others, m)
 		}
 	}
-	c.holder = &holder{kernel: cfg.Addresses, gate: cfg.Gate, guard: cfg.Guard, lease: c.lease, now: cfg.Clock, logger: cfg.Logger.Named("lease")}
+	c.holder = &holder{kernel: cfg.Addresses, gate: cfg.Gate, guard: cfg.Guard, lease: c.lease, now: cfg.Clock, logger: cfg.Logger.Named("lease"), lead: cfg.Timing.Margin / 2}
 	c.keeper = &keeper{
 		log: cfg.Log, lease: c.lease, holder: c.holder, instance: cfg.Instance, timing: cfg.Timing, now: cfg.Clock,
 		logger: cfg.Logger.Named("lease"), wake: c.Wake, nudged: make(chan struct{}, 1), returned: make(chan struct{}, 1),
@@ -200,6 +200,7 @@ func (c *Controller) gather() (Inputs, <-chan struct{}) {
 		TransferAfter: c.backoff.transferAfter(view.LastEpoch), TurnAfter: c.backoff.turnAfter(),
 	}
 	in.Reported, in.Stuck = c.executor.reports()
+	in.LeaseLost = c.keeper.whyLost(holding.Epoch)
 	for name, p := range in.Peers {
 		if c.backoff.shunned(name) {
 			p.Eligible, p.Reasons = false, []string{"leadership could not be handed to it"}

@@ -31,6 +31,7 @@ type Inputs struct {
 	Stuck      string // why this instance can't report anything released any more; empty: it can
 	LeaseEpoch uint64 // 0: no lease
 	LeaseUntil clock.Instant
+	LeaseLost  string          // why this node ended the held epoch's lease before its time; empty: it didn't
 	Blockers   []string        // why this node can't own at present, whole sentences
 	Peers      map[string]Peer // the other nodes, by name
 	HandOver   string          // why the owner must give up at once; empty: it needn't
@@ -220,7 +221,7 @@ func decideHolder(in Inputs) Plan {
 	case in.LeaseEpoch != h.Epoch && in.Retire != "":
 		return force(in.Retire) // an epoch doesn't outlive its guard
 	case in.LeaseEpoch != h.Epoch || !in.Now.Before(endOfLease):
-		return force("the lease ended: no quorum confirmed it in time")
+		return force(whyLeaseEnded(in))
 	case in.View.Claim(h.Epoch) == nil:
 		return force("the epoch was closed in the log")
 	case h.Phase == PhaseYielding && (!in.Leadership.Leading || !in.Leadership.Ready) && (in.Leadership.Leader == "" || in.Leadership.Leader == h.Target):
@@ -262,6 +263,18 @@ func decideHolder(in Inputs) Plan {
 		return do(Step{Kind: StepReconfigure, Epoch: h.Epoch, Cause: fmt.Sprintf("policy version %d", v)})
 	}
 	return Plan{Why: "serving"}
+}
+
+// whyLeaseEnded says why a lease wasn't renewed in time.
+func whyLeaseEnded(in Inputs) string {
+	h := in.Holding
+	switch {
+	case h.Phase == PhaseYielding:
+		return fmt.Sprintf("%s; %s did not ask for the addresses before the lease ended", h.Cause, h.Target)
+	case in.LeaseLost != "":
+		return "the lease was given up: " + in.LeaseLost
+	}
+	return "the lease ended: no quorum confirmed it in time"
 }
 
 // retiring says why an owner that can still serve should give up; empty: it

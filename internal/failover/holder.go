@@ -8,6 +8,7 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/hashicorp/go-hclog"
 
@@ -29,6 +30,9 @@ type holder struct {
 	lease  *cluster.Lease
 	now    clock.Source
 	logger hclog.Logger
+	// lead is how long before the lease's end the guard takes the addresses
+	// away: a renewal that came after it would bring them back.
+	lead time.Duration
 
 	mu    sync.Mutex
 	epoch uint64
@@ -101,7 +105,9 @@ func (h *holder) extend(epoch uint64) error {
 	if !ok || held != epoch {
 		return errLeaseOver
 	}
-	if h.guard != nil && !h.guard.Extend(epoch, until) {
+	// A guard that is gone ends nothing: the ring sees to it that the epoch
+	// goes to a node that has one.
+	if h.guard != nil && !h.guard.Extend(epoch, until) && h.guard.Alive() == nil {
 		return fmt.Errorf("%w: the guard has ended epoch %d", errLeaseOver, epoch)
 	}
 	if h.admitted.Load() != epoch {
@@ -167,7 +173,7 @@ func (h *holder) set(ctx context.Context, addrs []vip.Address) (vip.Change, erro
 	if !ok || epoch != h.epoch {
 		return vip.Change{}, errLeaseOver
 	}
-	return h.kernel.Set(ctx, addrs, until)
+	return h.kernel.Set(ctx, addrs, until.Add(-h.lead))
 }
 
 // announce tells the neighbours of what is held, unless the lease is over. A

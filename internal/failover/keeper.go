@@ -33,6 +33,24 @@ type keeper struct {
 	mu     sync.Mutex
 	epoch  uint64 // 0: none is kept
 	cancel context.CancelCauseFunc
+	lost   lostLease
+}
+
+// lostLease is the latest lease that was ended before its time.
+type lostLease struct {
+	epoch uint64
+	why   string
+}
+
+// whyLost says why the lease of an epoch was ended before its time; empty: it
+// was not.
+func (k *keeper) whyLost(epoch uint64) string {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.lost.epoch != epoch {
+		return ""
+	}
+	return k.lost.why
 }
 
 // keep begins to renew epoch, whose lease has just been granted. The context
@@ -153,6 +171,9 @@ func (k *keeper) grant(epoch uint64, t0 clock.Instant) {
 	}
 	if err := k.holder.extend(epoch); err != nil {
 		k.logger.Warn("the renewal has no effect", "epoch", epoch, "error", err)
+		k.mu.Lock()
+		k.lost = lostLease{epoch, err.Error()}
+		k.mu.Unlock()
 		k.end(epoch, err)
 		k.wake()
 	}
