@@ -93,7 +93,7 @@ func cut(_ context.Context, c *Cluster, owner *lab.Host) error {
 func crashLesson(c *Cluster, r result) string {
 	text := "In short: a small process beside had, its guard, saw it die."
 	if gone, ok := r.lost(c.lab.VIPs()[0], r.from); ok {
-		text += fmt.Sprintf(" It had taken the addresses down after %s", seconds(inMs(gone)))
+		text += fmt.Sprintf(" It had taken the addresses down after %s", ms(inMs(gone)))
 	} else {
 		text += " It took the addresses down"
 	}
