@@ -2,6 +2,7 @@ package simtest
 
 import (
 	"errors"
+	"os"
 	"sync"
 )
 
@@ -29,7 +30,7 @@ type life struct {
 
 // exact reports whether a seed decides on everything: the runtime is that of
 // make sim.
-func exact() bool { return *simTrace != "" }
+func exact() bool { return os.Getenv("HAD_SIM_SEED") != "" }
 
 var errDead = errors.New("simulation: this process is dead")
 
