@@ -36,7 +36,7 @@ const socketRoom = 64
 // supervisor returns the real supervisor of simulated guards; nil: this host
 // has none.
 func (p *process) supervisor(logger hclog.Logger) *guard.Supervisor {
-	if p.h.member.GetWitness() || p.h.w.layout.unguarded {
+	if p.h.member.GetWitness() || p.h.w.layout.bare {
 		return nil
 	}
 	return guard.SupervisorOf(func(context.Context) (*guard.Guard, error) { return p.startGuard(logger) }, p.clock, logger.Named("guard"))

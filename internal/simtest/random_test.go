@@ -35,7 +35,8 @@ func drawLayout(seed uint64) layout {
 	case 1:
 		l.detect = detects[:1]
 	}
-	l.unguarded = r.IntN(8) == 0
+	l.swift = r.IntN(2) == 0
+	l.bare = r.IntN(8) == 0
 	if r.IntN(3) > 0 {
 		l.gates = r.IntN(l.data + 1)
 	} else {

@@ -18,10 +18,10 @@ type layout struct {
 	data    int             // nodes that may own
 	witness bool            // and one that may not
 	detect  []time.Duration // of each node in turn; the last one's counts for the rest
-	// unguarded hosts have no guards.
-	unguarded bool
-	gates     int    // how many of the first hosts have a gate
-	tamper    tamper // what is broken on purpose, to see the checker find it
+	gates   int             // how many of the first nodes have a packet gate
+	bare    bool            // no node has a guard
+	swift   bool            // scripts take no time, so that nothing delays a takeover
+	tamper  tamper          // what is broken on purpose, to see the checker find it
 }
 
 // nodes is how many there are.
