@@ -157,15 +157,20 @@ func (c *Cluster) attempt(ctx context.Context, a act) (r result, err error) {
 			return r, err
 		}
 	}
-	if _, err := c.steady(ctx); err != nil {
+	// The former owner is asked itself: what the others know of it may be from
+	// before. Its new daemon answers once it has made up for what was left undone.
+	if _, err := c.steadyBy(ctx, owner); err != nil {
 		return r, err
 	}
 	if a.mend != nil {
 		c.ownPage(ctx, owner)
 	}
-	// The former owner may tell the log last of all that it has let go.
-	after, err := c.agreed(ctx, "the release by "+owner.Name+" is in every log", func(events []event) bool {
-		return slices.ContainsFunc(added(before, events), func(e event) bool { return e.Released != nil && e.Node == owner.Name })
+	// The former owner may tell the log last of all that it has let go, and how
+	// its last script ended.
+	after, err := c.agreed(ctx, "the release by "+owner.Name+" and its PostRel are in every log", func(events []event) bool {
+		events = slices.DeleteFunc(slices.Clone(added(before, events)), func(e event) bool { return e.Node != owner.Name })
+		return slices.ContainsFunc(events, func(e event) bool { return e.Released != nil }) &&
+			slices.ContainsFunc(events, func(e event) bool { return e.Hook != nil && e.Hook.Stage == "PostRel" })
 	})
 	if err != nil {
 		return r, err

@@ -126,7 +126,12 @@ func lastLines(path string, count int) string {
 // the addresses, every server answers and could take over, everything is in
 // the log, and the client gets its answers. It returns the owner.
 func (c *Cluster) steady(ctx context.Context) (*lab.Host, error) {
-	s, err := c.awaitStatus(ctx, c.lab.Servers()[0], "one server owns and all are well", func(s status) bool {
+	return c.steadyBy(ctx, c.lab.Servers()[0])
+}
+
+// steadyBy is steady as one server sees it.
+func (c *Cluster) steadyBy(ctx context.Context, asked *lab.Host) (*lab.Host, error) {
+	s, err := c.awaitStatus(ctx, asked, "one server owns and all are well", func(s status) bool {
 		return s.owned("") && s.whole()
 	})
 	if err != nil {

@@ -212,6 +212,9 @@ type event struct {
 	} `json:"closed"`
 	Progress *stepped `json:"progress"`
 	Released *stepped `json:"released"`
+	Hook     *struct {
+		Stage string `json:"stage"`
+	} `json:"hook"`
 }
 
 type stepped struct {
