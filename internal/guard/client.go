@@ -133,6 +133,17 @@ func (c *Client) forgo(epoch uint64) {
 	c.last = max(c.last, epoch)
 }
 
+// holding returns the epoch that is held and that the guard has not ended; 0:
+// none.
+func (c *Client) holding() uint64 {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.held == 0 || !c.page.extend(c.lease.until) {
+		return 0
+	}
+	return c.held
+}
+
 // newest returns the newest epoch that was extended.
 func (c *Client) newest() uint64 {
 	c.mu.Lock()

@@ -16,22 +16,25 @@ import (
 	"had/vip"
 )
 
-// Supervisor keeps a guard beside had for as long as had lives. Without one
-// nothing can be held: an owner whose guard died gives up and acquires anew.
-// Its methods may be called from several goroutines.
+// Supervisor keeps a guard beside had for as long as had lives. Without one no
+// epoch can begin, and an owner whose guard died gives its epoch up: until it
+// has, Alive says why it must, also when there is another guard already. Its
+// methods may be called from several goroutines.
 //
-// Invariant: an epoch belongs to one guard. What was held under a guard that
-// is gone can't be extended under its successor, which knows nothing of it.
+// Invariant: an epoch belongs to one guard. Its successor knows nothing of it.
 type Supervisor struct {
 	start   func(ctx context.Context) (*Guard, error)
 	now     clock.Source
 	logger  hclog.Logger
 	changed chan struct{} // capacity 1
 
-	mu      sync.Mutex
-	guard   *Guard // nil: there is none
-	why     error  // of that
-	lost    uint64 // the newest epoch that lost its guard
+	mu    sync.Mutex
+	guard *Guard // nil: there is none
+	why   error  // of that
+	lost  uint64 // the newest epoch that lost its guard
+	// orphan is the epoch that was held when its guard went, until it is
+	// dropped; 0: none. It may be extended: no other node counts on a guard.
+	orphan  uint64
 	scripts map[string]hook.Running
 }
 
@@ -145,6 +148,7 @@ func (s *Supervisor) end(why error) {
 	defer s.mu.Unlock()
 	if s.guard != nil {
 		s.lost = max(s.lost, s.guard.newest())
+		s.orphan = max(s.orphan, s.guard.holding())
 	}
 	s.guard, s.why = nil, why
 	s.poke()
@@ -170,11 +174,17 @@ func (s *Supervisor) current() (*Guard, error) {
 	return s.guard, nil
 }
 
-// Alive returns nil while a guard guards, or why none does.
+// Alive returns nil while a guard guards all that is held, or why none does.
 func (s *Supervisor) Alive() error {
 	g, err := s.current()
 	if err != nil {
 		return err
+	}
+	s.mu.Lock()
+	orphan := s.orphan
+	s.mu.Unlock()
+	if orphan != 0 {
+		return fmt.Errorf("the guard of epoch %d is gone", orphan)
 	}
 	return g.Alive()
 }
@@ -188,16 +198,16 @@ func (s *Supervisor) Shortfalls() []string {
 	return g.Shortfalls()
 }
 
-// Extend is Client.Extend. It also reports false when the epoch's guard is
-// gone, and when there is none.
+// Extend is Client.Extend. An epoch whose guard is gone may be extended until
+// it is dropped; one that begins without a guard may not.
 func (s *Supervisor) Extend(epoch uint64, until clock.Instant) bool {
 	s.mu.Lock()
-	g := s.guard
+	g, orphan := s.guard, s.orphan == epoch
 	if g == nil {
 		s.lost = max(s.lost, epoch)
 	}
 	s.mu.Unlock()
-	return g != nil && g.Extend(epoch, until)
+	return orphan || g != nil && g.Extend(epoch, until)
 }
 
 // Hold is Client.Hold.
@@ -211,6 +221,11 @@ func (s *Supervisor) Hold(ctx context.Context, epoch uint64, addrs []vip.Address
 
 // Drop is Client.Drop. Without a guard nobody is left to be told.
 func (s *Supervisor) Drop(ctx context.Context, epoch uint64) error {
+	s.mu.Lock()
+	if s.orphan <= epoch {
+		s.orphan = 0
+	}
+	s.mu.Unlock()
 	g, err := s.current()
 	if err != nil {
 		return nil //nolint:nilerr // what the guard knew died with it

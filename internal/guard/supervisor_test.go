@@ -62,16 +62,24 @@ func aDeadGuardIsReplaced(t *testing.T, o *office) {
 			t.Fatal(err)
 		}
 		eventually(t, "the guard's end to be noticed", func() bool { return s.Alive() != nil })
-		eventually(t, "the epoch to be lost with its guard", func() bool { return !s.Extend(epoch, until()) })
-		eventually(t, "another guard", func() bool { return s.Alive() == nil })
+		eventually(t, "another guard", func() bool { g, err := s.current(); return err == nil && g.pid != old })
 		if err := syscall.Kill(old, 0); err == nil {
 			t.Errorf("after %s there are two guards", s9)
 		}
-		if s.Extend(epoch, until()) {
-			t.Error("an epoch went over to another guard")
+		if s.Alive() == nil {
+			t.Error("the epoch went over to another guard, which knows nothing of it")
+		}
+		if !s.Extend(epoch, until()) {
+			t.Error("the epoch ended with its guard, before it could be moved")
 		}
 		if err := s.Drop(t.Context(), epoch); err != nil {
 			t.Error(err)
+		}
+		if err := s.Alive(); err != nil {
+			t.Errorf("the epoch is dropped, and yet: %v", err)
+		}
+		if s.Extend(epoch, until()) {
+			t.Error("an epoch was extended after it had been dropped")
 		}
 	}
 	last := s.pid(t)
