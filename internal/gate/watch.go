@@ -21,7 +21,15 @@ func (g *Gate) String() string { return "packet gate" }
 // puts that right where it isn't so, and returns where, as "eth0 ingress". After
 // an error, which names the interfaces, the gate is not to be relied on.
 func (g *Gate) Check() (missing []string, err error) {
-	if missing, err = g.hooks.attachAll(); err != nil {
+	missing, err = g.hooks.attachAll()
+	if err != nil {
+		// Whoever relies on the gate gives up for a problem, so one that passes
+		// is none.
+		var more []string
+		more, err = g.hooks.attachAll()
+		missing = append(missing, more...)
+	}
+	if err != nil {
 		err = fmt.Errorf("check the gate: %w", err)
 		g.problem.Store(&err)
 		return missing, err
@@ -96,7 +104,11 @@ func (g *Gate) follow(ctx context.Context) error {
 		}
 		for _, m := range messages {
 			if index, ok := concerned(m.Header.Type, m.Data); ok {
-				g.report(g.hooks.attachIndex(index))
+				missing, err := g.hooks.attachIndex(index)
+				if err != nil {
+					missing, err = g.Check()
+				}
+				g.report(missing, err)
 			}
 		}
 		since := time.Since(checked)
