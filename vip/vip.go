@@ -59,31 +59,78 @@ func (p Presence) String() string {
 	}
 }
 
-// Resolve returns the address as this host would hold it. With iface "" it
-// chooses the interface with the most specific subnet that contains addr, the
-// lowest interface index where several do; host addresses (/32, /128) name no
-// subnet and are ignored. The interface may be down.
-func Resolve(addr netip.Addr, iface string) (Address, error) {
-	addr = addr.Unmap()
+// Wanted is an address that is to be resolved, with the interface it is to be
+// on; "" is for Resolve to choose.
+type Wanted struct {
+	Addr      netip.Addr
+	Interface string
+}
+
+// Resolved is what became of a Wanted: the address, or why it can't be had.
+type Resolved struct {
+	Address
+	Err error
+}
+
+// Resolve returns the addresses as this host would hold them, in the order in
+// which they are wanted. Where the interface is "" it chooses the one with the
+// most specific subnet that contains the address, the lowest interface index
+// where several do; host addresses (/32, /128) name no subnet and are ignored.
+// Interfaces may be down. It looks at the kernel once for all of them.
+func Resolve(want []Wanted) []Resolved {
+	out := make([]Resolved, len(want))
+	links, err := netlink.LinkList()
+	if err != nil {
+		err = fmt.Errorf("list this host's interfaces: %w", err)
+	}
+	names := make(map[int]string, len(links))
+	for _, l := range links {
+		names[l.Attrs().Index] = l.Attrs().Name
+	}
+	r := resolver{names: names, subnets: map[int][]netlink.Addr{}}
+	for i, w := range want {
+		if err != nil {
+			out[i].Err = err
+			continue
+		}
+		out[i].Address, out[i].Err = r.resolve(w)
+	}
+	return out
+}
+
+// resolver keeps what was seen of the kernel during one Resolve.
+type resolver struct {
+	names   map[int]string         // of the interfaces, by index
+	subnets map[int][]netlink.Addr // by family, each listed when it is first asked for
+}
+
+func (r resolver) resolve(w Wanted) (Address, error) {
+	addr := w.Addr.Unmap()
 	if err := check(addr); err != nil {
 		return Address{}, err
 	}
-	if iface != "" {
-		link, err := linkByName(&netlink.Handle{}, iface)
+	if w.Interface != "" {
+		for _, name := range r.names {
+			if name == w.Interface {
+				return Address{Addr: addr, Interface: name}, nil
+			}
+		}
+		// Perhaps by one of its other names, or not at all.
+		link, err := linkByName(&netlink.Handle{}, w.Interface)
 		if err != nil {
 			return Address{}, err
 		}
 		return Address{Addr: addr, Interface: link.Attrs().Name}, nil
 	}
-	index, err := subnetOwner(addr)
+	index, err := r.subnetOwner(addr)
 	if err != nil {
 		return Address{}, err
 	}
-	link, err := netlink.LinkByIndex(index)
-	if err != nil {
-		return Address{}, fmt.Errorf("look up interface %d, whose subnet contains %s: %w", index, addr, err)
+	name, ok := r.names[index]
+	if !ok {
+		return Address{}, fmt.Errorf("look up interface %d, whose subnet contains %s: it has just come or gone", index, addr)
 	}
-	return Address{Addr: addr, Interface: link.Attrs().Name}, nil
+	return Address{Addr: addr, Interface: name}, nil
 }
 
 // check refuses what can't be one host's address on the network: Presence
@@ -102,19 +149,25 @@ func check(addr netip.Addr) error {
 }
 
 // subnetOwner returns the index of the interface whose subnet contains addr.
-func subnetOwner(addr netip.Addr) (int, error) {
-	assigned, err := listAddrs(netlink.AddrList, familyOf(addr))
-	if err != nil {
-		return 0, fmt.Errorf("list this host's subnets to find the one of %s: %w", addr, err)
+func (r resolver) subnetOwner(addr netip.Addr) (int, error) {
+	family := familyOf(addr)
+	assigned, listed := r.subnets[family]
+	if !listed {
+		var err error
+		if assigned, err = listAddrs(netlink.AddrList, family); err != nil {
+			return 0, fmt.Errorf("list this host's subnets to find the one of %s: %w", addr, err)
+		}
+		// An owner has as many host addresses as the policy, and they name none.
+		assigned = slices.DeleteFunc(assigned, func(a netlink.Addr) bool {
+			p, ok := prefix(subnetOf(a))
+			return !ok || p.IsSingleIP()
+		})
+		r.subnets[family] = assigned
 	}
 	best, bestBits := 0, -1
 	for _, a := range assigned {
-		subnet := a.IPNet
-		if a.Peer != nil { // the prefix length is the peer's (ip-address(8))
-			subnet = a.Peer
-		}
-		p, ok := prefix(subnet)
-		if !ok || p.IsSingleIP() || !p.Contains(addr) {
+		p, ok := prefix(subnetOf(a))
+		if !ok || !p.Contains(addr) {
 			continue
 		}
 		if p.Bits() > bestBits || p.Bits() == bestBits && a.LinkIndex < best {
@@ -125,6 +178,13 @@ func subnetOwner(addr netip.Addr) (int, error) {
 		return 0, fmt.Errorf("no interface has a subnet that contains %s: name one with `interface = \"…\"`", addr)
 	}
 	return best, nil
+}
+
+func subnetOf(a netlink.Addr) *net.IPNet {
+	if a.Peer != nil { // the prefix length is the peer's (ip-address(8))
+		return a.Peer
+	}
+	return a.IPNet
 }
 
 // Carrier reports whether the interface is up and its lower layer has a link

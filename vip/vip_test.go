@@ -17,7 +17,7 @@ func TestResolve(t *testing.T) {
 	h.assign("eth0", "203.0.113.1/24")
 	h.assign("lo", "203.0.113.2/24") // as specific; lo has the lower index
 
-	for _, c := range []struct{ addr, iface, want string }{
+	cases := []struct{ addr, iface, want string }{
 		{"192.0.2.10", "", "192.0.2.10 on eth0"},
 		{"192.0.2.70", "", "192.0.2.70 on lo"},
 		{"::ffff:192.0.2.10", "", "192.0.2.10 on eth0"},
@@ -30,17 +30,22 @@ func TestResolve(t *testing.T) {
 		{"2001:db8::1%eth0", "eth0", "link-local"},
 		{"224.0.0.1", "eth0", "isn't the address of one host"},
 		{"::", "eth0", "isn't the address of one host"},
-	} {
-		a, err := Resolve(netip.MustParseAddr(c.addr), c.iface)
-		got := a.String()
-		if err != nil {
-			got = err.Error()
+	}
+	var want []Wanted
+	for _, c := range cases {
+		want = append(want, Wanted{netip.MustParseAddr(c.addr), c.iface})
+	}
+	for i, r := range Resolve(want) {
+		c := cases[i]
+		got := r.String()
+		if r.Err != nil {
+			got = r.Err.Error()
 		}
 		if !strings.Contains(got, c.want) {
 			t.Errorf("Resolve(%s, %q) = %s; want %s", c.addr, c.iface, got, c.want)
 		}
 	}
-	if _, err := Resolve(netip.Addr{}, ""); err == nil {
+	if r := Resolve([]Wanted{{}}); r[0].Err == nil {
 		t.Error("no address at all was resolved")
 	}
 }

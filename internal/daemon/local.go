@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"net/netip"
 	"path/filepath"
 
 	"had/cluster"
@@ -107,9 +106,7 @@ func ReleaseLocal(ctx context.Context, cfg Config) (r failover.Recovered, err er
 // hostNetwork is what vip knows of this host's networks.
 type hostNetwork struct{ *vip.Manager }
 
-func (hostNetwork) Resolve(addr netip.Addr, iface string) (vip.Address, error) {
-	return vip.Resolve(addr, iface)
-}
+func (hostNetwork) Resolve(want []vip.Wanted) []vip.Resolved   { return vip.Resolve(want) }
 func (hostNetwork) Carrier(iface string) (bool, error)         { return vip.Carrier(iface) }
 func (hostNetwork) HardwareAddrs() ([]net.HardwareAddr, error) { return vip.HardwareAddrs() }
 

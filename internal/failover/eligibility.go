@@ -61,10 +61,10 @@ func (c *Controller) addressTrouble(p *policy.Policy, h Holding) (out []string) 
 		at, presenceErr = c.cfg.Addresses.Presence(addressesOf(p))
 	}
 	linked := map[string]bool{}
-	for _, v := range p.VIPs {
-		a, err := c.cfg.Network.Resolve(v.Address, v.InterfaceOn(c.self.GetName()))
-		if err != nil {
-			out = append(out, fmt.Sprintf("vip %q: %v", v.Name, err))
+	for i, a := range c.cfg.Network.Resolve(wanted(p, c.self.GetName())) {
+		v := p.VIPs[i]
+		if a.Err != nil {
+			out = append(out, fmt.Sprintf("vip %q: %v", v.Name, a.Err))
 			continue
 		}
 		if _, looked := linked[a.Interface]; !looked {
@@ -210,9 +210,9 @@ func withoutFailures(v cluster.View) cluster.View {
 // Interfaces says, by name, why this node could not carry addresses of p.
 func (c *Controller) Interfaces(p *policy.Policy) map[string]string {
 	out := map[string]string{}
-	for _, v := range p.VIPs {
-		if _, err := c.cfg.Network.Resolve(v.Address, v.InterfaceOn(c.self.GetName())); err != nil {
-			out[v.Name] = err.Error()
+	for i, r := range c.cfg.Network.Resolve(wanted(p, c.self.GetName())) {
+		if r.Err != nil {
+			out[p.VIPs[i].Name] = r.Err.Error()
 		}
 	}
 	return out

@@ -174,15 +174,23 @@ type stageRun struct {
 func (x *executor) resolve(p *policy.Policy) ([]policy.VIP, []vip.Address, error) {
 	vips := slices.Clone(p.VIPs)
 	addrs := make([]vip.Address, len(vips))
-	for i, v := range vips {
-		a, err := x.network.Resolve(v.Address, v.InterfaceOn(x.instance.GetNode()))
-		if err != nil {
-			return nil, nil, fmt.Errorf("vip %q: %w", v.Name, err)
+	for i, r := range x.network.Resolve(wanted(p, x.instance.GetNode())) {
+		if r.Err != nil {
+			return nil, nil, fmt.Errorf("vip %q: %w", vips[i].Name, r.Err)
 		}
-		addrs[i] = a
-		vips[i].Interface, vips[i].InterfaceByNode = a.Interface, nil
+		addrs[i] = r.Address
+		vips[i].Interface, vips[i].InterfaceByNode = r.Interface, nil
 	}
 	return vips, addrs, nil
+}
+
+// wanted is a policy's addresses with their interfaces on a node.
+func wanted(p *policy.Policy, node string) []vip.Wanted {
+	out := make([]vip.Wanted, len(p.VIPs))
+	for i, v := range p.VIPs {
+		out[i] = vip.Wanted{Addr: v.Address, Interface: v.InterfaceOn(node)}
+	}
+	return out
 }
 
 func heldAddresses(vips []policy.VIP) []*hadv1.HeldAddress {

@@ -117,10 +117,14 @@ type oneLink struct {
 	noLink  bool
 }
 
-func (n *oneLink) Resolve(addr netip.Addr, _ string) (vip.Address, error) {
+func (n *oneLink) Resolve(want []vip.Wanted) []vip.Resolved {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	return vip.Address{Addr: addr, Interface: "eth0"}, n.missing
+	out := make([]vip.Resolved, len(want))
+	for i, w := range want {
+		out[i] = vip.Resolved{Address: vip.Address{Addr: w.Addr, Interface: "eth0"}, Err: n.missing}
+	}
+	return out
 }
 
 func (n *oneLink) Carrier(string) (bool, error) {

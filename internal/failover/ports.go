@@ -57,7 +57,7 @@ type Guard interface {
 
 // Network is what this host knows of its networks.
 type Network interface {
-	Resolve(addr netip.Addr, iface string) (vip.Address, error)
+	Resolve(want []vip.Wanted) []vip.Resolved
 	Carrier(iface string) (bool, error)
 	HardwareAddrs() ([]net.HardwareAddr, error)
 	Conflicts(ctx context.Context, want []vip.Address, window time.Duration, known []net.HardwareAddr) ([]vip.Conflict, error)

@@ -211,8 +211,12 @@ func (l *seenLog) LastLease() clock.Instant {
 // proves nothing, and an answer would hide what the checker is to find.
 type lan struct{ p *process }
 
-func (*lan) Resolve(addr netip.Addr, _ string) (vip.Address, error) {
-	return vip.Address{Addr: addr, Interface: "eth0"}, nil
+func (*lan) Resolve(want []vip.Wanted) []vip.Resolved {
+	out := make([]vip.Resolved, len(want))
+	for i, w := range want {
+		out[i].Address = vip.Address{Addr: w.Addr, Interface: "eth0"}
+	}
+	return out
 }
 
 func (l *lan) Carrier(string) (bool, error) { return l.p.h.kernel.carrier(), nil }
