@@ -218,8 +218,6 @@ func decideHolder(in Inputs) Plan {
 	switch {
 	case h.Phase == PhaseLeaving:
 		return do(finish)
-	case in.LeaseEpoch != h.Epoch && in.Retire != "":
-		return force(in.Retire) // an epoch doesn't outlive its guard
 	case in.LeaseEpoch != h.Epoch || !in.Now.Before(endOfLease):
 		return force(whyLeaseEnded(in))
 	case in.View.Claim(h.Epoch) == nil:

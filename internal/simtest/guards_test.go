@@ -56,8 +56,8 @@ func TestGateSavesTheWaitForAddresses(t *testing.T) {
 	})
 }
 
-// An owner whose guard dies, or is stopped, gives up and owns anew under
-// another guard, without anybody waiting.
+// An owner whose guard dies, or is stopped, gives its epoch up in order: it
+// moves to a node that has a guard.
 func TestOwnerLosesItsGuard(t *testing.T) {
 	for name, strike := range map[string]func(w *world, h *host){
 		"killed":  func(_ *world, h *host) { h.killGuard() },
@@ -72,15 +72,24 @@ func TestOwnerLosesItsGuard(t *testing.T) {
 				epoch := alpha.controller.Status().Holding.Epoch
 				first := alpha.h.guardian()
 				strike(w, alpha.h)
-				w.elapse(2 * time.Second)
-				w.until(w.bound(), "an owner with a guard", func() bool {
-					return w.settled() != "" && w.owner().h.guardian() != nil
+				w.until(w.bound(), "another epoch under a guard", func() bool {
+					return w.settled() != "" && w.owner().h.guardian() != nil && w.owner().controller.Status().Holding.Epoch > epoch
 				})
 				if g := alpha.h.guardian(); g == first {
 					t.Error("alpha still has the guard that was struck")
 				}
-				if now := w.owner().controller.Status().Holding.Epoch; now == epoch {
-					t.Errorf("epoch %d goes on without the guard it was given to", now)
+				released := false
+				events, _ := w.owner().node.History(0)
+				for _, e := range events {
+					if r := e.GetReleased(); r.GetEpoch() == epoch && r != nil {
+						released = true
+						if r.GetForced() {
+							t.Errorf("epoch %d was released by force: %s", epoch, r.GetCause())
+						}
+					}
+				}
+				if !released {
+					t.Errorf("the release of epoch %d is not in the log", epoch)
 				}
 				w.heal()
 				w.finish(w.bound())
