@@ -11,6 +11,7 @@ import (
 
 	"github.com/hashicorp/raft"
 
+	"had/internal/durable"
 	"had/internal/wal"
 )
 
@@ -29,7 +30,7 @@ func openLogFile(dir string) (*logFile, error) {
 	if err := os.Mkdir(path, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
 		return nil, fmt.Errorf("create the log's folder: %w", err)
 	}
-	if err := syncDir(dir); err != nil {
+	if err := durable.SyncDir(dir); err != nil {
 		return nil, err
 	}
 	log, err := wal.Open(path)

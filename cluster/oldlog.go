@@ -11,6 +11,7 @@ import (
 	"github.com/hashicorp/raft"
 
 	"had/internal/boltfile"
+	"had/internal/durable"
 	"had/internal/wal"
 )
 
@@ -41,14 +42,14 @@ func bringOldLog(dir string) error {
 		if err := os.Rename(fresh, path); err != nil {
 			return fmt.Errorf("bring the log into its new form: %w", err)
 		}
-		if err := syncDir(dir); err != nil {
+		if err := durable.SyncDir(dir); err != nil {
 			return fmt.Errorf("bring the log into its new form: %w", err)
 		}
 	}
 	if err := os.Remove(old); err != nil {
 		return fmt.Errorf("remove the log in its old form: %w", err)
 	}
-	return syncDir(dir)
+	return durable.SyncDir(dir)
 }
 
 func copyOldLog(old, fresh string) error {
@@ -86,12 +87,4 @@ func copyOldLog(old, fresh string) error {
 		return fmt.Errorf("bring the log into its new form: %w", err)
 	}
 	return nil
-}
-
-func syncDir(path string) error {
-	dir, err := os.Open(path)
-	if err != nil {
-		return fmt.Errorf("sync a folder: %w", err)
-	}
-	return errors.Join(dir.Sync(), dir.Close())
 }

@@ -34,6 +34,15 @@ type Address struct {
 // String renders the address as people write it: "192.0.2.10 on eth0".
 func (a Address) String() string { return a.Addr.String() + " on " + a.Interface }
 
+// Addrs returns the addresses without their interfaces, in order.
+func Addrs(of []Address) []netip.Addr {
+	out := make([]netip.Addr, len(of))
+	for i, a := range of {
+		out[i] = a.Addr
+	}
+	return out
+}
+
 // bits is the prefix length of a host address: 32 or 128.
 func (a Address) bits() int { return a.Addr.BitLen() }
 

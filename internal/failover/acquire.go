@@ -10,6 +10,7 @@ import (
 
 	"had/internal/hook"
 	"had/internal/policy"
+	"had/internal/steps"
 	hadv1 "had/proto/had/v1"
 	"had/vip"
 )
@@ -21,12 +22,12 @@ type turn struct {
 	vips     []policy.VIP // with this node's interfaces
 	addrs    []vip.Address
 	previous string
-	timeline timeline
+	timeline steps.Timeline
 }
 
 func (x *executor) newTurn(p *policy.Policy, version uint64, previous string) (*turn, error) {
 	t := &turn{policy: p, version: version, previous: previous}
-	err := t.timeline.run("resolve_interfaces", func() (err error) {
+	err := t.timeline.Run("resolve_interfaces", func() (err error) {
 		t.vips, t.addrs, err = x.resolve(p)
 		return err
 	})
@@ -39,7 +40,7 @@ func (x *executor) test(ctx context.Context, t *turn, epoch uint64, cause string
 	var probing sync.WaitGroup
 	var conflict error
 	probing.Go(func() { conflict = x.probe(ctx, t, known) })
-	err := t.timeline.run("test", func() error {
+	err := t.timeline.Run("test", func() error {
 		return x.stage(ctx, t.policy.Hooks, t.vips, stageRun{stage: hook.Test, event: hook.Acquire, epoch: epoch, cause: cause, previous: t.previous})
 	})
 	probing.Wait()
@@ -48,7 +49,7 @@ func (x *executor) test(ctx context.Context, t *turn, epoch uint64, cause string
 
 // probe asks the network whether somebody else answers for the addresses.
 func (x *executor) probe(ctx context.Context, t *turn, known []net.HardwareAddr) error {
-	return t.timeline.run("probe", func() error {
+	return t.timeline.Run("probe", func() error {
 		conflicts, err := x.network.Conflicts(ctx, t.addrs, conflictWindow, known)
 		if err != nil {
 			// Only a reply is a veto; that none could be heard is no proof of
@@ -73,7 +74,7 @@ func (x *executor) acquire(ctx context.Context, in Inputs, step Step) error {
 	}
 	if err != nil {
 		if ctx.Err() == nil {
-			x.progress(ctx, &hadv1.Progress{Outcome: hadv1.Progress_OUTCOME_VETOED, Reason: err.Error(), Steps: t.timeline.list()})
+			x.progress(ctx, &hadv1.Progress{Outcome: hadv1.Progress_OUTCOME_VETOED, Reason: err.Error(), Steps: t.timeline.List()})
 		}
 		return err
 	}
@@ -96,7 +97,7 @@ func (x *executor) claim(in Inputs, t *turn, cause string, evidence ...*hadv1.Ev
 // return nil before any of them may be touched.
 func (x *executor) own(ctx context.Context, t *turn, a *hadv1.Acquire, before func(ctx context.Context, epoch uint64) error) error {
 	var epoch uint64
-	err := t.timeline.run("acquire_lease", func() error {
+	err := t.timeline.Run("acquire_lease", func() error {
 		t0 := x.now()
 		v, err := x.log.Propose(ctx, &hadv1.Command{Record: &hadv1.Command_Acquire{Acquire: a}})
 		if err != nil {
@@ -126,7 +127,7 @@ func (x *executor) own(ctx context.Context, t *turn, a *hadv1.Acquire, before fu
 			// cluster from trying again, for longer each time.
 			return err
 		}
-		x.progress(ctx, &hadv1.Progress{Epoch: epoch, Outcome: hadv1.Progress_OUTCOME_FAILED, Reason: err.Error(), Steps: t.timeline.list()})
+		x.progress(ctx, &hadv1.Progress{Epoch: epoch, Outcome: hadv1.Progress_OUTCOME_FAILED, Reason: err.Error(), Steps: t.timeline.List()})
 		return err
 	}
 	x.serve(ctx, epoch, t)
@@ -160,14 +161,14 @@ func both(a, b context.Context) (context.Context, context.CancelFunc) {
 // serve notes that all of the epoch is up.
 func (x *executor) serve(ctx context.Context, epoch uint64, t *turn) {
 	h := Holding{Epoch: epoch, Phase: PhaseServing, PolicyVersion: t.version, Failed: x.held().Failed}
-	for _, s := range t.timeline.list() {
+	for _, s := range t.timeline.List() {
 		if s.GetError() != "" {
 			h.Failed = s.GetError()
 		}
 	}
 	x.setHolding(h)
 	x.progress(ctx, &hadv1.Progress{
-		Epoch: epoch, Outcome: hadv1.Progress_OUTCOME_SERVING, Steps: t.timeline.list(),
+		Epoch: epoch, Outcome: hadv1.Progress_OUTCOME_SERVING, Steps: t.timeline.List(),
 		Addresses: heldAddresses(t.vips), PolicyVersion: t.version,
 	})
 	x.logger.Info("serving", "epoch", epoch, "addresses", len(t.addrs))
@@ -176,13 +177,13 @@ func (x *executor) serve(ctx context.Context, epoch uint64, t *turn) {
 // takeOn makes the epoch's things be there. ctx ends with the lease.
 func (x *executor) takeOn(ctx context.Context, epoch uint64, t *turn, cause string, before func(ctx context.Context, epoch uint64) error) error {
 	run := stageRun{event: hook.Acquire, epoch: epoch, cause: cause, previous: t.previous, leased: true}
-	err := t.timeline.run("record_tenure", func() error {
+	err := t.timeline.Run("record_tenure", func() error {
 		return x.journal.SetTenure(x.tenure(epoch, t.policy.Hooks, t.vips, t.version))
 	})
 	if err != nil {
 		return err
 	}
-	if err := t.timeline.run("arm", func() error { return x.holder.admit(ctx, epoch, t.addrs) }); err != nil {
+	if err := t.timeline.Run("arm", func() error { return x.holder.admit(ctx, epoch, t.addrs) }); err != nil {
 		return because(ctx, fmt.Errorf("arm guard and gate: %w", err))
 	}
 	if before != nil {
@@ -190,19 +191,19 @@ func (x *executor) takeOn(ctx context.Context, epoch uint64, t *turn, cause stri
 			return because(ctx, err)
 		}
 	}
-	err = t.timeline.run("pre_acq", func() error {
+	err = t.timeline.Run("pre_acq", func() error {
 		run.stage = hook.PreAcq
 		return x.stage(ctx, t.policy.Hooks, t.vips, run)
 	})
 	if err != nil && (ctx.Err() != nil || t.policy.Hooks.OnFailure[policy.PreAcq] != policy.Continue) {
 		return because(ctx, err)
 	}
-	if err := t.timeline.run("addresses_up", func() error { return x.holder.raise(ctx, epoch, t.addrs) }); err != nil {
+	if err := t.timeline.Run("addresses_up", func() error { return x.holder.raise(ctx, epoch, t.addrs) }); err != nil {
 		return err
 	}
 	x.keeper.tell(ctx)
 	x.keeper.reannounce()
-	err = t.timeline.run("post_acq", func() error {
+	err = t.timeline.Run("post_acq", func() error {
 		run.stage, run.goOn = hook.PostAcq, true
 		return x.stage(ctx, t.policy.Hooks, t.vips, run)
 	})

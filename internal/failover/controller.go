@@ -146,6 +146,12 @@ func (c *Controller) stop() {
 	c.Wake()
 }
 
+func (c *Controller) isStopping() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.stopping
+}
+
 // lookEvery bounds how long the ring rests when nothing wakes it.
 const lookEvery = 500 * time.Millisecond
 

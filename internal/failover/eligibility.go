@@ -118,13 +118,10 @@ func (c *Controller) Health() *hadv1.HealthResponse {
 		h.Reasons = []string{err.Error()}
 		return h
 	}
-	c.mu.Lock()
-	stopping := c.stopping
-	c.mu.Unlock()
 	holding := c.executor.held()
 	folders, hooks := c.hookFolders(p)
 	h.Reasons, h.HooksDigest = c.blockers(view, p, holding, hooks), folders.Digest
-	if stopping {
+	if c.isStopping() {
 		h.Reasons = append(h.Reasons, "it is stopping")
 	}
 	h.PolicyVersion, h.Eligible = view.Policy.GetVersion(), len(h.Reasons) == 0
@@ -173,10 +170,7 @@ func (c *Controller) Prepare(ctx context.Context, req *hadv1.PrepareRequest) *ha
 	if err != nil {
 		return &hadv1.PrepareResponse{Reasons: []string{err.Error()}}
 	}
-	c.mu.Lock()
-	stopping := c.stopping
-	c.mu.Unlock()
-	if stopping {
+	if c.isStopping() {
 		return &hadv1.PrepareResponse{Reasons: []string{"it is stopping"}}
 	}
 	_, hooks := c.hookFolders(p)

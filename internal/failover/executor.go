@@ -17,6 +17,7 @@ import (
 	"had/internal/hook"
 	"had/internal/journal"
 	"had/internal/policy"
+	"had/internal/steps"
 	hadv1 "had/proto/had/v1"
 	"had/vip"
 )
@@ -81,7 +82,7 @@ func (x *executor) reportReleased(ctx context.Context, r *hadv1.Released) error 
 	if done {
 		return nil
 	}
-	r.Reporter, r.Kind, r.Cause = x.instance, hadv1.Evidence_KIND_RELEASED, printable(r.GetCause())
+	r.Reporter, r.Kind, r.Cause = x.instance, hadv1.Evidence_KIND_RELEASED, steps.Printable(r.GetCause())
 	// What has happened is reported even while the daemon stops.
 	err := x.journal.Release(context.WithoutCancel(ctx), &hadv1.Report{
 		At: timestamppb.Now(), Node: x.instance.GetNode(), Body: &hadv1.Report_Released{Released: r},
@@ -96,7 +97,7 @@ func (x *executor) reportReleased(ctx context.Context, r *hadv1.Released) error 
 }
 
 func (x *executor) progress(ctx context.Context, p *hadv1.Progress) {
-	p.Reason = printable(p.GetReason())
+	p.Reason = steps.Printable(p.GetReason())
 	r := &hadv1.Report{At: timestamppb.Now(), Node: x.instance.GetNode(), Body: &hadv1.Report_Progress{Progress: p}}
 	if _, err := x.journal.Append(context.WithoutCancel(ctx), r); err != nil {
 		x.logger.Error("a report was lost", "outcome", p.GetOutcome(), "error", err)
@@ -148,7 +149,7 @@ func (x *executor) stage(ctx context.Context, h policy.Hooks, vips []policy.VIP,
 func (x *executor) setStuck(why string) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	x.stuck = printable(why)
+	x.stuck = steps.Printable(why)
 }
 
 // reports returns the newest epoch reported released, and why nothing can be.

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/netip"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -91,7 +90,7 @@ func (h *holder) admit(ctx context.Context, epoch uint64, addrs []vip.Address) e
 		return nil
 	}
 	// Also where the terms don't promise it: half a gate is better than none.
-	if err := h.gate.Admit(epoch, bare(all)); err != nil {
+	if err := h.gate.Admit(epoch, vip.Addrs(all)); err != nil {
 		return err
 	}
 	h.admitted.Store(epoch)
@@ -234,7 +233,7 @@ func (h *holder) forget(epoch uint64, gone []vip.Address) error {
 	if h.gate == nil {
 		return nil
 	}
-	return h.gate.Forget(epoch, bare(gone))
+	return h.gate.Forget(epoch, vip.Addrs(gone))
 }
 
 // addresses returns what is held.
@@ -242,12 +241,4 @@ func (h *holder) addresses() []vip.Address {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return h.held
-}
-
-func bare(addrs []vip.Address) []netip.Addr {
-	out := make([]netip.Addr, len(addrs))
-	for i, a := range addrs {
-		out[i] = a.Addr
-	}
-	return out
 }

@@ -21,7 +21,7 @@ func (x *executor) reconfigure(ctx context.Context, in Inputs, step Step) error 
 		err = x.change(t, step)
 	}
 	if err != nil {
-		x.progress(ctx, &hadv1.Progress{Epoch: step.Epoch, Outcome: hadv1.Progress_OUTCOME_FAILED, Reason: err.Error(), Steps: t.timeline.list()})
+		x.progress(ctx, &hadv1.Progress{Epoch: step.Epoch, Outcome: hadv1.Progress_OUTCOME_FAILED, Reason: err.Error(), Steps: t.timeline.List()})
 		h := x.held()
 		h.Phase = PhaseAcquiring
 		x.setHolding(h)
@@ -43,7 +43,7 @@ func (x *executor) change(t *turn, step Step) error {
 	if err := x.journal.SetTenure(x.tenure(step.Epoch, t.policy.Hooks, all, t.version)); err != nil {
 		return err
 	}
-	if err := t.timeline.run("arm", func() error { return x.holder.admit(leased, step.Epoch, t.addrs) }); err != nil {
+	if err := t.timeline.Run("arm", func() error { return x.holder.admit(leased, step.Epoch, t.addrs) }); err != nil {
 		return fmt.Errorf("arm guard and gate: %w", err)
 	}
 	x.releaseStage(leased, owned{hooks: old.hooks, vips: gone}, &t.timeline, run, hook.PreRel)
@@ -52,13 +52,13 @@ func (x *executor) change(t *turn, step Step) error {
 		stopped[v.Address] = true
 	}
 	x.setOwned(owned{hooks: t.policy.Hooks, vips: all, stopped: stopped})
-	err := t.timeline.run("pre_acq", func() error {
+	err := t.timeline.Run("pre_acq", func() error {
 		return x.stage(leased, t.policy.Hooks, come, run.of(hook.PreAcq, hook.Acquire))
 	})
 	if err != nil && (leased.Err() != nil || t.policy.Hooks.OnFailure[policy.PreAcq] != policy.Continue) {
 		return err
 	}
-	if err := t.timeline.run("addresses_up", func() error { return x.holder.raise(leased, step.Epoch, t.addrs) }); err != nil {
+	if err := t.timeline.Run("addresses_up", func() error { return x.holder.raise(leased, step.Epoch, t.addrs) }); err != nil {
 		return err
 	}
 	x.keeper.tell(leased)
@@ -67,7 +67,7 @@ func (x *executor) change(t *turn, step Step) error {
 	if err := x.journal.SetTenure(x.tenure(step.Epoch, t.policy.Hooks, t.vips, t.version)); err != nil {
 		x.logger.Warn("the journal still names addresses that the policy has given up", "epoch", step.Epoch, "error", err)
 	}
-	err = t.timeline.run("post_acq", func() error {
+	err = t.timeline.Run("post_acq", func() error {
 		run.goOn = true
 		return x.stage(leased, t.policy.Hooks, come, run.of(hook.PostAcq, hook.Acquire))
 	})

@@ -13,6 +13,7 @@ import (
 
 	"had/internal/hook"
 	"had/internal/journal"
+	"had/internal/steps"
 	hadv1 "had/proto/had/v1"
 	"had/vip"
 )
@@ -83,12 +84,12 @@ func Recover(ctx context.Context, cfg RecoverConfig) (r Recovered, err error) {
 	}
 	cfg.Logger.Warn("giving back what an earlier run held", "epoch", t.Epoch, "rebooted", r.Rebooted, "released", t.Released)
 
-	tl := new(timeline)
+	tl := new(steps.Timeline)
 	addrs, vips, err := tenureAddresses(t)
 	if err != nil {
 		return r, err
 	}
-	if err := tl.run("addresses_down", func() error { return cfg.Addresses.Remove(ctx, addrs) }); err != nil {
+	if err := tl.Run("addresses_down", func() error { return cfg.Addresses.Remove(ctx, addrs) }); err != nil {
 		return r, fmt.Errorf("give back epoch %d: %w", t.Epoch, err)
 	}
 	if err := disarm(cfg.Gate, t.Epoch); err != nil {
@@ -108,7 +109,7 @@ func Recover(ctx context.Context, cfg RecoverConfig) (r Recovered, err error) {
 		err := cfg.Journal.Release(ctx, &hadv1.Report{
 			Node: cfg.Instance.GetNode(), At: timestamppb.Now(),
 			Body: &hadv1.Report_Released{Released: &hadv1.Released{
-				Epoch: t.Epoch, Reporter: cfg.Instance, Kind: kind, Forced: true, Cause: cause, Steps: tl.list(),
+				Epoch: t.Epoch, Reporter: cfg.Instance, Kind: kind, Forced: true, Cause: cause, Steps: tl.List(),
 			}},
 		}, true)
 		if err != nil {

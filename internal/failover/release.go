@@ -8,6 +8,7 @@ import (
 
 	"had/internal/hook"
 	"had/internal/policy"
+	"had/internal/steps"
 	hadv1 "had/proto/had/v1"
 )
 
@@ -17,27 +18,27 @@ import (
 // is done as a forced release.
 func (x *executor) release(ctx context.Context, step Step) error {
 	o, leased := x.current()
-	t := new(timeline)
+	t := new(steps.Timeline)
 	x.releaseStage(leased, o, t, stageRun{epoch: step.Epoch, cause: step.Cause, leased: true}, hook.PreRel)
 	return x.letGo(ctx, step, t, leased.Err() != nil || !x.keeper.holds(step.Epoch))
 }
 
 // force gives the epoch up at once: the addresses first, hooks afterwards.
 func (x *executor) force(ctx context.Context, step Step) error {
-	return x.letGo(ctx, step, new(timeline), true)
+	return x.letGo(ctx, step, new(steps.Timeline), true)
 }
 
 // letGo takes the addresses down and, once they are gone for certain, reports
 // the epoch released. After an error nothing is reported: the epoch stays
 // open, and the successor waits.
-func (x *executor) letGo(ctx context.Context, step Step, t *timeline, forced bool) error {
+func (x *executor) letGo(ctx context.Context, step Step, t *steps.Timeline, forced bool) error {
 	x.keeper.end(step.Epoch, errLeaseOver)
-	if err := t.run("addresses_down", func() error { return x.holder.drop(ctx, step.Epoch) }); err != nil {
+	if err := t.Run("addresses_down", func() error { return x.holder.drop(ctx, step.Epoch) }); err != nil {
 		return err
 	}
 	x.leave(step.Epoch, forced, step.Cause)
 	x.holder.settle(ctx, step.Epoch)
-	err := x.reportReleased(ctx, &hadv1.Released{Epoch: step.Epoch, Forced: forced, Cause: step.Cause, Steps: t.list()})
+	err := x.reportReleased(ctx, &hadv1.Released{Epoch: step.Epoch, Forced: forced, Cause: step.Cause, Steps: t.List()})
 	if err != nil {
 		x.logger.Error("the release is not reported; the successor waits until the lease is over", "epoch", step.Epoch, "error", err)
 		return nil
@@ -76,7 +77,7 @@ func (x *executor) finish(ctx context.Context, step Step) error {
 	if err := x.reportReleased(ctx, &hadv1.Released{Epoch: step.Epoch, Forced: h.Forced, Cause: h.Cause}); err != nil {
 		x.logger.Error("the release is not reported; the successor waits until the lease is over", "epoch", step.Epoch, "error", err)
 	}
-	t := new(timeline)
+	t := new(steps.Timeline)
 	run := stageRun{epoch: step.Epoch, cause: h.Cause, forced: h.Forced}
 	if h.Forced {
 		x.releaseStage(ctx, o, t, run, hook.PreRel)
@@ -111,7 +112,7 @@ func (x *executor) reportClean(ctx context.Context, step Step) error {
 
 // releaseStage runs PreRel or PostRel, last address first; its failure never
 // stops a release.
-func (x *executor) releaseStage(ctx context.Context, o owned, t *timeline, run stageRun, s hook.Stage) {
+func (x *executor) releaseStage(ctx context.Context, o owned, t *steps.Timeline, run stageRun, s hook.Stage) {
 	vips := slices.Clone(o.vips)
 	slices.Reverse(vips)
 	name := "post_rel"
@@ -123,7 +124,7 @@ func (x *executor) releaseStage(ctx context.Context, o owned, t *timeline, run s
 		return
 	}
 	run.goOn = true
-	if err := t.run(name, func() error { return x.stage(ctx, o.hooks, vips, run.of(s, hook.Release)) }); err != nil {
+	if err := t.Run(name, func() error { return x.stage(ctx, o.hooks, vips, run.of(s, hook.Release)) }); err != nil {
 		x.logger.Warn("a release script failed; the release goes on", "epoch", run.epoch, "error", err)
 	}
 }

@@ -11,6 +11,7 @@ import (
 	"had/cluster"
 	"had/internal/clock"
 	"had/internal/hook"
+	"had/internal/steps"
 	hadv1 "had/proto/had/v1"
 )
 
@@ -25,13 +26,13 @@ func (x *executor) takeOver(ctx context.Context, in Inputs, step Step) error {
 	over := cluster.TakeoverAt(in.LastLease, []*hadv1.Claim{old})
 	t, err := x.newTurn(in.Policy, in.View.Policy.GetVersion(), in.View.LastOwner)
 	if err != nil {
-		x.progress(ctx, &hadv1.Progress{Outcome: hadv1.Progress_OUTCOME_VETOED, Reason: err.Error(), Steps: t.timeline.list()})
+		x.progress(ctx, &hadv1.Progress{Outcome: hadv1.Progress_OUTCOME_VETOED, Reason: err.Error(), Steps: t.timeline.List()})
 		return err
 	}
 	a := x.claim(in, t, step.Cause, &hadv1.Evidence{Epoch: old.GetEpoch(), Kind: hadv1.Evidence_KIND_HANDED_OVER})
 	waited := false
 	err = x.own(ctx, t, a, func(ctx context.Context, epoch uint64) error {
-		return t.timeline.run("old_owner_lets_go", func() (err error) {
+		return t.timeline.Run("old_owner_lets_go", func() (err error) {
 			waited, err = x.oldOwnerGone(ctx, old, epoch, over)
 			return err
 		})
@@ -119,7 +120,7 @@ func (x *executor) askToLetGo(ctx context.Context, old *hadv1.Claim, to uint64) 
 // them or the lease ends.
 func (x *executor) yield(ctx context.Context, step Step) error {
 	o, leased := x.current()
-	x.releaseStage(leased, o, new(timeline), stageRun{epoch: step.Epoch, cause: step.Cause, leased: true}, hook.PreRel)
+	x.releaseStage(leased, o, new(steps.Timeline), stageRun{epoch: step.Epoch, cause: step.Cause, leased: true}, hook.PreRel)
 	if leased.Err() != nil || !x.keeper.holds(step.Epoch) {
 		return fmt.Errorf("hand epoch %d over: %w", step.Epoch, errLeaseOver)
 	}

@@ -25,6 +25,7 @@ import (
 	"had/internal/gate"
 	"had/internal/hook"
 	"had/internal/peer"
+	"had/vip"
 )
 
 // What a guard is for, with a real daemon, a real guard and a real kernel.
@@ -273,7 +274,7 @@ func theGateIsShut(t *testing.T, o *office) {
 	cfg.Gate = "guard-test"
 	d := startDaemon(t, cfg)
 	addrs := virtual(1)
-	if err := g.Admit(7, bare(addrs)); err != nil {
+	if err := g.Admit(7, vip.Addrs(addrs)); err != nil {
 		t.Fatal(err)
 	}
 	if err := g.Extend(7, clock.Now().Add(time.Minute)); err != nil {

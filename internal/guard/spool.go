@@ -9,6 +9,7 @@ import (
 
 	"google.golang.org/protobuf/proto"
 
+	"had/internal/durable"
 	hadv1 "had/proto/had/v1"
 )
 
@@ -51,11 +52,7 @@ func writeSynced(path string, data []byte) error {
 }
 
 func (d folder) sync() error {
-	f, err := os.Open(string(d))
-	if err != nil {
-		return fmt.Errorf("sync the data folder: %w", err)
-	}
-	if err := errors.Join(f.Sync(), f.Close()); err != nil {
+	if err := durable.SyncDir(string(d)); err != nil {
 		return fmt.Errorf("sync the data folder: %w", err)
 	}
 	return nil

@@ -15,6 +15,7 @@ import (
 
 	"had/internal/clock"
 	"had/internal/hook"
+	"had/internal/steps"
 	hadv1 "had/proto/had/v1"
 	"had/vip"
 )
@@ -166,7 +167,7 @@ func (w *Warden) watch(ctx context.Context) clock.Instant {
 	}
 	// Again and again until had says that it has dropped them: one that was
 	// stopped in the middle of adding an address adds it when it wakes.
-	if err := w.takeDown(ctx, new(timeline)); err != nil {
+	if err := w.takeDown(ctx, new(steps.Timeline)); err != nil {
 		w.complain("the addresses did not go away; trying on", err)
 	}
 	return w.cfg.Now().Add(retryEvery)
@@ -225,12 +226,12 @@ func (w *Warden) hold(r Request) error {
 
 // takeDown shuts the gate and removes the addresses. After nil none of them is
 // in the kernel.
-func (w *Warden) takeDown(ctx context.Context, t *timeline) error {
+func (w *Warden) takeDown(ctx context.Context, t *steps.Timeline) error {
 	if w.epoch == 0 {
 		return nil
 	}
 	w.cfg.Gate.Shut(w.epoch)
-	return t.run("addresses_down", func() error { return w.cfg.Kernel.Remove(ctx, w.addrs) })
+	return t.Run("addresses_down", func() error { return w.cfg.Kernel.Remove(ctx, w.addrs) })
 }
 
 // bury gives back what a had that is dead has left: nothing of that process
@@ -262,10 +263,10 @@ func (w *Warden) bury(ctx context.Context) error {
 // once more. The addresses go first, because a look at all processes takes
 // time and clients wait.
 func (w *Warden) giveBack(ctx context.Context) ([]*hadv1.Step, error) {
-	t := new(timeline)
+	t := new(steps.Timeline)
 	err := w.takeDown(ctx, t)
 	if len(w.scripts) > 0 {
-		if err := t.run("scripts_killed", func() error { return w.killScripts(ctx) }); err != nil {
+		if err := t.Run("scripts_killed", func() error { return w.killScripts(ctx) }); err != nil {
 			return nil, err
 		}
 		err = w.takeDown(ctx, t)
@@ -274,11 +275,11 @@ func (w *Warden) giveBack(ctx context.Context) ([]*hadv1.Step, error) {
 		return nil, err
 	}
 	if w.epoch != 0 {
-		if err := w.cfg.Gate.Forget(w.epoch, bare(w.addrs)); err != nil {
+		if err := w.cfg.Gate.Forget(w.epoch, vip.Addrs(w.addrs)); err != nil {
 			w.cfg.Logger.Error("the gate still guards the addresses; the next start of had opens it", "epoch", w.epoch, "error", err)
 		}
 	}
-	return t.steps, nil
+	return t.List(), nil
 }
 
 // complain logs what is tried again and again once for each reason.
@@ -287,14 +288,6 @@ func (w *Warden) complain(what string, err error) {
 		w.complaint = text
 		w.cfg.Logger.Error(what, "epoch", w.epoch, "error", err)
 	}
-}
-
-func bare(addrs []vip.Address) []netip.Addr {
-	out := make([]netip.Addr, len(addrs))
-	for i, a := range addrs {
-		out[i] = a.Addr
-	}
-	return out
 }
 
 func (w *Warden) killScripts(ctx context.Context) error {

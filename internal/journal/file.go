@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 	"google.golang.org/protobuf/proto"
 
+	"had/internal/durable"
 	"had/internal/hook"
 	hadv1 "had/proto/had/v1"
 )
@@ -184,11 +185,7 @@ func create(path, nodeID string) error {
 	if err := os.Rename(fresh, path); err != nil {
 		return err
 	}
-	dir, err := os.Open(filepath.Dir(path))
-	if err != nil {
-		return err
-	}
-	return errors.Join(dir.Sync(), dir.Close())
+	return durable.SyncDir(filepath.Dir(path))
 }
 
 // reserve takes the disk space in advance. On a file system that can't, or

@@ -9,6 +9,8 @@ import (
 	"path/filepath"
 
 	"golang.org/x/sys/unix"
+
+	"had/internal/durable"
 )
 
 // A segment is one file. All of it is written, with zeros, before its first
@@ -166,7 +168,7 @@ func createSegment(dir string, number uint64, size int64, sync func(*os.File) er
 	if err := os.Rename(path+unfinished, path); err != nil {
 		return nil, err
 	}
-	return &segment{file: f, path: path, number: number, size: size}, syncDir(dir)
+	return &segment{file: f, path: path, number: number, size: size}, durable.SyncDir(dir)
 }
 
 // openSegment opens a segment and returns all of it, too.
@@ -232,12 +234,4 @@ func fdatasync(f *os.File) error {
 			return os.NewSyscallError("fdatasync", err)
 		}
 	}
-}
-
-func syncDir(path string) error {
-	dir, err := os.Open(path)
-	if err != nil {
-		return err
-	}
-	return errors.Join(dir.Sync(), dir.Close())
 }

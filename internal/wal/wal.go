@@ -16,6 +16,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"had/internal/durable"
 )
 
 // Errors of this package.
@@ -303,7 +305,7 @@ func (l *Log) DropBefore(index uint64) error {
 			return fmt.Errorf("remove a segment of the log: %w", err)
 		}
 		l.dropped = l.dropped[1:]
-		if err := errors.Join(syncDir(l.dir), s.file.Close()); err != nil {
+		if err := errors.Join(durable.SyncDir(l.dir), s.file.Close()); err != nil {
 			return fmt.Errorf("remove a segment of the log: %w", err)
 		}
 	}
