@@ -117,6 +117,11 @@ func (f *farewells) deliver(ctx context.Context) bool {
 
 // carry commits a command here or through the leader.
 func carry(ctx context.Context, log Log, peers Peers, cmd *hadv1.Command) error {
+	// A stopped leader's kernel still acknowledges what it will never answer,
+	// and this node's own log may have lost what it was given while it was cut
+	// off.
+	ctx, cancel := context.WithTimeout(ctx, answerLimit)
+	defer cancel()
 	l := log.Leadership()
 	switch {
 	case l.Leading:
@@ -125,9 +130,6 @@ func carry(ctx context.Context, log Log, peers Peers, cmd *hadv1.Command) error 
 	case l.Leader == "":
 		return errNoLeader
 	}
-	// A stopped leader's kernel still acknowledges what it will never answer.
-	ctx, cancel := context.WithTimeout(ctx, answerLimit)
-	defer cancel()
 	resp, err := peers.Propose(ctx, l.Leader, cmd)
 	if err != nil {
 		return err
