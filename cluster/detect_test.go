@@ -32,6 +32,7 @@ func (c *nodes) succeed(fault func(leader string)) succession {
 		return true
 	})
 	time.Sleep(5 * time.Second) // so long that no patience of the start is left
+	c.idle(old)
 	term := c.hosts[old].Leadership().Term
 	fault(old)
 	from := time.Now()

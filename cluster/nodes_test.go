@@ -64,6 +64,16 @@ func startNodes(t *testing.T, birth *hadv1.Birth, detect time.Duration) *nodes {
 	return c
 }
 
+// idle waits for a moment at which no barrier of the idle leader is on its way.
+// One that has reached a single follower lets nobody else be elected, be it the
+// last in rank or a witness.
+func (c *nodes) idle(leader string) {
+	c.t.Helper()
+	before := c.hosts[leader].Confirmed()
+	c.eventually("commit a barrier", 2*stuckAfter, func() bool { return c.hosts[leader].Confirmed() != before })
+	time.Sleep(c.detect)
+}
+
 // bubbleClock is the clock of every host of a bubble.
 func bubbleClock() clock.Source {
 	start := time.Now()
