@@ -160,7 +160,8 @@ func both(a, b context.Context) (context.Context, context.CancelFunc) {
 
 // serve notes that all of the epoch is up.
 func (x *executor) serve(ctx context.Context, epoch uint64, t *turn) {
-	h := Holding{Epoch: epoch, Phase: PhaseServing, PolicyVersion: t.version, Failed: x.held().Failed}
+	h := x.held()
+	h.Phase, h.PolicyVersion = PhaseServing, t.version
 	for _, s := range t.timeline.List() {
 		if s.GetError() != "" {
 			h.Failed = s.GetError()

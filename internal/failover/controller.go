@@ -268,6 +268,8 @@ func (c *Controller) do(ctx context.Context, in Inputs, s Step) error {
 		return c.executor.finish(ctx, s)
 	case StepReportClean:
 		return c.retryable(ctx, c.executor.reportClean(ctx, s))
+	case StepCloseLeft:
+		return c.retryable(ctx, c.executor.closeLeft(ctx, in, s))
 	case StepTransfer:
 		err := c.cfg.Log.Transfer(ctx, s.Target)
 		c.backoff.transferred(s.Target, in.View.LastEpoch, err)

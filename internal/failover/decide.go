@@ -53,6 +53,17 @@ type Holding struct {
 	Cause         string // PhaseLeaving: why it was released
 	Target        string // PhaseYielding: who takes over
 	Failed        string // PhaseServing: the script that failed on the way there, by a policy that carries on
+	Left          Predecessor
+}
+
+// Predecessor is the epoch beside which this node's was opened (StepTakeOver),
+// once nothing of it can be in its owner's kernel; the zero value is none. It
+// stays open in the log until its owner reports it, which may have been lost
+// with its host.
+type Predecessor struct {
+	Epoch   uint64
+	Lease   clock.Instant // what the wait counts from; no lease of Epoch came after it
+	CloseAt clock.Instant // not before the wait is over
 }
 
 // Phase is how far the holder of an epoch is.
@@ -111,6 +122,7 @@ const (
 	StepReportClean StepKind = "report-clean"
 	StepTransfer    StepKind = "transfer" // of leadership
 	StepEndMove     StepKind = "end-move"
+	StepCloseLeft   StepKind = "close-left" // what a takeover left open in the log
 )
 
 // Decide says what this node should do now. It is pure, and it is the whole
@@ -259,6 +271,12 @@ func decideHolder(in Inputs) Plan {
 			return release("the policy names no address any more")
 		}
 		return do(Step{Kind: StepReconfigure, Epoch: h.Epoch, Cause: fmt.Sprintf("policy version %d", v)})
+	}
+	if l := h.Left; in.View.Claim(l.Epoch) != nil {
+		if in.Now.Before(l.CloseAt) {
+			return Plan{Why: "serving", Again: l.CloseAt}
+		}
+		return do(Step{Kind: StepCloseLeft, Epoch: l.Epoch, Cause: "its owner never reported it"})
 	}
 	return Plan{Why: "serving"}
 }

@@ -30,26 +30,35 @@ func (x *executor) takeOver(ctx context.Context, in Inputs, step Step) error {
 		return err
 	}
 	a := x.claim(in, t, step.Cause, &hadv1.Evidence{Epoch: old.GetEpoch(), Kind: hadv1.Evidence_KIND_HANDED_OVER})
-	waited := false
-	err = x.own(ctx, t, a, func(ctx context.Context, epoch uint64) error {
-		return t.timeline.Run("old_owner_lets_go", func() (err error) {
-			waited, err = x.oldOwnerGone(ctx, old, epoch, over)
-			return err
+	return x.own(ctx, t, a, func(ctx context.Context, epoch uint64) error {
+		return t.timeline.Run("old_owner_lets_go", func() error {
+			waited, err := x.oldOwnerGone(ctx, old, epoch, over)
+			if err != nil {
+				return err
+			}
+			left := Predecessor{Epoch: old.GetEpoch(), Lease: in.LastLease, CloseAt: over}
+			if !waited {
+				left.CloseAt = over.Add(flushLimit) // its own report is on its way, and says more
+			}
+			h := x.held()
+			h.Left = left
+			x.setHolding(h)
+			return nil
 		})
 	})
-	if err != nil || !waited {
-		return err
-	}
-	_, err = x.log.Propose(ctx, &hadv1.Command{Record: &hadv1.Command_Waited{Waited: &hadv1.Waited{
-		Term: a.GetTerm(), Evidence: &hadv1.Evidence{
-			Epoch: old.GetEpoch(), Kind: hadv1.Evidence_KIND_WAITED,
-			LeaseIndex: old.GetLastLeaseIndex(), WaitedNs: int64(x.now().Sub(in.LastLease)),
+}
+
+// closeLeft closes the epoch that was taken over and whose owner never
+// reported: its lease has been waited out since.
+func (x *executor) closeLeft(ctx context.Context, in Inputs, step Step) error {
+	old := in.View.Claim(step.Epoch)
+	_, err := x.log.Propose(ctx, &hadv1.Command{Record: &hadv1.Command_Waited{Waited: &hadv1.Waited{
+		Term: in.Leadership.Term, Evidence: &hadv1.Evidence{
+			Epoch: step.Epoch, Kind: hadv1.Evidence_KIND_WAITED,
+			LeaseIndex: old.GetLastLeaseIndex(), WaitedNs: int64(in.Now.Sub(in.Holding.Left.Lease)),
 		},
 	}}})
-	if err != nil {
-		x.logger.Warn("the old owner's epoch stays open in the log until it reports or the next owner has waited", "epoch", old.GetEpoch(), "error", err)
-	}
-	return nil
+	return err
 }
 
 // askAgain is how soon an old owner that could not be asked is asked again.

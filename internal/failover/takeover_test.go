@@ -41,6 +41,11 @@ func (r *rig) andMovesHere() uint64 {
 	return v.LastEpoch
 }
 
+func (r *rig) claim(epoch uint64) *hadv1.Claim {
+	v, _ := r.log.View()
+	return v.Claim(epoch)
+}
+
 func (r *rig) open() []uint64 {
 	v, _ := r.log.View()
 	var out []uint64
@@ -65,9 +70,7 @@ func TestTakeOverAsksTheOldOwnerLast(t *testing.T) {
 func TestTakeOverWaitsForASilentOldOwner(t *testing.T) {
 	run(t, func(r *rig) {
 		from := r.betaMovesHere()
-		c := r.controller.cfg.Log
-		v, _ := c.View()
-		wait := cluster.TakeoverWait(v.Claim(from).GetTerms())
+		wait := cluster.TakeoverWait(r.claim(from).GetTerms())
 		time.Sleep(wait - 10*time.Millisecond)
 		r.expect()
 		if got := r.open(); len(got) != 2 {
@@ -79,6 +82,27 @@ func TestTakeOverWaitsForASilentOldOwner(t *testing.T) {
 		}
 		if got := r.open(); slices.Contains(got, from) || len(got) != 1 {
 			t.Errorf("open epochs %v, want alpha's alone", got)
+		}
+	})
+}
+
+// A host that is lost right after it let go never reports: its epoch must not
+// stay open until the next owner has waited for it.
+func TestAnEpochThatWasLetGoDoesNotStayOpen(t *testing.T) {
+	run(t, func(r *rig) {
+		r.beta.lets(true, nil)
+		from := r.betaMovesHere()
+		wait := cluster.TakeoverWait(r.claim(from).GetTerms())
+		time.Sleep(wait)
+		if got := r.open(); len(got) != 2 {
+			t.Errorf("open epochs %v, want both while beta may still report", got)
+		}
+		time.Sleep(flushLimit + time.Millisecond)
+		if got := r.open(); len(got) != 1 || got[0] == from {
+			t.Errorf("open epochs %v, want alpha's alone", got)
+		}
+		if r.phase() != PhaseServing {
+			t.Errorf("phase %v", r.phase())
 		}
 	})
 }
