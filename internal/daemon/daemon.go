@@ -172,7 +172,7 @@ func (n *node) open(birth peer.Birth) error {
 		local.scripts.guardedBy(n.safeguards.guard)
 	}
 	ring := failover.Config{
-		Cluster: f.Cluster, Instance: local.instance, Members: members.GetMembers(), Timing: timing,
+		Cluster: f.Cluster, Instance: local.instance, Namespace: local.namespace, Members: members.GetMembers(), Timing: timing,
 		Log: n.raft, Journal: local.journal, Addresses: local.addresses, Network: hostNetwork{local.addresses},
 		Hooks: local.hooks.runner, CheckHook: checkHooks, HostTrouble: n.trouble, Peers: n.peers,
 		Farewell: local.farewell, FarewellTaken: func() error { return guard.ForgetFarewell(f.DataDir) },

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"os"
 	"path/filepath"
 
 	"had/cluster"
@@ -24,6 +25,7 @@ import (
 type localState struct {
 	cfg       Config
 	instance  *hadv1.Instance
+	namespace string // of the network, as in /proc/PID/ns/net
 	identity  *peer.Identity
 	journal   *journal.Journal
 	addresses *vip.Manager
@@ -41,6 +43,10 @@ func openLocal(cfg Config, instance *hadv1.Instance) (*localState, error) {
 		return nil, err
 	}
 	instance.NodeId = identity.NodeID()
+	namespace, err := os.Readlink("/proc/self/ns/net") // network_namespaces(7)
+	if err != nil {
+		return nil, fmt.Errorf("tell in which network namespace this process is: %w", err)
+	}
 	j, err := journal.Open(filepath.Join(f.DataDir, "journal.db"), identity.NodeID())
 	if err != nil {
 		return nil, err
@@ -51,7 +57,7 @@ func openLocal(cfg Config, instance *hadv1.Instance) (*localState, error) {
 	}
 	scripts := &scriptRecorder{Recorder: j, logger: cfg.Logger.Named("guard")}
 	return &localState{
-		cfg: cfg, instance: instance, identity: identity, journal: j, addresses: addresses, scripts: scripts,
+		cfg: cfg, instance: instance, namespace: namespace, identity: identity, journal: j, addresses: addresses, scripts: scripts,
 		hooks: &hookRunners{logger: cfg.Logger.Named("hook"), recorder: scripts},
 	}, nil
 }
@@ -72,7 +78,7 @@ func (l *localState) recover(ctx context.Context) (r failover.Recovered, err err
 		return r, err
 	}
 	cfg := failover.RecoverConfig{
-		Cluster: l.cfg.File.Cluster, Instance: l.instance, Journal: l.journal, Addresses: l.addresses,
+		Cluster: l.cfg.File.Cluster, Instance: l.instance, Namespace: l.namespace, Journal: l.journal, Addresses: l.addresses,
 		Farewell: l.farewell, Hooks: l.hooks.runner, Kill: hook.KillOrphan, Logger: l.cfg.Logger,
 	}
 	if g := l.earlierGate(); g != nil {
@@ -94,6 +100,13 @@ func ReleaseLocal(ctx context.Context, cfg Config) (r failover.Recovered, err er
 		return r, err
 	}
 	defer func() { err = errors.Join(err, l.close()) }()
+	t, err := l.journal.Tenure()
+	if err != nil {
+		return r, err
+	}
+	if t != nil && failover.Elsewhere(t, instance, l.namespace) {
+		return r, fmt.Errorf("release epoch %d: had held it in the network namespace %s, and this command was run in %s: run it there; if that one is gone, so are the addresses", t.Epoch, t.Namespace, l.namespace)
+	}
 	if r, err = l.recover(ctx); err != nil {
 		return r, err
 	}

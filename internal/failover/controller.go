@@ -22,6 +22,7 @@ import (
 type Config struct {
 	Cluster       string
 	Instance      *hadv1.Instance
+	Namespace     string          // of this host's network, as in /proc/PID/ns/net
 	Members       []*hadv1.Member // all of them
 	Timing        cluster.Timing
 	Log           Log
@@ -94,7 +95,7 @@ func New(cfg Config) *Controller {
 		changed: c.Wake, joined: c.keeper.reannounce, last: map[string]PeerHealth{},
 	}
 	c.executor = &executor{
-		cluster: cfg.Cluster, instance: cfg.Instance, timing: cfg.Timing, log: cfg.Log, peers: cfg.Peers, journal: cfg.Journal,
+		cluster: cfg.Cluster, instance: cfg.Instance, netns: cfg.Namespace, timing: cfg.Timing, log: cfg.Log, peers: cfg.Peers, journal: cfg.Journal,
 		network: cfg.Network, hooks: cfg.Hooks, keeper: c.keeper, holder: c.holder, courier: c.courier,
 		now: cfg.Clock, logger: cfg.Logger,
 	}

@@ -28,6 +28,7 @@ import (
 type executor struct {
 	cluster  string
 	instance *hadv1.Instance
+	netns    string // the network namespace this run is in
 	timing   cluster.Timing
 	log      Log
 	peers    Peers
@@ -207,7 +208,7 @@ func heldAddresses(vips []policy.VIP) []*hadv1.HeldAddress {
 func (x *executor) tenure(epoch uint64, h policy.Hooks, vips []policy.VIP, version uint64) *journal.Tenure {
 	return &journal.Tenure{
 		Epoch: epoch, Instance: x.instance, Addresses: heldAddresses(vips),
-		HooksDir: h.Dir, HookTimeout: h.Timeout, PolicyVersion: version,
+		HooksDir: h.Dir, HookTimeout: h.Timeout, PolicyVersion: version, Namespace: x.netns,
 	}
 }
 

@@ -22,6 +22,7 @@ import (
 type RecoverConfig struct {
 	Cluster   string
 	Instance  *hadv1.Instance // of this run
+	Namespace string          // of this run's network, as in /proc/PID/ns/net
 	Journal   RecoverJournal
 	Addresses Addresses
 	Gate      RecoverGate     // nil: this host has none
@@ -57,18 +58,26 @@ type RecoverGate interface {
 // didn't finish with. It must run before this run meets anybody, with the
 // data folder locked, which proves that the earlier run is dead.
 //
-// The order is the one that makes its report true: first whatever could still
-// act is killed (scripts of the earlier run), then the addresses are taken
-// out of the kernel and seen to be gone, then the epoch is reported released,
-// once, and then the hooks are told. After an error, and when ctx ends, the
-// record stays, so that the next start does what is left.
+// The order is the one that makes its report true: whatever could still act is
+// killed (scripts of the earlier run), then the addresses are taken out of the
+// kernel and seen to be gone, then the epoch is reported released, once, and
+// then the hooks are told. The addresses are also taken out before all that: a
+// script that can't be killed must not keep them up. After an error, and when ctx ends, the record stays, so that the
+// next start does what is left.
 func Recover(ctx context.Context, cfg RecoverConfig) (r Recovered, err error) {
 	t, err := cfg.Journal.Tenure()
 	if err != nil {
 		return r, err
 	}
-	if t != nil && cfg.Gate != nil {
-		cfg.Gate.Shut(t.Epoch)
+	away := t != nil && Elsewhere(t, cfg.Instance, cfg.Namespace)
+	if t != nil && !away {
+		// At once, as well as it can be done; the proof comes below.
+		if cfg.Gate != nil {
+			cfg.Gate.Shut(t.Epoch)
+		}
+		if addrs, _, err := tenureAddresses(t); err == nil {
+			_ = cfg.Addresses.Remove(ctx, addrs)
+		}
 	}
 	if r.Scripts, err = recoverHooks(ctx, cfg); err != nil {
 		return r, err
@@ -84,37 +93,16 @@ func Recover(ctx context.Context, cfg RecoverConfig) (r Recovered, err error) {
 	}
 	cfg.Logger.Warn("giving back what an earlier run held", "epoch", t.Epoch, "rebooted", r.Rebooted, "released", t.Released)
 
-	tl := new(steps.Timeline)
 	addrs, vips, err := tenureAddresses(t)
 	if err != nil {
 		return r, err
 	}
-	if err := tl.Run("addresses_down", func() error { return cfg.Addresses.Remove(ctx, addrs) }); err != nil {
-		return r, fmt.Errorf("give back epoch %d: %w", t.Epoch, err)
-	}
-	if err := disarm(cfg.Gate, t.Epoch); err != nil {
-		return r, err
-	}
 	r.Epoch, r.Addresses = t.Epoch, addrs
-	if !t.Released && cfg.Farewell.GetReleased().GetEpoch() == t.Epoch {
-		// The guard has said so already, and its word goes to the log by
-		// itself: once is enough.
-		t.Released, t.Forced = true, true
-		if err := cfg.Journal.SetTenure(t); err != nil {
-			return r, err
-		}
-	}
-	if !t.Released {
-		t.Forced = true
-		err := cfg.Journal.Release(ctx, &hadv1.Report{
-			Node: cfg.Instance.GetNode(), At: timestamppb.Now(),
-			Body: &hadv1.Report_Released{Released: &hadv1.Released{
-				Epoch: t.Epoch, Reporter: cfg.Instance, Kind: kind, Forced: true, Cause: cause, Steps: tl.List(),
-			}},
-		}, true)
-		if err != nil {
-			return r, err
-		}
+	if away {
+		cfg.Logger.Warn("the earlier run was in another network namespace: nothing can be said about its addresses there, and the others wait until its lease and their lifetime are over", "epoch", t.Epoch, "namespace", t.Namespace)
+		t.Forced = t.Forced || !t.Released
+	} else if err := takeDown(ctx, cfg, t, addrs, kind, cause); err != nil {
+		return r, err
 	}
 	if !r.Rebooted {
 		if err := recoverStages(ctx, cfg, t, vips, cause); err != nil {
@@ -122,6 +110,43 @@ func Recover(ctx context.Context, cfg RecoverConfig) (r Recovered, err error) {
 		}
 	}
 	return r, cfg.Journal.ClearTenure()
+}
+
+// Elsewhere reports whether the addresses of an earlier run are, if anywhere,
+// in a network namespace that this run, which is in namespace, can't look into.
+// That they aren't here proves nothing then.
+func Elsewhere(t *journal.Tenure, self *hadv1.Instance, namespace string) bool {
+	return t.Namespace != "" && t.Namespace != namespace && t.Instance.GetBootId() == self.GetBootId()
+}
+
+// takeDown takes the addresses of an earlier run out of the kernel and reports
+// its epoch released, unless its guard or that run itself has.
+func takeDown(ctx context.Context, cfg RecoverConfig, t *journal.Tenure, addrs []vip.Address, kind hadv1.Evidence_Kind, cause string) error {
+	tl := new(steps.Timeline)
+	if err := tl.Run("addresses_down", func() error { return cfg.Addresses.Remove(ctx, addrs) }); err != nil {
+		return fmt.Errorf("give back epoch %d: %w", t.Epoch, err)
+	}
+	if err := disarm(cfg.Gate, t.Epoch); err != nil {
+		return err
+	}
+	if !t.Released && cfg.Farewell.GetReleased().GetEpoch() == t.Epoch {
+		// The guard has said so already, and its word goes to the log by
+		// itself: once is enough.
+		t.Released, t.Forced = true, true
+		if err := cfg.Journal.SetTenure(t); err != nil {
+			return err
+		}
+	}
+	if t.Released {
+		return nil
+	}
+	t.Forced = true
+	return cfg.Journal.Release(ctx, &hadv1.Report{
+		Node: cfg.Instance.GetNode(), At: timestamppb.Now(),
+		Body: &hadv1.Report_Released{Released: &hadv1.Released{
+			Epoch: t.Epoch, Reporter: cfg.Instance, Kind: kind, Forced: true, Cause: cause, Steps: tl.List(),
+		}},
+	}, true)
 }
 
 // disarm opens the gate around what an epoch held, which is proven gone.

@@ -42,7 +42,7 @@ func TestRecoverKillsThenRemovesThenReports(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := []string{
-		"kill", "report interrupted", "remove 2", "report released 7",
+		"remove 2", "kill", "report interrupted", "remove 2", "report released 7",
 		"PreRel 192.0.2.2", "PreRel 192.0.2.1", "PostRel 192.0.2.2", "PostRel 192.0.2.1", "clear tenure",
 	}
 	if got := d.all(); !slices.Equal(got, want) {
@@ -56,6 +56,29 @@ func TestRecoverKillsThenRemovesThenReports(t *testing.T) {
 	}
 	if r, err := Recover(t.Context(), cfg); err != nil || r.Epoch != 0 {
 		t.Errorf("the second run recovered %+v, %v: want nothing", r, err)
+	}
+}
+
+// In another network namespace the addresses of the earlier run can't be seen:
+// that they aren't here proves nothing.
+func TestRecoverInAnotherNamespaceProvesNothing(t *testing.T) {
+	cfg, j, k, _, d := leftBehind()
+	j.tenure.Namespace, cfg.Namespace = "net:[1]", "net:[2]"
+	if _, err := Recover(t.Context(), cfg); err != nil {
+		t.Fatal(err)
+	}
+	if len(j.released()) != 0 || k.holds() != 1 {
+		t.Errorf("reported %v; %d addresses are up", j.released(), k.holds())
+	}
+	if got := d.all(); !slices.Contains(got, "PostRel 192.0.2.1") || j.tenure != nil {
+		t.Errorf("it did %v, and the journal has %v", got, j.tenure)
+	}
+
+	// A kernel that started anew has none of the old namespaces.
+	cfg, j, _, _, _ = leftBehind()
+	j.tenure.Namespace, cfg.Namespace, cfg.Instance.BootId = "net:[1]", "net:[2]", "another"
+	if _, err := Recover(t.Context(), cfg); err != nil || len(j.released()) != 1 {
+		t.Errorf("%v; reported %v after a reboot", err, j.released())
 	}
 }
 
@@ -170,8 +193,11 @@ func TestRecoverKeepsTheRecordUntilItIsThrough(t *testing.T) {
 		if _, err := Recover(t.Context(), cfg); !errors.Is(err, hook.ErrStillRunning) {
 			t.Errorf("Recover() = %v", err)
 		}
-		if j.tenure == nil || k.holds() == 0 {
+		if j.tenure == nil || len(j.released()) > 0 {
 			t.Error("it went on although a script of the earlier run can still act")
+		}
+		if k.holds() != 0 {
+			t.Error("a script that can't be killed keeps the addresses up")
 		}
 	})
 	t.Run("told to stop in a hook", func(t *testing.T) {

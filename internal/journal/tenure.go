@@ -21,8 +21,9 @@ type Tenure struct {
 	HooksDir      string
 	HookTimeout   time.Duration
 	PolicyVersion uint64
-	Released      bool // its release has been reported: only hooks are left to run
-	Forced        bool // with Released: PreRel is among them
+	Namespace     string // of the network, as in /proc/PID/ns/net; empty: written before that was noted
+	Released      bool   // its release has been reported: only hooks are left to run
+	Forced        bool   // with Released: PreRel is among them
 }
 
 // storedTenure is the form in the file.
@@ -34,6 +35,7 @@ type storedTenure struct {
 	HooksDir      string            `json:"hooks_dir"`
 	HookTimeout   time.Duration     `json:"hook_timeout_ns"`
 	PolicyVersion uint64            `json:"policy_version"`
+	Namespace     string            `json:"network_namespace,omitempty"`
 	Released      bool              `json:"released"`
 	Forced        bool              `json:"forced"`
 }
@@ -119,6 +121,7 @@ func encodeTenure(t *Tenure) ([]byte, error) {
 		HooksDir:      t.HooksDir,
 		HookTimeout:   t.HookTimeout,
 		PolicyVersion: t.PolicyVersion,
+		Namespace:     t.Namespace,
 		Released:      t.Released,
 		Forced:        t.Forced,
 	}
@@ -151,6 +154,7 @@ func decodeTenure(value []byte) (*Tenure, error) {
 		HooksDir:      s.HooksDir,
 		HookTimeout:   s.HookTimeout,
 		PolicyVersion: s.PolicyVersion,
+		Namespace:     s.Namespace,
 		Released:      s.Released,
 		Forced:        s.Forced,
 	}

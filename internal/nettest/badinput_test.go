@@ -168,7 +168,12 @@ func TestHostThatCannotRunHad(t *testing.T) {
 	})
 	t.Run("release --local after a crash", func(t *testing.T) {
 		s.kill(t, h.Name)
-		_, err := h.Exec(within(t), hadBinary, "release", "--local", "--config", h.Config())
+		// Here, outside the host's namespace, nothing of it can be seen.
+		out, err := exec.CommandContext(within(t), hadBinary, "release", "--local", "--config", h.Config()).CombinedOutput()
+		if err == nil || !strings.Contains(string(out), "network namespace") {
+			t.Errorf("run in another network namespace it said %q (%v)", out, err)
+		}
+		_, err = h.Exec(within(t), hadBinary, "release", "--local", "--config", h.Config())
 		must(t, err)
 		for _, vip := range s.vips {
 			history, err := s.Observer.History(within(t), vip)
