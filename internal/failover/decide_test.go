@@ -232,6 +232,7 @@ func TestDecideNever(t *testing.T) {
 			in.Holding.Phase = []Phase{PhaseAcquiring, PhaseServing, PhaseYielding, PhaseLeaving}[rnd.IntN(4)]
 			in.Holding.Target = "beta"
 			in.NoMove = rnd.IntN(4) == 0
+			in.Holding.Left = Predecessor{Epoch: uint64(rnd.IntN(2) + 1), CloseAt: moment()}
 			if flip() {
 				in.Retire = "it has no guard"
 			}
@@ -267,7 +268,7 @@ func TestDecideNever(t *testing.T) {
 			t.Fatalf("%s: plan %q for\n%+v", wrong, text(plan), in)
 		}
 	}
-	for _, kind := range []StepKind{StepAcquire, StepTakeOver, StepOrderMove, StepYield} {
+	for _, kind := range []StepKind{StepAcquire, StepTakeOver, StepOrderMove, StepYield, StepCloseLeft} {
 		if steps[kind] < 100 {
 			t.Errorf("only %d plans %s: the inputs don't try enough", steps[kind], kind)
 		}
@@ -320,6 +321,10 @@ func forbidden(in Inputs, p Plan) string {
 		case StepOrderMove, StepYield:
 			if in.Holding.Phase != PhaseServing || !in.Leadership.Ready || in.Peers[s.Target].Witness || s.Target == "alpha" {
 				return "moves what it doesn't serve, or to a node that can't own"
+			}
+		case StepCloseLeft:
+			if in.Holding.Phase != PhaseServing || !in.Leadership.Ready || in.View.Claim(s.Epoch) == nil || in.Now.Before(in.Holding.Left.CloseAt) {
+				return "closes an epoch that isn't open, or before its time is over"
 			}
 		case StepReconfigure:
 			if !in.Now.Before(in.LeaseUntil.Add(-in.Margin)) {
