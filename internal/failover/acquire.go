@@ -8,6 +8,7 @@ import (
 	"net"
 	"sync"
 
+	"had/cluster"
 	"had/internal/hook"
 	"had/internal/policy"
 	"had/internal/steps"
@@ -73,6 +74,11 @@ func (x *executor) acquire(ctx context.Context, in Inputs, step Step) error {
 		err = x.test(ctx, t, 0, step.Cause, nil)
 	}
 	if err != nil {
+		if l := x.log.Leadership(); !l.Leading || l.Term != in.Leadership.Term {
+			// Another may have the addresses now: what the network says of
+			// that is no veto.
+			return fmt.Errorf("%w any more: %w", cluster.ErrNotLeader, err)
+		}
 		if ctx.Err() == nil {
 			x.progress(ctx, &hadv1.Progress{Outcome: hadv1.Progress_OUTCOME_VETOED, Reason: err.Error(), Steps: t.timeline.List()})
 		}

@@ -5,6 +5,7 @@ import (
 	"sync"
 	"time"
 
+	"had/cluster"
 	"had/internal/clock"
 )
 
@@ -77,6 +78,9 @@ func (b *backoff) turn(err error) {
 	if err == nil {
 		b.turns, b.retry = 0, 0
 		return
+	}
+	if errors.Is(err, cluster.ErrNotLeader) {
+		return // it was another's turn
 	}
 	if errors.Is(err, errLeaseOver) {
 		b.retry = b.now().Add(time.Second)

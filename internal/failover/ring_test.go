@@ -4,6 +4,7 @@ import (
 	"errors"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"had/internal/hook"
@@ -95,6 +96,27 @@ func TestForeignHolderVetoes(t *testing.T) {
 		p := reported(r, func(e *hadv1.Event) *hadv1.Progress { return e.GetProgress() })
 		if len(p) != 1 || p[0].GetOutcome() != hadv1.Progress_OUTCOME_VETOED {
 			t.Errorf("progress %v", p)
+		}
+	})
+}
+
+// While it asked, another was elected and has the addresses now: that says
+// nothing about this node.
+func TestALostElectionIsNoVeto(t *testing.T) {
+	run(t, func(r *rig) {
+		r.scripts(hook.Test, 200*time.Millisecond, true)
+		r.policy("")
+		time.Sleep(100 * time.Millisecond)
+		r.log.follow("beta")
+		time.Sleep(time.Second)
+		if got := r.outcomes(); got != "" || r.controller.backoff.turnAfter() != 0 {
+			t.Errorf("outcomes %q; the next turn is put off to %v", got, r.controller.backoff.turnAfter())
+		}
+		r.scripts(hook.Test, 0, false)
+		r.log.lead()
+		synctest.Wait()
+		if r.phase() != PhaseServing {
+			t.Errorf("elected again: phase %v, %s", r.phase(), r.controller.Why())
 		}
 	})
 }
