@@ -1,7 +1,6 @@
 package failover
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -36,16 +35,16 @@ func (x *executor) newTurn(p *policy.Policy, version uint64, previous string) (*
 }
 
 // test asks the Test scripts, and meanwhile the network, whether this node may
-// take the addresses. It changes nothing.
-func (x *executor) test(ctx context.Context, t *turn, epoch uint64, cause string, known []net.HardwareAddr) error {
+// take the addresses: veto is what the scripts say, conflict what the network
+// does. It changes nothing.
+func (x *executor) test(ctx context.Context, t *turn, epoch uint64, cause string, known []net.HardwareAddr) (veto, conflict error) {
 	var probing sync.WaitGroup
-	var conflict error
 	probing.Go(func() { conflict = x.probe(ctx, t, known) })
-	err := t.timeline.Run("test", func() error {
+	veto = t.timeline.Run("test", func() error {
 		return x.stage(ctx, t.policy.Hooks, t.vips, stageRun{stage: hook.Test, event: hook.Acquire, epoch: epoch, cause: cause, previous: t.previous})
 	})
 	probing.Wait()
-	return cmp.Or(err, conflict)
+	return veto, conflict
 }
 
 // probe asks the network whether somebody else answers for the addresses.
@@ -69,22 +68,25 @@ func (x *executor) probe(ctx context.Context, t *turn, known []net.HardwareAddr)
 // PostAcq. The error is only for the caller's backoff; what happened has been
 // reported.
 func (x *executor) acquire(ctx context.Context, in Inputs, step Step) error {
-	t, err := x.newTurn(in.Policy, in.View.Policy.GetVersion(), in.View.LastOwner)
-	if err == nil && !in.prepared() {
-		err = x.test(ctx, t, 0, step.Cause, nil)
-	}
+	t, err := x.ready(ctx, in, step)
 	if err != nil {
-		if l := x.log.Leadership(); !l.Leading || l.Term != in.Leadership.Term {
-			// Another may have the addresses now: what the network says of
-			// that is no veto.
-			return fmt.Errorf("%w any more: %w", cluster.ErrNotLeader, err)
-		}
-		if ctx.Err() == nil {
-			x.progress(ctx, &hadv1.Progress{Outcome: hadv1.Progress_OUTCOME_VETOED, Reason: err.Error(), Steps: t.timeline.List()})
-		}
-		return err
+		return x.vetoed(ctx, in, t, err)
 	}
 	return x.own(ctx, t, x.claim(in, t, step.Cause, step.Evidence...), nil)
+}
+
+// vetoed reports that a turn didn't begin because of err, unless it is none of
+// this node's any more. It returns err.
+func (x *executor) vetoed(ctx context.Context, in Inputs, t *turn, err error) error {
+	if l := x.log.Leadership(); !l.Leading || l.Term != in.Leadership.Term {
+		// Another may have the addresses now: what the network says of that is
+		// no veto.
+		return fmt.Errorf("%w any more: %w", cluster.ErrNotLeader, err)
+	}
+	if ctx.Err() == nil {
+		x.progress(ctx, &hadv1.Progress{Outcome: hadv1.Progress_OUTCOME_VETOED, Reason: err.Error(), Steps: t.timeline.List()})
+	}
+	return err
 }
 
 // claim is the Acquire of a turn.

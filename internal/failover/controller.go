@@ -228,6 +228,7 @@ func (c *Controller) gather() (Inputs, <-chan struct{}) {
 		in.HandOver, in.Retire = c.linkLost(), cmp.Or(c.unguarded(), c.ungated(view.Claim(holding.Epoch)))
 	}
 	in.Now = c.cfg.Clock() // last: nothing above is newer than it
+	in.Prepared = c.executor.isPrepared(in)
 	return in, changed
 }
 
@@ -249,6 +250,8 @@ func (c *Controller) act(ctx context.Context, in Inputs, plan Plan) {
 
 func (c *Controller) do(ctx context.Context, in Inputs, s Step) error {
 	switch s.Kind {
+	case StepPrepare:
+		return c.acquire(ctx, in, s, c.executor.prepare)
 	case StepAcquire:
 		return c.acquire(ctx, in, s, c.executor.acquire)
 	case StepTakeOver:
@@ -295,7 +298,9 @@ func (c *Controller) acquire(ctx context.Context, in Inputs, s Step, own func(co
 		return errors.New("had is stopping")
 	}
 	err := own(ctx, in, s)
-	c.backoff.turn(err)
+	if err != nil || s.Kind != StepPrepare { // what is only prepared has not succeeded
+		c.backoff.turn(err)
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.acquiring = nil

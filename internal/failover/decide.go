@@ -37,6 +37,7 @@ type Inputs struct {
 	HandOver   string          // why the owner must give up at once; empty: it needn't
 	Retire     string          // why the owner should give up, while it still can serve; empty: it needn't
 	Stopping   bool
+	Prepared   bool // what the next turn needs beforehand has just been done
 	NoMove     bool // the held epoch could not be moved in order when it was tried: release it instead
 	// Backoff of this node, so that leadership doesn't wander and a failing
 	// turn isn't tried again at once.
@@ -111,6 +112,7 @@ type StepKind string
 
 // The steps a plan is made of.
 const (
+	StepPrepare     StepKind = "prepare"     // do ahead what the next turn needs and what changes nothing
 	StepAcquire     StepKind = "acquire"     // open an epoch and take everything on
 	StepReconfigure StepKind = "reconfigure" // make what is held match a new policy
 	StepTakeOver    StepKind = "take-over"   // open an epoch beside that of an owner who moves to this node
@@ -181,6 +183,11 @@ func Decide(in Inputs) Plan {
 	}
 	if at := cluster.TakeoverAt(in.LastLease, in.View.Open); len(in.View.Open) > 0 && in.Now.Before(at) {
 		c := in.View.Newest()
+		if ahead := at.Add(-prepareAhead); !in.Prepared && in.Now.Before(ahead) {
+			at = ahead
+		} else if !in.Prepared && !in.Now.Before(in.TurnAfter) {
+			return do(Step{Kind: StepPrepare, Cause: causeOf(in)})
+		}
 		return Plan{Again: at, Why: fmt.Sprintf("waiting until the lease of %s (epoch %d) and the lifetime of its addresses are over; it has not said that it released them", c.GetInstance().GetNode(), c.GetEpoch())}
 	}
 	if in.Now.Before(in.TurnAfter) {
@@ -461,9 +468,9 @@ func evidence(in Inputs) []*hadv1.Evidence {
 	return out
 }
 
-// prepared reports that this turn completes a move for which this node has
+// tested reports that this turn completes a move for which this node has
 // just run its Test scripts and probed the network: once is enough.
-func (in Inputs) prepared() bool {
+func (in Inputs) tested() bool {
 	return in.View.Move.GetOrder().GetTarget() == in.Instance.GetNode() && len(in.View.Open) == 0
 }
 

@@ -145,14 +145,22 @@ func TestDecide(t *testing.T) {
 
 		// An earlier owner.
 		{"its lease may last", set(idleLeader(), func(in *Inputs) {
+			in.Policy.Prefer, in.Prepared = nil, true
+			in.View.Open, in.LastLease = []*hadv1.Claim{claimOf(named("beta"), 7)}, start.Add(-4*time.Second)
+		}), "rest: waiting until the lease of beta"},
+		{"its lease may last, but not for long", set(idleLeader(), func(in *Inputs) {
 			in.Policy.Prefer = nil
+			in.View.Open, in.LastLease = []*hadv1.Claim{claimOf(named("beta"), 7)}, start.Add(-4*time.Second)
+		}), "prepare"},
+		{"its lease may last, and the last turn failed", set(idleLeader(), func(in *Inputs) {
+			in.Policy.Prefer, in.TurnAfter = nil, start.Add(time.Second)
 			in.View.Open, in.LastLease = []*hadv1.Claim{claimOf(named("beta"), 7)}, start.Add(-4*time.Second)
 		}), "rest: waiting until the lease of beta"},
 		{"its lease is over for certain", set(idleLeader(), func(in *Inputs) {
 			in.View.Open, in.LastLease = []*hadv1.Claim{claimOf(named("beta"), 7)}, start.Add(-5*time.Second)
 		}), "acquire"},
 		{"its terms were longer than ours", set(idleLeader(), func(in *Inputs) {
-			in.Policy.Prefer = nil
+			in.Policy.Prefer, in.Prepared = nil, true
 			c := claimOf(named("beta"), 7)
 			c.Terms = cluster.TimingFor(time.Second).Terms(cluster.LayerLifetime)
 			in.View.Open, in.LastLease = []*hadv1.Claim{c}, start.Add(-5*time.Second)
@@ -239,7 +247,7 @@ func TestDecideNever(t *testing.T) {
 		}
 		in.Leadership = []cluster.Leadership{{}, {Leader: "beta"}, {Leading: true}, in.Leadership, in.Leadership, in.Leadership}[rnd.IntN(6)]
 		in.LastLease, in.TurnAfter, in.TransferAfter = moment(), moment(), moment()
-		in.Witness, in.Stopping = rnd.IntN(8) == 0, rnd.IntN(8) == 0
+		in.Witness, in.Stopping, in.Prepared = rnd.IntN(8) == 0, rnd.IntN(8) == 0, flip()
 		if rnd.IntN(4) == 0 {
 			in.Blockers = []string{"blocked"}
 		}
@@ -268,8 +276,8 @@ func TestDecideNever(t *testing.T) {
 			t.Fatalf("%s: plan %q for\n%+v", wrong, text(plan), in)
 		}
 	}
-	for _, kind := range []StepKind{StepAcquire, StepTakeOver, StepOrderMove, StepYield, StepCloseLeft} {
-		if steps[kind] < 100 {
+	for _, kind := range []StepKind{StepPrepare, StepAcquire, StepTakeOver, StepOrderMove, StepYield, StepCloseLeft} {
+		if steps[kind] < 50 {
 			t.Errorf("only %d plans %s: the inputs don't try enough", steps[kind], kind)
 		}
 	}
@@ -291,15 +299,22 @@ func forbiddenTakeOver(in Inputs, s Step) string {
 func forbidden(in Inputs, p Plan) string {
 	for i, s := range p.Steps {
 		switch s.Kind {
-		case StepAcquire, StepTakeOver:
+		case StepPrepare, StepAcquire, StepTakeOver:
 			switch {
 			case in.Holding.Epoch != 0:
 				return "acquires while it still has an epoch"
 			case !in.Leadership.Ready, in.Witness, in.Stopping, len(in.Blockers) > 0, in.Now.Before(in.TurnAfter):
 				return "acquires although it may not"
 			}
-			if s.Kind == StepTakeOver {
+			switch s.Kind {
+			case StepTakeOver:
 				return forbiddenTakeOver(in, s)
+			case StepPrepare:
+				if in.Prepared || len(p.Steps) > 1 {
+					return "prepares what is prepared, or doesn't decide again after it"
+				}
+				return ""
+			default:
 			}
 			switch {
 			case len(in.View.Open) > 0 && in.Now.Before(cluster.TakeoverAt(in.LastLease, in.View.Open)):

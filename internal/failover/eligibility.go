@@ -1,6 +1,7 @@
 package failover
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"net"
@@ -185,7 +186,7 @@ func (c *Controller) Prepare(ctx context.Context, req *hadv1.PrepareRequest) *ha
 	}
 	t, err := c.executor.newTurn(p, view.Policy.GetVersion(), view.LastOwner)
 	if err == nil {
-		err = c.executor.test(ctx, t, req.GetEpoch(), "a move is being prepared", known)
+		err = cmp.Or(c.executor.test(ctx, t, req.GetEpoch(), "a move is being prepared", known))
 	}
 	if err != nil {
 		return &hadv1.PrepareResponse{Reasons: []string{err.Error()}}

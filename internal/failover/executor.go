@@ -48,6 +48,7 @@ type executor struct {
 	leased   context.Context // done when the lease of the held epoch ends; nil: none
 	reported uint64          // the newest epoch whose release is in the journal, or was delivered
 	stuck    string          // why nothing can be reported released any more; empty: it can
+	prepared *preparation    // of the next turn; nil: none
 }
 
 // owned is what the release hooks of the held epoch are for.

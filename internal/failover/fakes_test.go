@@ -144,6 +144,12 @@ func (n *oneLink) Conflicts(_ context.Context, want []vip.Address, _ time.Durati
 	return nil, nil
 }
 
+func (n *oneLink) answering(foreign bool) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.foreign = foreign
+}
+
 func (n *oneLink) pull() {
 	n.mu.Lock()
 	defer n.mu.Unlock()

@@ -26,8 +26,7 @@ func (x *executor) takeOver(ctx context.Context, in Inputs, step Step) error {
 	over := cluster.TakeoverAt(in.LastLease, []*hadv1.Claim{old})
 	t, err := x.newTurn(in.Policy, in.View.Policy.GetVersion(), in.View.LastOwner)
 	if err != nil {
-		x.progress(ctx, &hadv1.Progress{Outcome: hadv1.Progress_OUTCOME_VETOED, Reason: err.Error(), Steps: t.timeline.List()})
-		return err
+		return x.vetoed(ctx, in, t, err)
 	}
 	a := x.claim(in, t, step.Cause, &hadv1.Evidence{Epoch: old.GetEpoch(), Kind: hadv1.Evidence_KIND_HANDED_OVER})
 	return x.own(ctx, t, a, func(ctx context.Context, epoch uint64) error {

@@ -112,11 +112,8 @@ func TestTakeOverSeesTheOldOwnersReport(t *testing.T) {
 		from := r.betaMovesHere()
 		time.Sleep(100 * time.Millisecond)
 		r.expect()
-		r.must(&hadv1.Command{Record: &hadv1.Command_Deliver{Deliver: &hadv1.Deliver{Reports: []*hadv1.Report{{
-			NodeId: "id-beta", Node: "beta", Stream: "s", Seq: 1, Body: &hadv1.Report_Released{Released: &hadv1.Released{
-				Epoch: from, Kind: hadv1.Evidence_KIND_RELEASED, Reporter: &hadv1.Instance{Node: "beta", NodeId: "id-beta", BootId: "boot", Nonce: "b"},
-			}},
-		}}}}})
+		v, _ := r.log.View()
+		r.must(released(v.Claim(from)))
 		synctest.Wait()
 		if r.kernel.holds() != 2 || r.phase() != PhaseServing {
 			t.Errorf("phase %v, %d addresses up after beta's report", r.phase(), r.kernel.holds())
