@@ -23,6 +23,7 @@ type safeguards struct {
 	gate   *gate.Gate // nil: this host has none
 	noGate error      // why
 	guard  *guard.Supervisor
+	local  *localState
 }
 
 // arm opens the gate and prepares the guard of a node that is born.
@@ -30,7 +31,7 @@ func arm(cfg Config, l *localState, timing cluster.Timing) *safeguards {
 	if cfg.File.Self().Witness {
 		return nil
 	}
-	s := new(safeguards)
+	s := &safeguards{local: l}
 	s.gate, s.noGate = gate.Open(l.gateConfig())
 	g := guardConfig(cfg, l, timing)
 	if s.gate != nil {
@@ -74,6 +75,7 @@ func (s *safeguards) run(ctx context.Context) error {
 	defer tasks.Wait()
 	if s.gate != nil {
 		tasks.Go(func() { _ = s.gate.Run(ctx) }) // it reports through Problem
+		tasks.Go(func() { s.local.clearOldGates(ctx) })
 	}
 	return s.guard.Run(ctx)
 }
@@ -137,10 +139,14 @@ func Layers() []Layer {
 	return layers
 }
 
-// gateConfig names this cluster's gate on this host.
+// gateConfig names this cluster's gate on this host; before the cluster is born
+// it has none, and no name.
 func (l *localState) gateConfig() gate.Config {
-	birth, _ := l.identity.Birth()
-	return gate.Config{Name: birth.ID, Logger: l.cfg.Logger.Named("gate")}
+	c := gate.Config{Logger: l.cfg.Logger.Named("gate")}
+	if birth, born := l.identity.Birth(); born {
+		c.Name = gateOf(l.cfg.File.Cluster, birth.ID)
+	}
+	return c
 }
 
 // earlierGate opens the gate that an earlier run left in the kernel; nil when

@@ -33,6 +33,9 @@ func TestOthersFiltersStay(t *testing.T) {
 	if missing, err := second.Check(); err != nil || len(missing) > 0 {
 		t.Errorf("gates push each other aside: %v, %v", missing, err)
 	}
+	if names, err := Installed(); err != nil || !slices.Equal(names, []string{other.Name, config().Name}) {
+		t.Errorf("installed are %q (%v)", names, err)
+	}
 	must(t, g.Admit(7, both()))
 	here.assignVirtual("eth0")
 	here.echo(vip4)

@@ -1,6 +1,8 @@
 package nettest
 
 import (
+	"os"
+	"syscall"
 	"testing"
 	"time"
 
@@ -82,6 +84,38 @@ func TestDaemonsEndAndComeBack(t *testing.T) {
 		s.settled(t)
 		s.neverAgainOn(t, owner, woken)
 	})
+}
+
+// Everything dies at once, and the data folders are removed to begin anew: what
+// the owner's kernel still has of the earlier cluster, a gate that is closed
+// for ever, must not keep its address from answering.
+func TestAClusterBegunAnew(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, lab.Config{})
+	owner := s.settled(t)
+	for _, h := range s.Servers() {
+		must(t, h.Pause()) // or it starts another guard
+		_, err := h.SignalGuard(syscall.SIGKILL)
+		must(t, err)
+		s.kill(t, h.Name)
+		must(t, os.RemoveAll(h.DataDir()))
+	}
+	for _, h := range s.Servers() {
+		must(t, h.StartDaemon())
+	}
+	eventually(t, "the cluster is born again", func() error {
+		st, err := s.status(t, owner)
+		if err == nil && st.GetOwnership().GetState() != hadv1.Ownership_STATE_NO_POLICY {
+			err = describe(st)
+		}
+		return err
+	})
+	s.apply(t, owner, s.policy(s.vips...))
+	if now := s.settled(t); now != owner { // its kernel still had the addresses
+		s.mayOwn(t, owner, true)
+		s.moveTo(t, now, owner)
+	}
+	s.settled(t)
 }
 
 // hide cuts a host off from the other servers; the client still sees it.
