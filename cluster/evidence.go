@@ -1,6 +1,8 @@
 package cluster
 
 import (
+	"slices"
+
 	"google.golang.org/protobuf/proto"
 
 	hadv1 "had/proto/had/v1"
@@ -16,9 +18,12 @@ const guardStream = "guard"
 // entry, where a later entry than the one named makes the wait void; or that
 // its owner is the one who ordered the move, and lets go when it is asked.
 func (s *State) evidenceMissing(c *hadv1.Claim, a *hadv1.Acquire) string {
-	for _, ev := range a.GetEvidence() {
+	for i, ev := range a.GetEvidence() {
 		if ev.GetEpoch() != c.GetEpoch() {
 			continue
+		}
+		if slices.ContainsFunc(a.GetEvidence()[i+1:], func(o *hadv1.Evidence) bool { return o.GetEpoch() == c.GetEpoch() }) {
+			return refuse("it names two kinds of evidence for epoch %d", c.GetEpoch())
 		}
 		switch ev.GetKind() {
 		case hadv1.Evidence_KIND_WAITED:

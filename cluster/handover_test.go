@@ -86,6 +86,13 @@ func TestOnlyAWillingOwnerIsHandedOver(t *testing.T) {
 			l.must(2, handedCmd(instance("beta", 1), 2, from))
 			return handedCmd(instance("beta", 2), 3, from)
 		},
+		"and waited for at once": func(l *log) *hadv1.Command {
+			from := l.must(1, acquireCmd(instance("alpha", 1), 1))
+			l.must(1, moveCmd("op", from, "beta"))
+			cmd := handedCmd(instance("beta", 1), 2, from)
+			cmd.GetAcquire().Evidence = append(cmd.GetAcquire().GetEvidence(), waited(from, from-1))
+			return cmd
+		},
 		"an earlier epoch is open": func(l *log) *hadv1.Command {
 			from := l.must(1, acquireCmd(instance("alpha", 1), 1))
 			l.must(1, moveCmd("op", from, "beta"))

@@ -3,7 +3,9 @@ package cluster
 import (
 	"bytes"
 	"fmt"
+	"maps"
 	"math/rand/v2"
+	"slices"
 	"testing"
 	"time"
 
@@ -20,25 +22,58 @@ func TestRandomCommandsKeepTheInvariants(t *testing.T) {
 	for seed := range uint64(12) {
 		t.Run(fmt.Sprintf("seed=%d", seed), func(t *testing.T) {
 			t.Parallel()
-			runRandom(t, rand.New(rand.NewPCG(seed, 1)), 400)
+			runRandom(t, rand.New(rand.NewPCG(seed, 1)), 700)
 		})
 	}
 }
 
 // model is what must be true, kept apart from State.
 type model struct {
-	t          *testing.T
-	owner      map[uint64]*hadv1.Instance // of every epoch there ever was
-	openEpoch  uint64                     // 0: none
-	leaseIndex uint64                     // of the open epoch
-	lastEpoch  uint64
-	hooks      map[string]uint64 // by node: the last hook report delivered
+	t         *testing.T
+	owner     map[uint64]*hadv1.Instance // of every epoch there ever was
+	open      map[uint64]*openEpoch
+	move      *hadv1.MoveOrder // under way; nil: none
+	lastEpoch uint64
+	hooks     map[string]uint64 // by node: the last hook report delivered
+	farewells map[string]uint64 // by node: the newest epoch its guards have spoken of
+	guards    map[uint64]bool   // entries that are a guard's word
+	handed    int               // epochs that were opened beside another
+	parted    int               // epochs closed otherwise than by a report or an Acquire
+}
+
+// openEpoch is an epoch that isn't closed.
+type openEpoch struct {
+	lease  uint64 // its last lease entry
+	handed bool   // another was opened beside it: it can't be renewed
+}
+
+// newest returns the newest open epoch; 0: none is open.
+func (m *model) newest() uint64 {
+	if len(m.open) == 0 {
+		return 0
+	}
+	return slices.Max(slices.Collect(maps.Keys(m.open)))
+}
+
+// oldest returns the oldest open epoch; 0: none is open.
+func (m *model) oldest() uint64 {
+	if len(m.open) == 0 {
+		return 0
+	}
+	return slices.Min(slices.Collect(maps.Keys(m.open)))
+}
+
+func (m *model) lease(epoch uint64) uint64 {
+	if e := m.open[epoch]; e != nil {
+		return e.lease
+	}
+	return 0
 }
 
 func runRandom(t *testing.T, r *rand.Rand, commands int) {
 	l := bornLog(t)
 	replica := restored(t, l.state) // joined by snapshot
-	m := &model{t: t, owner: map[uint64]*hadv1.Instance{}, hooks: map[string]uint64{}}
+	m := &model{t: t, owner: map[uint64]*hadv1.Instance{}, open: map[uint64]*openEpoch{}, hooks: map[string]uint64{}, farewells: map[string]uint64{}, guards: map[uint64]bool{}}
 	g := &generator{r: r, term: 1, seq: map[string]uint64{}, run: map[string]int{"alpha": 1, "beta": 1, "gamma": 1}}
 	refusals, last := 0, encodeAt(t, l.state, 0)
 	for range commands {
@@ -81,6 +116,9 @@ func runRandom(t *testing.T, r *rand.Rand, commands int) {
 		}
 		m.accepted(l, g.term, cmd)
 	}
+	if m.handed < 1 || m.parted < 3 {
+		t.Errorf("%d epochs were handed over, %d closed by a wait or a guard's word: the mix tests too little", m.handed, m.parted)
+	}
 	if refusals < commands/10 || refusals > commands*9/10 {
 		t.Errorf("%d of %d commands were refused: the mix tests too little", refusals, commands)
 	}
@@ -110,26 +148,54 @@ func cloneClaims(open []*hadv1.Claim) []*hadv1.Claim {
 // accepted checks one accepted command against the promises.
 func (m *model) accepted(l *log, term uint64, cmd *hadv1.Command) {
 	m.t.Helper()
+	fatal := func(format string, args ...any) {
+		m.t.Helper()
+		m.t.Fatalf("entry %d: %s; accepted was %v", l.index, fmt.Sprintf(format, args...), cmd)
+	}
 	switch {
 	case cmd.GetAcquire() != nil:
 		a := cmd.GetAcquire()
-		if m.openEpoch != 0 {
-			m.mustHaveWaited(l.index, a)
-		}
-		if l.index <= m.lastEpoch {
-			m.t.Fatalf("epoch %d after epoch %d", l.index, m.lastEpoch)
-		}
-		if a.GetTerm() != term || a.GetInstance().GetNode() == "gamma" {
-			m.t.Fatalf("entry %d: an illegal Acquire was accepted: %v", l.index, a)
+		m.succeed(a, fatal)
+		if l.index <= m.lastEpoch || a.GetTerm() != term || a.GetInstance().GetNode() == "gamma" {
+			fatal("an epoch after %d", m.lastEpoch)
 		}
 		m.owner[l.index] = a.GetInstance()
-		m.openEpoch, m.leaseIndex, m.lastEpoch = l.index, l.index, l.index
+		m.open[l.index], m.lastEpoch, m.move = &openEpoch{lease: l.index}, l.index, nil
 	case cmd.GetLeaseRenew() != nil:
 		r := cmd.GetLeaseRenew()
-		if r.GetEpoch() != m.openEpoch || r.GetTerm() != term || !proto.Equal(r.GetInstance(), m.owner[r.GetEpoch()]) {
-			m.t.Fatalf("entry %d: a renewal of epoch %d was accepted, open is %d: %v", l.index, r.GetEpoch(), m.openEpoch, r)
+		e := m.open[r.GetEpoch()]
+		if e == nil || e.handed || r.GetTerm() != term || !proto.Equal(r.GetInstance(), m.owner[r.GetEpoch()]) {
+			fatal("a renewal; open is %+v", e)
 		}
-		m.leaseIndex = l.index
+		e.lease = l.index
+	case cmd.GetWaited() != nil:
+		ev := cmd.GetWaited().GetEvidence()
+		e := m.open[ev.GetEpoch()]
+		if e == nil || !e.handed || e.lease != ev.GetLeaseIndex() || ev.GetKind() != hadv1.Evidence_KIND_WAITED || cmd.GetWaited().GetTerm() != term {
+			fatal("a wait for an epoch that is %+v", e)
+		}
+		delete(m.open, ev.GetEpoch())
+		m.parted++
+	case cmd.GetFarewell() != nil:
+		rel := cmd.GetFarewell().GetReleased()
+		node := rel.GetReporter().GetNode()
+		if rel.GetEpoch() <= m.farewells[node] {
+			break // said before
+		}
+		m.farewells[node], m.guards[l.index] = rel.GetEpoch(), true
+		if m.open[rel.GetEpoch()] != nil {
+			if !proto.Equal(m.owner[rel.GetEpoch()], rel.GetReporter()) {
+				fatal("a guard's word about another run's epoch")
+			}
+			delete(m.open, rel.GetEpoch())
+			m.parted++
+		}
+	case cmd.GetMoveOrder() != nil:
+		if m.move.GetOperation() != cmd.GetMoveOrder().GetOperation() { // or it is a retry
+			m.move = cmd.GetMoveOrder()
+		}
+	case cmd.GetMoveEnd() != nil:
+		m.move = nil
 	case cmd.GetDeliver() != nil:
 		for _, rep := range cmd.GetDeliver().GetReports() {
 			if rep.GetSeq() != m.hooks[rep.GetNode()]+1 {
@@ -137,36 +203,67 @@ func (m *model) accepted(l *log, term uint64, cmd *hadv1.Command) {
 			}
 			m.hooks[rep.GetNode()]++
 			rel := rep.GetReleased()
-			if rel != nil && rel.GetEpoch() == m.openEpoch && m.openEpoch != 0 && m.owner[m.openEpoch].GetNodeId() == rep.GetNodeId() {
-				m.openEpoch = 0
+			if m.open[rel.GetEpoch()] != nil && m.owner[rel.GetEpoch()].GetNodeId() == rep.GetNodeId() {
+				delete(m.open, rel.GetEpoch())
 			}
 		}
 	}
-	open := l.open()
-	if len(open) > 1 || len(open) == 0 && m.openEpoch != 0 || len(open) == 1 && open[0] != m.openEpoch {
-		m.t.Fatalf("entry %d: open epochs %v, want %d alone (0: none) after %v", l.index, open, m.openEpoch, cmd)
-	}
-	if c := l.state.View().Newest(); c != nil {
-		if c.GetLastLeaseIndex() != m.leaseIndex || !proto.Equal(c.GetInstance(), m.owner[c.GetEpoch()]) || c.GetTerms().GetTtlNs() != int64(time.Second) {
-			m.t.Fatalf("entry %d: the claim is %v, want instance %v and lease entry %d", l.index, c, m.owner[c.GetEpoch()], m.leaseIndex)
+	m.mustBe(l, fatal)
+}
+
+// succeed checks the evidence of an Acquire and closes what it closes.
+func (m *model) succeed(a *hadv1.Acquire, fatal func(string, ...any)) {
+	m.t.Helper()
+	before := maps.Clone(m.open)
+	for epoch, e := range before {
+		ok := false
+		for _, ev := range a.GetEvidence() {
+			if ev.GetEpoch() != epoch || ok {
+				continue
+			}
+			ok = true
+			switch {
+			case ev.GetKind() == hadv1.Evidence_KIND_WAITED && ev.GetLeaseIndex() == e.lease && !proto.Equal(a.GetInstance(), m.owner[epoch]):
+				delete(m.open, epoch)
+			case ev.GetKind() == hadv1.Evidence_KIND_HANDED_OVER && !e.handed && len(before) == 1 && m.move.GetFromEpoch() == epoch &&
+				m.move.GetTarget() == a.GetInstance().GetNode() && m.owner[epoch].GetNodeId() != a.GetInstance().GetNodeId():
+				e.handed = true
+				m.handed++
+			default:
+				ok = false
+			}
+			break // the first of an epoch counts
 		}
-	}
-	if s := l.state; s.lastEpoch != m.lastEpoch || len(s.history) > HistoryLimit {
-		m.t.Fatalf("entry %d: last epoch %d, want %d; %d events", l.index, s.lastEpoch, m.lastEpoch, len(s.history))
+		if !ok {
+			fatal("two owners: epoch %d (%+v, move %v) is open", epoch, e, m.move)
+		}
 	}
 }
 
-func (m *model) mustHaveWaited(index uint64, a *hadv1.Acquire) {
+// mustBe compares the state with the model.
+func (m *model) mustBe(l *log, fatal func(string, ...any)) {
 	m.t.Helper()
-	for _, ev := range a.GetEvidence() {
-		if ev.GetEpoch() == m.openEpoch && ev.GetKind() == hadv1.Evidence_KIND_WAITED && ev.GetLeaseIndex() == m.leaseIndex {
-			if proto.Equal(a.GetInstance(), m.owner[m.openEpoch]) {
-				m.t.Fatalf("entry %d: an instance waited out its own epoch", index)
-			}
-			return
+	open := l.state.View().Open
+	if len(open) != len(m.open) || len(open) > 2 {
+		fatal("open epochs are %v, want those of %v", open, m.open)
+	}
+	renewable := 0
+	for _, c := range open {
+		e := m.open[c.GetEpoch()]
+		if e == nil || c.GetLastLeaseIndex() != e.lease || c.GetHandedTo() != 0 != e.handed ||
+			!proto.Equal(c.GetInstance(), m.owner[c.GetEpoch()]) || c.GetTerms().GetTtlNs() != int64(time.Second) {
+			fatal("the claim is %v, want instance %v and %+v", c, m.owner[c.GetEpoch()], e)
+		}
+		if !e.handed {
+			renewable++
 		}
 	}
-	m.t.Fatalf("entry %d: two owners: epoch %d (lease entry %d) is open and %v succeeded it", index, m.openEpoch, m.leaseIndex, a)
+	if renewable > 1 {
+		fatal("two epochs can be renewed: %v", open)
+	}
+	if s := l.state; s.lastEpoch != m.lastEpoch || len(s.history) > HistoryLimit {
+		fatal("the last epoch is %d, want %d; %d events", s.lastEpoch, m.lastEpoch, len(s.history))
+	}
 }
 
 // checkHistory finds every report that was accepted exactly once, in order.
@@ -184,7 +281,7 @@ func (m *model) checkHistory(l *log) {
 			m.t.Fatalf("event %v comes after %v", at, place)
 		}
 		place = at
-		if e.GetHook() == nil && e.GetReleased() == nil && e.GetProgress() == nil {
+		if m.guards[e.GetIndex()] || e.GetHook() == nil && e.GetReleased() == nil && e.GetProgress() == nil {
 			continue
 		}
 		seen[e.GetNode()]++
@@ -235,38 +332,68 @@ func (g *generator) near(n uint64) uint64 {
 }
 
 func (g *generator) command(l *log, m *model) *hadv1.Command {
-	owner := m.owner[m.openEpoch]
+	newest := m.newest()
 	switch n := g.r.IntN(100); {
 	case n < 25:
-		var evidence []*hadv1.Evidence
-		if m.openEpoch != 0 && !g.wrong() {
-			evidence = append(evidence, waited(g.near(m.openEpoch), g.near(m.leaseIndex)))
-			if g.wrong() {
-				evidence[0].Kind = hadv1.Evidence_Kind(g.r.IntN(4)) //nolint:gosec // 0 to 3
-			}
-		}
-		cmd := acquireCmd(g.instance(g.node()), g.near(g.term), evidence...)
-		cmd.GetAcquire().PolicyVersion = l.state.View().Policy.GetVersion()
-		if g.r.IntN(2) == 0 {
-			cmd.GetAcquire().MoveOperation = "op"
-		}
-		return cmd
-	case n < 50:
-		in := owner
+		return g.acquire(l, m)
+	case n < 45:
+		in := m.owner[newest]
 		if in == nil || g.wrong() {
 			in = g.instance(g.node())
 		}
-		return renewCmd(in, g.near(g.term), g.near(m.openEpoch))
-	case n < 85:
+		return renewCmd(in, g.near(g.term), g.near(newest))
+	case n < 72:
 		return g.deliver(m)
+	case n < 76:
+		old := g.near(m.oldest())
+		return &hadv1.Command{Record: &hadv1.Command_Waited{Waited: &hadv1.Waited{Term: g.near(g.term), Evidence: waited(old, g.near(m.lease(old)))}}}
+	case n < 80:
+		epoch := g.near(m.oldest())
+		in := m.owner[epoch]
+		if in == nil || g.wrong() {
+			in = g.instance(g.node())
+		}
+		return farewellCmd(in, epoch)
 	case n < 92:
-		return moveCmd("op", g.near(m.openEpoch), g.node())
-	case n < 96:
-		return moveEndCmd("op")
+		return moveCmd(g.operation(l, m), g.near(newest), g.node())
+	case n < 95:
+		return moveEndCmd(g.operation(l, m))
 	case n < 98:
 		return policyCmd(g.near(l.state.View().Policy.GetVersion()), fmt.Sprintf("policy %d", l.index))
 	}
 	return birthCmd(testBirth())
+}
+
+// acquire is by a node that takes over in its turn, or by the one to which the
+// owner moves.
+func (g *generator) acquire(l *log, m *model) *hadv1.Command {
+	node := g.node()
+	handed := m.move != nil && g.r.IntN(4) > 0
+	if handed && !g.wrong() {
+		node = m.move.GetTarget()
+	}
+	var evidence []*hadv1.Evidence
+	for epoch, e := range m.open {
+		ev := waited(g.near(epoch), g.near(e.lease))
+		if handed {
+			ev.Kind = hadv1.Evidence_KIND_HANDED_OVER
+		}
+		if g.wrong() {
+			ev.Kind = hadv1.Evidence_Kind(g.r.IntN(5)) //nolint:gosec // 0 to 4
+		}
+		if !g.wrong() {
+			evidence = append(evidence, ev)
+		}
+		if g.wrong() {
+			evidence = append(evidence, waited(epoch, g.near(e.lease)))
+		}
+	}
+	cmd := acquireCmd(g.instance(node), g.near(g.term), evidence...)
+	cmd.GetAcquire().PolicyVersion = l.state.View().Policy.GetVersion()
+	if handed || g.r.IntN(2) == 0 {
+		cmd.GetAcquire().MoveOperation = g.operation(l, m)
+	}
+	return cmd
 }
 
 // deliver makes a batch out of new reports, repeated ones and, when wrong,
@@ -288,11 +415,27 @@ func (g *generator) deliver(m *model) *hadv1.Command {
 		if g.r.IntN(25) == 0 {
 			seq++ // one was lost
 		}
-		rep := g.report(node, seq, m.openEpoch)
+		rep := g.report(node, seq, g.pick(m))
 		reports = append(reports, rep)
 		g.past = append(g.past, rep)
 	}
 	return deliverCmd(reports...)
+}
+
+// operation is that of the move under way, or a new one.
+func (g *generator) operation(l *log, m *model) string {
+	if m.move == nil || g.wrong() {
+		return fmt.Sprintf("op-%d", l.index)
+	}
+	return m.move.GetOperation()
+}
+
+// pick is the newest open epoch or, if two are open, either.
+func (g *generator) pick(m *model) uint64 {
+	if g.r.IntN(2) == 0 {
+		return m.oldest()
+	}
+	return m.newest()
 }
 
 func (g *generator) report(node string, seq, epoch uint64) *hadv1.Report {
