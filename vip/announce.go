@@ -29,7 +29,7 @@ func (m *Manager) Announce(ctx context.Context, addrs []Address) error {
 		if err := ctx.Err(); err != nil {
 			return errors.Join(append(errs, fmt.Errorf("announce on %s: %w", s.link.Name, err))...)
 		}
-		if err := m.senders.send(s); err != nil {
+		if err := m.senders.send(ctx, s); err != nil {
 			errs = append(errs, fmt.Errorf("announce %d addresses on %s: %w", len(s.frames), s.link.Name, err))
 		}
 	}
@@ -90,11 +90,11 @@ type senders struct {
 
 // send sends the frames of a segment. A socket that fails may be of a link
 // that was made anew under its old index, so a fresh one is tried.
-func (o *senders) send(s *segment) error {
+func (o *senders) send(ctx context.Context, s *segment) error {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if conn := o.conns[s.link.Index]; conn != nil {
-		if s.announce(conn) == nil {
+		if s.announce(ctx, conn) == nil {
 			return nil
 		}
 		_ = conn.Close() // what it failed with is told by the next one, too
@@ -108,7 +108,7 @@ func (o *senders) send(s *segment) error {
 		o.conns = map[int]*packet.Conn{}
 	}
 	o.conns[s.link.Index] = conn
-	return s.announce(conn)
+	return s.announce(ctx, conn)
 }
 
 func (o *senders) close() {
@@ -122,22 +122,36 @@ func (o *senders) close() {
 
 // announce sends the frames. A link whose queue is stuck must not hold up a
 // release.
-func (s *segment) announce(conn *packet.Conn) error {
+func (s *segment) announce(ctx context.Context, conn *packet.Conn) error {
 	if err := conn.SetWriteDeadline(time.Now().Add(sendLimit)); err != nil {
 		return err
 	}
-	return s.send(conn)
+	return s.send(ctx, conn)
 }
 
 // sendLimit is how long a link may take to accept all frames of a segment.
 const sendLimit = 200 * time.Millisecond
 
+// queuePause is how long a link is given to work on its queue when that is
+// full. There is no event to wait for: poll(2) knows only the socket's buffer.
+const queuePause = 500 * time.Microsecond
+
 // send sends every frame, or says at which it failed.
-func (s *segment) send(conn *packet.Conn) error {
+func (s *segment) send(ctx context.Context, conn *packet.Conn) error {
+	giveUp := time.Now().Add(sendLimit)
 	for addr, frame := range s.frames {
 		// Frames begin with their destination.
 		to := &packet.Addr{HardwareAddr: frame[:6]}
-		if _, err := conn.WriteTo(frame, to); err != nil {
+		_, err := conn.WriteTo(frame, to)
+		// The queue of the link dropped it (packet(7)).
+		for errors.Is(err, unix.ENOBUFS) && ctx.Err() == nil && time.Now().Before(giveUp) {
+			select {
+			case <-ctx.Done():
+			case <-time.After(queuePause):
+			}
+			_, err = conn.WriteTo(frame, to)
+		}
+		if err != nil {
 			return fmt.Errorf("send for %s: %w", addr, err)
 		}
 	}

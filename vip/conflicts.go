@@ -72,7 +72,7 @@ func (m *Manager) Conflicts(ctx context.Context, addrs []Address, window time.Du
 	}
 	for range 2 {
 		for _, l := range asked {
-			if err := l.segment.send(l.conn); err != nil {
+			if err := l.segment.send(ctx, l.conn); err != nil {
 				errs = append(errs, fmt.Errorf("probe for addresses on %s: %w", l.segment.link.Name, err))
 			}
 		}

@@ -83,13 +83,14 @@ type Change struct {
 // renewing and repairing are the same call.
 //
 // Addresses no longer wanted are removed whatever the time is. The wanted ones
-// are added or renewed only while the clock reads less than deadline, which is
-// checked right before and right after each batch; a batch that ends too late
-// is removed again. Either way the error is ErrDeadline.
+// are added or renewed only while the clock reads less than what deadline
+// returns, which is asked right before and right after each batch: it may move
+// meanwhile, in either direction. Once it has passed, all that this call had
+// set is removed again, and the error is ErrDeadline.
 //
 // An address that can't be set doesn't keep the others from being set; the
 // error names each, and Change has what was done.
-func (m *Manager) Set(ctx context.Context, want []Address, deadline clock.Instant) (Change, error) {
+func (m *Manager) Set(ctx context.Context, want []Address, deadline func() clock.Instant) (Change, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if err := ctx.Err(); err != nil {
@@ -171,21 +172,25 @@ func (m *Manager) goal(want []Address) goal {
 
 // renew adds or renews the targets while the deadline allows and returns
 // those that are set. After the deadline it returns none, and ErrDeadline.
-func (m *Manager) renew(targets []placed, deadline clock.Instant) ([]placed, error) {
+func (m *Manager) renew(targets []placed, deadline func() clock.Instant) ([]placed, error) {
 	var set []placed
 	var errs []error
 	var tried []placed
+	late := func() bool {
+		at := deadline() // before the clock is read: nothing may pass in between
+		return !m.config.Now().Before(at)
+	}
 	for batch := range slices.Chunk(targets, batchSize) {
 		reqs := make([]*nl.NetlinkRequest, len(batch))
 		for i, p := range batch {
 			reqs[i] = setRequest(p, m.config.Lifetime)
 		}
-		if !m.config.Now().Before(deadline) {
+		if late() {
 			return nil, errors.Join(ErrDeadline, m.delete(tried))
 		}
 		refused, err := m.kernel.batch.execute(reqs)
 		tried = append(tried, batch...)
-		if !m.config.Now().Before(deadline) {
+		if late() {
 			return nil, errors.Join(ErrDeadline, m.delete(tried))
 		}
 		if err != nil {

@@ -179,7 +179,7 @@ func TestSetAfterTheDeadlineAddsNothing(t *testing.T) {
 	h := newWired(t)
 	m := manager(t, 2*time.Second, clock.Now)
 	for _, late := range []time.Duration{0, time.Millisecond, time.Hour} {
-		change, err := m.Set(t.Context(), on("eth0", "192.0.2.10"), clock.Now().Add(-late))
+		change, err := m.Set(t.Context(), on("eth0", "192.0.2.10"), at(clock.Now().Add(-late)))
 		if !errors.Is(err, ErrDeadline) || len(change.Added) > 0 {
 			t.Errorf("%s late: Set = %v, %v; want ErrDeadline", late, change, err)
 		}
@@ -198,15 +198,42 @@ func TestSetThatEndsTooLateRemovesAgain(t *testing.T) {
 	want := many(batchSize + 10)
 	for deadline := clock.Instant(1); deadline <= 4; deadline++ {
 		reading = 0
-		change, err := m.Set(t.Context(), want, deadline)
+		change, err := m.Set(t.Context(), want, at(deadline))
 		if !errors.Is(err, ErrDeadline) || len(change.Added) > 0 {
 			t.Errorf("deadline at reading %d: Set = %v, %v; want ErrDeadline", deadline, change, err)
 		}
 		expectAssigned(t, h, "eth0", "192.0.2.1/24")
 	}
 	reading = 0
-	if change, err := m.Set(t.Context(), want, 5); err != nil || len(change.Added) != len(want) {
+	if change, err := m.Set(t.Context(), want, at(5)); err != nil || len(change.Added) != len(want) {
 		t.Errorf("deadline after the last reading: Set added %d of %d, %v", len(change.Added), len(want), err)
+	}
+}
+
+// A lease that is renewed while very many addresses are set, or that ends.
+func TestSetGoesByTheDeadlineAsItMoves(t *testing.T) {
+	t.Parallel()
+	h := newWired(t)
+	for _, c := range []struct {
+		name string
+		move clock.Instant // what each reading of the clock adds to the deadline
+		ok   bool
+	}{{"renewed", 1, true}, {"ended", -1, false}} {
+		reading, deadline := clock.Instant(0), clock.Instant(2)
+		m := manager(t, 2*time.Second, func() clock.Instant {
+			reading++
+			deadline += c.move
+			return reading
+		})
+		want := many(batchSize + 10)
+		change, err := m.Set(t.Context(), want, func() clock.Instant { return deadline })
+		if c.ok != (err == nil) || c.ok != (len(change.Added) == len(want)) {
+			t.Errorf("%s meanwhile: Set added %d of %d, %v", c.name, len(change.Added), len(want), err)
+		}
+		if err := m.Remove(t.Context(), want); err != nil {
+			t.Fatal(err)
+		}
+		expectAssigned(t, h, "eth0")
 	}
 }
 
@@ -217,13 +244,13 @@ func TestUnwantedAddressesGoWhateverTheTimeIs(t *testing.T) {
 	if _, err := m.Set(t.Context(), on("eth0", "192.0.2.10", "192.0.2.11"), soon()); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := m.Set(t.Context(), on("eth0", "192.0.2.11"), 0); !errors.Is(err, ErrDeadline) {
+	if _, err := m.Set(t.Context(), on("eth0", "192.0.2.11"), at(0)); !errors.Is(err, ErrDeadline) {
 		t.Fatal(err)
 	}
 	if p, err := presence(m, "192.0.2.10"); p != Inactive || err != nil {
 		t.Errorf("the unwanted address is %s, %v", p, err)
 	}
-	if _, err := m.Set(t.Context(), nil, 0); err != nil {
+	if _, err := m.Set(t.Context(), nil, at(0)); err != nil {
 		t.Fatal(err)
 	}
 	expectAssigned(t, h, "eth0")

@@ -154,7 +154,8 @@ func (h *host) parse(cidr string) *netlink.Addr {
 // link-local ones.
 func (h *host) assigned(iface string) map[string]netlink.Addr {
 	h.t.Helper()
-	list, err := h.link.AddrList(h.get(iface), netlink.FAMILY_ALL)
+	link := h.get(iface)
+	list, err := listAddrs(func(_ netlink.Link, family int) ([]netlink.Addr, error) { return h.link.AddrList(link, family) }, netlink.FAMILY_ALL)
 	if err != nil {
 		h.t.Fatal(err)
 	}
@@ -205,7 +206,12 @@ func manager(t *testing.T, lifetime time.Duration, now clock.Source) *Manager {
 }
 
 // soon is a deadline that doesn't matter to the test.
-func soon() clock.Instant { return clock.Now().Add(time.Minute) }
+func soon() func() clock.Instant { return at(clock.Now().Add(time.Minute)) }
+
+// at is a deadline that doesn't move.
+func at(deadline clock.Instant) func() clock.Instant {
+	return func() clock.Instant { return deadline }
+}
 
 func on(iface string, addrs ...string) []Address {
 	list := make([]Address, len(addrs))

@@ -116,7 +116,7 @@ type hooked struct {
 	also func()
 }
 
-func (k hooked) Set(ctx context.Context, want []vip.Address, deadline clock.Instant) (vip.Change, error) {
+func (k hooked) Set(ctx context.Context, want []vip.Address, deadline func() clock.Instant) (vip.Change, error) {
 	c, err := k.memoryKernel.Set(ctx, want, deadline)
 	k.also()
 	return c, err

@@ -54,7 +54,7 @@ func newMemoryKernel(d *diary) *memoryKernel {
 	return &memoryKernel{diary: d, present: map[netip.Addr]bool{}, told: map[netip.Addr]bool{}}
 }
 
-func (k *memoryKernel) Set(_ context.Context, want []vip.Address, _ clock.Instant) (vip.Change, error) {
+func (k *memoryKernel) Set(_ context.Context, want []vip.Address, _ func() clock.Instant) (vip.Change, error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if k.failSet != nil && k.failAfter < 0 {

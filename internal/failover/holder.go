@@ -168,24 +168,58 @@ func (h *holder) refresh(ctx context.Context) ([]vip.Address, error) {
 }
 
 func (h *holder) set(ctx context.Context, addrs []vip.Address) (vip.Change, error) {
-	epoch, until, ok := h.lease.Held()
-	if !ok || epoch != h.epoch {
+	if epoch, _, ok := h.lease.Held(); !ok || epoch != h.epoch {
 		return vip.Change{}, errLeaseOver
 	}
-	return h.kernel.Set(ctx, addrs, until.Add(-h.lead))
+	// Very many addresses take longer than a lease, which is renewed meanwhile.
+	return h.kernel.Set(ctx, addrs, func() clock.Instant {
+		epoch, until, ok := h.lease.Held()
+		if !ok || epoch != h.epoch {
+			return 0
+		}
+		return until.Add(-h.lead)
+	})
 }
+
+// announceBatch is how many addresses are announced at a time, and announcePause
+// what lies between: switches and neighbours have queues, and a release must
+// not wait for all of a thousand.
+const (
+	announceBatch = 64
+	announcePause = time.Millisecond
+)
 
 // announce tells the neighbours of what is held, unless the lease is over. A
 // daemon that was stopped and wakes up much later still believes that it
 // holds its addresses: telling so would take the clients away from the owner.
 func (h *holder) announce(ctx context.Context) error {
+	var errs []error
+	for from, more := 0, true; more; from += announceBatch {
+		if from > 0 {
+			select {
+			case <-ctx.Done():
+				return errors.Join(append(errs, context.Cause(ctx))...)
+			case <-time.After(announcePause):
+			}
+		}
+		var err error
+		more, err = h.announceSome(ctx, from)
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
+}
+
+// announceSome announces a batch of what is held, and says whether there are
+// more after it.
+func (h *holder) announceSome(ctx context.Context, from int) (more bool, err error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	epoch, until, ok := h.lease.Held()
-	if !ok || epoch != h.epoch || !h.now().Before(until) || len(h.held) == 0 {
-		return nil
+	if !ok || epoch != h.epoch || !h.now().Before(until) || from >= len(h.held) {
+		return false, nil
 	}
-	return h.kernel.Announce(ctx, h.held)
+	to := min(from+announceBatch, len(h.held))
+	return to < len(h.held), h.kernel.Announce(ctx, h.held[from:to])
 }
 
 // drop takes everything of epoch out of the kernel. After a nil error nothing

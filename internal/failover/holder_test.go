@@ -2,8 +2,12 @@ package failover
 
 import (
 	"context"
+	"net/netip"
 	"testing"
+	"testing/synctest"
 	"time"
+
+	"github.com/hashicorp/go-hclog"
 
 	"had/cluster"
 	"had/internal/clock"
@@ -13,15 +17,27 @@ import (
 // countingKernel counts announcements and holds whatever it is told to.
 type countingKernel struct {
 	Addresses
-	announced int
+	announced int // calls
+	told      map[netip.Addr]bool
+	also      func() // at the end of each Announce; nil: nothing
 }
 
-func (k *countingKernel) Set(context.Context, []vip.Address, clock.Instant) (vip.Change, error) {
+func (k *countingKernel) Set(context.Context, []vip.Address, func() clock.Instant) (vip.Change, error) {
 	return vip.Change{}, nil
 }
 
-func (k *countingKernel) Announce(context.Context, []vip.Address) error {
+func (*countingKernel) Remove(context.Context, []vip.Address) error { return nil }
+
+func (k *countingKernel) Announce(_ context.Context, addrs []vip.Address) error {
 	k.announced++
+	for _, a := range addrs {
+		if k.told != nil {
+			k.told[a.Addr] = true
+		}
+	}
+	if k.also != nil {
+		k.also()
+	}
 	return nil
 }
 
@@ -45,6 +61,43 @@ func TestNothingIsAnnouncedAfterTheLease(t *testing.T) {
 		if kernel.announced != step.want {
 			t.Errorf("%v later the addresses had been announced %d times, want %d", step.after, kernel.announced, step.want)
 		}
+	}
+}
+
+// A thousand announcements take their time; a release in between doesn't wait
+// for them, and ends them.
+func TestAReleaseEndsAnnouncementsUnderWay(t *testing.T) {
+	for _, released := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			kernel := &countingKernel{told: map[netip.Addr]bool{}}
+			h := &holder{kernel: kernel, lease: new(cluster.Lease), now: bubbleClock, logger: hclog.NewNullLogger()}
+			h.lease.Grant(7, h.now(), time.Second)
+			addrs := make([]vip.Address, 3*announceBatch+1)
+			for i := range addrs {
+				addrs[i] = vip.Address{Addr: netip.AddrFrom4([4]byte{10, 0, byte(i >> 8), byte(i)}), Interface: "eth0"}
+			}
+			if err := bringUp(t.Context(), h, 7, addrs); err != nil {
+				t.Fatal(err)
+			}
+			dropped := make(chan error, 1)
+			if released {
+				kernel.also = func() {
+					kernel.also = nil
+					go func() { dropped <- h.drop(t.Context(), 7) }()
+				}
+			} else {
+				dropped <- nil
+			}
+			if err := h.announce(t.Context()); err != nil {
+				t.Error(err)
+			}
+			if err := <-dropped; err != nil {
+				t.Error(err)
+			}
+			if all := len(kernel.told) == len(addrs); all == released {
+				t.Errorf("released meanwhile: %v; %d of %d addresses were announced", released, len(kernel.told), len(addrs))
+			}
+		})
 	}
 }
 

@@ -179,30 +179,43 @@ func (k *keeper) grant(epoch uint64, t0 clock.Instant) {
 	}
 }
 
+// The addresses' lifetimes, of 2 s, are renewed every refreshEvery, or more
+// slowly where the kernel takes long for it (very many IPv6 addresses). What
+// something else removes is noticed at once.
+const (
+	refreshEvery    = 500 * time.Millisecond
+	refreshSlowdown = 2 // times as long as it took
+	refreshAtLeast  = time.Second
+)
+
 // hold refreshes the addresses' lifetimes and takes them out of the kernel
 // when the lease ends. It never waits for the log.
 func (k *keeper) hold(ctx context.Context) {
 	timer := time.NewTimer(k.timing.Renew)
 	defer timer.Stop()
+	var due clock.Instant // when the lifetimes are to be renewed next
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-timer.C:
 		case <-k.nudged:
+			due = 0
 		}
-		timer.Reset(k.look(ctx))
+		timer.Reset(k.look(ctx, &due))
 	}
 }
 
 // look does what is due now and returns when to look again.
-func (k *keeper) look(ctx context.Context) time.Duration {
+func (k *keeper) look(ctx context.Context, due *clock.Instant) time.Duration {
 	epoch := k.current()
 	if epoch == 0 {
+		*due = 0
 		return k.timing.Renew
 	}
 	held, until, ok := k.lease.Held()
-	left := until.Add(-k.timing.Margin).Sub(k.now())
+	now := k.now()
+	left := until.Add(-k.timing.Margin).Sub(now)
 	if !ok || held != epoch || left <= 0 {
 		k.logger.Warn("the lease has ended; taking the addresses down", "epoch", epoch)
 		k.end(epoch, errLeaseOver)
@@ -213,6 +226,16 @@ func (k *keeper) look(ctx context.Context) time.Duration {
 		k.wake()
 		return k.timing.Renew
 	}
+	if !now.Before(*due) {
+		k.refresh(ctx, epoch)
+		end := k.now()
+		*due = end.Add(min(max(refreshEvery, refreshSlowdown*end.Sub(now)), refreshAtLeast))
+	}
+	// Looked at again, for the refresh may have taken its time.
+	return max(min(*due, until.Add(-k.timing.Margin)).Sub(k.now()), 0)
+}
+
+func (k *keeper) refresh(ctx context.Context, epoch uint64) {
 	back, err := k.holder.refresh(ctx)
 	for _, a := range back {
 		k.logger.Warn("put back an address that something else removed", "address", a.Addr, "interface", a.Interface, "epoch", epoch)
@@ -223,8 +246,6 @@ func (k *keeper) look(ctx context.Context) time.Duration {
 	if err != nil && !errors.Is(err, errLeaseOver) {
 		k.logger.Error("the addresses were not renewed", "epoch", epoch, "error", err)
 	}
-	// Looked at again, for the refresh may have taken its time.
-	return max(min(k.timing.Renew, until.Add(-k.timing.Margin).Sub(k.now())), 0)
 }
 
 // announceEvery is how often neighbours are told again when nothing happened:

@@ -30,7 +30,7 @@ type Log interface {
 // Addresses are the virtual addresses in this host's kernel. vip.Manager is
 // one.
 type Addresses interface {
-	Set(ctx context.Context, want []vip.Address, deadline clock.Instant) (vip.Change, error)
+	Set(ctx context.Context, want []vip.Address, deadline func() clock.Instant) (vip.Change, error)
 	Remove(ctx context.Context, gone []vip.Address) error
 	Presence(addrs []netip.Addr) (map[netip.Addr]vip.Presence, error)
 	Announce(ctx context.Context, held []vip.Address) error

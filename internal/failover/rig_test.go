@@ -263,13 +263,13 @@ type tracedKernel struct {
 	stuck error // Remove fails with it
 }
 
-func (k *tracedKernel) Set(ctx context.Context, want []vip.Address, deadline clock.Instant) (vip.Change, error) {
+func (k *tracedKernel) Set(ctx context.Context, want []vip.Address, deadline func() clock.Instant) (vip.Change, error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	switch {
 	case ctx.Err() != nil:
 		return vip.Change{}, ctx.Err()
-	case !bubbleClock().Before(deadline):
+	case !bubbleClock().Before(deadline()):
 		return vip.Change{}, vip.ErrDeadline
 	}
 	var change vip.Change

@@ -110,7 +110,7 @@ func do(g *Guard, addresses *vip.Manager, o order) (r report, err error) {
 		if err := g.Hold(ctx, o.Epoch, o.Addresses); err != nil {
 			return r, err
 		}
-		_, err = addresses.Set(ctx, o.Addresses, r.Until)
+		_, err = addresses.Set(ctx, o.Addresses, func() clock.Instant { return r.Until })
 		return r, err
 	case "extend":
 		r.OK = g.Extend(o.Epoch, r.Until)

@@ -87,7 +87,7 @@ type addresses struct {
 	held map[vip.Address]bool
 }
 
-func (a *addresses) Set(ctx context.Context, want []vip.Address, deadline clock.Instant) (vip.Change, error) {
+func (a *addresses) Set(ctx context.Context, want []vip.Address, deadline func() clock.Instant) (vip.Change, error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if err := ctx.Err(); err != nil {
@@ -105,7 +105,7 @@ func (a *addresses) Set(ctx context.Context, want []vip.Address, deadline clock.
 			checker.remove(name, addr)
 		}
 	}
-	if !a.p.clock().Before(deadline) {
+	if at := deadline(); !a.p.clock().Before(at) {
 		return vip.Change{}, vip.ErrDeadline
 	}
 	if before := a.p.h.w.layout.tamper.beforeSet; before != nil {
@@ -132,7 +132,7 @@ func (a *addresses) Set(ctx context.Context, want []vip.Address, deadline clock.
 	if err := a.p.midCall(); err != nil {
 		return vip.Change{}, err
 	}
-	if !a.p.h.now().Before(deadline) { // the call took too long
+	if at := deadline(); !a.p.h.now().Before(at) { // the call took too long
 		for _, w := range want {
 			checker.remove(name, w.Addr)
 		}
