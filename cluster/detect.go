@@ -47,6 +47,7 @@ type detector struct {
 	hearing *hearing
 	greet   func(*hadv1.Member) // opens a raft connection to a node, if there is none
 	raft    *raft.Raft
+	pace    *pace // of this node's own messages, should it lead
 	logger  hclog.Logger
 
 	farewells chan string // leaders that are said to have died
@@ -93,36 +94,60 @@ func (d *detector) run(ctx context.Context) {
 	}
 }
 
-// acquaintEvery is how often connections to the other nodes are made sure of.
-const acquaintEvery = 30 * time.Second
+const (
+	// acquaintEvery is how often connections to the other nodes are made sure
+	// of.
+	acquaintEvery = 30 * time.Second
+	// introduceEvery is how often a node that has come back is asked for its
+	// detect until it tells.
+	introduceEvery = 2 * time.Second
+)
 
 // acquaint keeps connections to all other nodes open until ctx ends, so that
 // asking them, and asking for their votes, needs no handshakes when it counts.
+// Each answer tells a node's detect.
 func (d *detector) acquaint(ctx context.Context) {
 	if d.peers == nil {
 		return
 	}
-	tick := time.NewTicker(acquaintEvery)
-	defer tick.Stop()
+	all := time.NewTicker(acquaintEvery)
+	defer all.Stop()
+	again := time.NewTimer(introduceEvery)
+	defer again.Stop()
 	var asking sync.WaitGroup
 	defer asking.Wait()
 	for {
+		patience, everybody := introduceEvery, false
 		select {
 		case <-ctx.Done():
 			return
-		case <-tick.C:
+		case <-all.C:
+			patience, everybody = acquaintEvery/2, true
+		case <-d.pace.met:
+		case <-again.C:
 		}
+		strangers := false
 		for _, m := range d.members {
-			if m.GetName() == d.self {
-				continue
+			stranger := d.pace.stranger(raft.ServerID(m.GetNodeId()))
+			strangers = strangers || stranger
+			if m.GetName() != d.self && (everybody || stranger) {
+				asking.Go(func() { d.meet(ctx, m, patience) })
 			}
-			asking.Go(func() {
-				d.greet(m)
-				ctx, cancel := context.WithTimeout(ctx, acquaintEvery/2)
-				defer cancel()
-				_, _ = d.peers.Contact(ctx, m.GetName(), &hadv1.ContactRequest{}) // whoever doesn't answer is none to keep
-			})
 		}
+		if strangers {
+			again.Reset(introduceEvery)
+		}
+	}
+}
+
+// meet makes sure of the connections to a node and notes its detect. One that
+// doesn't answer is none to keep.
+func (d *detector) meet(ctx context.Context, m *hadv1.Member, patience time.Duration) {
+	d.greet(m)
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	if r, err := d.peers.Contact(ctx, m.GetName(), &hadv1.ContactRequest{}); err == nil {
+		d.pace.learn(raft.ServerID(m.GetNodeId()), time.Duration(r.GetDetectNs()))
 	}
 }
 
@@ -311,22 +336,24 @@ func (d *detector) lacks(ctx context.Context, node string, req *hadv1.ContactReq
 	case req.GetLook():
 		return min(d.patience(), d.detect-silent)
 	}
-	return d.enough() - silent
+	return enough(max(d.detect, time.Duration(r.GetDetectNs()))) - silent
 }
 
-// enough is how long a voter must have heard nothing to back an asker: it may
-// have got the leader's last message somewhat later than the asker did.
-func (d *detector) enough() time.Duration { return d.detect - d.detect/10 }
+// enough is how long a voter with this detect must have heard nothing to back
+// an asker: it may have got the leader's last message somewhat later than the
+// asker did. A leader sends each follower as much as its own detect calls for,
+// so a voter that is more patient than the asker isn't overruled.
+func enough(detect time.Duration) time.Duration { return detect - detect/10 }
 
 // answer answers another node's question.
 func (d *detector) answer(ctx context.Context, req *hadv1.ContactRequest) *hadv1.ContactResponse {
 	c, now, term := d.hearing.heard(), time.Now(), d.raft.CurrentTerm()
 	leads := d.raft.State() == raft.Leader
 	if req.GetLeader() == "" { // the asker only keeps its connection
-		return &hadv1.ContactResponse{Term: term}
+		return &hadv1.ContactResponse{Term: term, DetectNs: int64(d.detect)}
 	}
 	resp := &hadv1.ContactResponse{
-		Term:    term,
+		Term: term, DetectNs: int64(d.detect),
 		Leading: leads && req.GetLeader() == d.self && req.GetTerm() == term,
 	}
 	if c.term > req.GetTerm() || leads && term > req.GetTerm() || c.term == req.GetTerm() && c.leader != req.GetLeader() && c.leader != "" {
@@ -337,7 +364,7 @@ func (d *detector) answer(ctx context.Context, req *hadv1.ContactRequest) *hadv1
 	if req.GetLook() && req.GetLeader() != d.self {
 		resp.Absent = d.absent(ctx, req.GetLeader(), req.GetTerm())
 	}
-	if !resp.Absent && now.Sub(c.at) < d.enough() {
+	if !resp.Absent && now.Sub(c.at) < enough(d.detect) {
 		return resp
 	}
 	place, _ := d.rank(req.GetAsker(), req.GetLeader())

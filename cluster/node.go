@@ -110,17 +110,17 @@ func Open(cfg Config) (n *Node, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("make the log cache: %w", err)
 	}
-	heard := newHearing(cfg.Transport)
+	heard, pace := newHearing(cfg.Transport), newPace(cfg.Timing.Detect)
 	lines, _ := cfg.Transport.(Lines)
 	n.detect = &detector{
 		self: cfg.Instance.GetNode(), members: cfg.Birth.GetMembers(), detect: cfg.Timing.Detect, peers: cfg.Peers, lines: lines,
-		hearing: heard, logger: cfg.Logger.Named("detect"), farewells: make(chan string, 4),
+		hearing: heard, logger: cfg.Logger.Named("detect"), farewells: make(chan string, 4), pace: pace,
 		greet: func(m *hadv1.Member) {
 			_ = cfg.Transport.AppendEntries(raft.ServerID(m.GetNodeId()), raft.ServerAddress(m.GetName()), greeting(), &raft.AppendEntriesResponse{})
 		},
 	}
 	transport := &carefulTransport{
-		Transport: cfg.Transport, hearing: heard, mayStand: n.mayStand, leading: n.leadingIn,
+		Transport: cfg.Transport, hearing: heard, mayStand: n.mayStand, inOffice: n.inOffice, leading: n.leadingIn, pace: pace,
 		stuck:    func() bool { return n.logs.stuck(cfg.Timing.Detect / 2) },
 		starting: func() { h.armed.Store(true) }, again: cfg.Timing.Heartbeat / 4, closed: n.stopped,
 	}
@@ -173,6 +173,7 @@ func (n *Node) Run(ctx context.Context) error {
 	g.Go(func() error { n.detect.hearing.passOn(ctx, n.raft); return nil })
 	g.Go(func() error { n.detect.run(ctx); return nil })
 	g.Go(func() error { n.detect.acquaint(ctx); return nil })
+	g.Go(func() error { n.detect.pace.run(ctx, n.beat); return nil })
 	g.Go(func() error {
 		select {
 		case err := <-n.fatal:
@@ -231,6 +232,7 @@ func (n *Node) track(ctx context.Context) error {
 	})
 	n.raft.RegisterObserver(o)
 	defer n.raft.DeregisterObserver(o)
+	var told Leadership
 	for {
 		l := n.Leadership()
 		switch {
@@ -238,8 +240,12 @@ func (n *Node) track(ctx context.Context) error {
 			n.watchStuck(nil)
 		case !l.Ready || n.cfg.Clock().Sub(n.Confirmed()) > stuckAfter/2:
 			n.prepare(ctx, l.Term)
+			l = n.Leadership()
 		}
-		n.signal()
+		if l != told {
+			told = l
+			n.signal()
+		}
 		select {
 		case <-ctx.Done():
 			return nil
@@ -471,8 +477,21 @@ func (n *Node) witnessPatience() time.Duration {
 // leadingIn reports whether this node leads in a term and isn't handing
 // leadership on.
 func (n *Node) leadingIn(term uint64) bool {
+	return n.inOffice(term) && int64(time.Since(n.started)) >= n.handingOn.Load()
+}
+
+// inOffice reports whether this node leads in a term.
+func (n *Node) inOffice(term uint64) bool {
 	r := n.contact.Load()
-	return r != nil && r.State() == raft.Leader && r.CurrentTerm() == term && int64(time.Since(n.started)) >= n.handingOn.Load()
+	return r != nil && r.State() == raft.Leader && r.CurrentTerm() == term
+}
+
+// beat has a leader send a heartbeat to every follower now: that is how raft
+// asks them whether it leads. Nobody waits for the answer.
+func (n *Node) beat() {
+	if n.raft.State() == raft.Leader && !n.logs.stuck(n.cfg.Timing.Detect/2) {
+		n.raft.VerifyLeader()
+	}
 }
 
 func (n *Node) mayStand() bool {

@@ -28,6 +28,7 @@ type nodes struct {
 	mu  sync.Mutex
 	up  map[string]*Node   // those whose process runs
 	cut map[[2]string]bool // ordered pairs that can't reach each other
+	got map[string]int     // messages of leaders that reached a node
 }
 
 // host is what a node has and keeps over a restart.
@@ -44,7 +45,7 @@ type host struct {
 // startNodes starts every member of birth; they are stopped at the test's end.
 func startNodes(t *testing.T, birth *hadv1.Birth, detect time.Duration) *nodes {
 	t.Helper()
-	c := &nodes{t: t, birth: birth, detect: detect, hosts: map[string]*host{}, up: map[string]*Node{}, cut: map[[2]string]bool{}}
+	c := &nodes{t: t, birth: birth, detect: detect, hosts: map[string]*host{}, up: map[string]*Node{}, cut: map[[2]string]bool{}, got: map[string]int{}}
 	for _, m := range birth.GetMembers() {
 		mem := raft.NewInmemStore()
 		c.hosts[m.GetName()] = &host{storage: &Storage{Log: mem, Stable: mem, Snapshots: raft.NewInmemSnapshotStore()}}
@@ -170,6 +171,13 @@ func (c *nodes) heal(name string) {
 	}
 }
 
+// received returns how many messages of leaders have reached a node.
+func (c *nodes) received(node string) int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.got[node]
+}
+
 func pair(a, b string) [2]string { return [2]string{min(a, b), max(a, b)} }
 
 func (c *nodes) linked(a, b string) bool {
@@ -186,6 +194,17 @@ type wire struct {
 	self    string
 	ended   chan string
 	refused atomic.Pointer[string] // a node whose host is taken for one that refuses
+}
+
+// AppendEntries counts the messages that arrive.
+func (w *wire) AppendEntries(id raft.ServerID, to raft.ServerAddress, args *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) error {
+	err := w.InmemTransport.AppendEntries(id, to, args, resp)
+	if err == nil && args.Term != 0 {
+		w.nodes.mu.Lock()
+		defer w.nodes.mu.Unlock()
+		w.nodes.got[string(to)]++
+	}
+	return err
 }
 
 func (w *wire) Ended() <-chan string { return w.ended }

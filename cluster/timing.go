@@ -38,7 +38,7 @@ type Timing struct {
 	Heartbeat       time.Duration // raft HeartbeatTimeout: a follower's own timer, behind the detector
 	Election        time.Duration // raft ElectionTimeout
 	LeaderLease     time.Duration // raft LeaderLeaseTimeout: only how soon a cut-off leader steps down
-	Commit          time.Duration // raft CommitTimeout
+	Commit          time.Duration // raft CommitTimeout: how long a leader with nothing to add waits before it tells what is committed
 	TTL             time.Duration // of a lease
 	Renew           time.Duration // between renewals
 	Margin          time.Duration // a forced release starts this long before the lease ends
@@ -57,7 +57,7 @@ func TimingFor(detect time.Duration) Timing {
 		Heartbeat:       ttl,
 		Election:        ttl,
 		LeaderLease:     ttl,
-		Commit:          min(50*time.Millisecond, detect/10),
+		Commit:          detect / 2,
 		TTL:             ttl,
 		Renew:           ttl / 3,
 		Margin:          max(20*time.Millisecond, ttl/20),

@@ -99,18 +99,21 @@ type nodeAddr string
 func (nodeAddr) Network() string  { return "had" }
 func (a nodeAddr) String() string { return string(a) }
 
-// carefulTransport changes four things of raft's transport. The fast path for
+// carefulTransport changes five things of raft's transport. The fast path for
 // heartbeats can set the term back (raft#695), so raft never gets to register
 // it. A witness doesn't stand for election while a data node might: its
 // pre-votes fail until it has been without a leader for a while. A node
-// that comes back is brought up to date at once (see AppendEntries). And what
-// arrives is noted on its way to raft.
+// that comes back is brought up to date at once (see AppendEntries). Heartbeats
+// that would tell nothing are held back (see pace). And what arrives is noted on
+// its way to raft.
 type carefulTransport struct {
 	raft.Transport
 	hearing  *hearing
 	mayStand func() bool
-	leading  func(term uint64) bool
-	stuck    func() bool     // this node's disk doesn't answer
+	inOffice func(term uint64) bool // this node leads
+	leading  func(term uint64) bool // it does, and isn't handing leadership on
+	stuck    func() bool            // this node's disk doesn't answer
+	pace     *pace
 	starting func()          // raft is about to start its goroutines
 	again    time.Duration   // pause between tries
 	closed   <-chan struct{} // the node is stopping
@@ -131,10 +134,13 @@ func (t *carefulTransport) Consumer() <-chan raft.RPC { return t.hearing.toRaft 
 // can't renew a lease either, but its messages would keep the followers
 // content (raft#503).
 func (t *carefulTransport) AppendEntries(id raft.ServerID, to raft.ServerAddress, args *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) error {
+	if isHeartbeat(args) && !t.pace.hold(id, args.Term, t.inOffice, t.closed) {
+		return nil // raft is about to end these heartbeats
+	}
 	for {
 		err := errDiskStuck
 		if !t.stuck() {
-			err = t.Transport.AppendEntries(id, to, args, resp)
+			err = t.send(id, to, args, resp)
 		}
 		if err == nil || isHeartbeat(args) || !t.leading(args.Term) {
 			return err
@@ -147,6 +153,19 @@ func (t *carefulTransport) AppendEntries(id raft.ServerID, to raft.ServerAddress
 			return err
 		}
 	}
+}
+
+// send sends a message and notes what became of it.
+func (t *carefulTransport) send(id raft.ServerID, to raft.ServerAddress, args *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) error {
+	sent := time.Now()
+	err := t.Transport.AppendEntries(id, to, args, resp)
+	switch {
+	case err != nil:
+		t.pace.failed(id)
+	case resp.Term == args.Term:
+		t.pace.answered(id, args.Term, sent)
+	}
+	return err
 }
 
 // AppendEntriesPipeline implements raft.Transport: all goes by AppendEntries

@@ -727,6 +727,7 @@ type ContactResponse struct {
 	Term          uint64                 `protobuf:"varint,2,opt,name=term,proto3" json:"term,omitempty"`                         // the answering node's
 	SilentNs      int64                  `protobuf:"varint,3,opt,name=silent_ns,json=silentNs,proto3" json:"silent_ns,omitempty"` // since it last heard from that leader; -1: it knows a later one, or lets somebody else stand against it
 	Absent        bool                   `protobuf:"varint,4,opt,name=absent,proto3" json:"absent,omitempty"`                     // that leader's host refuses connections here too, or it says it doesn't lead
+	DetectNs      int64                  `protobuf:"varint,5,opt,name=detect_ns,json=detectNs,proto3" json:"detect_ns,omitempty"` // the answering node's: a leader paces its heartbeats by it; 0: not told
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -789,6 +790,13 @@ func (x *ContactResponse) GetAbsent() bool {
 	return false
 }
 
+func (x *ContactResponse) GetDetectNs() int64 {
+	if x != nil {
+		return x.DetectNs
+	}
+	return 0
+}
+
 var File_had_v1_peer_proto protoreflect.FileDescriptor
 
 const file_had_v1_peer_proto_rawDesc = "" +
@@ -841,12 +849,13 @@ const file_had_v1_peer_proto_rawDesc = "" +
 	"\x06leader\x18\x01 \x01(\tR\x06leader\x12\x12\n" +
 	"\x04term\x18\x02 \x01(\x04R\x04term\x12\x14\n" +
 	"\x05asker\x18\x03 \x01(\tR\x05asker\x12\x12\n" +
-	"\x04look\x18\x04 \x01(\bR\x04look\"t\n" +
+	"\x04look\x18\x04 \x01(\bR\x04look\"\x91\x01\n" +
 	"\x0fContactResponse\x12\x18\n" +
 	"\aleading\x18\x01 \x01(\bR\aleading\x12\x12\n" +
 	"\x04term\x18\x02 \x01(\x04R\x04term\x12\x1b\n" +
 	"\tsilent_ns\x18\x03 \x01(\x03R\bsilentNs\x12\x16\n" +
-	"\x06absent\x18\x04 \x01(\bR\x06absent2\xc2\x03\n" +
+	"\x06absent\x18\x04 \x01(\bR\x06absent\x12\x1b\n" +
+	"\tdetect_ns\x18\x05 \x01(\x03R\bdetectNs2\xc2\x03\n" +
 	"\x04Peer\x12:\n" +
 	"\aPropose\x12\x16.had.v1.ProposeRequest\x1a\x17.had.v1.ProposeResponse\x127\n" +
 	"\x06Health\x12\x15.had.v1.HealthRequest\x1a\x16.had.v1.HealthResponse\x12:\n" +
