@@ -3,7 +3,9 @@ package cluster
 import (
 	"context"
 	"errors"
+	"io"
 	"net"
+	"syscall"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
@@ -29,12 +31,15 @@ func NewTransport(self string, streams Streams, t Timing, logger hclog.Logger) *
 	s := &streamLayer{Listener: streams.RaftListener(), self: self, dial: streams.DialRaft, ended: make(chan string, 16)}
 	return &Transport{streams: s, NetworkTransport: raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
 		Stream:          s,
-		MaxPool:         3,
+		MaxPool:         maxPool,
 		MaxRPCsInFlight: 1, // no pipelining: raft#612
 		Timeout:         t.Heartbeat,
 		Logger:          logger.Named("transport"),
 	})}
 }
+
+// maxPool is how many idle connections to a node are kept.
+const maxPool = 3
 
 // Ended implements Lines.
 func (t *Transport) Ended() <-chan string { return t.streams.ended }
@@ -99,13 +104,13 @@ type nodeAddr string
 func (nodeAddr) Network() string  { return "had" }
 func (a nodeAddr) String() string { return string(a) }
 
-// carefulTransport changes five things of raft's transport. The fast path for
+// carefulTransport changes six things of raft's transport. The fast path for
 // heartbeats can set the term back (raft#695), so raft never gets to register
 // it. A witness doesn't stand for election while a data node might: its
 // pre-votes fail until it has been without a leader for a while. A node
 // that comes back is brought up to date at once (see AppendEntries). Heartbeats
-// that would tell nothing are held back (see pace). And what arrives is noted on
-// its way to raft.
+// that would tell nothing are held back (see pace). A node that was restarted is
+// dialled anew at once. And what arrives is noted on its way to raft.
 type carefulTransport struct {
 	raft.Transport
 	hearing  *hearing
@@ -158,7 +163,7 @@ func (t *carefulTransport) AppendEntries(id raft.ServerID, to raft.ServerAddress
 // send sends a message and notes what became of it.
 func (t *carefulTransport) send(id raft.ServerID, to raft.ServerAddress, args *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) error {
 	sent := time.Now()
-	err := t.Transport.AppendEntries(id, to, args, resp)
+	err := redialled(func() error { return t.Transport.AppendEntries(id, to, args, resp) })
 	switch {
 	case err != nil:
 		t.pace.failed(id)
@@ -180,6 +185,31 @@ func isHeartbeat(args *raft.AppendEntriesRequest) bool {
 	return len(args.Entries) == 0 && args.PrevLogEntry == 0 && args.LeaderCommitIndex == 0
 }
 
+// RequestVote implements raft.Transport.
+func (t *carefulTransport) RequestVote(id raft.ServerID, to raft.ServerAddress, args *raft.RequestVoteRequest, resp *raft.RequestVoteResponse) error {
+	return redialled(func() error { return t.Transport.RequestVote(id, to, args, resp) })
+}
+
+// redialled calls a node that may have been restarted since it was last called:
+// the connections that were kept then end at a process that is gone. raft asks
+// for a vote once, and without it the next election is a timeout away. Each
+// failure takes one such connection out of the pool, and after the last of them
+// a new one is dialled. What has reached a process after all is no harm: raft
+// takes the same message twice.
+func redialled(call func() error) error {
+	err := call()
+	for tries := 0; tries < maxPool && ended(err); tries++ {
+		err = call()
+	}
+	return err
+}
+
+// ended reports whether an error says that the other side has ended a
+// connection.
+func ended(err error) bool {
+	return errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE)
+}
+
 var errDiskStuck = errors.New("this node's disk takes too long to write the log: the others shall find another leader")
 
 var errWitnessWaits = errors.New("a witness lets the data nodes stand for election first")
@@ -197,7 +227,7 @@ func (t *carefulTransport) RequestPreVote(id raft.ServerID, to raft.ServerAddres
 	if !ok {
 		return errors.New("the transport knows no pre-vote")
 	}
-	return pre.RequestPreVote(id, to, args, resp)
+	return redialled(func() error { return pre.RequestPreVote(id, to, args, resp) })
 }
 
 // Close implements raft.WithClose.

@@ -13,6 +13,7 @@ import (
 
 	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/raft"
+	"golang.org/x/sync/errgroup"
 )
 
 // network is Streams for nodes of one process, over loopback.
@@ -112,6 +113,54 @@ func TestTransportTellsWhenAProcessIsGone(t *testing.T) {
 	}
 	if err := b.Probe(t.Context(), "alpha"); !errors.Is(err, syscall.ECONNREFUSED) {
 		t.Errorf("nobody listens, and yet: %v", err)
+	}
+}
+
+// TestAVoteOfARestartedNodeIsNotLost asks a node for its vote over connections
+// that its earlier run has left.
+func TestAVoteOfARestartedNodeIsNotLost(t *testing.T) {
+	n := newNetwork()
+	timing := TimingFor(time.Second)
+	a := NewTransport("alpha", n.join(t, "alpha"), timing, hclog.NewNullLogger())
+	defer a.Close()
+	careful := &carefulTransport{Transport: a, mayStand: func() bool { return true }, pace: newPace(timing.Detect)}
+	ask := func(calls int) error {
+		var asking errgroup.Group
+		for range calls {
+			asking.Go(func() error {
+				return careful.RequestVote("id-beta", "beta", &raft.RequestVoteRequest{Term: 7}, new(raft.RequestVoteResponse))
+			})
+		}
+		return asking.Wait()
+	}
+	run := func(calls int) (end func()) {
+		b := NewTransport("beta", n.join(t, "beta"), timing, hclog.NewNullLogger())
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			var waiting []raft.RPC // all at once, so that each has a connection
+			for len(waiting) < calls {
+				waiting = append(waiting, <-b.Consumer())
+			}
+			for _, rpc := range waiting {
+				rpc.Respond(&raft.RequestVoteResponse{Term: 7, Granted: true}, nil)
+			}
+		}()
+		return func() {
+			<-done
+			b.Close()
+		}
+	}
+	end := run(maxPool)
+	if err := ask(maxPool); err != nil {
+		t.Fatal(err)
+	}
+	end()
+	end = run(1)
+	if err := ask(1); err != nil {
+		t.Errorf("the vote of a node that was restarted was lost: %v", err)
+	} else {
+		end()
 	}
 }
 
