@@ -100,15 +100,36 @@ func (o *senders) send(ctx context.Context, s *segment) error {
 		_ = conn.Close() // what it failed with is told by the next one, too
 		delete(o.conns, s.link.Index)
 	}
-	conn, err := s.open(0, nil)
+	conn, err := o.open(s)
 	if err != nil {
 		return err
+	}
+	return s.announce(ctx, conn)
+}
+
+// open opens and keeps the socket of the segment's link. The caller holds mu.
+func (o *senders) open(s *segment) (*packet.Conn, error) {
+	conn, err := s.open(0, nil)
+	if err != nil {
+		return nil, err
 	}
 	if o.conns == nil {
 		o.conns = map[int]*packet.Conn{}
 	}
 	o.conns[s.link.Index] = conn
-	return s.announce(ctx, conn)
+	return conn, nil
+}
+
+// ready opens the sockets that announcements of the segments will need, if it
+// can: when the addresses are up the clients wait.
+func (o *senders) ready(segments []*segment) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for _, s := range segments {
+		if o.conns[s.link.Index] == nil {
+			_, _ = o.open(s) // an error is told by the announcement
+		}
+	}
 }
 
 func (o *senders) close() {

@@ -29,7 +29,8 @@ func (c Conflict) String() string { return fmt.Sprintf("%s is used by %s", c.Add
 // Conflicts asks the links whether another host has one of the addresses: a
 // probe for each at once and after half the window, then it listens for the
 // other half. Answers from this host's own MACs and from known are no
-// conflicts. Results are in order of address and MAC, each once.
+// conflicts. Results are in order of address and MAC, each once. Whoever asks is
+// about to announce the addresses, and what that needs is made ready.
 //
 // It is a veto only: that nobody answers proves nothing (lost frames, a host
 // that is slow, a filter). What it returns beside an error was seen, but links
@@ -70,6 +71,7 @@ func (m *Manager) Conflicts(ctx context.Context, addrs []Address, window time.Du
 		asked = append(asked, l)
 		listening.Go(l.run)
 	}
+	m.senders.ready(segments)
 	for range 2 {
 		for _, l := range asked {
 			if err := l.segment.send(ctx, l.conn); err != nil {
