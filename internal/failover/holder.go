@@ -185,7 +185,7 @@ func (h *holder) set(ctx context.Context, addrs []vip.Address) (vip.Change, erro
 // what lies between: switches and neighbours have queues, and a release must
 // not wait for all of a thousand.
 const (
-	announceBatch = 64
+	announceBatch = 128
 	announcePause = time.Millisecond
 )
 
