@@ -17,7 +17,8 @@ LINT := go tool -modfile=tools/lint/go.mod golangci-lint
 # Packages whose tests change a kernel (addresses, namespaces, mounts) or need
 # to be root. They run one after another, so that tests which measure time
 # don't share the cores with each other. Every other package is a unit package.
-PRIVILEGED := $(addprefix had/,vip internal/demo internal/gate internal/guard internal/hook internal/journal internal/lab internal/nettest)
+KERNEL     := $(addprefix had/,vip internal/gate internal/guard internal/hook internal/journal internal/lab)
+PRIVILEGED := $(KERNEL) had/internal/demo had/internal/nettest
 
 # Passed on to go test: `make test-unit TESTFLAGS='-run TestLease -v'`.
 export TESTFLAGS ?=
@@ -36,6 +37,8 @@ if [ "$$(id -u)" = 0 ]; then SUDO=; \
 elif command -v sudo >/dev/null; then SUDO=sudo; echo "make $@: $(1): using sudo"; \
 else echo "make $@: $(1), and there is no sudo: run it as root" >&2; exit 1; fi
 endef
+
+sudo_make = sudo --preserve-env=HOME,GOCACHE,GOMODCACHE,GOPROXY,TESTFLAGS env "PATH=$$PATH" $(MAKE)
 
 .PHONY: help
 help: ## list the targets
@@ -71,7 +74,7 @@ bench: build ## measure failover and its cost beside keepalived (root, about an 
 .PHONY: test
 test: need-go ## every test: unit, simulation, real kernel, end to end (root, under 3 minutes)
 	@$(call as_root,tests with a real kernel need root); \
-	[ -z "$$SUDO" ] || exec sudo --preserve-env=HOME,GOCACHE,GOMODCACHE,GOPROXY,TESTFLAGS env "PATH=$$PATH" $(MAKE) test; \
+	[ -z "$$SUDO" ] || exec $(sudo_make) test; \
 	$(GOTEST) $(unit); \
 	$(MAKE) sim N=6; \
 	$(GOTEST) -p 1 $(privileged)
@@ -85,9 +88,13 @@ sim: need-go ## simulate N=1 virtual hours of faults (FROM=1: the first seed), o
 	@go run ./internal/simtest/sim $(if $(SEED),-seed $(SEED) $(if $(TEST),-test '$(TEST)'),-hours $(or $(N),1) $(if $(FROM),-from $(FROM)))
 
 .PHONY: test-race
-test-race: need-go ## the unit tests and the simulation under the race detector (needs a C compiler)
+test-race: need-go ## all but the end-to-end tests under the race detector (root; needs a C compiler)
 	@command -v "$$(go env CC)" >/dev/null || { echo "make $@: the race detector needs a C compiler: apt-get install gcc" >&2; exit 1; }
-	@CGO_ENABLED=1 $(GOTEST) -race $(unit)
+	@$(call as_root,tests with a real kernel need root); \
+	[ -z "$$SUDO" ] || exec $(sudo_make) test-race; \
+	export CGO_ENABLED=1; \
+	$(GOTEST) -race $(unit); \
+	$(GOTEST) -race -p 1 $(KERNEL:%=%/...)
 
 # chaos NAME FLAGS: builds the test and runs it itself, so that Ctrl-C is its own
 # to handle: it ends the faults, reports and cleans up.

@@ -298,6 +298,9 @@ func theGateIsShut(t *testing.T, o *office) {
 		t.Error(err)
 	}
 	cfg.Nonce = "fedcba9876543210"
+	if _, err := Settle(t.Context(), cfg.guard().DataDir); err != nil { // as every run of had begins
+		t.Fatal(err)
+	}
 	if _, err := Start(t.Context(), cfg.guard()); err == nil || !strings.Contains(err.Error(), gate.ErrNotInstalled.Error()) {
 		t.Errorf("a guard without the gate it was promised: %v", err)
 	}

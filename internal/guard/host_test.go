@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net/netip"
 	"slices"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -28,6 +29,10 @@ type host struct {
 	died   chan struct{}
 	over   chan error // the guard's end
 	crash  context.CancelFunc
+
+	// turns says to the race detector what the bubble guarantees: the test and
+	// the guard take turns with all below, the test when everything else waits.
+	turns atomic.Uint64
 
 	dead    bool
 	kernel  map[netip.Addr]bool
@@ -90,6 +95,7 @@ func (h *host) ask(ctx context.Context, r Request) error {
 
 // clean is what a report must be able to rely on.
 func (h *host) clean(what string) {
+	h.turns.Add(1)
 	if !h.dead {
 		h.t.Errorf("%s while had lives", what)
 	}
@@ -109,6 +115,7 @@ type (
 )
 
 func (k *testKernel) Remove(_ context.Context, addrs []vip.Address) error {
+	k.turns.Add(1)
 	if k.stuck {
 		return errors.New("the kernel is stuck")
 	}
@@ -119,7 +126,10 @@ func (k *testKernel) Remove(_ context.Context, addrs []vip.Address) error {
 	return nil
 }
 
-func (g *testGate) Shut(epoch uint64) { g.shut = max(g.shut, epoch) }
+func (g *testGate) Shut(epoch uint64) {
+	g.turns.Add(1)
+	g.shut = max(g.shut, epoch)
+}
 
 func (g *testGate) Forget(_ uint64, addrs []netip.Addr) error {
 	(*host)(g).clean("the gate is opened")
@@ -145,6 +155,7 @@ func (s *testSpool) Keep(f *hadv1.Farewell) error {
 }
 
 func (h *host) killScript(_ context.Context, r hook.Running) (int, error) {
+	h.turns.Add(1)
 	if h.immune {
 		return 0, errors.New("it doesn't die")
 	}
@@ -207,6 +218,7 @@ func (h *host) die() {
 
 // sleep lets time pass and everything settle.
 func (h *host) sleep(d time.Duration) {
+	h.turns.Add(1)
 	time.Sleep(d)
 	synctest.Wait()
 }

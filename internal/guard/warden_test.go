@@ -72,6 +72,7 @@ func TestHadWakesAfterTheGuardHasReleased(t *testing.T) {
 		if h.client.Hold(t.Context(), 7, vips()) == nil {
 			t.Error("the epoch was held again")
 		}
+		h.sleep(0)
 		h.add()
 		h.sleep(retryEvery)
 		if len(h.kernel) > 0 {
