@@ -94,8 +94,8 @@ func (o *senders) send(ctx context.Context, s *segment) error {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if conn := o.conns[s.link.Index]; conn != nil {
-		if s.announce(ctx, conn) == nil {
-			return nil
+		if err := s.announce(ctx, conn); err == nil || errors.Is(err, unix.ENOBUFS) {
+			return err // of the link, not of the socket
 		}
 		_ = conn.Close() // what it failed with is told by the next one, too
 		delete(o.conns, s.link.Index)
@@ -157,9 +157,13 @@ const sendLimit = 200 * time.Millisecond
 // full. There is no event to wait for: poll(2) knows only the socket's buffer.
 const queuePause = 500 * time.Microsecond
 
+// queueLimit is how long that goes on. A filter that drops a frame (the packet
+// gate after the lease's end) says the same as a full queue.
+const queueLimit = 20 * time.Millisecond
+
 // send sends every frame, or says at which it failed.
 func (s *segment) send(ctx context.Context, conn *packet.Conn) error {
-	giveUp := time.Now().Add(sendLimit)
+	giveUp := time.Now().Add(queueLimit)
 	for addr, frame := range s.frames {
 		// Frames begin with their destination.
 		to := &packet.Addr{HardwareAddr: frame[:6]}
