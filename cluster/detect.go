@@ -83,6 +83,7 @@ func (d *detector) run(ctx context.Context) {
 			return
 		case <-timer.C:
 		case <-d.hearing.asked:
+		case <-d.hearing.turned:
 		case suspect = <-ended:
 		case suspect = <-d.farewells:
 		}
@@ -197,6 +198,9 @@ func (d *detector) absent(ctx context.Context, leader string, term uint64) bool 
 func (d *detector) look(ctx context.Context, due time.Time) time.Time {
 	c, now := d.hearing.heard(), time.Now()
 	later := now.Add(d.detect) // no later than detect after any contact to come
+	if d.raft.State() == raft.Leader {
+		return now.Add(lookEvery) // whoever is heard after it begins a turn
+	}
 	if c.leader == "" || c.sameTurn(d.stoodIn) || d.raft.State() != raft.Follower {
 		return later
 	}

@@ -217,11 +217,15 @@ func waitFuture(f raft.Future, limit time.Duration) bool {
 	}
 }
 
+// lookEvery bounds how long a change of leadership that raft kept to itself goes
+// unnoticed, and how late a leader proves that it can commit.
+const lookEvery = 2 * time.Second
+
 // track follows leadership. raft's signals are only a reason to look: terms
 // are compared, and each term that this node wins gets one barrier.
 func (n *Node) track(ctx context.Context) error {
-	tick := time.NewTicker(n.cfg.Timing.Detect)
-	defer tick.Stop()
+	again := time.NewTimer(lookEvery)
+	defer again.Stop()
 	obs := make(chan raft.Observation, 1)
 	o := raft.NewObserver(obs, false, func(o *raft.Observation) bool {
 		switch o.Data.(type) {
@@ -246,12 +250,17 @@ func (n *Node) track(ctx context.Context) error {
 			told = l
 			n.signal()
 		}
+		if l.Leading && !l.Ready {
+			again.Reset(n.cfg.Timing.Detect)
+		} else {
+			again.Reset(lookEvery)
+		}
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-n.raft.LeaderCh():
 		case <-obs:
-		case <-tick.C:
+		case <-again.C:
 		}
 	}
 }
@@ -263,7 +272,7 @@ func (n *Node) track(ctx context.Context) error {
 func (n *Node) prepare(ctx context.Context, term uint64) {
 	err := n.Confirm(ctx)
 	if err != nil || n.raft.State() != raft.Leader || n.raft.CurrentTerm() != term {
-		return // the next tick looks again
+		return // track looks again
 	}
 	n.mu.Lock()
 	n.readyTerm = term

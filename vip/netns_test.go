@@ -58,7 +58,7 @@ func newPair(t *testing.T) (here, there *host) {
 	here.up("eth0")
 	there.up("eth0")
 	eventually(t, "the cable to have carrier", func() bool {
-		ok, err := Carrier("eth0")
+		ok, err := carrier(&netlink.Handle{}, "eth0")
 		return ok && err == nil
 	})
 	return here, there

@@ -198,8 +198,10 @@ func subnetOf(a netlink.Addr) *net.IPNet {
 
 // Carrier reports whether the interface is up and its lower layer has a link
 // (IFF_UP and IFF_LOWER_UP, netdevice(7)).
-func Carrier(iface string) (bool, error) {
-	link, err := linkByName(&netlink.Handle{}, iface)
+func (m *Manager) Carrier(iface string) (bool, error) { return carrier(m.kernel.handle, iface) }
+
+func carrier(h *netlink.Handle, iface string) (bool, error) {
+	link, err := linkByName(h, iface)
 	if err != nil {
 		return false, err
 	}

@@ -5,6 +5,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/vishvananda/netlink"
 )
 
 func TestResolve(t *testing.T) {
@@ -62,10 +64,10 @@ func TestCarrierAndHardwareAddrs(t *testing.T) {
 	here, there := newPair(t)
 	there.down("eth0")
 	eventually(t, "the carrier to go", func() bool {
-		up, err := Carrier("eth0")
+		up, err := carrier(&netlink.Handle{}, "eth0")
 		return !up && err == nil
 	})
-	if _, err := Carrier("eth1"); err == nil || !strings.Contains(err.Error(), "it has eth0, lo") {
+	if _, err := carrier(&netlink.Handle{}, "eth1"); err == nil || !strings.Contains(err.Error(), "it has eth0, lo") {
 		t.Errorf("Carrier of no interface: %v", err)
 	}
 	macs, err := HardwareAddrs()

@@ -120,7 +120,6 @@ func ReleaseLocal(ctx context.Context, cfg Config) (r failover.Recovered, err er
 type hostNetwork struct{ *vip.Manager }
 
 func (hostNetwork) Resolve(want []vip.Wanted) []vip.Resolved   { return vip.Resolve(want) }
-func (hostNetwork) Carrier(iface string) (bool, error)         { return vip.Carrier(iface) }
 func (hostNetwork) HardwareAddrs() ([]net.HardwareAddr, error) { return vip.HardwareAddrs() }
 
 var _ failover.Network = hostNetwork{}

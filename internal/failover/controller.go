@@ -79,7 +79,7 @@ func New(cfg Config) *Controller {
 	c.holder = &holder{kernel: cfg.Addresses, gate: cfg.Gate, guard: cfg.Guard, lease: c.lease, now: cfg.Clock, logger: cfg.Logger.Named("lease"), lead: cfg.Timing.Margin / 2}
 	c.keeper = &keeper{
 		log: cfg.Log, lease: c.lease, holder: c.holder, instance: cfg.Instance, timing: cfg.Timing, now: cfg.Clock,
-		logger: cfg.Logger.Named("lease"), wake: c.Wake, nudged: make(chan struct{}, 1), returned: make(chan struct{}, 1),
+		logger: cfg.Logger.Named("lease"), wake: c.Wake, nudged: make(chan struct{}, 1), returned: make(chan struct{}, 1), begun: make(chan struct{}, 1),
 	}
 	c.courier = &courier{
 		journal: cfg.Journal, log: cfg.Log, peers: cfg.Peers,
@@ -91,7 +91,7 @@ func New(cfg Config) *Controller {
 		c.farewells.add(cfg.Farewell)
 	}
 	c.poller = &poller{
-		peers: cfg.Peers, log: cfg.Log, members: others, every: max(500*time.Millisecond, cfg.Timing.Detect), now: cfg.Clock,
+		peers: cfg.Peers, log: cfg.Log, members: others, every: max(time.Second, cfg.Timing.Detect), now: cfg.Clock,
 		changed: c.Wake, joined: c.keeper.reannounce, last: map[string]PeerHealth{},
 	}
 	c.executor = &executor{
@@ -219,7 +219,7 @@ func (c *Controller) gather() (Inputs, <-chan struct{}) {
 		in.Blockers = []string{err.Error()}
 	case in.Leadership.Leading && holding.Epoch == 0:
 		_, hooks := c.hookFolders(p)
-		in.Blockers = c.blockers(view, p, holding, hooks)
+		in.Blockers = c.blockers(view, p, holding, hooks, c.lookOnce(p))
 	}
 	c.mu.Lock()
 	in.Stopping, in.NoMove = c.stopping, holding.Epoch != 0 && c.noMove == holding.Epoch

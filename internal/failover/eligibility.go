@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"sync"
 	"time"
 
 	"had/cluster"
@@ -14,8 +15,19 @@ import (
 	"had/vip"
 )
 
+// presence is one look at where the policy's addresses are in this host's
+// kernel.
+type presence func() (map[netip.Addr]vip.Presence, error)
+
+// lookOnce returns a presence that asks the kernel when it is first needed.
+func (c *Controller) lookOnce(p *policy.Policy) presence {
+	return sync.OnceValues(func() (map[netip.Addr]vip.Presence, error) {
+		return c.cfg.Addresses.Presence(addressesOf(p))
+	})
+}
+
 // blockers are the reasons why this node can't have the turn now.
-func (c *Controller) blockers(view cluster.View, p *policy.Policy, h Holding, hooks error) []string {
+func (c *Controller) blockers(view cluster.View, p *policy.Policy, h Holding, hooks error, at presence) []string {
 	var out []string
 	add := func(format string, args ...any) { out = append(out, fmt.Sprintf(format, args...)) }
 	self := c.self.GetName()
@@ -46,7 +58,7 @@ func (c *Controller) blockers(view cluster.View, p *policy.Policy, h Holding, ho
 			add("its last turn failed (%s); the next try is in %s", r.GetFailedReason(), left.Round(time.Second))
 		}
 	}
-	out = append(out, c.addressTrouble(p, h)...)
+	out = append(out, c.addressTrouble(p, h, at)...)
 	if hooks != nil {
 		add("%v", hooks)
 	}
@@ -56,10 +68,10 @@ func (c *Controller) blockers(view cluster.View, p *policy.Policy, h Holding, ho
 // addressTrouble says which of the policy's addresses this node could not hold,
 // and why. It looks at each interface once, and at the kernel's addresses once:
 // a policy may have a thousand.
-func (c *Controller) addressTrouble(p *policy.Policy, h Holding) (out []string) {
+func (c *Controller) addressTrouble(p *policy.Policy, h Holding, look presence) (out []string) {
 	at, presenceErr := map[netip.Addr]vip.Presence{}, error(nil)
 	if h.Epoch == 0 {
-		at, presenceErr = c.cfg.Addresses.Presence(addressesOf(p))
+		at, presenceErr = look()
 	}
 	linked := map[string]bool{}
 	for i, a := range c.cfg.Network.Resolve(wanted(p, c.self.GetName())) {
@@ -121,13 +133,14 @@ func (c *Controller) Health() *hadv1.HealthResponse {
 	}
 	holding := c.executor.held()
 	folders, hooks := c.hookFolders(p)
-	h.Reasons, h.HooksDigest = c.blockers(view, p, holding, hooks), folders.Digest
+	at := c.lookOnce(p)
+	h.Reasons, h.HooksDigest = c.blockers(view, p, holding, hooks, at), folders.Digest
 	if c.isStopping() {
 		h.Reasons = append(h.Reasons, "it is stopping")
 	}
 	h.PolicyVersion, h.Eligible = view.Policy.GetVersion(), len(h.Reasons) == 0
 	if p != nil {
-		h.Holds, h.Problems = c.inKernel(p)
+		h.Holds, h.Problems = c.inKernel(p, at)
 		if holding.Failed != "" {
 			h.Problems = append(h.Problems, fmt.Sprintf("it serves although a script failed: %s (hactl history has its output)", holding.Failed))
 		}
@@ -149,8 +162,8 @@ func (c *Controller) Layers() []string {
 
 // inKernel asks the kernel, not had's memory, which of the policy's addresses
 // are on this host.
-func (c *Controller) inKernel(p *policy.Policy) (holds, problems []string) {
-	at, err := c.cfg.Addresses.Presence(addressesOf(p))
+func (c *Controller) inKernel(p *policy.Policy, look presence) (holds, problems []string) {
+	at, err := look()
 	for _, v := range p.VIPs {
 		switch at[v.Address] {
 		case vip.Unknown:
@@ -175,7 +188,7 @@ func (c *Controller) Prepare(ctx context.Context, req *hadv1.PrepareRequest) *ha
 		return &hadv1.PrepareResponse{Reasons: []string{"it is stopping"}}
 	}
 	_, hooks := c.hookFolders(p)
-	if why := c.blockers(withoutFailures(view), p, c.executor.held(), hooks); len(why) > 0 {
+	if why := c.blockers(withoutFailures(view), p, c.executor.held(), hooks, c.lookOnce(p)); len(why) > 0 {
 		return &hadv1.PrepareResponse{Reasons: why}
 	}
 	var known []net.HardwareAddr

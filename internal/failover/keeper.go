@@ -29,6 +29,7 @@ type keeper struct {
 
 	nudged   chan struct{} // capacity 1
 	returned chan struct{} // capacity 1
+	begun    chan struct{} // capacity 1: renewals have something to renew
 
 	mu     sync.Mutex
 	epoch  uint64 // 0: none is kept
@@ -60,6 +61,8 @@ func (k *keeper) keep(ctx context.Context, epoch uint64) context.Context {
 	k.mu.Lock()
 	k.epoch, k.cancel = epoch, cancel
 	k.mu.Unlock()
+	poke(k.begun)
+	k.nudge()
 	k.reannounce()
 	return leased
 }
@@ -115,7 +118,7 @@ func (k *keeper) Run(ctx context.Context) error {
 // grants may come in any order, for t0 belongs to the entry.
 const renewalsAtOnce = 4
 
-// renew proposes the next lease entry every Renew.
+// renew proposes the next lease entry every Renew while an epoch is kept.
 func (k *keeper) renew(ctx context.Context) {
 	tick := time.NewTicker(k.timing.Renew)
 	defer tick.Stop()
@@ -123,14 +126,21 @@ func (k *keeper) renew(ctx context.Context) {
 	defer wg.Wait()
 	places := make(chan struct{}, renewalsAtOnce)
 	for {
+		epoch := k.current()
+		next := tick.C
+		if epoch == 0 {
+			next = nil // it costs nothing to wait for nothing
+		}
 		select {
 		case <-ctx.Done():
 			return
-		case <-tick.C:
+		case <-k.begun: // an Acquire has just been what a renewal is
+			tick.Reset(k.timing.Renew)
+			continue
+		case <-next:
 		}
-		epoch := k.current()
 		l := k.log.Leadership()
-		if epoch == 0 || !l.Ready {
+		if !l.Ready {
 			continue
 		}
 		select {
@@ -202,6 +212,11 @@ func (k *keeper) hold(ctx context.Context) {
 		case <-k.nudged:
 			due = 0
 		}
+		if k.current() == 0 {
+			timer.Stop() // keep nudges
+			due = 0
+			continue
+		}
 		timer.Reset(k.look(ctx, &due))
 	}
 }
@@ -209,10 +224,6 @@ func (k *keeper) hold(ctx context.Context) {
 // look does what is due now and returns when to look again.
 func (k *keeper) look(ctx context.Context, due *clock.Instant) time.Duration {
 	epoch := k.current()
-	if epoch == 0 {
-		*due = 0
-		return k.timing.Renew
-	}
 	held, until, ok := k.lease.Held()
 	now := k.now()
 	left := until.Add(-k.timing.Margin).Sub(now)
@@ -270,10 +281,14 @@ func (k *keeper) announce(ctx context.Context) {
 			wait = time.Second
 		}
 		now := k.current()
+		if now == 0 {
+			timer.Stop() // keep begins them again
+			continue
+		}
 		if now != epoch {
 			epoch, wait = now, time.Second
 		}
-		if now != 0 && len(k.holder.addresses()) > 0 {
+		if len(k.holder.addresses()) > 0 {
 			k.tell(ctx)
 			wait = min(2*wait, announceEvery)
 		} else {

@@ -42,7 +42,9 @@ func (p *poller) Run(ctx context.Context) error {
 	asking := map[string]chan struct{}{}
 	for {
 		leadership := p.log.LeadershipChanged()
+		var next <-chan time.Time // never, while another leads
 		if p.log.Leadership().Leading {
+			next = tick.C
 			for _, m := range p.members {
 				done := asking[m.GetName()]
 				select {
@@ -63,7 +65,7 @@ func (p *poller) Run(ctx context.Context) error {
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-tick.C:
+		case <-next:
 		case <-leadership:
 		}
 	}

@@ -90,6 +90,14 @@ func (g *Gate) follow(ctx context.Context) error {
 	}()
 	g.report(g.Check()) // of what happened before the subscription
 	for checked := time.Now(); ; {
+		pause := checkEvery
+		if g.Problem() != nil {
+			pause = mendEvery
+		}
+		wait := unix.NsecToTimeval(pause.Nanoseconds())
+		if err := reports.SetReceiveTimeout(&wait); err != nil {
+			return fmt.Errorf("bound the wait for reports of interfaces: %w", err)
+		}
 		messages, _, err := reports.Receive()
 		switch {
 		case ctx.Err() != nil:
@@ -99,7 +107,7 @@ func (g *Gate) follow(ctx context.Context) error {
 			// kernel says of no further loss (NETLINK_S_CONGESTED): a check
 			// now could miss something.
 			return nil
-		case err != nil && !errors.Is(err, unix.EAGAIN): // a quiet second
+		case err != nil && !errors.Is(err, unix.EAGAIN): // a quiet while
 			return fmt.Errorf("read reports of interfaces: %w", err)
 		}
 		for _, m := range messages {
@@ -143,8 +151,7 @@ func (h *hooks) subscribe() (*nl.NetlinkSocket, error) {
 	if err != nil {
 		return nil, fmt.Errorf("subscribe to reports of interfaces and filters: %w", err)
 	}
-	wait := unix.NsecToTimeval(mendEvery.Nanoseconds())
-	if err := errors.Join(s.SetReceiveBufferSize(h.receiveBuffer, true), s.SetReceiveTimeout(&wait)); err != nil {
+	if err := s.SetReceiveBufferSize(h.receiveBuffer, true); err != nil {
 		s.Close()
 		return nil, fmt.Errorf("prepare the socket for reports of interfaces: %w", err)
 	}
