@@ -92,7 +92,7 @@ func New(cfg Config) *Controller {
 	}
 	c.poller = &poller{
 		peers: cfg.Peers, log: cfg.Log, members: others, every: max(time.Second, cfg.Timing.Detect), now: cfg.Clock,
-		changed: c.Wake, joined: c.keeper.reannounce, last: map[string]PeerHealth{},
+		changed: c.Wake, joined: c.keeper.reannounce, last: map[string]PeerHealth{}, news: make(chan struct{}, 1),
 	}
 	c.executor = &executor{
 		cluster: cfg.Cluster, instance: cfg.Instance, netns: cfg.Namespace, timing: cfg.Timing, log: cfg.Log, peers: cfg.Peers, journal: cfg.Journal,
@@ -197,6 +197,7 @@ func (c *Controller) gather() (Inputs, <-chan struct{}) {
 	// lack entries of the earlier terms.
 	leadership := c.cfg.Log.Leadership()
 	view, changed := c.cfg.Log.View()
+	c.poller.expect(view.Policy.GetIndex())
 	p, err := c.parsed.of(view.Policy)
 	epoch, until, _ := c.lease.Held()
 	holding := c.executor.held()

@@ -22,8 +22,12 @@ type poller struct {
 	changed func() // somebody's health is different
 	joined  func() // somebody answers who didn't
 
-	mu   sync.Mutex
-	last map[string]PeerHealth
+	// news: a policy is in force of which no answer says anything yet.
+	news chan struct{} // capacity 1
+
+	mu     sync.Mutex
+	last   map[string]PeerHealth
+	policy uint64 // log index of the policy in force; an older answer is about another
 }
 
 // PeerHealth is the latest answer of a node.
@@ -33,10 +37,36 @@ type PeerHealth struct {
 	Err    string // why the latest question got no answer; empty: it did
 }
 
+// catchUp is how soon a node is asked again that has not applied the policy in
+// force: a moment later it has.
+const catchUp = 100 * time.Millisecond
+
+// expect says which policy is in force.
+func (p *poller) expect(policy uint64) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if policy > p.policy {
+		p.policy = policy
+		poke(p.news)
+	}
+}
+
+// wait returns when to ask again.
+func (p *poller) wait() time.Duration {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, l := range p.last {
+		if l.Err == "" && l.Health.GetAppliedIndex() < p.policy {
+			return min(catchUp, p.every)
+		}
+	}
+	return p.every
+}
+
 // Run polls until ctx ends.
 func (p *poller) Run(ctx context.Context) error {
-	tick := time.NewTicker(p.every)
-	defer tick.Stop()
+	timer := time.NewTimer(p.every)
+	defer timer.Stop()
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	asking := map[string]chan struct{}{}
@@ -44,7 +74,8 @@ func (p *poller) Run(ctx context.Context) error {
 		leadership := p.log.LeadershipChanged()
 		var next <-chan time.Time // never, while another leads
 		if p.log.Leadership().Leading {
-			next = tick.C
+			next = timer.C
+			timer.Reset(p.wait())
 			for _, m := range p.members {
 				done := asking[m.GetName()]
 				select {
@@ -66,6 +97,7 @@ func (p *poller) Run(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case <-next:
+		case <-p.news:
 		case <-leadership:
 		}
 	}

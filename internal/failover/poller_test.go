@@ -57,7 +57,7 @@ func TestPoller(t *testing.T) {
 		log := &steeredLog{diary: &diary{}, state: cluster.NewState(), changed: make(chan struct{}), leads: make(chan struct{})}
 		p := &poller{
 			peers: beta, log: log, members: []*hadv1.Member{{Name: "beta"}}, every: time.Second, now: bubbleClock,
-			changed: func() { changed++ }, joined: func() { joined++ }, last: map[string]PeerHealth{},
+			changed: func() { changed++ }, joined: func() { joined++ }, last: map[string]PeerHealth{}, news: make(chan struct{}, 1),
 		}
 		done := make(chan error, 1)
 		go func() { done <- p.Run(ctx) }()
@@ -91,15 +91,37 @@ func TestPoller(t *testing.T) {
 		time.Sleep(time.Second)
 		is("started again", Peer{Fresh: true, Applied: 9}, 3, 0)
 
-		beta.is(nil)
+		// A policy is applied: what beta says is about the one before until it
+		// has that, too.
 		before := beta.times()
+		p.expect(12)
+		time.Sleep(50 * time.Millisecond)
+		if beta.times() != before+1 {
+			t.Errorf("%d questions when a new policy is in force, want one at once", beta.times()-before)
+		}
+		h := health("2", false)
+		h.AppliedIndex = 12
+		beta.is(h)
+		time.Sleep(catchUp)
+		is("has the new policy", Peer{Fresh: true, Applied: 12}, 3, 0)
+		before = beta.times()
+		p.expect(12)
+		time.Sleep(900 * time.Millisecond)
+		if n := beta.times() - before; n > 1 {
+			t.Errorf("%d questions about a policy that everybody has", n)
+		}
+		p.expect(9)
+
+		beta.is(nil)
+		before = beta.times()
 		time.Sleep(6 * time.Second)
-		is("silent", Peer{Applied: 9}, 4, 0)
+		is("silent", Peer{Applied: 12}, 4, 0)
 		if n := beta.times() - before; n > 4 {
 			t.Errorf("%d questions in 6 s to a node that lets each wait for 2 s", n)
 		}
-		beta.is(health("2", true))
+		h.Eligible = true
+		beta.is(h)
 		time.Sleep(4 * time.Second)
-		is("back", Peer{Fresh: true, Eligible: true, Applied: 9}, 5, 1)
+		is("back", Peer{Fresh: true, Eligible: true, Applied: 12}, 5, 1)
 	})
 }
