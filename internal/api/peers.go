@@ -64,6 +64,7 @@ func (p *Peers) conn(node string) (*grpc.ClientConn, error) {
 		// A stopped process's kernel keeps its connections alive.
 		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: pingEvery, Timeout: 2 * time.Second}),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxMessage)),
+		grpc.WithInitialWindowSize(window), grpc.WithInitialConnWindowSize(window),
 	)
 	if err != nil {
 		return nil, fmt.Errorf("connect to %s: %w", node, err)
@@ -74,6 +75,10 @@ func (p *Peers) conn(node string) (*grpc.ClientConn, error) {
 
 // pingEvery is how often a connection with calls under way is tried.
 const pingEvery = 10 * time.Second
+
+// window is how many bytes may be under way unanswered. It is fixed: gRPC would
+// otherwise measure the line, with a ping for each of our small messages.
+const window = 1 << 20
 
 // maxMessage bounds a gRPC message; a full history with hook output fits.
 const maxMessage = 32 << 20

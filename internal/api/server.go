@@ -53,6 +53,7 @@ func (s *Server) Local() *grpc.Server {
 func (s *Server) Cluster() *grpc.Server {
 	g := grpc.NewServer(
 		grpc.MaxSendMsgSize(maxMessage), grpc.MaxRecvMsgSize(maxMessage), grpc.WaitForHandlers(true),
+		grpc.InitialWindowSize(window), grpc.InitialConnWindowSize(window),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: pingEvery / 2, PermitWithoutStream: true}),
 	)
 	hadv1.RegisterHAServer(g, s)

@@ -379,7 +379,7 @@ func newBench(life context.Context, logger logger) *bench {
 	h := &holder{kernel: b.kernel, lease: lease, now: clock.Now}
 	k := &keeper{
 		log: b.log, lease: lease, holder: h, instance: i, timing: timing, now: clock.Now, logger: logger,
-		wake: func() {}, nudged: make(chan struct{}, 1), returned: make(chan struct{}, 1), begun: make(chan struct{}, 1),
+		wake: func() {}, nudged: make(chan struct{}, 1), returned: make(chan struct{}, 1), begun: make(chan struct{}, 1), awake: make(chan struct{}, 1),
 	}
 	b.x = &executor{
 		cluster: "test", instance: i, timing: timing, log: b.log, journal: b.journal, network: b.network,

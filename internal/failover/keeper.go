@@ -30,6 +30,7 @@ type keeper struct {
 	nudged   chan struct{} // capacity 1
 	returned chan struct{} // capacity 1
 	begun    chan struct{} // capacity 1: renewals have something to renew
+	awake    chan struct{} // capacity 1: a renewal has begun
 
 	mu     sync.Mutex
 	epoch  uint64 // 0: none is kept
@@ -139,6 +140,7 @@ func (k *keeper) renew(ctx context.Context) {
 			continue
 		case <-next:
 		}
+		poke(k.awake)
 		l := k.log.Leadership()
 		if !l.Ready {
 			continue
@@ -198,6 +200,10 @@ const (
 	refreshAtLeast  = time.Second
 )
 
+// early is how long before they are due lifetimes are renewed if the process is
+// awake anyway, and how much later if it isn't.
+func (k *keeper) early() time.Duration { return min(k.timing.Renew/2, refreshEvery/4) }
+
 // hold refreshes the addresses' lifetimes and takes them out of the kernel
 // when the lease ends. It never waits for the log.
 func (k *keeper) hold(ctx context.Context) {
@@ -209,6 +215,13 @@ func (k *keeper) hold(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-timer.C:
+		case <-k.awake:
+			// What is due soon is done now, while the log writes the renewal: each
+			// time of its own would wake the host once more.
+			if k.now().Add(k.early()).Before(due) {
+				continue
+			}
+			due = 0
 		case <-k.nudged:
 			due = 0
 		}
@@ -243,7 +256,7 @@ func (k *keeper) look(ctx context.Context, due *clock.Instant) time.Duration {
 		*due = end.Add(min(max(refreshEvery, refreshSlowdown*end.Sub(now)), refreshAtLeast))
 	}
 	// Looked at again, for the refresh may have taken its time.
-	return max(min(*due, until.Add(-k.timing.Margin)).Sub(k.now()), 0)
+	return max(min(due.Add(k.early()), until.Add(-k.timing.Margin)).Sub(k.now()), 0)
 }
 
 func (k *keeper) refresh(ctx context.Context, epoch uint64) {

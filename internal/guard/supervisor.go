@@ -120,7 +120,7 @@ func (s *Supervisor) begin(ctx context.Context) (*Guard, error) {
 // follow returns when the guard is certainly gone, or when ctx has ended. A
 // guard that is stopped is killed: it guards nothing, and it might wake up.
 func (s *Supervisor) follow(ctx context.Context, g *Guard) error {
-	tick := time.NewTicker(lookEvery)
+	tick := time.NewTicker(2 * lookEvery)
 	defer tick.Stop()
 	for {
 		select {
