@@ -109,10 +109,18 @@ func (p *Port) Run(ctx context.Context) error {
 		_ = p.rpc.Close()  // never fails
 		wg.Wait()
 	}()
+	closed := make(chan struct{})
 	stop := context.AfterFunc(ctx, func() {
 		_ = p.ln.Close() // Accept returns its error
+		close(closed)
 	})
-	defer stop()
+	defer func() {
+		if stop() { // a connection came first
+			_ = p.ln.Close()
+			return
+		}
+		<-closed // the port is free when close(2) has returned
+	}()
 
 	slots := make(chan struct{}, maxHandshakes)
 	for {

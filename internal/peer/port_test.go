@@ -336,3 +336,25 @@ func TestDialerWithoutPort(t *testing.T) {
 		t.Errorf("beta took the caller for %q", name)
 	}
 }
+
+// A connection that arrives while the port is told to end doesn't keep it from
+// being closed.
+func TestAnEndedPortIsFree(t *testing.T) {
+	o := newOffice(t, "alpha", "beta", "gamma")
+	for range 200 {
+		h := o.start("alpha", with{})
+		dialed := make(chan struct{})
+		go func() {
+			defer close(dialed)
+			for range 20 {
+				c, err := net.Dial("tcp", o.members[0].Address)
+				if err != nil {
+					return
+				}
+				_ = c.Close() // its only purpose was to arrive
+			}
+		}()
+		h.stop()
+		<-dialed
+	}
+}
