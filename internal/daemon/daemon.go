@@ -42,6 +42,9 @@ func Run(ctx, hard context.Context, cfg Config) (err error) {
 	if err := checkPrivileges(cfg.File.Self().Witness); err != nil {
 		return err
 	}
+	if err := calmMonitor(); err != nil {
+		cfg.Logger.Debug("had uses somewhat more CPU than it could", "error", err)
+	}
 	local, err := openLocal(cfg, instance)
 	if err != nil {
 		return err

@@ -191,18 +191,24 @@ func (k *keeper) grant(epoch uint64, t0 clock.Instant) {
 	}
 }
 
-// The addresses' lifetimes, of 2 s, are renewed every refreshEvery, or more
-// slowly where the kernel takes long for it (very many IPv6 addresses). What
-// something else removes is noticed at once.
+// The addresses' lifetimes, of 2 s, are renewed so often that a stall which lets
+// one run out has ended the lease, too; with a long lease every refreshAtMost,
+// and more slowly where the kernel takes long for it (very many IPv6
+// addresses). What something else removes is noticed at once.
 const (
-	refreshEvery    = 500 * time.Millisecond
+	refreshAtMost   = 500 * time.Millisecond
 	refreshSlowdown = 2 // times as long as it took
 	refreshAtLeast  = time.Second
 )
 
+// refreshEvery is the time between two renewals of the lifetimes.
+func (k *keeper) refreshEvery() time.Duration {
+	return min(max(refreshAtMost, k.timing.AddressLifetime-k.timing.TTL-refreshAtMost/4), refreshAtLeast)
+}
+
 // early is how long before they are due lifetimes are renewed if the process is
 // awake anyway, and how much later if it isn't.
-func (k *keeper) early() time.Duration { return min(k.timing.Renew/2, refreshEvery/4) }
+func (k *keeper) early() time.Duration { return min(k.timing.Renew/2, refreshAtMost/4) }
 
 // hold refreshes the addresses' lifetimes and takes them out of the kernel
 // when the lease ends. It never waits for the log.
@@ -253,7 +259,7 @@ func (k *keeper) look(ctx context.Context, due *clock.Instant) time.Duration {
 	if !now.Before(*due) {
 		k.refresh(ctx, epoch)
 		end := k.now()
-		*due = end.Add(min(max(refreshEvery, refreshSlowdown*end.Sub(now)), refreshAtLeast))
+		*due = end.Add(min(max(k.refreshEvery(), refreshSlowdown*end.Sub(now)), refreshAtLeast))
 	}
 	// Looked at again, for the refresh may have taken its time.
 	return max(min(due.Add(k.early()), until.Add(-k.timing.Margin)).Sub(k.now()), 0)
