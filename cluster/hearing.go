@@ -105,10 +105,7 @@ func (h *hearing) note(rpc raft.RPC, r *raft.Raft) {
 	case *raft.RequestVoteRequest:
 		if m.Term > h.last.term {
 			h.rival = campaign{term: m.Term, at: now, behind: m.LastLogIndex < r.LastIndex()}
-			select {
-			case h.asked <- struct{}{}:
-			default:
-			}
+			poke(h.asked)
 		}
 	}
 }

@@ -62,8 +62,8 @@ type RecoverGate interface {
 // killed (scripts of the earlier run), then the addresses are taken out of the
 // kernel and seen to be gone, then the epoch is reported released, once, and
 // then the hooks are told. The addresses are also taken out before all that: a
-// script that can't be killed must not keep them up. After an error, and when ctx ends, the record stays, so that the
-// next start does what is left.
+// script that can't be killed must not keep them up. After an error, and when
+// ctx ends, the record stays, so that the next start does what is left.
 func Recover(ctx context.Context, cfg RecoverConfig) (r Recovered, err error) {
 	t, err := cfg.Journal.Tenure()
 	if err != nil {
