@@ -196,6 +196,9 @@ func (n *node) trouble() []string {
 	if p := n.raft.Problem(); p != "" {
 		out = append(out, p)
 	}
+	if err := n.safeguards.trouble(); err != nil {
+		out = append(out, err.Error())
+	}
 	return out
 }
 
@@ -247,6 +250,7 @@ func (n *node) run(ctx, hard context.Context) error {
 // followKernel looks after the addresses when the kernel says that one, or a
 // link, has changed.
 func (n *node) followKernel(ctx context.Context) error {
+	cleared := n.safeguards.cleared()
 	for {
 		select {
 		case <-ctx.Done():
@@ -255,6 +259,9 @@ func (n *node) followKernel(ctx context.Context) error {
 			for _, lacking := range n.safeguards.guard.Shortfalls() {
 				n.cfg.Logger.Info("the guard has to do without something on this host", "what", lacking)
 			}
+			n.controller.Wake()
+		case <-cleared:
+			cleared = nil
 			n.controller.Wake()
 		case e := <-n.watcher.Events():
 			if e.Kind != vip.AddressAdded {

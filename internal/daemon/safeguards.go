@@ -22,8 +22,8 @@ import (
 type safeguards struct {
 	gate   *gate.Gate // nil: this host has none
 	noGate error      // why
+	old    *oldGates  // nil: without a gate there are none
 	guard  *guard.Supervisor
-	local  *localState
 }
 
 // arm opens the gate and prepares the guard of a node that is born.
@@ -31,11 +31,12 @@ func arm(cfg Config, l *localState, timing cluster.Timing) *safeguards {
 	if cfg.File.Self().Witness {
 		return nil
 	}
-	s := &safeguards{local: l}
+	s := &safeguards{}
 	s.gate, s.noGate = gate.Open(l.gateConfig())
 	g := guardConfig(cfg, l, timing)
 	if s.gate != nil {
 		g.Gate = l.gateConfig().Name
+		s.old = newOldGates(l, s.gate)
 	}
 	s.guard = guard.NewSupervisor(g)
 	if s.noGate != nil {
@@ -75,7 +76,7 @@ func (s *safeguards) run(ctx context.Context) error {
 	defer tasks.Wait()
 	if s.gate != nil {
 		tasks.Go(func() { _ = s.gate.Run(ctx) }) // it reports through Problem
-		tasks.Go(func() { s.local.clearOldGates(ctx) })
+		tasks.Go(func() { s.old.run(ctx) })
 	}
 	return s.guard.Run(ctx)
 }
@@ -88,6 +89,22 @@ func (s *safeguards) close(name gate.Config) error {
 	}
 	s.gate.Close()
 	return gate.Uninstall(name)
+}
+
+// trouble is why a host with these must not own at present; nil: it may.
+func (s *safeguards) trouble() error {
+	if s == nil || s.old == nil {
+		return nil
+	}
+	return s.old.trouble()
+}
+
+// cleared is closed when no gate of an earlier cluster is left.
+func (s *safeguards) cleared() <-chan struct{} {
+	if s == nil || s.old == nil {
+		return nil
+	}
+	return s.old.cleared
 }
 
 // changed delivers when the guard has come or gone.
