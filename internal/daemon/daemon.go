@@ -42,7 +42,7 @@ func Run(ctx, hard context.Context, cfg Config) (err error) {
 	if err := checkPrivileges(cfg.File.Self().Witness); err != nil {
 		return err
 	}
-	if err := calmMonitor(); err != nil {
+	if err := clock.Relax(); err != nil {
 		cfg.Logger.Debug("had uses somewhat more CPU than it could", "error", err)
 	}
 	local, err := openLocal(cfg, instance)

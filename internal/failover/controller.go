@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"sync"
 	"time"
 
@@ -62,6 +61,8 @@ type Controller struct {
 	plan      Plan
 	stopping  bool
 	noMove    uint64             // the epoch that could not be moved in order when it was tried
+	linksUp   clock.Instant      // when the held addresses' interfaces were seen to have their links; 0: look again
+	changes   int                // that the kernel has reported
 	acquiring context.CancelFunc // cuts a running acquisition short; nil when there is none
 }
 
@@ -340,49 +341,6 @@ func (c *Controller) setPlan(p Plan) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.plan = p
-}
-
-// unguarded says why nothing would take the addresses down if had could not;
-// empty: the guard would.
-func (c *Controller) unguarded() string {
-	if c.cfg.Guard == nil {
-		return ""
-	}
-	if err := c.cfg.Guard.Alive(); err != nil {
-		return "it has no guard: " + err.Error()
-	}
-	return ""
-}
-
-// ungated says why the gate that this owner's terms promise to its successors
-// isn't there; empty: it is, or it was not promised.
-func (c *Controller) ungated(own *hadv1.Claim) string {
-	if c.cfg.Gate == nil || !slices.Contains(own.GetTerms().GetLayers(), cluster.LayerGate) {
-		return ""
-	}
-	if err := c.cfg.Gate.Problem(); err != nil {
-		return "its packet gate is not everywhere: " + err.Error()
-	}
-	return ""
-}
-
-// linkLost says which interface of a held address has lost its carrier.
-func (c *Controller) linkLost() string {
-	looked := map[string]bool{}
-	for _, a := range c.holder.addresses() {
-		if looked[a.Interface] {
-			continue
-		}
-		looked[a.Interface] = true
-		up, err := c.cfg.Network.Carrier(a.Interface)
-		if err != nil {
-			return fmt.Sprintf("interface %s of %s can't be read: %v", a.Interface, a.Addr, err)
-		}
-		if !up {
-			return fmt.Sprintf("interface %s of %s has lost its link", a.Interface, a.Addr)
-		}
-	}
-	return ""
 }
 
 // parsedPolicy keeps the policy of the newest version parsed.

@@ -33,6 +33,10 @@ func (c *Controller) Why() string { return c.Status().Why }
 // KernelChanged tells that something was changed in the kernel that may be
 // one of the addresses, or a link: they are looked after at once.
 func (c *Controller) KernelChanged() {
+	c.mu.Lock()
+	c.linksUp = 0
+	c.changes++
+	c.mu.Unlock()
 	c.keeper.nudge()
 	c.Wake()
 }

@@ -151,7 +151,11 @@ func (g *Guard) spawn(cfg Config, socket, page, had *os.File) error {
 	} else {
 		g.shortfalls = append(g.shortfalls, groupErr.Error())
 	}
-	p, err := os.StartProcess(exe, append([]string{"had"}, args...), attr)
+	var p *os.Process
+	err = clock.Unrelaxed(func() (err error) {
+		p, err = os.StartProcess(exe, append([]string{"had"}, args...), attr)
+		return err
+	})
 	if err != nil {
 		return errors.Join(fmt.Errorf("start the guard: %w", err), g.cgroup.remove())
 	}

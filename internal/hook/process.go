@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"had/internal/clock"
 )
 
 // process is a started script: the leader of a session of its own, so that
@@ -32,11 +34,15 @@ func start(path string, args, env []string, out *os.File) (*process, error) {
 	}
 	defer null.Close()
 	fd := -1
-	proc, err := os.StartProcess(path, append([]string{path}, args...), &os.ProcAttr{
-		Dir:   "/",
-		Env:   env,
-		Files: []*os.File{null, out, out},
-		Sys:   &syscall.SysProcAttr{Setsid: true, Pdeathsig: syscall.SIGKILL, PidFD: &fd},
+	var proc *os.Process
+	err = clock.Unrelaxed(func() (err error) {
+		proc, err = os.StartProcess(path, append([]string{path}, args...), &os.ProcAttr{
+			Dir:   "/",
+			Env:   env,
+			Files: []*os.File{null, out, out},
+			Sys:   &syscall.SysProcAttr{Setsid: true, Pdeathsig: syscall.SIGKILL, PidFD: &fd},
+		})
+		return err
 	})
 	if err != nil {
 		return nil, err
