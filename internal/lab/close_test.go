@@ -198,7 +198,16 @@ func TestKilledLabLeavesNothing(t *testing.T) {
 		t.Fatal("the helper ended before its lab was up")
 	}
 	dir := lines.Text()
-	t.Cleanup(func() { must(t, os.RemoveAll(dir)) })
+	t.Cleanup(func() {
+		must(t, os.RemoveAll(dir))
+		root, err := ownGroup()
+		must(t, err)
+		groups, err := filepath.Glob(filepath.Join(root, slicePrefix(dir)+"*"))
+		must(t, err)
+		for _, path := range groups {
+			must(t, (&slice{path: path}).close())
+		}
+	})
 	if got := g.alive(t); got != 4 {
 		t.Fatalf("%d namespaces exist, want 4", got)
 	}

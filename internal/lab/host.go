@@ -40,7 +40,8 @@ type Host struct {
 	ns     *namespace
 	nl     *netlink.Handle
 	keeper *keeper
-	disk   *disk // nil without Config.Disks
+	slice  *slice // nil: there are no control groups
+	disk   *disk  // nil without Config.Disks
 
 	services []io.Closer // set once, by startServices
 
@@ -69,6 +70,9 @@ func newHost(l *Lab, name string, number int) (_ *Host, err error) {
 		return nil, err
 	}
 	if h.keeper, err = newKeeper(h.ns, name); err != nil {
+		return nil, err
+	}
+	if h.slice, err = newSlice(l.dir); err != nil {
 		return nil, err
 	}
 	return h, nil
@@ -223,5 +227,6 @@ func (h *Host) close() error {
 	if h.ns != nil {
 		errs = append(errs, h.ns.close())
 	}
+	errs = append(errs, h.slice.close())
 	return errors.Join(errs...)
 }

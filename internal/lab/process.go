@@ -84,6 +84,9 @@ func (h *Host) Start(output string, argv ...string) (*Process, error) {
 		return nil, err
 	}
 	cmd.SysProcAttr.Setpgid = true
+	if h.slice != nil {
+		cmd.SysProcAttr.UseCgroupFD, cmd.SysProcAttr.CgroupFD = true, int(h.slice.daemons.Fd())
+	}
 	out, err := os.OpenFile(output, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("open the output of %s on host %s: %w", argv[0], h.Name, err)
