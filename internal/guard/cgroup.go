@@ -48,6 +48,14 @@ func (c *cgroup) remove() error {
 	return nil
 }
 
+// clearGroup removes the group of a guard that has ended and had nobody who
+// could. Should it still be leaving it, the next guard's start removes it.
+func clearGroup(dataDir string) {
+	if path, err := cgroupBeside(dataDir); err == nil {
+		_ = os.Remove(path)
+	}
+}
+
 // cgroupBeside returns the path of a group beside this process's own.
 func cgroupBeside(dataDir string) (string, error) {
 	own, err := os.ReadFile("/proc/self/cgroup")

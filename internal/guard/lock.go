@@ -105,6 +105,7 @@ func settle(ctx context.Context, dir string, patience time.Duration) (*hadv1.Far
 	for {
 		f, err := openLock(dir)
 		if err == nil {
+			clearGroup(dir)
 			farewell, err := folder(dir).read()
 			return farewell, errors.Join(err, f.Close())
 		}
