@@ -14,7 +14,7 @@ import (
 type fsm struct {
 	mu      sync.Mutex
 	state   *State
-	changed chan struct{} // closed and replaced at every change
+	changed chan struct{} // closed and replaced at every change but a renewal's
 
 	restored func()      // a snapshot has replaced the state
 	fatal    func(error) // the node must stop: its state can't be trusted
@@ -45,8 +45,11 @@ func (f *fsm) Apply(l *raft.Log) any {
 		return Verdict{Index: l.Index, Refused: f.broken.Error()}
 	}
 	v := f.state.Apply(Entry{Index: l.Index, Term: l.Term}, cmd)
-	close(f.changed)
-	f.changed = make(chan struct{})
+	// A lease that goes on is no news, and comes several times a second: whoever
+	// waits for its end has a clock for that.
+	if cmd.GetLeaseRenew() == nil {
+		f.tell()
+	}
 	return v
 }
 
@@ -79,12 +82,18 @@ func (f *fsm) Restore(r io.ReadCloser) error {
 	defer f.mu.Unlock()
 	f.state = s
 	f.restored()
-	close(f.changed)
-	f.changed = make(chan struct{})
+	f.tell()
 	return nil
 }
 
-// view returns the state and a channel that is closed when it changes.
+// tell wakes whoever waits for a change. mu is held.
+func (f *fsm) tell() {
+	close(f.changed)
+	f.changed = make(chan struct{})
+}
+
+// view returns the state and a channel that is closed when it changes by more
+// than a lease's renewal.
 func (f *fsm) view() (View, <-chan struct{}) {
 	f.mu.Lock()
 	defer f.mu.Unlock()

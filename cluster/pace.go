@@ -13,11 +13,11 @@ import (
 const longestStall = 150 * time.Millisecond
 
 // quietFor is how long a follower with this detect may be left without a
-// message. Renewals, one every detect/2, keep within it while all is well; what
+// message. Renewals (Timing.Renew) keep within it while all is well; what
 // is left of detect is for a renewal that takes its time and for the heartbeat
 // that goes out then.
 func quietFor(detect time.Duration) time.Duration {
-	return max(0, min(3*detect/5, detect-longestStall))
+	return max(0, min(7*detect/10, detect-longestStall))
 }
 
 // pace holds back raft's heartbeats while other messages do their work. To a

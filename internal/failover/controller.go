@@ -92,7 +92,7 @@ func New(cfg Config) *Controller {
 		c.farewells.add(cfg.Farewell)
 	}
 	c.poller = &poller{
-		peers: cfg.Peers, log: cfg.Log, members: others, every: max(time.Second, cfg.Timing.Detect), now: cfg.Clock,
+		peers: cfg.Peers, log: cfg.Log, members: others, every: 2 * max(time.Second, cfg.Timing.Detect), now: cfg.Clock,
 		changed: c.Wake, joined: c.keeper.reannounce, last: map[string]PeerHealth{}, news: make(chan struct{}, 1),
 	}
 	c.executor = &executor{
@@ -155,7 +155,7 @@ func (c *Controller) isStopping() bool {
 }
 
 // lookEvery bounds how long the ring rests when nothing wakes it.
-const lookEvery = 500 * time.Millisecond
+const lookEvery = time.Second
 
 func (c *Controller) loop(ctx context.Context) {
 	timer := time.NewTimer(lookEvery)

@@ -17,7 +17,7 @@ type poller struct {
 	peers   Peers
 	log     Log
 	members []*hadv1.Member // the others
-	every   time.Duration
+	every   time.Duration   // while all is well; twice as often otherwise
 	now     clock.Source
 	changed func() // somebody's health is different
 	joined  func() // somebody answers who didn't
@@ -51,16 +51,22 @@ func (p *poller) expect(policy uint64) {
 	}
 }
 
-// wait returns when to ask again.
+// wait returns when to ask again: sooner while a node is missing or can't own.
 func (p *poller) wait() time.Duration {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	for _, l := range p.last {
-		if l.Err == "" && l.Health.GetAppliedIndex() < p.policy {
-			return min(catchUp, p.every)
+	wait := p.every
+	for _, m := range p.members {
+		l := p.last[m.GetName()]
+		missing := l.Health == nil || l.Err != ""
+		switch {
+		case !missing && l.Health.GetAppliedIndex() < p.policy:
+			wait = min(wait, catchUp)
+		case missing || !m.GetWitness() && !l.Health.GetEligible():
+			wait = min(wait, p.every/2)
 		}
 	}
-	return p.every
+	return wait
 }
 
 // Run polls until ctx ends.
@@ -104,7 +110,7 @@ func (p *poller) Run(ctx context.Context) error {
 }
 
 func (p *poller) ask(ctx context.Context, node string) {
-	ctx, cancel := context.WithTimeout(ctx, 2*p.every)
+	ctx, cancel := context.WithTimeout(ctx, p.every)
 	defer cancel()
 	t0 := p.now()
 	h, err := p.peers.Health(ctx, node)
@@ -132,7 +138,7 @@ func sameEligibility(a, b *hadv1.HealthResponse) bool {
 
 // freshFor is how many polls may go without an answer before a node counts as
 // silent.
-const freshFor = 3
+const freshFor = 2
 
 // peers returns what Decide needs to know.
 func (p *poller) view() map[string]Peer {

@@ -56,7 +56,7 @@ func TestPoller(t *testing.T) {
 		beta, changed, joined := &patient{}, 0, 0
 		log := &steeredLog{diary: &diary{}, state: cluster.NewState(), changed: make(chan struct{}), leads: make(chan struct{})}
 		p := &poller{
-			peers: beta, log: log, members: []*hadv1.Member{{Name: "beta"}}, every: time.Second, now: bubbleClock,
+			peers: beta, log: log, members: []*hadv1.Member{{Name: "beta"}}, every: 2 * time.Second, now: bubbleClock,
 			changed: func() { changed++ }, joined: func() { joined++ }, last: map[string]PeerHealth{}, news: make(chan struct{}, 1),
 		}
 		done := make(chan error, 1)
@@ -85,7 +85,7 @@ func TestPoller(t *testing.T) {
 		time.Sleep(10 * time.Second)
 		is("nothing new", Peer{Fresh: true, Eligible: true, Applied: 9}, 1, 0)
 		beta.is(health("1", false))
-		time.Sleep(time.Second)
+		time.Sleep(2 * time.Second)
 		is("no longer eligible", Peer{Fresh: true, Applied: 9}, 2, 0)
 		beta.is(health("2", false))
 		time.Sleep(time.Second)
