@@ -3,10 +3,14 @@ package lab
 import (
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // slice is a host's part of the control group hierarchy (cgroups(7), version
@@ -21,13 +25,17 @@ type slice struct {
 func slicePrefix(labDir string) string { return "had-lab-" + filepath.Base(labDir) + "-" }
 
 // newSlice makes the groups of a host below this process's own. Where there is
-// no hierarchy of version 2 it returns nil: then nobody makes groups in it.
+// no hierarchy of version 2, or this process may change nothing in it, it
+// returns nil: then the guards make no groups either.
 func newSlice(labDir string) (*slice, error) {
 	root, err := ownGroup()
 	if err != nil || root == "" {
 		return nil, err
 	}
 	path, err := os.MkdirTemp(root, slicePrefix(labDir))
+	if errors.Is(err, fs.ErrPermission) || errors.Is(err, unix.EROFS) {
+		return nil, nil
+	}
 	if err != nil {
 		return nil, fmt.Errorf("make a control group: %w", err)
 	}
@@ -69,12 +77,13 @@ func ownGroup() (string, error) {
 	return "", nil
 }
 
-// close removes the groups, whose processes have ended.
+// close removes the groups. Their processes have been killed, or are on their
+// way out and no longer in the host's network namespace.
 func (s *slice) close() error {
 	if s == nil {
 		return nil
 	}
-	var errs []error
+	errs := []error{s.empty()}
 	if s.daemons != nil {
 		errs = append(errs, s.daemons.Close())
 	}
@@ -92,4 +101,32 @@ func (s *slice) close() error {
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// empty waits until no process is left in the groups.
+func (s *slice) empty() error {
+	events, err := os.Open(filepath.Join(s.path, "cgroup.events"))
+	if err != nil {
+		return fmt.Errorf("look whether a control group is empty: %w", err)
+	}
+	defer events.Close()
+	// cgroups(7): the file tells of itself by POLLPRI, once it has been read.
+	for end := time.Now().Add(closeTimeout); ; {
+		text := make([]byte, 256)
+		n, err := events.ReadAt(text, 0)
+		if err != nil && !errors.Is(err, io.EOF) {
+			return fmt.Errorf("look whether a control group is empty: %w", err)
+		}
+		if strings.Contains(string(text[:n]), "populated 0\n") {
+			return nil
+		}
+		left := time.Until(end)
+		if left <= 0 {
+			return fmt.Errorf("control group %s: a process in it doesn't end", s.path)
+		}
+		fd := []unix.PollFd{{Fd: int32(events.Fd()), Events: unix.POLLPRI}}
+		if _, err := unix.Poll(fd, int(left.Milliseconds())+1); err != nil && !errors.Is(err, unix.EINTR) {
+			return fmt.Errorf("wait for a control group to be empty: %w", err)
+		}
+	}
 }
