@@ -67,11 +67,13 @@ type Node struct {
 	witness bool
 	started time.Time
 
-	contact   atomic.Pointer[raft.Raft] // raft, for what runs before Open returns
-	handingOn atomic.Int64              // until when leadership is being handed on, as a time since started
-	lastLease atomic.Int64              // clock.Instant: `s`, see LastLease
-	fatal     chan error                // capacity 1
-	stopped   chan struct{}
+	transport  *carefulTransport
+	replicated *replicated
+	contact    atomic.Pointer[raft.Raft] // raft, for what runs before Open returns
+	handingOn  atomic.Bool               // leadership is being handed on: no command is taken
+	lastLease  atomic.Int64              // clock.Instant: `s`, see LastLease
+	fatal      chan error                // capacity 1
+	stopped    chan struct{}
 
 	mu        sync.Mutex
 	readyTerm uint64        // the barrier of this term has passed
@@ -81,7 +83,7 @@ type Node struct {
 }
 
 // stuckAfter is how long a leader whose commands don't commit stays alive
-// (raft#696, raft#503): then it is better restarted.
+// (raft#503): then it is better restarted.
 const stuckAfter = 10 * time.Second
 
 // Open joins the raft group with the state on disk. Run must be called.
@@ -119,11 +121,14 @@ func Open(cfg Config) (n *Node, err error) {
 			_ = cfg.Transport.AppendEntries(raft.ServerID(m.GetNodeId()), raft.ServerAddress(m.GetName()), greeting(), &raft.AppendEntriesResponse{})
 		},
 	}
+	n.replicated = newReplicated()
 	transport := &carefulTransport{
-		Transport: cfg.Transport, hearing: heard, mayStand: n.mayStand, inOffice: n.inOffice, leading: n.leadingIn, pace: pace,
+		Transport: cfg.Transport, hearing: heard, mayStand: n.mayStand, inOffice: n.inOffice, pace: pace, replicated: n.replicated,
 		stuck:    func() bool { return n.logs.stuck(cfg.Timing.Detect / 2) },
 		starting: func() { h.armed.Store(true) }, again: cfg.Timing.Heartbeat / 4, closed: n.stopped,
 	}
+
+	n.transport = transport
 
 	defer func() { // raft panics over a log it can't read at start
 		if p := recover(); p != nil {
@@ -366,6 +371,9 @@ func (n *Node) Confirmed() clock.Instant {
 
 // Confirm commits a barrier: the state applied here is current as of the call.
 func (n *Node) Confirm(ctx context.Context) error {
+	if n.handingOn.Load() {
+		return errHandingOn
+	}
 	t0 := n.cfg.Clock()
 	err := n.await(ctx, n.raft.Barrier(n.cfg.Timing.TTL), 2*n.cfg.Timing.TTL)
 	n.watchStuck(err)
@@ -390,6 +398,9 @@ func (n *Node) Propose(ctx context.Context, cmd *hadv1.Command) (Verdict, error)
 	data, err := encodeCommand(cmd)
 	if err != nil {
 		return Verdict{}, err
+	}
+	if n.handingOn.Load() {
+		return Verdict{}, errHandingOn
 	}
 	t0 := n.cfg.Clock()
 	f := n.raft.Apply(data, 2*n.cfg.Timing.TTL)
@@ -420,7 +431,7 @@ func (n *Node) await(ctx context.Context, f raft.Future, limit time.Duration) er
 		switch {
 		case err == nil:
 			return nil
-		case errors.Is(err, raft.ErrNotLeader), errors.Is(err, raft.ErrLeadershipTransferInProgress):
+		case errors.Is(err, raft.ErrNotLeader):
 			return fmt.Errorf("%w (%w)", ErrNotLeader, err)
 		}
 		return fmt.Errorf("%w: %w", ErrOutcomeUnknown, err)
@@ -456,37 +467,11 @@ func (n *Node) fail(err error) {
 	}
 }
 
-// Transfer hands leadership to a node and waits until this one doesn't lead
-// any more.
-func (n *Node) Transfer(ctx context.Context, to string) error {
-	id, ok := n.ids[to]
-	if !ok {
-		return fmt.Errorf("hand leadership to %q: no such node", to)
-	}
-	// raft asks its replication to the target for an answer and leaves the
-	// question in its queue when none comes; a second one would block for ever
-	// (raft#696). So replication doesn't hold on to a message meanwhile, until
-	// the queue is certainly empty again.
-	n.handingOn.Store(int64(time.Since(n.started) + 2*n.cfg.Timing.Election + 2*n.cfg.Timing.Heartbeat))
-	err := n.await(ctx, n.raft.LeadershipTransferToServer(id, raft.ServerAddress(to)), 2*n.cfg.Timing.Election)
-	n.signal()
-	if err != nil {
-		return fmt.Errorf("hand leadership to %s: %w", to, err)
-	}
-	return nil
-}
-
 // witnessPatience is how long a witness lets the data nodes stand for
 // election before it does so itself. It still does in the end, for it may
 // alone have a committed entry.
 func (n *Node) witnessPatience() time.Duration {
 	return max(3*time.Second, 6*n.cfg.Timing.Election)
-}
-
-// leadingIn reports whether this node leads in a term and isn't handing
-// leadership on.
-func (n *Node) leadingIn(term uint64) bool {
-	return n.inOffice(term) && int64(time.Since(n.started)) >= n.handingOn.Load()
 }
 
 // inOffice reports whether this node leads in a term.
@@ -496,10 +481,11 @@ func (n *Node) inOffice(term uint64) bool {
 }
 
 // beat has a leader send a heartbeat to every follower now: that is how raft
-// asks them whether it leads. Nobody waits for the answer.
+// asks them whether it leads. It waits for the answer, whatever that is: with
+// many questions open, raft can't end (hashicorp/raft, verifyFuture.vote).
 func (n *Node) beat() {
 	if n.raft.State() == raft.Leader && !n.logs.stuck(n.cfg.Timing.Detect/2) {
-		n.raft.VerifyLeader()
+		_ = n.raft.VerifyLeader().Error()
 	}
 }
 

@@ -3,6 +3,7 @@ package cluster
 import (
 	"context"
 	"errors"
+	"fmt"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -95,6 +96,39 @@ func TestTransferHandsOverAndTheBirthStaysOne(t *testing.T) {
 		if err := c.hosts[c.others(lead)[0]].Transfer(t.Context(), lead); !errors.Is(err, ErrNotLeader) {
 			t.Errorf("a follower's transfer: %v", err)
 		}
+	})
+}
+
+// A node that can't be reached costs whoever tries to hand leadership to it
+// less than a lease, each time, and nothing for ever (raft's own transfer:
+// raft#696).
+func TestTransferToANodeThatDoesNotAnswer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := startNodes(t, dataNodes(), detect)
+		lead := c.leader()
+		to := c.others(lead)[0]
+		c.isolate(to)
+		for n := range 5 {
+			c.propose(lead, policyCmd(uint64(n), fmt.Sprint("before try ", n)))
+			timing, start := c.hosts[lead].cfg.Timing, time.Now()
+			if err := c.hosts[lead].Transfer(t.Context(), to); err == nil || !strings.Contains(err.Error(), to) {
+				t.Fatalf("handed to %s, which is cut off: %v", to, err)
+			}
+			if took := time.Since(start); took+timing.Renew+timing.Margin >= timing.TTL {
+				t.Errorf("no renewal for %v: the lease is lost with it", took)
+			}
+		}
+		c.propose(lead, policyCmd(5, "after all"))
+		c.heal(to)
+		time.Sleep(3 * detect)
+		lead = c.leader()
+		if lead == to {
+			t.Fatalf("%s leads without having been asked", to)
+		}
+		if err := c.hosts[lead].Transfer(t.Context(), to); err != nil {
+			t.Fatal(err)
+		}
+		c.settled(c.propose(c.leader(to), policyCmd(6, "by the new leader")))
 	})
 }
 

@@ -51,7 +51,7 @@ func TestHeartbeatsLeaveWhenNothingElseDid(t *testing.T) {
 		p := newPace(detect)
 		c := &carefulTransport{
 			Transport: net, pace: p, stuck: func() bool { return false }, closed: closed,
-			inOffice: func(of uint64) bool { return of == term }, leading: func(of uint64) bool { return of == term },
+			inOffice: func(of uint64) bool { return of == term }, replicated: newReplicated(),
 		}
 		send := func(args raft.AppendEntriesRequest) {
 			args.Term = term

@@ -116,12 +116,13 @@ type carefulTransport struct {
 	hearing  *hearing
 	mayStand func() bool
 	inOffice func(term uint64) bool // this node leads
-	leading  func(term uint64) bool // it does, and isn't handing leadership on
 	stuck    func() bool            // this node's disk doesn't answer
 	pace     *pace
 	starting func()          // raft is about to start its goroutines
 	again    time.Duration   // pause between tries
 	closed   <-chan struct{} // the node is stopping
+
+	replicated *replicated
 }
 
 // Consumer implements raft.Transport.
@@ -147,7 +148,7 @@ func (t *carefulTransport) AppendEntries(id raft.ServerID, to raft.ServerAddress
 		if !t.stuck() {
 			err = t.send(id, to, args, resp)
 		}
-		if err == nil || isHeartbeat(args) || !t.leading(args.Term) {
+		if err == nil || isHeartbeat(args) || !t.inOffice(args.Term) {
 			return err
 		}
 		pause := time.NewTimer(t.again)
@@ -169,8 +170,16 @@ func (t *carefulTransport) send(id raft.ServerID, to raft.ServerAddress, args *r
 		t.pace.failed(id)
 	case resp.Term == args.Term:
 		t.pace.answered(id, args.Term, sent)
+		if resp.Success && !isHeartbeat(args) {
+			t.replicated.acknowledged(id, args)
+		}
 	}
 	return err
+}
+
+// TimeoutNow implements raft.Transport.
+func (t *carefulTransport) TimeoutNow(id raft.ServerID, to raft.ServerAddress, args *raft.TimeoutNowRequest, resp *raft.TimeoutNowResponse) error {
+	return redialled(func() error { return t.Transport.TimeoutNow(id, to, args, resp) })
 }
 
 // AppendEntriesPipeline implements raft.Transport: all goes by AppendEntries

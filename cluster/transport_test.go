@@ -123,7 +123,7 @@ func TestAVoteOfARestartedNodeIsNotLost(t *testing.T) {
 	timing := TimingFor(time.Second)
 	a := NewTransport("alpha", n.join(t, "alpha"), timing, hclog.NewNullLogger())
 	defer a.Close()
-	careful := &carefulTransport{Transport: a, mayStand: func() bool { return true }, pace: newPace(timing.Detect)}
+	careful := &carefulTransport{Transport: a, mayStand: func() bool { return true }, pace: newPace(timing.Detect), replicated: newReplicated()}
 	ask := func(calls int) error {
 		var asking errgroup.Group
 		for range calls {

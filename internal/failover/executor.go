@@ -116,12 +116,18 @@ func (x *executor) stage(ctx context.Context, h policy.Hooks, vips []policy.VIP,
 	if err != nil {
 		return err
 	}
+	allowed := func() error {
+		// The keeper may not have had its turn yet: a stopped daemon that wakes
+		// up after its lease could be here first.
+		if s.leased && !x.keeper.holds(s.epoch) {
+			return errLeaseOver
+		}
+		return nil
+	}
 	var first error
 	for _, v := range vips {
-		if s.leased && !x.keeper.holds(s.epoch) {
-			// The keeper may not have had its turn yet: a stopped daemon that
-			// wakes up after its lease could be here first.
-			return errors.Join(first, fmt.Errorf("%s: %w", s.stage, errLeaseOver))
+		if err := allowed(); err != nil {
+			return errors.Join(first, fmt.Errorf("%s: %w", s.stage, err))
 		}
 		results, err := hooks.Stage(ctx, hook.Run{
 			Stage: s.stage, Event: s.event, VIP: v.Address,
@@ -129,6 +135,7 @@ func (x *executor) stage(ctx context.Context, h policy.Hooks, vips []policy.VIP,
 				Cluster: x.cluster, Reason: s.cause, Interface: v.InterfaceOn(x.instance.GetNode()),
 				Node: x.instance.GetNode(), PreviousOwner: s.previous, Epoch: s.epoch, Forced: s.forced,
 			},
+			Allowed: allowed,
 		})
 		if errors.Is(err, hook.ErrStillRunning) {
 			x.setStuck(fmt.Sprintf("a script can't be ended (%v): this node can't say that it holds nothing, nor own again, until that is gone and had is restarted", err))

@@ -6,9 +6,11 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/hashicorp/go-hclog"
 
+	"had/internal/clock"
 	"had/internal/hook"
 	"had/internal/policy"
 	hadv1 "had/proto/had/v1"
@@ -67,6 +69,41 @@ func TestPreAcqFailureUndoes(t *testing.T) {
 	}
 	if got := b.diary.all(); !slices.Contains(got, "PreRel 192.0.2.1") || !slices.Contains(got, "PostRel 192.0.2.1") {
 		t.Errorf("what PreAcq had begun was not undone: %q", got)
+	}
+}
+
+// A stopped daemon may wake up past its lease between two scripts, and before
+// anything has canceled the stage.
+func TestNoScriptStartsPastTheLease(t *testing.T) {
+	for _, stage := range []hook.Stage{hook.PreAcq, hook.PostAcq} {
+		b := newBench(t.Context(), hclog.NewNullLogger())
+		var before, after error
+		b.hooks.do[stage] = func(ctx context.Context, run hook.Run) ([]hook.Result, error) {
+			before = run.Allowed()
+			now := b.x.keeper.now
+			b.x.keeper.now = func() clock.Instant { return now().Add(time.Hour) }
+			after = run.Allowed()
+			b.x.keeper.now = now
+			return nil, ctx.Err()
+		}
+		b.acquire(t, "192.0.2.1")
+		if before != nil || !errors.Is(after, errLeaseOver) {
+			t.Errorf("%s may run: within the lease %v, past it %v", stage, before, after)
+		}
+	}
+	// What gives back runs whether the lease lasts or not.
+	b := newBench(t.Context(), hclog.NewNullLogger())
+	epoch := b.acquire(t, "192.0.2.1")
+	why := errors.New("PostRel was not run")
+	b.hooks.do[hook.PostRel] = func(_ context.Context, run hook.Run) ([]hook.Result, error) {
+		now := b.x.keeper.now
+		b.x.keeper.now = func() clock.Instant { return now().Add(time.Hour) }
+		why = run.Allowed()
+		return nil, nil
+	}
+	b.giveBack(t, epoch)
+	if why != nil {
+		t.Error(why)
 	}
 }
 

@@ -46,6 +46,17 @@ type Run struct {
 	Event Event
 	VIP   netip.Addr // $2 and HAD_VIP, bare
 	Env   Env
+
+	// Allowed is asked right before a script is started, after everything that
+	// may take time; its error keeps the script from running. nil: all may run.
+	Allowed func() error
+}
+
+func (r Run) allowed() error {
+	if r.Allowed == nil {
+		return nil
+	}
+	return r.Allowed()
 }
 
 // Env is what scripts are told beyond their arguments.

@@ -153,9 +153,12 @@ func (r *Runner) script(ctx context.Context, run Run, s Script) (Result, error) 
 	var errs []error
 	switch {
 	case err == nil:
-		errs = append(errs,
-			r.record(ctx, func(ctx context.Context) error { return r.config.Recorder.Started(ctx, running) }),
-			r.execute(ctx, run.arguments(), run.environ(running.ID), s, file, deadline, &result))
+		errs = append(errs, r.record(ctx, func(ctx context.Context) error { return r.config.Recorder.Started(ctx, running) }))
+		if why := run.allowed(); why != nil {
+			result.Outcome, result.Err = Canceled, "not started: "+why.Error()
+			break
+		}
+		errs = append(errs, r.execute(ctx, run.arguments(), run.environ(running.ID), s, file, deadline, &result))
 	case ctx.Err() != nil:
 		result.Outcome, result.Err = Canceled, "not started: "+context.Cause(ctx).Error()
 	case errors.Is(err, context.DeadlineExceeded):

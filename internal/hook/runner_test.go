@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"runtime"
 	"slices"
 	"strings"
@@ -171,6 +172,39 @@ func TestCanceledContextStartsNothing(t *testing.T) {
 	results, err := f.runner(long).Stage(ctx, Run{Stage: PreRel, Event: Release, VIP: testVIP()})
 	if len(results) != 0 || err == nil || !strings.Contains(err.Error(), "the lease ended") {
 		t.Errorf("Stage = %v, %v", results, err)
+	}
+}
+
+// Vetting and recording take time; what allows a stage is asked after them,
+// before each script.
+func TestWhatIsNoLongerAllowedIsNotStarted(t *testing.T) {
+	f := newFixture(t)
+	marks := t.TempDir()
+	for _, name := range []string{"PostAcq1", "PostAcq2"} {
+		f.script(name, "touch "+filepath.Join(marks, name))
+	}
+	var asked []string
+	results, err := f.runner(long).Stage(t.Context(), Run{
+		Stage: PostAcq, Event: Acquire, VIP: testVIP(),
+		Allowed: func() error {
+			asked = append(asked, f.record[len(f.record)-1])
+			if len(asked) > 1 {
+				return errors.New("the lease is over")
+			}
+			return nil
+		},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(results) != 2 || !results[0].OK() || results[1].Outcome != Canceled || results[1].Err != "not started: the lease is over" {
+		t.Errorf("results = %+v", results)
+	}
+	if want := []string{"started PostAcq1", "started PostAcq2"}; !slices.Equal(asked, want) {
+		t.Errorf("asked after %q, want %q", asked, want)
+	}
+	if ran, _ := os.ReadDir(marks); len(ran) != 1 {
+		t.Errorf("%d scripts ran, want the first", len(ran))
 	}
 }
 

@@ -97,7 +97,6 @@ func (r *runner) Stage(ctx context.Context, run hook.Run) ([]hook.Result, error)
 		return nil, fmt.Errorf("run %s for %s: %w", run.Stage, run.VIP, context.Cause(ctx))
 	}
 	s := r.p.h.scripts
-	r.p.h.w.checker.hookBegins(r.p, run)
 	id, script, took, fails := s.begin(run.Stage)
 	running := hook.Running{
 		ID: id, Stage: run.Stage, Event: run.Event, Script: script, VIP: run.VIP,
@@ -117,6 +116,14 @@ func (r *runner) Stage(ctx context.Context, run hook.Run) ([]hook.Result, error)
 			return []hook.Result{result}, r.journal.Finished(ctx, running, result)
 		}
 	}
+	if run.Allowed != nil {
+		if why := run.Allowed(); why != nil {
+			s.kill(id)
+			result.Outcome, result.Err = hook.Canceled, "not started: "+why.Error()
+			return []hook.Result{result}, r.journal.Finished(ctx, running, result)
+		}
+	}
+	r.p.h.w.checker.hookBegins(r.p, run)
 	err := wait(ctx, min(took, hookTimeout), r.p.dead)
 	switch {
 	case errors.Is(err, errDead):

@@ -1,0 +1,136 @@
+package cluster
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/raft"
+)
+
+// errHandingOn is what a leader says to commands while it hands on its office:
+// a successor that lacked one could not win.
+var errHandingOn = fmt.Errorf("%w any longer: it is handing leadership on", ErrNotLeader)
+
+// replicated is what the followers are known to have of a leader's log.
+type replicated struct {
+	mu    sync.Mutex
+	term  uint64
+	upTo  map[raft.ServerID]uint64
+	grown chan struct{} // closed and replaced when it is more
+}
+
+func newReplicated() *replicated { return &replicated{grown: make(chan struct{})} }
+
+// acknowledged notes that a follower has taken a message of a term.
+func (r *replicated) acknowledged(id raft.ServerID, args *raft.AppendEntriesRequest) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if args.Term < r.term {
+		return
+	}
+	if args.Term > r.term {
+		r.term, r.upTo = args.Term, map[raft.ServerID]uint64{}
+	}
+	if last := args.PrevLogEntry + uint64(len(args.Entries)); last > r.upTo[id] {
+		r.upTo[id] = last
+		close(r.grown)
+		r.grown = make(chan struct{})
+	}
+}
+
+// by returns up to which entry a follower has the log of a term, and a channel
+// that is closed when somebody has more.
+func (r *replicated) by(id raft.ServerID, term uint64) (uint64, <-chan struct{}) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.term != term {
+		return 0, r.grown
+	}
+	return r.upTo[id], r.grown
+}
+
+// Transfer hands leadership to a node and waits until this one doesn't lead
+// any more (Raft dissertation, §3.10): it takes no more commands, waits until
+// that node has all it took before, and has it stand for election at once. raft
+// has a transfer of its own, which may never end (raft#696).
+func (n *Node) Transfer(ctx context.Context, to string) error {
+	id, ok := n.ids[to]
+	if !ok {
+		return fmt.Errorf("hand leadership to %q: no such node", to)
+	}
+	if to == n.cfg.Instance.GetNode() {
+		return fmt.Errorf("hand leadership to %s: that is this node", to)
+	}
+	if !n.handingOn.CompareAndSwap(false, true) {
+		return fmt.Errorf("hand leadership to %s: it is being handed on already", to)
+	}
+	defer n.handingOn.Store(false)
+	ctx, cancel := context.WithTimeoutCause(ctx, n.handOverLimit(), errors.New("it took too long"))
+	defer cancel()
+	if err := n.transfer(ctx, id, raft.ServerAddress(to)); err != nil {
+		return fmt.Errorf("hand leadership to %s: %w", to, err)
+	}
+	return nil
+}
+
+// handOverLimit is how long no command is taken for a hand-over: a lease that
+// isn't renewed meanwhile outlives one that fails.
+func (n *Node) handOverLimit() time.Duration {
+	t := n.cfg.Timing
+	return (t.TTL - t.Margin - t.Renew) * 2 / 3
+}
+
+func (n *Node) transfer(ctx context.Context, id raft.ServerID, to raft.ServerAddress) error {
+	term := n.raft.CurrentTerm()
+	for {
+		if !n.inOffice(term) {
+			return ErrNotLeader
+		}
+		has, more := n.replicated.by(id, term)
+		if has >= n.raft.LastIndex() {
+			break
+		}
+		if err := n.wait(ctx, more); err != nil {
+			return fmt.Errorf("wait until it has the whole log: %w", err)
+		}
+	}
+	asked := make(chan error, 1)
+	go func() { // ends with the transport's own patience
+		request := &raft.TimeoutNowRequest{RPCHeader: raft.RPCHeader{ProtocolVersion: raft.ProtocolVersionMax}}
+		asked <- n.transport.TimeoutNow(id, to, request, &raft.TimeoutNowResponse{})
+	}()
+	select {
+	case err := <-asked:
+		if err != nil {
+			return fmt.Errorf("ask it to stand for election: %w", err)
+		}
+	case <-ctx.Done():
+		return fmt.Errorf("%w: ask it to stand for election: %w", ErrOutcomeUnknown, context.Cause(ctx))
+	}
+	defer n.signal()
+	for {
+		changed := n.LeadershipChanged()
+		if !n.inOffice(term) {
+			return nil
+		}
+		if err := n.wait(ctx, changed); err != nil {
+			return fmt.Errorf("%w: wait until it is elected: %w", ErrOutcomeUnknown, err)
+		}
+	}
+}
+
+// wait returns when a channel delivers, and with an error when ctx or this node
+// ends before.
+func (n *Node) wait(ctx context.Context, news <-chan struct{}) error {
+	select {
+	case <-news:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	case <-n.stopped:
+		return errors.New("the node is stopping")
+	}
+}
