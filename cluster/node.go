@@ -481,11 +481,11 @@ func (n *Node) inOffice(term uint64) bool {
 }
 
 // beat has a leader send a heartbeat to every follower now: that is how raft
-// asks them whether it leads. It waits for the answer, whatever that is: with
-// many questions open, raft can't end (hashicorp/raft, verifyFuture.vote).
-func (n *Node) beat() {
+// asks them whether it leads. It waits for the answer, whatever that is, but not
+// for ever: with many questions open, raft can't end (verifyFuture.vote).
+func (n *Node) beat(ctx context.Context) {
 	if n.raft.State() == raft.Leader && !n.logs.stuck(n.cfg.Timing.Detect/2) {
-		_ = n.raft.VerifyLeader().Error()
+		_ = n.await(ctx, n.raft.VerifyLeader(), n.cfg.Timing.TTL)
 	}
 }
 

@@ -171,7 +171,7 @@ func (p *pace) hurry() time.Duration {
 // run has the leader send heartbeats at the pace of the most impatient
 // follower until ctx ends. All nodes should have the same detect, and don't
 // while an operator changes it on one after the other.
-func (p *pace) run(ctx context.Context, beat func()) {
+func (p *pace) run(ctx context.Context, beat func(context.Context)) {
 	for {
 		var next <-chan time.Time // never, while raft's own pace is enough
 		if every := p.hurry(); every > 0 {
@@ -182,7 +182,7 @@ func (p *pace) run(ctx context.Context, beat func()) {
 			return
 		case <-p.news:
 		case <-next:
-			beat()
+			beat(ctx)
 		}
 	}
 }
