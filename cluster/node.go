@@ -199,6 +199,7 @@ func (n *Node) close() error {
 	if c, ok := n.cfg.Transport.(raft.WithClose); ok {
 		errs = append(errs, c.Close())
 	}
+	n.detect.pace.wait()
 	if !waitFuture(n.raft.Shutdown(), 5*time.Second) {
 		return errors.Join(append(errs, errors.New("stop raft: it didn't within 5 s"))...)
 	}
@@ -480,13 +481,22 @@ func (n *Node) inOffice(term uint64) bool {
 	return r != nil && r.State() == raft.Leader && r.CurrentTerm() == term
 }
 
-// beat has a leader send a heartbeat to every follower now: that is how raft
-// asks them whether it leads. It waits for the answer, whatever that is, but not
-// for ever: with many questions open, raft can't end (verifyFuture.vote).
-func (n *Node) beat(ctx context.Context) {
-	if n.raft.State() == raft.Leader && !n.logs.stuck(n.cfg.Timing.Detect/2) {
-		_ = n.await(ctx, n.raft.VerifyLeader(), n.cfg.Timing.TTL)
+// beat has a leader send a heartbeat to a follower, as raft's are, and waits for
+// the answer. (raft sends some when it is asked whether it leads, but may never
+// answer that: raft#498.)
+func (n *Node) beat(id raft.ServerID) {
+	term, to := n.raft.CurrentTerm(), raft.ServerAddress(n.names[id])
+	if !n.inOffice(term) || n.logs.stuck(n.cfg.Timing.Detect/2) {
+		return
 	}
+	self := n.cfg.Instance
+	header := raft.RPCHeader{
+		ProtocolVersion: raft.ProtocolVersionMax, ID: []byte(self.GetNodeId()),
+		Addr: n.transport.EncodePeer(raft.ServerID(self.GetNodeId()), raft.ServerAddress(self.GetNode())),
+	}
+	// send notes what comes of it, and that is all there is to do: an answer of a
+	// later term is raft's to hear.
+	_ = n.transport.send(id, to, &raft.AppendEntriesRequest{RPCHeader: header, Term: term}, new(raft.AppendEntriesResponse))
 }
 
 func (n *Node) mayStand() bool {

@@ -33,6 +33,7 @@ type pace struct {
 	detect time.Duration // this node's
 	met    chan struct{} // capacity 1: somebody answers whose detect isn't known
 	news   chan struct{} // capacity 1: what is known of a detect has changed
+	beats  sync.WaitGroup
 
 	mu    sync.Mutex
 	peers map[raft.ServerID]*paced
@@ -61,8 +62,8 @@ func (p *pace) of(id raft.ServerID) *paced {
 	return f
 }
 
-// wait returns how long a heartbeat of a term is to be held back. mu is held.
-func (p *pace) wait(f *paced, term uint64) time.Duration {
+// left returns how long a heartbeat of a term is to be held back. mu is held.
+func (p *pace) left(f *paced, term uint64) time.Duration {
 	if f.detect == 0 || f.term != term {
 		return 0
 	}
@@ -83,7 +84,7 @@ func (p *pace) answered(id raft.ServerID, term uint64, sent time.Time) {
 	}
 	again := f.held != nil && f.term == term
 	f.term, f.sent = term, sent
-	if left := p.wait(f, term); again && left > 0 {
+	if left := p.left(f, term); again && left > 0 {
 		f.held.Reset(left)
 	}
 }
@@ -129,7 +130,7 @@ func (p *pace) hold(id raft.ServerID, term uint64, inOffice func(term uint64) bo
 	for {
 		p.mu.Lock()
 		f := p.of(id)
-		left := p.wait(f, term)
+		left := p.left(f, term)
 		if left <= 0 {
 			p.mu.Unlock()
 			return true
@@ -149,40 +150,54 @@ func (p *pace) hold(id raft.ServerID, term uint64, inOffice func(term uint64) bo
 	}
 }
 
-// hurry returns how often the most impatient follower needs a heartbeat when
-// it is more impatient than this node, whose raft has only one pace for all;
-// 0: none is. A fifth of its detect is what a leader of its own kind would let
-// pass.
-func (p *pace) hurry() time.Duration {
+// impatient returns the followers whose detect is shorter than this node's, whose
+// raft has only one pace for all, and how often the shortest calls for a
+// heartbeat: a fifth of it is what a leader of its own kind would let pass.
+func (p *pace) impatient() (followers []raft.ServerID, every time.Duration) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	least := p.detect
-	for _, f := range p.peers {
-		if f.detect > 0 {
-			least = min(least, f.detect)
+	for id, f := range p.peers {
+		if f.detect > 0 && f.detect < p.detect {
+			followers, least = append(followers, id), min(least, f.detect)
 		}
 	}
-	if least == p.detect {
-		return 0
-	}
-	return least / 5
+	return followers, least / 5
 }
 
-// run has the leader send heartbeats at the pace of the most impatient
-// follower until ctx ends. All nodes should have the same detect, and don't
-// while an operator changes it on one after the other.
-func (p *pace) run(ctx context.Context, beat func(context.Context)) {
+// run has the leader send heartbeats to impatient followers until ctx ends. All
+// nodes should have the same detect, and don't while an operator changes it on
+// one after the other. beat returns when the follower has answered, or failed to;
+// wait joins those that are still under way then.
+func (p *pace) run(ctx context.Context, beat func(raft.ServerID)) {
+	waiting := map[raft.ServerID]chan struct{}{} // for an answer, until it is closed
 	for {
 		var next <-chan time.Time // never, while raft's own pace is enough
-		if every := p.hurry(); every > 0 {
+		followers, every := p.impatient()
+		if len(followers) > 0 {
 			next = time.After(every)
 		}
 		select {
 		case <-ctx.Done():
 			return
 		case <-p.news:
+			continue
 		case <-next:
-			beat(ctx)
+		}
+		for _, id := range followers {
+			select {
+			case <-waiting[id]:
+			default:
+				if waiting[id] != nil {
+					continue
+				}
+			}
+			answered := make(chan struct{})
+			waiting[id] = answered
+			p.beats.Go(func() { beat(id); close(answered) })
 		}
 	}
 }
+
+// wait returns when no heartbeat of run's is under way any more. run has ended.
+func (p *pace) wait() { p.beats.Wait() }
