@@ -13,7 +13,7 @@ func TestMemoryIsTakenAndGivenBack(t *testing.T) {
 	must(t, CanSqueeze())
 	// It asks for a megabyte after another, as soon as it is told to.
 	greedy := filepath.Join(t.TempDir(), "had")
-	must(t, os.WriteFile(greedy, []byte("#!/bin/sh\ntrap 'while :; do x=$x$(head -c 1000000 /dev/zero | tr \"\\0\" x); done' USR1\n: >ready\nwhile :; do sleep 0.01; done\n"), 0o700))
+	must(t, os.WriteFile(greedy, []byte("#!/bin/sh\ntrap 'while :; do x=$x$(head -c 1000000 /dev/zero | tr \"\\0\" x); done' USR1\nwhile :; do sleep 0.01; done\n"), 0o700))
 	dir := t.TempDir()
 	l := newLab(t, Config{HadBinary: greedy, Dir: dir})
 	alpha := l.Host("alpha")
