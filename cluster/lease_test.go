@@ -75,7 +75,7 @@ func TestTimingFollowsFromDetect(t *testing.T) {
 	for _, ms := range []int64{100, 200, 500, 1000, 5000} {
 		detect := time.Duration(ms) * time.Millisecond
 		d := TimingFor(detect)
-		if d.TTL != 3*detect/2 || d.Renew > 2*detect/3 || d.Heartbeat != d.TTL || d.Election != d.TTL || d.LeaderLease != d.TTL {
+		if d.TTL != 3*detect/2 || d.Renew != min(2*detect/3, (d.TTL-d.Margin)/2) || d.Heartbeat != d.TTL || d.Election != d.TTL || d.LeaderLease != d.TTL {
 			t.Errorf("detect %v gives %+v", detect, d)
 		}
 		if d.Margin < 20*time.Millisecond || d.Margin < d.TTL/20 || d.Margin+2*d.Renew > d.TTL {
