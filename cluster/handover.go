@@ -14,6 +14,54 @@ import (
 // a successor that lacked one could not win.
 var errHandingOn = fmt.Errorf("%w any longer: it is handing leadership on", ErrNotLeader)
 
+// entrance is where commands go into raft. Once it is shut and the last one
+// inside has left, no other comes.
+type entrance struct {
+	mu     sync.Mutex
+	inside int
+	empty  chan struct{} // nil: open; closed when it is shut and nobody is inside
+}
+
+// enter lets one in, who leaves as soon as raft has taken the command.
+func (e *entrance) enter() error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.empty != nil {
+		return errHandingOn
+	}
+	e.inside++
+	return nil
+}
+
+func (e *entrance) leave() {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.inside--; e.inside == 0 && e.empty != nil {
+		close(e.empty)
+	}
+}
+
+// shut lets nobody in until open. The channel is closed when nobody is inside;
+// it is nil if somebody else has shut it.
+func (e *entrance) shut() <-chan struct{} {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.empty != nil {
+		return nil
+	}
+	e.empty = make(chan struct{})
+	if e.inside == 0 {
+		close(e.empty)
+	}
+	return e.empty
+}
+
+func (e *entrance) open() {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.empty = nil
+}
+
 // replicated is what the followers are known to have of a leader's log.
 type replicated struct {
 	mu    sync.Mutex
@@ -64,13 +112,14 @@ func (n *Node) Transfer(ctx context.Context, to string) error {
 	if to == n.cfg.Instance.GetNode() {
 		return fmt.Errorf("hand leadership to %s: that is this node", to)
 	}
-	if !n.handingOn.CompareAndSwap(false, true) {
+	empty := n.entrance.shut()
+	if empty == nil {
 		return fmt.Errorf("hand leadership to %s: it is being handed on already", to)
 	}
-	defer n.handingOn.Store(false)
+	defer n.entrance.open()
 	ctx, cancel := context.WithTimeoutCause(ctx, n.handOverLimit(), errors.New("it took too long"))
 	defer cancel()
-	if err := n.transfer(ctx, id, raft.ServerAddress(to)); err != nil {
+	if err := n.transfer(ctx, id, raft.ServerAddress(to), empty); err != nil {
 		return fmt.Errorf("hand leadership to %s: %w", to, err)
 	}
 	return nil
@@ -83,8 +132,19 @@ func (n *Node) handOverLimit() time.Duration {
 	return (t.TTL - t.Margin - t.Renew) * 2 / 3
 }
 
-func (n *Node) transfer(ctx context.Context, id raft.ServerID, to raft.ServerAddress) error {
+func (n *Node) transfer(ctx context.Context, id raft.ServerID, to raft.ServerAddress, empty <-chan struct{}) error {
 	term := n.raft.CurrentTerm()
+	if !n.inOffice(term) {
+		return ErrNotLeader
+	}
+	if err := n.wait(ctx, empty); err != nil {
+		return fmt.Errorf("wait until raft has taken the last command: %w", err)
+	}
+	// What raft has taken is in its log only after its disk's answer. A barrier
+	// comes after all of it.
+	if err := n.await(ctx, n.raft.Barrier(n.handOverLimit()), n.handOverLimit()); err != nil {
+		return fmt.Errorf("commit the last command: %w", err)
+	}
 	for {
 		if !n.inOffice(term) {
 			return ErrNotLeader

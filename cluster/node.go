@@ -70,7 +70,7 @@ type Node struct {
 	transport  *carefulTransport
 	replicated *replicated
 	contact    atomic.Pointer[raft.Raft] // raft, for what runs before Open returns
-	handingOn  atomic.Bool               // leadership is being handed on: no command is taken
+	entrance   entrance                  // of commands into raft
 	lastLease  atomic.Int64              // clock.Instant: `s`, see LastLease
 	fatal      chan error                // capacity 1
 	stopped    chan struct{}
@@ -372,11 +372,13 @@ func (n *Node) Confirmed() clock.Instant {
 
 // Confirm commits a barrier: the state applied here is current as of the call.
 func (n *Node) Confirm(ctx context.Context) error {
-	if n.handingOn.Load() {
-		return errHandingOn
-	}
 	t0 := n.cfg.Clock()
-	err := n.await(ctx, n.raft.Barrier(n.cfg.Timing.TTL), 2*n.cfg.Timing.TTL)
+	if err := n.entrance.enter(); err != nil {
+		return err
+	}
+	f := n.raft.Barrier(n.cfg.Timing.TTL)
+	n.entrance.leave()
+	err := n.await(ctx, f, 2*n.cfg.Timing.TTL)
 	n.watchStuck(err)
 	if err != nil {
 		return err
@@ -400,11 +402,12 @@ func (n *Node) Propose(ctx context.Context, cmd *hadv1.Command) (Verdict, error)
 	if err != nil {
 		return Verdict{}, err
 	}
-	if n.handingOn.Load() {
-		return Verdict{}, errHandingOn
-	}
 	t0 := n.cfg.Clock()
+	if err := n.entrance.enter(); err != nil {
+		return Verdict{}, err
+	}
 	f := n.raft.Apply(data, 2*n.cfg.Timing.TTL)
+	n.entrance.leave()
 	err = n.await(ctx, f, max(5*time.Second, 2*n.cfg.Timing.TTL))
 	n.watchStuck(err)
 	if err != nil {

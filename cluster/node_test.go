@@ -132,6 +132,51 @@ func TestTransferToANodeThatDoesNotAnswer(t *testing.T) {
 	})
 }
 
+// slowLog is a disk that takes its time.
+type slowLog struct{ raft.LogStore }
+
+func (s slowLog) StoreLogs(logs []*raft.Log) error {
+	time.Sleep(3 * time.Millisecond)
+	return s.LogStore.StoreLogs(logs)
+}
+
+func (s slowLog) StoreLog(l *raft.Log) error { return s.StoreLogs([]*raft.Log{l}) }
+
+// A command that raft has taken and that is still on its way to the disk when
+// leadership is handed on must not leave the successor without it: it could
+// not win.
+func TestTransferWaitsForCommandsUnderWay(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := startNodes(t, dataNodes(), detect)
+		for name, h := range c.hosts {
+			if err := c.crash(name); err != nil {
+				t.Fatal(err)
+			}
+			h.storage.Log = slowLog{h.storage.Log}
+			c.start(name)
+		}
+		for n := range 5 {
+			lead := c.leader()
+			to := c.others(lead)[0]
+			committed := make(chan error, 1)
+			go func() {
+				_, err := c.hosts[lead].Propose(t.Context(), policyCmd(uint64(n), fmt.Sprint(n)))
+				committed <- err
+			}()
+			time.Sleep(time.Millisecond)
+			if err := c.hosts[lead].Transfer(t.Context(), to); err != nil {
+				t.Fatal(err)
+			}
+			if err := <-committed; err != nil {
+				t.Errorf("the command under way: %v", err)
+			}
+			if got := c.leader(); got != to {
+				t.Fatalf("%s leads, want %s", got, to)
+			}
+		}
+	})
+}
+
 func TestLastLeaseMovesWithLeaseEntriesAlone(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := startNodes(t, dataNodes(), detect)
