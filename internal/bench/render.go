@@ -142,7 +142,7 @@ func faultSections(r *Report) string {
 	fmt.Fprintf(&b, `## Faults
 
 Times in ms, as median / p95 / max. **No answer** is the longest time between two
-answers that the client had, of which it asks for one each millisecond. **Two
+answers that the client had, of which it asks for two each millisecond. **Two
 answered** says in how many trials two hosts answered for the address, and for
 how long at most. A fault is mended %g s after the takeover: where two hosts
 answer for that long, they do so until somebody mends it.
@@ -351,7 +351,7 @@ are installed, without hooks or check scripts. Trials of all subjects take turns
 so that a busy moment of the machine hits them alike; a fault comes at a random
 moment within a second, when all is well.
 
-- **The client** asks each address once a millisecond over UDP, through its
+- **The client** asks each address twice a millisecond over UDP, through its
   kernel's neighbour cache: a gap is the time between two answers.
 - **Who answers** is asked of every server at once, each millisecond, on its own
   switch port, so that a partition hides nobody; answers count in the order of

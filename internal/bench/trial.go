@@ -17,6 +17,9 @@ const (
 	hold = time.Second
 	// calm is how long a cluster is watched at least after a fault is mended.
 	calm = time.Second
+	// asking is the time between two requests of the client: what it adds to a
+	// gap must be small beside the shortest ones, of some milliseconds.
+	asking = 500 * time.Microsecond
 	// spread is the time within which the moment of a fault is chosen; it is
 	// no shorter than the longest period of any subject.
 	spread = time.Second
@@ -42,7 +45,7 @@ func (c *site) watch(ctx context.Context, owner *lab.Host) (_ *watch, err error)
 		return nil, err
 	}
 	for _, vip := range c.vips {
-		if w.clients[vip], err = c.lab.Client.Measure(lab.ClientConfig{Target: vip}); err != nil {
+		if w.clients[vip], err = c.lab.Client.Measure(lab.ClientConfig{Target: vip, Every: asking}); err != nil {
 			delete(w.clients, vip)
 			return nil, err
 		}
@@ -180,7 +183,7 @@ func (w *watch) judge(ctx context.Context, t *Trial, struck, mended time.Time) e
 }
 
 // clientStalled reports whether it was rather the client that stood still: it
-// asked less than half as often as once a millisecond.
+// asked less than half as often as it should.
 func clientStalled(g lab.Gap) bool {
-	return g.Duration() > 10*time.Millisecond && time.Duration(g.Sent)*time.Millisecond < g.Duration()/2
+	return g.Duration() > 10*time.Millisecond && time.Duration(g.Sent)*asking < g.Duration()/2
 }

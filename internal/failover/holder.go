@@ -145,7 +145,10 @@ func (h *holder) put(ctx context.Context, epoch uint64, addrs []vip.Address) (go
 			return nil, fmt.Errorf("set %s: it was not admitted for epoch %d", a, epoch)
 		}
 	}
-	if _, err := h.set(ctx, addrs); err != nil {
+	told := h.announceAhead(ctx, addrs)
+	_, err = h.set(ctx, addrs)
+	told()
+	if err != nil {
 		return nil, err
 	}
 	gone = slices.DeleteFunc(slices.Clone(h.noted), func(old vip.Address) bool {
@@ -188,6 +191,25 @@ const (
 	announceBatch = 128
 	announcePause = time.Millisecond
 )
+
+// announceAhead tells the neighbours of addresses that are about to be put into
+// the kernel, which takes some tenths of a millisecond: their next packets then
+// come here, and nobody else answers for the addresses any more. The caller holds
+// mu, and announces again when they are there. The function returned waits until
+// it is done.
+func (h *holder) announceAhead(ctx context.Context, addrs []vip.Address) func() {
+	_, until, ok := h.lease.Held()
+	if !ok || !h.now().Before(until.Add(-h.lead)) || len(h.held) > 0 || len(addrs) > announceBatch {
+		return func() {}
+	}
+	var telling sync.WaitGroup
+	telling.Go(func() {
+		if err := h.kernel.Announce(ctx, addrs); err != nil {
+			h.logger.Debug("the addresses were not announced ahead", "error", err)
+		}
+	})
+	return telling.Wait
+}
 
 // announce tells the neighbours of what is held, unless the lease is over. A
 // daemon that was stopped and wakes up much later still believes that it

@@ -50,16 +50,43 @@ func TestNothingIsAnnouncedAfterTheLease(t *testing.T) {
 	if err := bringUp(t.Context(), h, 7, []vip.Address{{Interface: "eth0"}}); err != nil {
 		t.Fatal(err)
 	}
+	if kernel.announced != 1 {
+		t.Errorf("while they were put into the kernel the addresses were announced %d times, want once", kernel.announced)
+	}
 	for _, step := range []struct {
 		after time.Duration
 		want  int
-	}{{0, 1}, {time.Second - 1, 2}, {1, 2}, {time.Minute, 2}} {
+	}{{0, 2}, {time.Second - 1, 3}, {1, 3}, {time.Minute, 3}} {
 		now = now.Add(step.after)
 		if err := h.announce(t.Context()); err != nil {
 			t.Fatal(err)
 		}
 		if kernel.announced != step.want {
 			t.Errorf("%v later the addresses had been announced %d times, want %d", step.after, kernel.announced, step.want)
+		}
+	}
+}
+
+// A daemon that was stopped on its way to the kernel tells nobody of addresses
+// that it may not have any more.
+func TestNothingIsAnnouncedAheadAfterTheLease(t *testing.T) {
+	start := clock.Instant(0).Add(time.Hour)
+	for after, want := range map[time.Duration]int{0: 1, time.Second - 2: 1, time.Second - 1: 0, time.Minute: 0} {
+		now := start
+		kernel := &countingKernel{}
+		lease := new(cluster.Lease)
+		h := &holder{kernel: kernel, lease: lease, now: func() clock.Instant { return now }, lead: 1}
+		lease.Grant(7, now, time.Second)
+		addrs := []vip.Address{{Interface: "eth0"}}
+		if err := h.admit(t.Context(), 7, addrs); err != nil {
+			t.Fatal(err)
+		}
+		now = start.Add(after)
+		if err := h.raise(t.Context(), 7, addrs); err != nil {
+			t.Fatal(err)
+		}
+		if kernel.announced != want {
+			t.Errorf("%v after the lease had begun the addresses were announced %d times, want %d", after, kernel.announced, want)
 		}
 	}
 }
