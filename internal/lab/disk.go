@@ -17,8 +17,9 @@ import (
 // clears itself when it is unmounted, so nothing of it outlives the lab's
 // process, unless that is killed while the disk is stalled.
 type disk struct {
-	image  string
-	broken bool
+	image   string
+	broken  bool
+	stalled bool
 }
 
 const (
@@ -127,8 +128,12 @@ func (h *Host) onDisk(what string, f func(dir *os.File) error) error {
 // fillerName is the file that takes the space of a full disk.
 const fillerName = "filler"
 
-// FillDisk leaves no space on the data folder's disk.
+// FillDisk leaves no space on the data folder's disk. To one that is stalled it
+// does nothing: that would have this process wait, too.
 func (h *Host) FillDisk() error {
+	if h.disk != nil && h.disk.stalled {
+		return nil
+	}
 	return h.onDisk("fill the disk", func(dir *os.File) error {
 		f, err := os.OpenFile(filepath.Join(dir.Name(), fillerName), os.O_CREATE|os.O_WRONLY, 0o600)
 		if err != nil {
@@ -151,6 +156,7 @@ func (h *Host) FillDisk() error {
 // of SIGKILL, until MendDisk.
 func (h *Host) StallDisk() error {
 	return h.onDisk("stall the disk", func(dir *os.File) error {
+		h.disk.stalled = true
 		return ignore(unix.EBUSY, unix.IoctlSetInt(int(dir.Fd()), fiFreeze, 0)) // EBUSY: it is stalled
 	})
 }
@@ -184,7 +190,9 @@ func (h *Host) MendDisk(ctx context.Context) error {
 
 func (h *Host) thawDisk() error {
 	return h.onDisk("let the disk go on", func(dir *os.File) error {
-		return ignore(unix.EINVAL, unix.IoctlSetInt(int(dir.Fd()), fiThaw, 0)) // EINVAL: it goes on
+		err := ignore(unix.EINVAL, unix.IoctlSetInt(int(dir.Fd()), fiThaw, 0)) // EINVAL: it goes on
+		h.disk.stalled = h.disk.stalled && err != nil
+		return err
 	})
 }
 

@@ -60,6 +60,7 @@ func TestStalledDiskGoesOnAtTheEnd(t *testing.T) {
 	must(t, err)
 	alpha := l.Host("alpha")
 	must(t, alpha.StallDisk())
+	must(t, alpha.FillDisk()) // nobody here may wait for it
 	p, err := alpha.Start(filepath.Join(alpha.Dir(), "out"), "sh", "-c", "echo x >"+filepath.Join(alpha.DataDir(), "file"))
 	must(t, err)
 	deadline := time.Now().Add(testTimeout)
