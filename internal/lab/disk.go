@@ -128,10 +128,10 @@ func (h *Host) onDisk(what string, f func(dir *os.File) error) error {
 // fillerName is the file that takes the space of a full disk.
 const fillerName = "filler"
 
-// FillDisk leaves no space on the data folder's disk. To one that is stalled it
-// does nothing: that would have this process wait, too.
+// FillDisk leaves no space on the data folder's disk. To one that is broken it
+// does nothing, and to one that is stalled: that would have this process wait.
 func (h *Host) FillDisk() error {
-	if h.disk != nil && h.disk.stalled {
+	if h.disk != nil && (h.disk.broken || h.disk.stalled) {
 		return nil
 	}
 	return h.onDisk("fill the disk", func(dir *os.File) error {
@@ -153,8 +153,11 @@ func (h *Host) FillDisk() error {
 }
 
 // StallDisk makes every write to the data folder's disk wait, beyond the reach
-// of SIGKILL, until MendDisk.
+// of SIGKILL, until MendDisk. A broken disk goes on failing at once.
 func (h *Host) StallDisk() error {
+	if h.disk != nil && h.disk.broken {
+		return nil
+	}
 	return h.onDisk("stall the disk", func(dir *os.File) error {
 		h.disk.stalled = true
 		return ignore(unix.EBUSY, unix.IoctlSetInt(int(dir.Fd()), fiFreeze, 0)) // EBUSY: it is stalled

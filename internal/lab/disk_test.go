@@ -44,6 +44,12 @@ func TestDisksFailAndAreMended(t *testing.T) {
 	if err := writeDurably(alpha, "broken"); !errors.Is(err, syscall.EIO) {
 		t.Errorf("writing to a broken disk: %v", err)
 	}
+	must(t, alpha.FillDisk())
+	must(t, alpha.StallDisk())
+	must(t, alpha.BreakDisk())
+	if err := writeDurably(alpha, "broken"); !errors.Is(err, syscall.EIO) {
+		t.Errorf("writing to a broken disk that was filled and stalled: %v", err)
+	}
 	must(t, alpha.MendDisk(t.Context()))
 	must(t, writeDurably(alpha, "broken"))
 	must(t, alpha.keeper.do(func() error {
