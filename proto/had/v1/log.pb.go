@@ -81,7 +81,71 @@ func (x Evidence_Kind) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Evidence_Kind.Descriptor instead.
 func (Evidence_Kind) EnumDescriptor() ([]byte, []int) {
-	return file_had_v1_log_proto_rawDescGZIP(), []int{8, 0}
+	return file_had_v1_log_proto_rawDescGZIP(), []int{9, 0}
+}
+
+type Secured_Kind int32
+
+const (
+	Secured_KIND_UNSPECIFIED Secured_Kind = 0
+	// The epoch's own guard has proved its volumes unmounted and mounts
+	// nothing of it any more, while had is stopped, stuck or cut off. The guard
+	// tells the other nodes, and any of them passes it on.
+	Secured_KIND_GUARD     Secured_Kind = 1
+	Secured_KIND_FENCED    Secured_Kind = 2 // an agent or command has switched the owner's host off and verified that it is
+	Secured_KIND_WATCHDOG  Secured_Kind = 3 // the owner's watchdog has certainly fired, or its volumes were safe
+	Secured_KIND_RESERVED  Secured_Kind = 4 // the disks refuse the owner's writes: its reservation was preempted
+	Secured_KIND_CONFIRMED Secured_Kind = 5 // an operator has seen that the owner's host is off
+	Secured_KIND_LEASE     Secured_Kind = 6 // lease, grace and margin have passed; best effort
+)
+
+// Enum value maps for Secured_Kind.
+var (
+	Secured_Kind_name = map[int32]string{
+		0: "KIND_UNSPECIFIED",
+		1: "KIND_GUARD",
+		2: "KIND_FENCED",
+		3: "KIND_WATCHDOG",
+		4: "KIND_RESERVED",
+		5: "KIND_CONFIRMED",
+		6: "KIND_LEASE",
+	}
+	Secured_Kind_value = map[string]int32{
+		"KIND_UNSPECIFIED": 0,
+		"KIND_GUARD":       1,
+		"KIND_FENCED":      2,
+		"KIND_WATCHDOG":    3,
+		"KIND_RESERVED":    4,
+		"KIND_CONFIRMED":   5,
+		"KIND_LEASE":       6,
+	}
+)
+
+func (x Secured_Kind) Enum() *Secured_Kind {
+	p := new(Secured_Kind)
+	*p = x
+	return p
+}
+
+func (x Secured_Kind) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (Secured_Kind) Descriptor() protoreflect.EnumDescriptor {
+	return file_had_v1_log_proto_enumTypes[1].Descriptor()
+}
+
+func (Secured_Kind) Type() protoreflect.EnumType {
+	return &file_had_v1_log_proto_enumTypes[1]
+}
+
+func (x Secured_Kind) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use Secured_Kind.Descriptor instead.
+func (Secured_Kind) EnumDescriptor() ([]byte, []int) {
+	return file_had_v1_log_proto_rawDescGZIP(), []int{13, 0}
 }
 
 type Progress_Outcome int32
@@ -120,11 +184,11 @@ func (x Progress_Outcome) String() string {
 }
 
 func (Progress_Outcome) Descriptor() protoreflect.EnumDescriptor {
-	return file_had_v1_log_proto_enumTypes[1].Descriptor()
+	return file_had_v1_log_proto_enumTypes[2].Descriptor()
 }
 
 func (Progress_Outcome) Type() protoreflect.EnumType {
-	return &file_had_v1_log_proto_enumTypes[1]
+	return &file_had_v1_log_proto_enumTypes[2]
 }
 
 func (x Progress_Outcome) Number() protoreflect.EnumNumber {
@@ -133,7 +197,7 @@ func (x Progress_Outcome) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Progress_Outcome.Descriptor instead.
 func (Progress_Outcome) EnumDescriptor() ([]byte, []int) {
-	return file_had_v1_log_proto_rawDescGZIP(), []int{15, 0}
+	return file_had_v1_log_proto_rawDescGZIP(), []int{17, 0}
 }
 
 type HookResult_Outcome int32
@@ -181,11 +245,11 @@ func (x HookResult_Outcome) String() string {
 }
 
 func (HookResult_Outcome) Descriptor() protoreflect.EnumDescriptor {
-	return file_had_v1_log_proto_enumTypes[2].Descriptor()
+	return file_had_v1_log_proto_enumTypes[3].Descriptor()
 }
 
 func (HookResult_Outcome) Type() protoreflect.EnumType {
-	return &file_had_v1_log_proto_enumTypes[2]
+	return &file_had_v1_log_proto_enumTypes[3]
 }
 
 func (x HookResult_Outcome) Number() protoreflect.EnumNumber {
@@ -194,7 +258,7 @@ func (x HookResult_Outcome) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use HookResult_Outcome.Descriptor instead.
 func (HookResult_Outcome) EnumDescriptor() ([]byte, []int) {
-	return file_had_v1_log_proto_rawDescGZIP(), []int{17, 0}
+	return file_had_v1_log_proto_rawDescGZIP(), []int{19, 0}
 }
 
 // Instance is one run of the had daemon. An epoch belongs to exactly one
@@ -284,6 +348,7 @@ type Command struct {
 	//	*Command_MoveEnd
 	//	*Command_Waited
 	//	*Command_Farewell
+	//	*Command_Secured
 	Record        isCommand_Record `protobuf_oneof:"record"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -421,6 +486,15 @@ func (x *Command) GetFarewell() *Farewell {
 	return nil
 }
 
+func (x *Command) GetSecured() *Secured {
+	if x != nil {
+		if x, ok := x.Record.(*Command_Secured); ok {
+			return x.Secured
+		}
+	}
+	return nil
+}
+
 type isCommand_Record interface {
 	isCommand_Record()
 }
@@ -461,6 +535,10 @@ type Command_Farewell struct {
 	Farewell *Farewell `protobuf:"bytes,18,opt,name=farewell,proto3,oneof"`
 }
 
+type Command_Secured struct {
+	Secured *Secured `protobuf:"bytes,19,opt,name=secured,proto3,oneof"`
+}
+
 func (*Command_Birth) isCommand_Record() {}
 
 func (*Command_PolicyApply) isCommand_Record() {}
@@ -478,6 +556,8 @@ func (*Command_MoveEnd) isCommand_Record() {}
 func (*Command_Waited) isCommand_Record() {}
 
 func (*Command_Farewell) isCommand_Record() {}
+
+func (*Command_Secured) isCommand_Record() {}
 
 // Birth binds each node's name to the random ID its data folder holds. The
 // first leader commits it; every later one is refused.
@@ -686,6 +766,11 @@ type Terms struct {
 	TtlNs             int64                  `protobuf:"varint,1,opt,name=ttl_ns,json=ttlNs,proto3" json:"ttl_ns,omitempty"`
 	AddressLifetimeNs int64                  `protobuf:"varint,2,opt,name=address_lifetime_ns,json=addressLifetimeNs,proto3" json:"address_lifetime_ns,omitempty"` // kernel valid_lft of the addresses
 	Layers            []string               `protobuf:"bytes,3,rep,name=layers,proto3" json:"layers,omitempty"`                                                   // what ends the lease without had: "lifetime", "guard", "gate"
+	ReleaseGraceNs    int64                  `protobuf:"varint,4,opt,name=release_grace_ns,json=releaseGraceNs,proto3" json:"release_grace_ns,omitempty"`          // the owner may hold everything so much longer than the lease, to stop its services
+	FenceMethods      []string               `protobuf:"bytes,5,rep,name=fence_methods,json=fenceMethods,proto3" json:"fence_methods,omitempty"`                   // the policy's at Acquire, in its order: "agent", "command", "watchdog", "reservation", "confirm", "lease"
+	WatchdogTimeoutNs int64                  `protobuf:"varint,6,opt,name=watchdog_timeout_ns,json=watchdogTimeoutNs,proto3" json:"watchdog_timeout_ns,omitempty"` // the owner's watchdog is armed and fires so long after it was last fed; 0: none is armed
+	VolumeMarginNs    int64                  `protobuf:"varint,7,opt,name=volume_margin_ns,json=volumeMarginNs,proto3" json:"volume_margin_ns,omitempty"`          // how long after its end a lease may still be writing, where time is the evidence
+	ReservationKey    uint64                 `protobuf:"varint,8,opt,name=reservation_key,json=reservationKey,proto3" json:"reservation_key,omitempty"`            // under which the epoch has reserved its disks (SCSI-3); 0: it hasn't
 	unknownFields     protoimpl.UnknownFields
 	sizeCache         protoimpl.SizeCache
 }
@@ -739,6 +824,41 @@ func (x *Terms) GetLayers() []string {
 		return x.Layers
 	}
 	return nil
+}
+
+func (x *Terms) GetReleaseGraceNs() int64 {
+	if x != nil {
+		return x.ReleaseGraceNs
+	}
+	return 0
+}
+
+func (x *Terms) GetFenceMethods() []string {
+	if x != nil {
+		return x.FenceMethods
+	}
+	return nil
+}
+
+func (x *Terms) GetWatchdogTimeoutNs() int64 {
+	if x != nil {
+		return x.WatchdogTimeoutNs
+	}
+	return 0
+}
+
+func (x *Terms) GetVolumeMarginNs() int64 {
+	if x != nil {
+		return x.VolumeMarginNs
+	}
+	return 0
+}
+
+func (x *Terms) GetReservationKey() uint64 {
+	if x != nil {
+		return x.ReservationKey
+	}
+	return 0
 }
 
 type HeldAddress struct {
@@ -801,6 +921,75 @@ func (x *HeldAddress) GetInterface() string {
 	return ""
 }
 
+// HeldVolume is a file system that the owner of an epoch may mount.
+type HeldVolume struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`     // of the volume block
+	Device        string                 `protobuf:"bytes,2,opt,name=device,proto3" json:"device,omitempty"` // what it is on every host: "UUID=…", or the source of a network file system
+	Path          string                 `protobuf:"bytes,3,opt,name=path,proto3" json:"path,omitempty"`     // mount point
+	Fstype        string                 `protobuf:"bytes,4,opt,name=fstype,proto3" json:"fstype,omitempty"` // empty: whatever is on the device
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HeldVolume) Reset() {
+	*x = HeldVolume{}
+	mi := &file_had_v1_log_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HeldVolume) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HeldVolume) ProtoMessage() {}
+
+func (x *HeldVolume) ProtoReflect() protoreflect.Message {
+	mi := &file_had_v1_log_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HeldVolume.ProtoReflect.Descriptor instead.
+func (*HeldVolume) Descriptor() ([]byte, []int) {
+	return file_had_v1_log_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *HeldVolume) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *HeldVolume) GetDevice() string {
+	if x != nil {
+		return x.Device
+	}
+	return ""
+}
+
+func (x *HeldVolume) GetPath() string {
+	if x != nil {
+		return x.Path
+	}
+	return ""
+}
+
+func (x *HeldVolume) GetFstype() string {
+	if x != nil {
+		return x.Fstype
+	}
+	return ""
+}
+
 // Acquire opens an epoch: its log index is the epoch's number (the fencing
 // token). It is refused unless `evidence` accounts for every open epoch.
 type Acquire struct {
@@ -813,13 +1002,14 @@ type Acquire struct {
 	Evidence      []*Evidence            `protobuf:"bytes,6,rep,name=evidence,proto3" json:"evidence,omitempty"`                                // one for each epoch still open
 	Cause         string                 `protobuf:"bytes,7,opt,name=cause,proto3" json:"cause,omitempty"`                                      // why the owner changed, for people
 	MoveOperation string                 `protobuf:"bytes,8,opt,name=move_operation,json=moveOperation,proto3" json:"move_operation,omitempty"` // the MoveOrder this completes, if any
+	Volumes       []*HeldVolume          `protobuf:"bytes,9,rep,name=volumes,proto3" json:"volumes,omitempty"`                                  // all that the epoch may ever mount
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Acquire) Reset() {
 	*x = Acquire{}
-	mi := &file_had_v1_log_proto_msgTypes[7]
+	mi := &file_had_v1_log_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -831,7 +1021,7 @@ func (x *Acquire) String() string {
 func (*Acquire) ProtoMessage() {}
 
 func (x *Acquire) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_log_proto_msgTypes[7]
+	mi := &file_had_v1_log_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -844,7 +1034,7 @@ func (x *Acquire) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Acquire.ProtoReflect.Descriptor instead.
 func (*Acquire) Descriptor() ([]byte, []int) {
-	return file_had_v1_log_proto_rawDescGZIP(), []int{7}
+	return file_had_v1_log_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Acquire) GetTerm() uint64 {
@@ -903,6 +1093,13 @@ func (x *Acquire) GetMoveOperation() string {
 	return ""
 }
 
+func (x *Acquire) GetVolumes() []*HeldVolume {
+	if x != nil {
+		return x.Volumes
+	}
+	return nil
+}
+
 // Evidence says why an epoch that nobody released can be taken for over, or
 // need not be over yet.
 type Evidence struct {
@@ -917,7 +1114,7 @@ type Evidence struct {
 
 func (x *Evidence) Reset() {
 	*x = Evidence{}
-	mi := &file_had_v1_log_proto_msgTypes[8]
+	mi := &file_had_v1_log_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -929,7 +1126,7 @@ func (x *Evidence) String() string {
 func (*Evidence) ProtoMessage() {}
 
 func (x *Evidence) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_log_proto_msgTypes[8]
+	mi := &file_had_v1_log_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -942,7 +1139,7 @@ func (x *Evidence) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Evidence.ProtoReflect.Descriptor instead.
 func (*Evidence) Descriptor() ([]byte, []int) {
-	return file_had_v1_log_proto_rawDescGZIP(), []int{8}
+	return file_had_v1_log_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Evidence) GetEpoch() uint64 {
@@ -986,7 +1183,7 @@ type LeaseRenew struct {
 
 func (x *LeaseRenew) Reset() {
 	*x = LeaseRenew{}
-	mi := &file_had_v1_log_proto_msgTypes[9]
+	mi := &file_had_v1_log_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -998,7 +1195,7 @@ func (x *LeaseRenew) String() string {
 func (*LeaseRenew) ProtoMessage() {}
 
 func (x *LeaseRenew) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_log_proto_msgTypes[9]
+	mi := &file_had_v1_log_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1011,7 +1208,7 @@ func (x *LeaseRenew) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaseRenew.ProtoReflect.Descriptor instead.
 func (*LeaseRenew) Descriptor() ([]byte, []int) {
-	return file_had_v1_log_proto_rawDescGZIP(), []int{9}
+	return file_had_v1_log_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *LeaseRenew) GetTerm() uint64 {
@@ -1047,7 +1244,7 @@ type Waited struct {
 
 func (x *Waited) Reset() {
 	*x = Waited{}
-	mi := &file_had_v1_log_proto_msgTypes[10]
+	mi := &file_had_v1_log_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1059,7 +1256,7 @@ func (x *Waited) String() string {
 func (*Waited) ProtoMessage() {}
 
 func (x *Waited) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_log_proto_msgTypes[10]
+	mi := &file_had_v1_log_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1072,7 +1269,7 @@ func (x *Waited) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Waited.ProtoReflect.Descriptor instead.
 func (*Waited) Descriptor() ([]byte, []int) {
-	return file_had_v1_log_proto_rawDescGZIP(), []int{10}
+	return file_had_v1_log_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Waited) GetTerm() uint64 {
@@ -1102,7 +1299,7 @@ type Farewell struct {
 
 func (x *Farewell) Reset() {
 	*x = Farewell{}
-	mi := &file_had_v1_log_proto_msgTypes[11]
+	mi := &file_had_v1_log_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1114,7 +1311,7 @@ func (x *Farewell) String() string {
 func (*Farewell) ProtoMessage() {}
 
 func (x *Farewell) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_log_proto_msgTypes[11]
+	mi := &file_had_v1_log_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1127,7 +1324,7 @@ func (x *Farewell) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Farewell.ProtoReflect.Descriptor instead.
 func (*Farewell) Descriptor() ([]byte, []int) {
-	return file_had_v1_log_proto_rawDescGZIP(), []int{11}
+	return file_had_v1_log_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Farewell) GetNodeId() string {
@@ -1151,6 +1348,122 @@ func (x *Farewell) GetReleased() *Released {
 	return nil
 }
 
+// Secured is evidence that the volumes of an epoch are safe from its owner: it
+// can't write to them any more, whatever becomes of it. The epoch stays open,
+// can't be renewed, and its addresses have still to be released or waited for.
+// It is refused unless epoch and instance are those of an open claim with
+// volumes whose terms know the kind, and the claim's node didn't propose it.
+type Secured struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The kinds that rest on time: must equal the log entry's term.
+	Term     uint64       `protobuf:"varint,1,opt,name=term,proto3" json:"term,omitempty"`
+	Epoch    uint64       `protobuf:"varint,2,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	Instance *Instance    `protobuf:"bytes,3,opt,name=instance,proto3" json:"instance,omitempty"` // whose epoch it is
+	Kind     Secured_Kind `protobuf:"varint,4,opt,name=kind,proto3,enum=had.v1.Secured_Kind" json:"kind,omitempty"`
+	By       string       `protobuf:"bytes,5,opt,name=by,proto3" json:"by,omitempty"`         // who says so: a node, for KIND_CONFIRMED the operator
+	Detail   string       `protobuf:"bytes,6,opt,name=detail,proto3" json:"detail,omitempty"` // for people: the device or agent, and what it answered
+	// Every kind but KIND_GUARD: the epoch's last lease entry when the evidence
+	// began to be gathered. A later one is the owner's sign of life and voids it.
+	LeaseIndex    uint64                 `protobuf:"varint,7,opt,name=lease_index,json=leaseIndex,proto3" json:"lease_index,omitempty"`
+	WaitedNs      int64                  `protobuf:"varint,8,opt,name=waited_ns,json=waitedNs,proto3" json:"waited_ns,omitempty"` // the kinds that rest on time: since that lease entry was appended
+	At            *timestamppb.Timestamp `protobuf:"bytes,9,opt,name=at,proto3" json:"at,omitempty"`                              // when it happened, by the wall clock of who says so; shown, never compared
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Secured) Reset() {
+	*x = Secured{}
+	mi := &file_had_v1_log_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Secured) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Secured) ProtoMessage() {}
+
+func (x *Secured) ProtoReflect() protoreflect.Message {
+	mi := &file_had_v1_log_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Secured.ProtoReflect.Descriptor instead.
+func (*Secured) Descriptor() ([]byte, []int) {
+	return file_had_v1_log_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *Secured) GetTerm() uint64 {
+	if x != nil {
+		return x.Term
+	}
+	return 0
+}
+
+func (x *Secured) GetEpoch() uint64 {
+	if x != nil {
+		return x.Epoch
+	}
+	return 0
+}
+
+func (x *Secured) GetInstance() *Instance {
+	if x != nil {
+		return x.Instance
+	}
+	return nil
+}
+
+func (x *Secured) GetKind() Secured_Kind {
+	if x != nil {
+		return x.Kind
+	}
+	return Secured_KIND_UNSPECIFIED
+}
+
+func (x *Secured) GetBy() string {
+	if x != nil {
+		return x.By
+	}
+	return ""
+}
+
+func (x *Secured) GetDetail() string {
+	if x != nil {
+		return x.Detail
+	}
+	return ""
+}
+
+func (x *Secured) GetLeaseIndex() uint64 {
+	if x != nil {
+		return x.LeaseIndex
+	}
+	return 0
+}
+
+func (x *Secured) GetWaitedNs() int64 {
+	if x != nil {
+		return x.WaitedNs
+	}
+	return 0
+}
+
+func (x *Secured) GetAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.At
+	}
+	return nil
+}
+
 // Deliver carries reports out of a node's journal into the log.
 type Deliver struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -1161,7 +1474,7 @@ type Deliver struct {
 
 func (x *Deliver) Reset() {
 	*x = Deliver{}
-	mi := &file_had_v1_log_proto_msgTypes[12]
+	mi := &file_had_v1_log_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1173,7 +1486,7 @@ func (x *Deliver) String() string {
 func (*Deliver) ProtoMessage() {}
 
 func (x *Deliver) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_log_proto_msgTypes[12]
+	mi := &file_had_v1_log_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1186,7 +1499,7 @@ func (x *Deliver) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Deliver.ProtoReflect.Descriptor instead.
 func (*Deliver) Descriptor() ([]byte, []int) {
-	return file_had_v1_log_proto_rawDescGZIP(), []int{12}
+	return file_had_v1_log_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Deliver) GetReports() []*Report {
@@ -1217,7 +1530,7 @@ type Report struct {
 
 func (x *Report) Reset() {
 	*x = Report{}
-	mi := &file_had_v1_log_proto_msgTypes[13]
+	mi := &file_had_v1_log_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1229,7 +1542,7 @@ func (x *Report) String() string {
 func (*Report) ProtoMessage() {}
 
 func (x *Report) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_log_proto_msgTypes[13]
+	mi := &file_had_v1_log_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1242,7 +1555,7 @@ func (x *Report) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Report.ProtoReflect.Descriptor instead.
 func (*Report) Descriptor() ([]byte, []int) {
-	return file_had_v1_log_proto_rawDescGZIP(), []int{13}
+	return file_had_v1_log_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Report) GetNodeId() string {
@@ -1349,7 +1662,7 @@ type Step struct {
 
 func (x *Step) Reset() {
 	*x = Step{}
-	mi := &file_had_v1_log_proto_msgTypes[14]
+	mi := &file_had_v1_log_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1361,7 +1674,7 @@ func (x *Step) String() string {
 func (*Step) ProtoMessage() {}
 
 func (x *Step) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_log_proto_msgTypes[14]
+	mi := &file_had_v1_log_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1374,7 +1687,7 @@ func (x *Step) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Step.ProtoReflect.Descriptor instead.
 func (*Step) Descriptor() ([]byte, []int) {
-	return file_had_v1_log_proto_rawDescGZIP(), []int{14}
+	return file_had_v1_log_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Step) GetName() string {
@@ -1420,7 +1733,7 @@ type Progress struct {
 
 func (x *Progress) Reset() {
 	*x = Progress{}
-	mi := &file_had_v1_log_proto_msgTypes[15]
+	mi := &file_had_v1_log_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1432,7 +1745,7 @@ func (x *Progress) String() string {
 func (*Progress) ProtoMessage() {}
 
 func (x *Progress) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_log_proto_msgTypes[15]
+	mi := &file_had_v1_log_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1445,7 +1758,7 @@ func (x *Progress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Progress.ProtoReflect.Descriptor instead.
 func (*Progress) Descriptor() ([]byte, []int) {
-	return file_had_v1_log_proto_rawDescGZIP(), []int{15}
+	return file_had_v1_log_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Progress) GetEpoch() uint64 {
@@ -1506,7 +1819,7 @@ type Released struct {
 
 func (x *Released) Reset() {
 	*x = Released{}
-	mi := &file_had_v1_log_proto_msgTypes[16]
+	mi := &file_had_v1_log_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1518,7 +1831,7 @@ func (x *Released) String() string {
 func (*Released) ProtoMessage() {}
 
 func (x *Released) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_log_proto_msgTypes[16]
+	mi := &file_had_v1_log_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1531,7 +1844,7 @@ func (x *Released) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Released.ProtoReflect.Descriptor instead.
 func (*Released) Descriptor() ([]byte, []int) {
-	return file_had_v1_log_proto_rawDescGZIP(), []int{16}
+	return file_had_v1_log_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Released) GetEpoch() uint64 {
@@ -1599,7 +1912,7 @@ type HookResult struct {
 
 func (x *HookResult) Reset() {
 	*x = HookResult{}
-	mi := &file_had_v1_log_proto_msgTypes[17]
+	mi := &file_had_v1_log_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1611,7 +1924,7 @@ func (x *HookResult) String() string {
 func (*HookResult) ProtoMessage() {}
 
 func (x *HookResult) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_log_proto_msgTypes[17]
+	mi := &file_had_v1_log_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1624,7 +1937,7 @@ func (x *HookResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HookResult.ProtoReflect.Descriptor instead.
 func (*HookResult) Descriptor() ([]byte, []int) {
-	return file_had_v1_log_proto_rawDescGZIP(), []int{17}
+	return file_had_v1_log_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *HookResult) GetEpoch() uint64 {
@@ -1739,7 +2052,7 @@ type MoveOrder struct {
 
 func (x *MoveOrder) Reset() {
 	*x = MoveOrder{}
-	mi := &file_had_v1_log_proto_msgTypes[18]
+	mi := &file_had_v1_log_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1751,7 +2064,7 @@ func (x *MoveOrder) String() string {
 func (*MoveOrder) ProtoMessage() {}
 
 func (x *MoveOrder) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_log_proto_msgTypes[18]
+	mi := &file_had_v1_log_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1764,7 +2077,7 @@ func (x *MoveOrder) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MoveOrder.ProtoReflect.Descriptor instead.
 func (*MoveOrder) Descriptor() ([]byte, []int) {
-	return file_had_v1_log_proto_rawDescGZIP(), []int{18}
+	return file_had_v1_log_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *MoveOrder) GetOperation() string {
@@ -1813,7 +2126,7 @@ type MoveEnd struct {
 
 func (x *MoveEnd) Reset() {
 	*x = MoveEnd{}
-	mi := &file_had_v1_log_proto_msgTypes[19]
+	mi := &file_had_v1_log_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1825,7 +2138,7 @@ func (x *MoveEnd) String() string {
 func (*MoveEnd) ProtoMessage() {}
 
 func (x *MoveEnd) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_log_proto_msgTypes[19]
+	mi := &file_had_v1_log_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1838,7 +2151,7 @@ func (x *MoveEnd) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MoveEnd.ProtoReflect.Descriptor instead.
 func (*MoveEnd) Descriptor() ([]byte, []int) {
-	return file_had_v1_log_proto_rawDescGZIP(), []int{19}
+	return file_had_v1_log_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *MoveEnd) GetOperation() string {
@@ -1864,7 +2177,7 @@ const file_had_v1_log_proto_rawDesc = "" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x17\n" +
 	"\anode_id\x18\x02 \x01(\tR\x06nodeId\x12\x17\n" +
 	"\aboot_id\x18\x03 \x01(\tR\x06bootId\x12\x14\n" +
-	"\x05nonce\x18\x04 \x01(\tR\x05nonce\"\x89\x04\n" +
+	"\x05nonce\x18\x04 \x01(\tR\x05nonce\"\xb6\x04\n" +
 	"\aCommand\x12*\n" +
 	"\x02at\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\x02at\x12\x1a\n" +
 	"\bproposer\x18\x02 \x01(\tR\bproposer\x12%\n" +
@@ -1879,7 +2192,8 @@ const file_had_v1_log_proto_rawDesc = "" +
 	"move_order\x18\x0f \x01(\v2\x11.had.v1.MoveOrderH\x00R\tmoveOrder\x12,\n" +
 	"\bmove_end\x18\x10 \x01(\v2\x0f.had.v1.MoveEndH\x00R\amoveEnd\x12(\n" +
 	"\x06waited\x18\x11 \x01(\v2\x0e.had.v1.WaitedH\x00R\x06waited\x12.\n" +
-	"\bfarewell\x18\x12 \x01(\v2\x10.had.v1.FarewellH\x00R\bfarewellB\b\n" +
+	"\bfarewell\x18\x12 \x01(\v2\x10.had.v1.FarewellH\x00R\bfarewell\x12+\n" +
+	"\asecured\x18\x13 \x01(\v2\x0f.had.v1.SecuredH\x00R\asecuredB\b\n" +
 	"\x06record\"j\n" +
 	"\x05Birth\x12\x18\n" +
 	"\acluster\x18\x01 \x01(\tR\acluster\x12\x1d\n" +
@@ -1895,15 +2209,26 @@ const file_had_v1_log_proto_rawDesc = "" +
 	"\x10expected_version\x18\x01 \x01(\x04R\x0fexpectedVersion\x12\x12\n" +
 	"\x04text\x18\x02 \x01(\tR\x04text\x12\x0e\n" +
 	"\x02by\x18\x03 \x01(\tR\x02by\x12\x16\n" +
-	"\x06reason\x18\x04 \x01(\tR\x06reason\"f\n" +
+	"\x06reason\x18\x04 \x01(\tR\x06reason\"\xb8\x02\n" +
 	"\x05Terms\x12\x15\n" +
 	"\x06ttl_ns\x18\x01 \x01(\x03R\x05ttlNs\x12.\n" +
 	"\x13address_lifetime_ns\x18\x02 \x01(\x03R\x11addressLifetimeNs\x12\x16\n" +
-	"\x06layers\x18\x03 \x03(\tR\x06layers\"W\n" +
+	"\x06layers\x18\x03 \x03(\tR\x06layers\x12(\n" +
+	"\x10release_grace_ns\x18\x04 \x01(\x03R\x0ereleaseGraceNs\x12#\n" +
+	"\rfence_methods\x18\x05 \x03(\tR\ffenceMethods\x12.\n" +
+	"\x13watchdog_timeout_ns\x18\x06 \x01(\x03R\x11watchdogTimeoutNs\x12(\n" +
+	"\x10volume_margin_ns\x18\a \x01(\x03R\x0evolumeMarginNs\x12'\n" +
+	"\x0freservation_key\x18\b \x01(\x04R\x0ereservationKey\"W\n" +
 	"\vHeldAddress\x12\x10\n" +
 	"\x03vip\x18\x01 \x01(\tR\x03vip\x12\x18\n" +
 	"\aaddress\x18\x02 \x01(\tR\aaddress\x12\x1c\n" +
-	"\tinterface\x18\x03 \x01(\tR\tinterface\"\xb5\x02\n" +
+	"\tinterface\x18\x03 \x01(\tR\tinterface\"d\n" +
+	"\n" +
+	"HeldVolume\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
+	"\x06device\x18\x02 \x01(\tR\x06device\x12\x12\n" +
+	"\x04path\x18\x03 \x01(\tR\x04path\x12\x16\n" +
+	"\x06fstype\x18\x04 \x01(\tR\x06fstype\"\xe3\x02\n" +
 	"\aAcquire\x12\x12\n" +
 	"\x04term\x18\x01 \x01(\x04R\x04term\x12,\n" +
 	"\binstance\x18\x02 \x01(\v2\x10.had.v1.InstanceR\binstance\x12#\n" +
@@ -1912,7 +2237,8 @@ const file_had_v1_log_proto_rawDesc = "" +
 	"\taddresses\x18\x05 \x03(\v2\x13.had.v1.HeldAddressR\taddresses\x12,\n" +
 	"\bevidence\x18\x06 \x03(\v2\x10.had.v1.EvidenceR\bevidence\x12\x14\n" +
 	"\x05cause\x18\a \x01(\tR\x05cause\x12%\n" +
-	"\x0emove_operation\x18\b \x01(\tR\rmoveOperation\"\xf4\x01\n" +
+	"\x0emove_operation\x18\b \x01(\tR\rmoveOperation\x12,\n" +
+	"\avolumes\x18\t \x03(\v2\x12.had.v1.HeldVolumeR\avolumes\"\xf4\x01\n" +
 	"\bEvidence\x12\x14\n" +
 	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\x12)\n" +
 	"\x04kind\x18\x02 \x01(\x0e2\x15.had.v1.Evidence.KindR\x04kind\x12\x1f\n" +
@@ -1936,7 +2262,28 @@ const file_had_v1_log_proto_rawDesc = "" +
 	"\bFarewell\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12*\n" +
 	"\x02at\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x02at\x12,\n" +
-	"\breleased\x18\x03 \x01(\v2\x10.had.v1.ReleasedR\breleased\"3\n" +
+	"\breleased\x18\x03 \x01(\v2\x10.had.v1.ReleasedR\breleased\"\xa7\x03\n" +
+	"\aSecured\x12\x12\n" +
+	"\x04term\x18\x01 \x01(\x04R\x04term\x12\x14\n" +
+	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\x12,\n" +
+	"\binstance\x18\x03 \x01(\v2\x10.had.v1.InstanceR\binstance\x12(\n" +
+	"\x04kind\x18\x04 \x01(\x0e2\x14.had.v1.Secured.KindR\x04kind\x12\x0e\n" +
+	"\x02by\x18\x05 \x01(\tR\x02by\x12\x16\n" +
+	"\x06detail\x18\x06 \x01(\tR\x06detail\x12\x1f\n" +
+	"\vlease_index\x18\a \x01(\x04R\n" +
+	"leaseIndex\x12\x1b\n" +
+	"\twaited_ns\x18\b \x01(\x03R\bwaitedNs\x12*\n" +
+	"\x02at\x18\t \x01(\v2\x1a.google.protobuf.TimestampR\x02at\"\x87\x01\n" +
+	"\x04Kind\x12\x14\n" +
+	"\x10KIND_UNSPECIFIED\x10\x00\x12\x0e\n" +
+	"\n" +
+	"KIND_GUARD\x10\x01\x12\x0f\n" +
+	"\vKIND_FENCED\x10\x02\x12\x11\n" +
+	"\rKIND_WATCHDOG\x10\x03\x12\x11\n" +
+	"\rKIND_RESERVED\x10\x04\x12\x12\n" +
+	"\x0eKIND_CONFIRMED\x10\x05\x12\x0e\n" +
+	"\n" +
+	"KIND_LEASE\x10\x06\"3\n" +
 	"\aDeliver\x12(\n" +
 	"\areports\x18\x01 \x03(\v2\x0e.had.v1.ReportR\areports\"\xaa\x02\n" +
 	"\x06Report\x12\x17\n" +
@@ -2026,74 +2373,82 @@ func file_had_v1_log_proto_rawDescGZIP() []byte {
 	return file_had_v1_log_proto_rawDescData
 }
 
-var file_had_v1_log_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_had_v1_log_proto_msgTypes = make([]protoimpl.MessageInfo, 20)
+var file_had_v1_log_proto_enumTypes = make([]protoimpl.EnumInfo, 4)
+var file_had_v1_log_proto_msgTypes = make([]protoimpl.MessageInfo, 22)
 var file_had_v1_log_proto_goTypes = []any{
 	(Evidence_Kind)(0),            // 0: had.v1.Evidence.Kind
-	(Progress_Outcome)(0),         // 1: had.v1.Progress.Outcome
-	(HookResult_Outcome)(0),       // 2: had.v1.HookResult.Outcome
-	(*Instance)(nil),              // 3: had.v1.Instance
-	(*Command)(nil),               // 4: had.v1.Command
-	(*Birth)(nil),                 // 5: had.v1.Birth
-	(*Member)(nil),                // 6: had.v1.Member
-	(*PolicyApply)(nil),           // 7: had.v1.PolicyApply
-	(*Terms)(nil),                 // 8: had.v1.Terms
-	(*HeldAddress)(nil),           // 9: had.v1.HeldAddress
-	(*Acquire)(nil),               // 10: had.v1.Acquire
-	(*Evidence)(nil),              // 11: had.v1.Evidence
-	(*LeaseRenew)(nil),            // 12: had.v1.LeaseRenew
-	(*Waited)(nil),                // 13: had.v1.Waited
-	(*Farewell)(nil),              // 14: had.v1.Farewell
-	(*Deliver)(nil),               // 15: had.v1.Deliver
-	(*Report)(nil),                // 16: had.v1.Report
-	(*Step)(nil),                  // 17: had.v1.Step
-	(*Progress)(nil),              // 18: had.v1.Progress
-	(*Released)(nil),              // 19: had.v1.Released
-	(*HookResult)(nil),            // 20: had.v1.HookResult
-	(*MoveOrder)(nil),             // 21: had.v1.MoveOrder
-	(*MoveEnd)(nil),               // 22: had.v1.MoveEnd
-	(*timestamppb.Timestamp)(nil), // 23: google.protobuf.Timestamp
+	(Secured_Kind)(0),             // 1: had.v1.Secured.Kind
+	(Progress_Outcome)(0),         // 2: had.v1.Progress.Outcome
+	(HookResult_Outcome)(0),       // 3: had.v1.HookResult.Outcome
+	(*Instance)(nil),              // 4: had.v1.Instance
+	(*Command)(nil),               // 5: had.v1.Command
+	(*Birth)(nil),                 // 6: had.v1.Birth
+	(*Member)(nil),                // 7: had.v1.Member
+	(*PolicyApply)(nil),           // 8: had.v1.PolicyApply
+	(*Terms)(nil),                 // 9: had.v1.Terms
+	(*HeldAddress)(nil),           // 10: had.v1.HeldAddress
+	(*HeldVolume)(nil),            // 11: had.v1.HeldVolume
+	(*Acquire)(nil),               // 12: had.v1.Acquire
+	(*Evidence)(nil),              // 13: had.v1.Evidence
+	(*LeaseRenew)(nil),            // 14: had.v1.LeaseRenew
+	(*Waited)(nil),                // 15: had.v1.Waited
+	(*Farewell)(nil),              // 16: had.v1.Farewell
+	(*Secured)(nil),               // 17: had.v1.Secured
+	(*Deliver)(nil),               // 18: had.v1.Deliver
+	(*Report)(nil),                // 19: had.v1.Report
+	(*Step)(nil),                  // 20: had.v1.Step
+	(*Progress)(nil),              // 21: had.v1.Progress
+	(*Released)(nil),              // 22: had.v1.Released
+	(*HookResult)(nil),            // 23: had.v1.HookResult
+	(*MoveOrder)(nil),             // 24: had.v1.MoveOrder
+	(*MoveEnd)(nil),               // 25: had.v1.MoveEnd
+	(*timestamppb.Timestamp)(nil), // 26: google.protobuf.Timestamp
 }
 var file_had_v1_log_proto_depIdxs = []int32{
-	23, // 0: had.v1.Command.at:type_name -> google.protobuf.Timestamp
-	5,  // 1: had.v1.Command.birth:type_name -> had.v1.Birth
-	7,  // 2: had.v1.Command.policy_apply:type_name -> had.v1.PolicyApply
-	10, // 3: had.v1.Command.acquire:type_name -> had.v1.Acquire
-	12, // 4: had.v1.Command.lease_renew:type_name -> had.v1.LeaseRenew
-	15, // 5: had.v1.Command.deliver:type_name -> had.v1.Deliver
-	21, // 6: had.v1.Command.move_order:type_name -> had.v1.MoveOrder
-	22, // 7: had.v1.Command.move_end:type_name -> had.v1.MoveEnd
-	13, // 8: had.v1.Command.waited:type_name -> had.v1.Waited
-	14, // 9: had.v1.Command.farewell:type_name -> had.v1.Farewell
-	6,  // 10: had.v1.Birth.members:type_name -> had.v1.Member
-	3,  // 11: had.v1.Acquire.instance:type_name -> had.v1.Instance
-	8,  // 12: had.v1.Acquire.terms:type_name -> had.v1.Terms
-	9,  // 13: had.v1.Acquire.addresses:type_name -> had.v1.HeldAddress
-	11, // 14: had.v1.Acquire.evidence:type_name -> had.v1.Evidence
-	0,  // 15: had.v1.Evidence.kind:type_name -> had.v1.Evidence.Kind
-	3,  // 16: had.v1.LeaseRenew.instance:type_name -> had.v1.Instance
-	11, // 17: had.v1.Waited.evidence:type_name -> had.v1.Evidence
-	23, // 18: had.v1.Farewell.at:type_name -> google.protobuf.Timestamp
-	19, // 19: had.v1.Farewell.released:type_name -> had.v1.Released
-	16, // 20: had.v1.Deliver.reports:type_name -> had.v1.Report
-	23, // 21: had.v1.Report.at:type_name -> google.protobuf.Timestamp
-	20, // 22: had.v1.Report.hook_result:type_name -> had.v1.HookResult
-	18, // 23: had.v1.Report.progress:type_name -> had.v1.Progress
-	19, // 24: had.v1.Report.released:type_name -> had.v1.Released
-	23, // 25: had.v1.Step.started:type_name -> google.protobuf.Timestamp
-	1,  // 26: had.v1.Progress.outcome:type_name -> had.v1.Progress.Outcome
-	17, // 27: had.v1.Progress.steps:type_name -> had.v1.Step
-	9,  // 28: had.v1.Progress.addresses:type_name -> had.v1.HeldAddress
-	3,  // 29: had.v1.Released.reporter:type_name -> had.v1.Instance
-	0,  // 30: had.v1.Released.kind:type_name -> had.v1.Evidence.Kind
-	17, // 31: had.v1.Released.steps:type_name -> had.v1.Step
-	2,  // 32: had.v1.HookResult.outcome:type_name -> had.v1.HookResult.Outcome
-	23, // 33: had.v1.HookResult.started:type_name -> google.protobuf.Timestamp
-	34, // [34:34] is the sub-list for method output_type
-	34, // [34:34] is the sub-list for method input_type
-	34, // [34:34] is the sub-list for extension type_name
-	34, // [34:34] is the sub-list for extension extendee
-	0,  // [0:34] is the sub-list for field type_name
+	26, // 0: had.v1.Command.at:type_name -> google.protobuf.Timestamp
+	6,  // 1: had.v1.Command.birth:type_name -> had.v1.Birth
+	8,  // 2: had.v1.Command.policy_apply:type_name -> had.v1.PolicyApply
+	12, // 3: had.v1.Command.acquire:type_name -> had.v1.Acquire
+	14, // 4: had.v1.Command.lease_renew:type_name -> had.v1.LeaseRenew
+	18, // 5: had.v1.Command.deliver:type_name -> had.v1.Deliver
+	24, // 6: had.v1.Command.move_order:type_name -> had.v1.MoveOrder
+	25, // 7: had.v1.Command.move_end:type_name -> had.v1.MoveEnd
+	15, // 8: had.v1.Command.waited:type_name -> had.v1.Waited
+	16, // 9: had.v1.Command.farewell:type_name -> had.v1.Farewell
+	17, // 10: had.v1.Command.secured:type_name -> had.v1.Secured
+	7,  // 11: had.v1.Birth.members:type_name -> had.v1.Member
+	4,  // 12: had.v1.Acquire.instance:type_name -> had.v1.Instance
+	9,  // 13: had.v1.Acquire.terms:type_name -> had.v1.Terms
+	10, // 14: had.v1.Acquire.addresses:type_name -> had.v1.HeldAddress
+	13, // 15: had.v1.Acquire.evidence:type_name -> had.v1.Evidence
+	11, // 16: had.v1.Acquire.volumes:type_name -> had.v1.HeldVolume
+	0,  // 17: had.v1.Evidence.kind:type_name -> had.v1.Evidence.Kind
+	4,  // 18: had.v1.LeaseRenew.instance:type_name -> had.v1.Instance
+	13, // 19: had.v1.Waited.evidence:type_name -> had.v1.Evidence
+	26, // 20: had.v1.Farewell.at:type_name -> google.protobuf.Timestamp
+	22, // 21: had.v1.Farewell.released:type_name -> had.v1.Released
+	4,  // 22: had.v1.Secured.instance:type_name -> had.v1.Instance
+	1,  // 23: had.v1.Secured.kind:type_name -> had.v1.Secured.Kind
+	26, // 24: had.v1.Secured.at:type_name -> google.protobuf.Timestamp
+	19, // 25: had.v1.Deliver.reports:type_name -> had.v1.Report
+	26, // 26: had.v1.Report.at:type_name -> google.protobuf.Timestamp
+	23, // 27: had.v1.Report.hook_result:type_name -> had.v1.HookResult
+	21, // 28: had.v1.Report.progress:type_name -> had.v1.Progress
+	22, // 29: had.v1.Report.released:type_name -> had.v1.Released
+	26, // 30: had.v1.Step.started:type_name -> google.protobuf.Timestamp
+	2,  // 31: had.v1.Progress.outcome:type_name -> had.v1.Progress.Outcome
+	20, // 32: had.v1.Progress.steps:type_name -> had.v1.Step
+	10, // 33: had.v1.Progress.addresses:type_name -> had.v1.HeldAddress
+	4,  // 34: had.v1.Released.reporter:type_name -> had.v1.Instance
+	0,  // 35: had.v1.Released.kind:type_name -> had.v1.Evidence.Kind
+	20, // 36: had.v1.Released.steps:type_name -> had.v1.Step
+	3,  // 37: had.v1.HookResult.outcome:type_name -> had.v1.HookResult.Outcome
+	26, // 38: had.v1.HookResult.started:type_name -> google.protobuf.Timestamp
+	39, // [39:39] is the sub-list for method output_type
+	39, // [39:39] is the sub-list for method input_type
+	39, // [39:39] is the sub-list for extension type_name
+	39, // [39:39] is the sub-list for extension extendee
+	0,  // [0:39] is the sub-list for field type_name
 }
 
 func init() { file_had_v1_log_proto_init() }
@@ -2111,8 +2466,9 @@ func file_had_v1_log_proto_init() {
 		(*Command_MoveEnd)(nil),
 		(*Command_Waited)(nil),
 		(*Command_Farewell)(nil),
+		(*Command_Secured)(nil),
 	}
-	file_had_v1_log_proto_msgTypes[13].OneofWrappers = []any{
+	file_had_v1_log_proto_msgTypes[15].OneofWrappers = []any{
 		(*Report_HookResult)(nil),
 		(*Report_Progress)(nil),
 		(*Report_Released)(nil),
@@ -2122,8 +2478,8 @@ func file_had_v1_log_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_had_v1_log_proto_rawDesc), len(file_had_v1_log_proto_rawDesc)),
-			NumEnums:      3,
-			NumMessages:   20,
+			NumEnums:      4,
+			NumMessages:   22,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

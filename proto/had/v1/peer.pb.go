@@ -653,6 +653,86 @@ func (*TakeFarewellResponse) Descriptor() ([]byte, []int) {
 	return file_had_v1_peer_proto_rawDescGZIP(), []int{11}
 }
 
+type TakeSecuredRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Secured       *Secured               `protobuf:"bytes,1,opt,name=secured,proto3" json:"secured,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TakeSecuredRequest) Reset() {
+	*x = TakeSecuredRequest{}
+	mi := &file_had_v1_peer_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TakeSecuredRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TakeSecuredRequest) ProtoMessage() {}
+
+func (x *TakeSecuredRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_had_v1_peer_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TakeSecuredRequest.ProtoReflect.Descriptor instead.
+func (*TakeSecuredRequest) Descriptor() ([]byte, []int) {
+	return file_had_v1_peer_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *TakeSecuredRequest) GetSecured() *Secured {
+	if x != nil {
+		return x.Secured
+	}
+	return nil
+}
+
+type TakeSecuredResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TakeSecuredResponse) Reset() {
+	*x = TakeSecuredResponse{}
+	mi := &file_had_v1_peer_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TakeSecuredResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TakeSecuredResponse) ProtoMessage() {}
+
+func (x *TakeSecuredResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_had_v1_peer_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TakeSecuredResponse.ProtoReflect.Descriptor instead.
+func (*TakeSecuredResponse) Descriptor() ([]byte, []int) {
+	return file_had_v1_peer_proto_rawDescGZIP(), []int{13}
+}
+
 type ContactRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Leader        string                 `protobuf:"bytes,1,opt,name=leader,proto3" json:"leader,omitempty"` // the node the asker misses
@@ -665,7 +745,7 @@ type ContactRequest struct {
 
 func (x *ContactRequest) Reset() {
 	*x = ContactRequest{}
-	mi := &file_had_v1_peer_proto_msgTypes[12]
+	mi := &file_had_v1_peer_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -677,7 +757,7 @@ func (x *ContactRequest) String() string {
 func (*ContactRequest) ProtoMessage() {}
 
 func (x *ContactRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_peer_proto_msgTypes[12]
+	mi := &file_had_v1_peer_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -690,7 +770,7 @@ func (x *ContactRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ContactRequest.ProtoReflect.Descriptor instead.
 func (*ContactRequest) Descriptor() ([]byte, []int) {
-	return file_had_v1_peer_proto_rawDescGZIP(), []int{12}
+	return file_had_v1_peer_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *ContactRequest) GetLeader() string {
@@ -734,7 +814,7 @@ type ContactResponse struct {
 
 func (x *ContactResponse) Reset() {
 	*x = ContactResponse{}
-	mi := &file_had_v1_peer_proto_msgTypes[13]
+	mi := &file_had_v1_peer_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -746,7 +826,7 @@ func (x *ContactResponse) String() string {
 func (*ContactResponse) ProtoMessage() {}
 
 func (x *ContactResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_peer_proto_msgTypes[13]
+	mi := &file_had_v1_peer_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -759,7 +839,7 @@ func (x *ContactResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ContactResponse.ProtoReflect.Descriptor instead.
 func (*ContactResponse) Descriptor() ([]byte, []int) {
-	return file_had_v1_peer_proto_rawDescGZIP(), []int{13}
+	return file_had_v1_peer_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *ContactResponse) GetLeading() bool {
@@ -844,7 +924,10 @@ const file_had_v1_peer_proto_rawDesc = "" +
 	"\x03why\x18\x02 \x01(\tR\x03why\"C\n" +
 	"\x13TakeFarewellRequest\x12,\n" +
 	"\bfarewell\x18\x01 \x01(\v2\x10.had.v1.FarewellR\bfarewell\"\x16\n" +
-	"\x14TakeFarewellResponse\"f\n" +
+	"\x14TakeFarewellResponse\"?\n" +
+	"\x12TakeSecuredRequest\x12)\n" +
+	"\asecured\x18\x01 \x01(\v2\x0f.had.v1.SecuredR\asecured\"\x15\n" +
+	"\x13TakeSecuredResponse\"f\n" +
 	"\x0eContactRequest\x12\x16\n" +
 	"\x06leader\x18\x01 \x01(\tR\x06leader\x12\x12\n" +
 	"\x04term\x18\x02 \x01(\x04R\x04term\x12\x14\n" +
@@ -855,7 +938,7 @@ const file_had_v1_peer_proto_rawDesc = "" +
 	"\x04term\x18\x02 \x01(\x04R\x04term\x12\x1b\n" +
 	"\tsilent_ns\x18\x03 \x01(\x03R\bsilentNs\x12\x16\n" +
 	"\x06absent\x18\x04 \x01(\bR\x06absent\x12\x1b\n" +
-	"\tdetect_ns\x18\x05 \x01(\x03R\bdetectNs2\xc2\x03\n" +
+	"\tdetect_ns\x18\x05 \x01(\x03R\bdetectNs2\x8a\x04\n" +
 	"\x04Peer\x12:\n" +
 	"\aPropose\x12\x16.had.v1.ProposeRequest\x1a\x17.had.v1.ProposeResponse\x127\n" +
 	"\x06Health\x12\x15.had.v1.HealthRequest\x1a\x16.had.v1.HealthResponse\x12:\n" +
@@ -863,7 +946,8 @@ const file_had_v1_peer_proto_rawDesc = "" +
 	"\n" +
 	"Interfaces\x12\x19.had.v1.InterfacesRequest\x1a\x1a.had.v1.InterfacesResponse\x12=\n" +
 	"\bHandOver\x12\x17.had.v1.HandOverRequest\x1a\x18.had.v1.HandOverResponse\x12I\n" +
-	"\fTakeFarewell\x12\x1b.had.v1.TakeFarewellRequest\x1a\x1c.had.v1.TakeFarewellResponse\x12:\n" +
+	"\fTakeFarewell\x12\x1b.had.v1.TakeFarewellRequest\x1a\x1c.had.v1.TakeFarewellResponse\x12F\n" +
+	"\vTakeSecured\x12\x1a.had.v1.TakeSecuredRequest\x1a\x1b.had.v1.TakeSecuredResponse\x12:\n" +
 	"\aContact\x12\x16.had.v1.ContactRequest\x1a\x17.had.v1.ContactResponseB\x18Z\x16had/proto/had/v1;hadv1b\x06proto3"
 
 var (
@@ -878,7 +962,7 @@ func file_had_v1_peer_proto_rawDescGZIP() []byte {
 	return file_had_v1_peer_proto_rawDescData
 }
 
-var file_had_v1_peer_proto_msgTypes = make([]protoimpl.MessageInfo, 15)
+var file_had_v1_peer_proto_msgTypes = make([]protoimpl.MessageInfo, 17)
 var file_had_v1_peer_proto_goTypes = []any{
 	(*ProposeRequest)(nil),       // 0: had.v1.ProposeRequest
 	(*ProposeResponse)(nil),      // 1: had.v1.ProposeResponse
@@ -892,37 +976,43 @@ var file_had_v1_peer_proto_goTypes = []any{
 	(*HandOverResponse)(nil),     // 9: had.v1.HandOverResponse
 	(*TakeFarewellRequest)(nil),  // 10: had.v1.TakeFarewellRequest
 	(*TakeFarewellResponse)(nil), // 11: had.v1.TakeFarewellResponse
-	(*ContactRequest)(nil),       // 12: had.v1.ContactRequest
-	(*ContactResponse)(nil),      // 13: had.v1.ContactResponse
-	nil,                          // 14: had.v1.InterfacesResponse.ProblemsEntry
-	(*Command)(nil),              // 15: had.v1.Command
-	(*Instance)(nil),             // 16: had.v1.Instance
-	(*Farewell)(nil),             // 17: had.v1.Farewell
+	(*TakeSecuredRequest)(nil),   // 12: had.v1.TakeSecuredRequest
+	(*TakeSecuredResponse)(nil),  // 13: had.v1.TakeSecuredResponse
+	(*ContactRequest)(nil),       // 14: had.v1.ContactRequest
+	(*ContactResponse)(nil),      // 15: had.v1.ContactResponse
+	nil,                          // 16: had.v1.InterfacesResponse.ProblemsEntry
+	(*Command)(nil),              // 17: had.v1.Command
+	(*Instance)(nil),             // 18: had.v1.Instance
+	(*Farewell)(nil),             // 19: had.v1.Farewell
+	(*Secured)(nil),              // 20: had.v1.Secured
 }
 var file_had_v1_peer_proto_depIdxs = []int32{
-	15, // 0: had.v1.ProposeRequest.command:type_name -> had.v1.Command
-	16, // 1: had.v1.HealthResponse.instance:type_name -> had.v1.Instance
-	14, // 2: had.v1.InterfacesResponse.problems:type_name -> had.v1.InterfacesResponse.ProblemsEntry
-	17, // 3: had.v1.TakeFarewellRequest.farewell:type_name -> had.v1.Farewell
-	0,  // 4: had.v1.Peer.Propose:input_type -> had.v1.ProposeRequest
-	2,  // 5: had.v1.Peer.Health:input_type -> had.v1.HealthRequest
-	4,  // 6: had.v1.Peer.Prepare:input_type -> had.v1.PrepareRequest
-	6,  // 7: had.v1.Peer.Interfaces:input_type -> had.v1.InterfacesRequest
-	8,  // 8: had.v1.Peer.HandOver:input_type -> had.v1.HandOverRequest
-	10, // 9: had.v1.Peer.TakeFarewell:input_type -> had.v1.TakeFarewellRequest
-	12, // 10: had.v1.Peer.Contact:input_type -> had.v1.ContactRequest
-	1,  // 11: had.v1.Peer.Propose:output_type -> had.v1.ProposeResponse
-	3,  // 12: had.v1.Peer.Health:output_type -> had.v1.HealthResponse
-	5,  // 13: had.v1.Peer.Prepare:output_type -> had.v1.PrepareResponse
-	7,  // 14: had.v1.Peer.Interfaces:output_type -> had.v1.InterfacesResponse
-	9,  // 15: had.v1.Peer.HandOver:output_type -> had.v1.HandOverResponse
-	11, // 16: had.v1.Peer.TakeFarewell:output_type -> had.v1.TakeFarewellResponse
-	13, // 17: had.v1.Peer.Contact:output_type -> had.v1.ContactResponse
-	11, // [11:18] is the sub-list for method output_type
-	4,  // [4:11] is the sub-list for method input_type
-	4,  // [4:4] is the sub-list for extension type_name
-	4,  // [4:4] is the sub-list for extension extendee
-	0,  // [0:4] is the sub-list for field type_name
+	17, // 0: had.v1.ProposeRequest.command:type_name -> had.v1.Command
+	18, // 1: had.v1.HealthResponse.instance:type_name -> had.v1.Instance
+	16, // 2: had.v1.InterfacesResponse.problems:type_name -> had.v1.InterfacesResponse.ProblemsEntry
+	19, // 3: had.v1.TakeFarewellRequest.farewell:type_name -> had.v1.Farewell
+	20, // 4: had.v1.TakeSecuredRequest.secured:type_name -> had.v1.Secured
+	0,  // 5: had.v1.Peer.Propose:input_type -> had.v1.ProposeRequest
+	2,  // 6: had.v1.Peer.Health:input_type -> had.v1.HealthRequest
+	4,  // 7: had.v1.Peer.Prepare:input_type -> had.v1.PrepareRequest
+	6,  // 8: had.v1.Peer.Interfaces:input_type -> had.v1.InterfacesRequest
+	8,  // 9: had.v1.Peer.HandOver:input_type -> had.v1.HandOverRequest
+	10, // 10: had.v1.Peer.TakeFarewell:input_type -> had.v1.TakeFarewellRequest
+	12, // 11: had.v1.Peer.TakeSecured:input_type -> had.v1.TakeSecuredRequest
+	14, // 12: had.v1.Peer.Contact:input_type -> had.v1.ContactRequest
+	1,  // 13: had.v1.Peer.Propose:output_type -> had.v1.ProposeResponse
+	3,  // 14: had.v1.Peer.Health:output_type -> had.v1.HealthResponse
+	5,  // 15: had.v1.Peer.Prepare:output_type -> had.v1.PrepareResponse
+	7,  // 16: had.v1.Peer.Interfaces:output_type -> had.v1.InterfacesResponse
+	9,  // 17: had.v1.Peer.HandOver:output_type -> had.v1.HandOverResponse
+	11, // 18: had.v1.Peer.TakeFarewell:output_type -> had.v1.TakeFarewellResponse
+	13, // 19: had.v1.Peer.TakeSecured:output_type -> had.v1.TakeSecuredResponse
+	15, // 20: had.v1.Peer.Contact:output_type -> had.v1.ContactResponse
+	13, // [13:21] is the sub-list for method output_type
+	5,  // [5:13] is the sub-list for method input_type
+	5,  // [5:5] is the sub-list for extension type_name
+	5,  // [5:5] is the sub-list for extension extendee
+	0,  // [0:5] is the sub-list for field type_name
 }
 
 func init() { file_had_v1_peer_proto_init() }
@@ -937,7 +1027,7 @@ func file_had_v1_peer_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_had_v1_peer_proto_rawDesc), len(file_had_v1_peer_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   15,
+			NumMessages:   17,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -25,6 +25,7 @@ const (
 	Peer_Interfaces_FullMethodName   = "/had.v1.Peer/Interfaces"
 	Peer_HandOver_FullMethodName     = "/had.v1.Peer/HandOver"
 	Peer_TakeFarewell_FullMethodName = "/had.v1.Peer/TakeFarewell"
+	Peer_TakeSecured_FullMethodName  = "/had.v1.Peer/TakeSecured"
 	Peer_Contact_FullMethodName      = "/had.v1.Peer/Contact"
 )
 
@@ -52,6 +53,11 @@ type PeerClient interface {
 	// TakeFarewell carries a guard's word about its dead daemon to another
 	// node, which passes it on to the log and need not wait for a timeout.
 	TakeFarewell(ctx context.Context, in *TakeFarewellRequest, opts ...grpc.CallOption) (*TakeFarewellResponse, error)
+	// TakeSecured carries a guard's word to another node that it has made the
+	// volumes of an epoch safe whose daemon lives and doesn't do so itself. The
+	// node passes it on to the log, as a farewell. A guard speaks for its own
+	// node alone, and only of KIND_GUARD.
+	TakeSecured(ctx context.Context, in *TakeSecuredRequest, opts ...grpc.CallOption) (*TakeSecuredResponse, error)
 	// Contact asks how long ago the node last heard from a leader, so that a
 	// node that hears nothing can tell its own trouble from the leader's.
 	Contact(ctx context.Context, in *ContactRequest, opts ...grpc.CallOption) (*ContactResponse, error)
@@ -125,6 +131,16 @@ func (c *peerClient) TakeFarewell(ctx context.Context, in *TakeFarewellRequest, 
 	return out, nil
 }
 
+func (c *peerClient) TakeSecured(ctx context.Context, in *TakeSecuredRequest, opts ...grpc.CallOption) (*TakeSecuredResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(TakeSecuredResponse)
+	err := c.cc.Invoke(ctx, Peer_TakeSecured_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *peerClient) Contact(ctx context.Context, in *ContactRequest, opts ...grpc.CallOption) (*ContactResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(ContactResponse)
@@ -159,6 +175,11 @@ type PeerServer interface {
 	// TakeFarewell carries a guard's word about its dead daemon to another
 	// node, which passes it on to the log and need not wait for a timeout.
 	TakeFarewell(context.Context, *TakeFarewellRequest) (*TakeFarewellResponse, error)
+	// TakeSecured carries a guard's word to another node that it has made the
+	// volumes of an epoch safe whose daemon lives and doesn't do so itself. The
+	// node passes it on to the log, as a farewell. A guard speaks for its own
+	// node alone, and only of KIND_GUARD.
+	TakeSecured(context.Context, *TakeSecuredRequest) (*TakeSecuredResponse, error)
 	// Contact asks how long ago the node last heard from a leader, so that a
 	// node that hears nothing can tell its own trouble from the leader's.
 	Contact(context.Context, *ContactRequest) (*ContactResponse, error)
@@ -189,6 +210,9 @@ func (UnimplementedPeerServer) HandOver(context.Context, *HandOverRequest) (*Han
 }
 func (UnimplementedPeerServer) TakeFarewell(context.Context, *TakeFarewellRequest) (*TakeFarewellResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method TakeFarewell not implemented")
+}
+func (UnimplementedPeerServer) TakeSecured(context.Context, *TakeSecuredRequest) (*TakeSecuredResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method TakeSecured not implemented")
 }
 func (UnimplementedPeerServer) Contact(context.Context, *ContactRequest) (*ContactResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Contact not implemented")
@@ -322,6 +346,24 @@ func _Peer_TakeFarewell_Handler(srv interface{}, ctx context.Context, dec func(i
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Peer_TakeSecured_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(TakeSecuredRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(PeerServer).TakeSecured(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Peer_TakeSecured_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(PeerServer).TakeSecured(ctx, req.(*TakeSecuredRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _Peer_Contact_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(ContactRequest)
 	if err := dec(in); err != nil {
@@ -370,6 +412,10 @@ var Peer_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "TakeFarewell",
 			Handler:    _Peer_TakeFarewell_Handler,
+		},
+		{
+			MethodName: "TakeSecured",
+			Handler:    _Peer_TakeSecured_Handler,
 		},
 		{
 			MethodName: "Contact",

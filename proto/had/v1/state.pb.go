@@ -261,6 +261,8 @@ type Claim struct {
 	Progress       Progress_Outcome       `protobuf:"varint,9,opt,name=progress,proto3,enum=had.v1.Progress_Outcome" json:"progress,omitempty"` // how far the owner came
 	ServingAt      *timestamppb.Timestamp `protobuf:"bytes,10,opt,name=serving_at,json=servingAt,proto3" json:"serving_at,omitempty"`
 	HandedTo       uint64                 `protobuf:"varint,11,opt,name=handed_to,json=handedTo,proto3" json:"handed_to,omitempty"` // the epoch that was opened beside it (KIND_HANDED_OVER); 0: none
+	Volumes        []*HeldVolume          `protobuf:"bytes,12,rep,name=volumes,proto3" json:"volumes,omitempty"`                    // as the Acquire named them: no policy or report takes one away
+	Secured        *Secured               `protobuf:"bytes,13,opt,name=secured,proto3" json:"secured,omitempty"`                    // the evidence that was accepted about the volumes; absent: none yet
 	unknownFields  protoimpl.UnknownFields
 	sizeCache      protoimpl.SizeCache
 }
@@ -370,6 +372,20 @@ func (x *Claim) GetHandedTo() uint64 {
 		return x.HandedTo
 	}
 	return 0
+}
+
+func (x *Claim) GetVolumes() []*HeldVolume {
+	if x != nil {
+		return x.Volumes
+	}
+	return nil
+}
+
+func (x *Claim) GetSecured() *Secured {
+	if x != nil {
+		return x.Secured
+	}
+	return nil
 }
 
 // NodeRecord is what the log remembers of a node's turns.
@@ -575,6 +591,7 @@ type Event struct {
 	//	*Event_MoveOrdered
 	//	*Event_MoveEnded
 	//	*Event_Closed
+	//	*Event_Secured
 	Body          isEvent_Body `protobuf_oneof:"body"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -747,6 +764,15 @@ func (x *Event) GetClosed() *Evidence {
 	return nil
 }
 
+func (x *Event) GetSecured() *Secured {
+	if x != nil {
+		if x, ok := x.Body.(*Event_Secured); ok {
+			return x.Secured
+		}
+	}
+	return nil
+}
+
 type isEvent_Body interface {
 	isEvent_Body()
 }
@@ -787,6 +813,10 @@ type Event_Closed struct {
 	Closed *Evidence `protobuf:"bytes,18,opt,name=closed,proto3,oneof"` // an open epoch was closed by a successor
 }
 
+type Event_Secured struct {
+	Secured *Secured `protobuf:"bytes,19,opt,name=secured,proto3,oneof"` // the volumes of an open epoch are safe from its owner
+}
+
 func (*Event_Birth) isEvent_Body() {}
 
 func (*Event_PolicyApplied) isEvent_Body() {}
@@ -804,6 +834,8 @@ func (*Event_MoveOrdered) isEvent_Body() {}
 func (*Event_MoveEnded) isEvent_Body() {}
 
 func (*Event_Closed) isEvent_Body() {}
+
+func (*Event_Secured) isEvent_Body() {}
 
 var File_had_v1_state_proto protoreflect.FileDescriptor
 
@@ -833,7 +865,7 @@ const file_had_v1_state_proto_rawDesc = "" +
 	"\x02at\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\x02at\x12\x0e\n" +
 	"\x02by\x18\x05 \x01(\tR\x02by\x12\x16\n" +
 	"\x06reason\x18\x06 \x01(\tR\x06reason\x12\x14\n" +
-	"\x05index\x18\a \x01(\x04R\x05index\"\xc4\x03\n" +
+	"\x05index\x18\a \x01(\x04R\x05index\"\x9d\x04\n" +
 	"\x05Claim\x12\x14\n" +
 	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\x12,\n" +
 	"\binstance\x18\x02 \x01(\v2\x10.had.v1.InstanceR\binstance\x12#\n" +
@@ -847,7 +879,9 @@ const file_had_v1_state_proto_rawDesc = "" +
 	"\n" +
 	"serving_at\x18\n" +
 	" \x01(\v2\x1a.google.protobuf.TimestampR\tservingAt\x12\x1b\n" +
-	"\thanded_to\x18\v \x01(\x04R\bhandedTo\"\x84\x01\n" +
+	"\thanded_to\x18\v \x01(\x04R\bhandedTo\x12,\n" +
+	"\avolumes\x18\f \x03(\v2\x12.had.v1.HeldVolumeR\avolumes\x12)\n" +
+	"\asecured\x18\r \x01(\v2\x0f.had.v1.SecuredR\asecured\"\x84\x01\n" +
 	"\n" +
 	"NodeRecord\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1a\n" +
@@ -860,7 +894,7 @@ const file_had_v1_state_proto_rawDesc = "" +
 	"\x0fDeliveredStream\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12\x16\n" +
 	"\x06stream\x18\x02 \x01(\tR\x06stream\x12\x10\n" +
-	"\x03seq\x18\x03 \x01(\x04R\x03seq\"\x92\x05\n" +
+	"\x03seq\x18\x03 \x01(\x04R\x03seq\"\xbf\x05\n" +
 	"\x05Event\x12\x14\n" +
 	"\x05index\x18\x01 \x01(\x04R\x05index\x12\x10\n" +
 	"\x03sub\x18\x02 \x01(\rR\x03sub\x12\x12\n" +
@@ -880,7 +914,8 @@ const file_had_v1_state_proto_rawDesc = "" +
 	"\fmove_ordered\x18\x10 \x01(\v2\x11.had.v1.MoveOrderH\x00R\vmoveOrdered\x120\n" +
 	"\n" +
 	"move_ended\x18\x11 \x01(\v2\x0f.had.v1.MoveEndH\x00R\tmoveEnded\x12*\n" +
-	"\x06closed\x18\x12 \x01(\v2\x10.had.v1.EvidenceH\x00R\x06closedB\x06\n" +
+	"\x06closed\x18\x12 \x01(\v2\x10.had.v1.EvidenceH\x00R\x06closed\x12+\n" +
+	"\asecured\x18\x13 \x01(\v2\x0f.had.v1.SecuredH\x00R\asecuredB\x06\n" +
 	"\x04bodyB\x18Z\x16had/proto/had/v1;hadv1b\x06proto3"
 
 var (
@@ -910,14 +945,16 @@ var file_had_v1_state_proto_goTypes = []any{
 	(*Terms)(nil),                 // 10: had.v1.Terms
 	(*HeldAddress)(nil),           // 11: had.v1.HeldAddress
 	(Progress_Outcome)(0),         // 12: had.v1.Progress.Outcome
-	(*MoveOrder)(nil),             // 13: had.v1.MoveOrder
-	(*PolicyApply)(nil),           // 14: had.v1.PolicyApply
-	(*Acquire)(nil),               // 15: had.v1.Acquire
-	(*Progress)(nil),              // 16: had.v1.Progress
-	(*Released)(nil),              // 17: had.v1.Released
-	(*HookResult)(nil),            // 18: had.v1.HookResult
-	(*MoveEnd)(nil),               // 19: had.v1.MoveEnd
-	(*Evidence)(nil),              // 20: had.v1.Evidence
+	(*HeldVolume)(nil),            // 13: had.v1.HeldVolume
+	(*Secured)(nil),               // 14: had.v1.Secured
+	(*MoveOrder)(nil),             // 15: had.v1.MoveOrder
+	(*PolicyApply)(nil),           // 16: had.v1.PolicyApply
+	(*Acquire)(nil),               // 17: had.v1.Acquire
+	(*Progress)(nil),              // 18: had.v1.Progress
+	(*Released)(nil),              // 19: had.v1.Released
+	(*HookResult)(nil),            // 20: had.v1.HookResult
+	(*MoveEnd)(nil),               // 21: had.v1.MoveEnd
+	(*Evidence)(nil),              // 22: had.v1.Evidence
 }
 var file_had_v1_state_proto_depIdxs = []int32{
 	7,  // 0: had.v1.State.birth:type_name -> had.v1.Birth
@@ -935,23 +972,26 @@ var file_had_v1_state_proto_depIdxs = []int32{
 	8,  // 12: had.v1.Claim.at:type_name -> google.protobuf.Timestamp
 	12, // 13: had.v1.Claim.progress:type_name -> had.v1.Progress.Outcome
 	8,  // 14: had.v1.Claim.serving_at:type_name -> google.protobuf.Timestamp
-	13, // 15: had.v1.Move.order:type_name -> had.v1.MoveOrder
-	8,  // 16: had.v1.Event.at:type_name -> google.protobuf.Timestamp
-	8,  // 17: had.v1.Event.recorded_at:type_name -> google.protobuf.Timestamp
-	7,  // 18: had.v1.Event.birth:type_name -> had.v1.Birth
-	14, // 19: had.v1.Event.policy_applied:type_name -> had.v1.PolicyApply
-	15, // 20: had.v1.Event.acquired:type_name -> had.v1.Acquire
-	16, // 21: had.v1.Event.progress:type_name -> had.v1.Progress
-	17, // 22: had.v1.Event.released:type_name -> had.v1.Released
-	18, // 23: had.v1.Event.hook:type_name -> had.v1.HookResult
-	13, // 24: had.v1.Event.move_ordered:type_name -> had.v1.MoveOrder
-	19, // 25: had.v1.Event.move_ended:type_name -> had.v1.MoveEnd
-	20, // 26: had.v1.Event.closed:type_name -> had.v1.Evidence
-	27, // [27:27] is the sub-list for method output_type
-	27, // [27:27] is the sub-list for method input_type
-	27, // [27:27] is the sub-list for extension type_name
-	27, // [27:27] is the sub-list for extension extendee
-	0,  // [0:27] is the sub-list for field type_name
+	13, // 15: had.v1.Claim.volumes:type_name -> had.v1.HeldVolume
+	14, // 16: had.v1.Claim.secured:type_name -> had.v1.Secured
+	15, // 17: had.v1.Move.order:type_name -> had.v1.MoveOrder
+	8,  // 18: had.v1.Event.at:type_name -> google.protobuf.Timestamp
+	8,  // 19: had.v1.Event.recorded_at:type_name -> google.protobuf.Timestamp
+	7,  // 20: had.v1.Event.birth:type_name -> had.v1.Birth
+	16, // 21: had.v1.Event.policy_applied:type_name -> had.v1.PolicyApply
+	17, // 22: had.v1.Event.acquired:type_name -> had.v1.Acquire
+	18, // 23: had.v1.Event.progress:type_name -> had.v1.Progress
+	19, // 24: had.v1.Event.released:type_name -> had.v1.Released
+	20, // 25: had.v1.Event.hook:type_name -> had.v1.HookResult
+	15, // 26: had.v1.Event.move_ordered:type_name -> had.v1.MoveOrder
+	21, // 27: had.v1.Event.move_ended:type_name -> had.v1.MoveEnd
+	22, // 28: had.v1.Event.closed:type_name -> had.v1.Evidence
+	14, // 29: had.v1.Event.secured:type_name -> had.v1.Secured
+	30, // [30:30] is the sub-list for method output_type
+	30, // [30:30] is the sub-list for method input_type
+	30, // [30:30] is the sub-list for extension type_name
+	30, // [30:30] is the sub-list for extension extendee
+	0,  // [0:30] is the sub-list for field type_name
 }
 
 func init() { file_had_v1_state_proto_init() }
@@ -970,6 +1010,7 @@ func file_had_v1_state_proto_init() {
 		(*Event_MoveOrdered)(nil),
 		(*Event_MoveEnded)(nil),
 		(*Event_Closed)(nil),
+		(*Event_Secured)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
