@@ -45,6 +45,8 @@ func (s *State) Apply(e Entry, cmd *hadv1.Command) Verdict {
 		v.Refused = s.applyWaited(e, cmd, r.Waited)
 	case *hadv1.Command_Farewell:
 		v.Refused = s.applyFarewell(e, cmd, r.Farewell)
+	case *hadv1.Command_Secured:
+		v.Refused = s.applySecured(e, cmd, r.Secured)
 	default:
 		v.Refused = "this version of had doesn't know the record"
 	}
@@ -92,8 +94,13 @@ func (s *State) applyAcquire(e Entry, cmd *hadv1.Command, a *hadv1.Acquire) stri
 		return refuse("it was made for policy version %d, which is not in force", a.GetPolicyVersion())
 	case !sensible(a.GetTerms()):
 		return refuse("its terms make no sense: a lease of %v and an address lifetime of %v", time.Duration(a.GetTerms().GetTtlNs()), time.Duration(a.GetTerms().GetAddressLifetimeNs()))
+	case !bearable(a.GetTerms()):
+		return refuse("its terms make no sense: a release grace of %v, a watchdog of %v and a margin of %v", time.Duration(a.GetTerms().GetReleaseGraceNs()), time.Duration(a.GetTerms().GetWatchdogTimeoutNs()), time.Duration(a.GetTerms().GetVolumeMarginNs()))
 	case a.GetMoveOperation() != "" && (s.move.GetOrder().GetOperation() != a.GetMoveOperation() || s.move.GetOrder().GetTarget() != m.GetName()):
 		return refuse("no move to %s with operation %s is under way", m.GetName(), a.GetMoveOperation())
+	}
+	if why := s.volumesWrong(a); why != "" {
+		return why
 	}
 	for _, c := range s.open {
 		if why := s.evidenceMissing(c, a); why != "" {
@@ -119,6 +126,7 @@ func (s *State) applyAcquire(e Entry, cmd *hadv1.Command, a *hadv1.Acquire) stri
 	s.open = append(slices.Clone(s.open), &hadv1.Claim{
 		Epoch: e.Index, Instance: a.GetInstance(), Terms: a.GetTerms(), Addresses: a.GetAddresses(),
 		LastLeaseIndex: e.Index, PolicyVersion: a.GetPolicyVersion(), At: cmd.GetAt(), Cause: a.GetCause(),
+		Volumes: a.GetVolumes(),
 	})
 	s.lastEpoch, s.lastOwner = e.Index, m.GetName()
 	sub = append(sub, &hadv1.Event{Node: m.GetName(), Epoch: e.Index, Body: &hadv1.Event_Acquired{Acquired: a}})
@@ -126,13 +134,25 @@ func (s *State) applyAcquire(e Entry, cmd *hadv1.Command, a *hadv1.Acquire) stri
 	return ""
 }
 
-// longestTerm bounds what an Acquire may promise: successors have to wait it
-// out.
-const longestTerm = int64(time.Minute)
+// What an Acquire may promise is bounded: successors have to wait it out.
+const (
+	longestTerm  = int64(time.Minute)
+	longestGrace = int64(10 * time.Minute) // services that stop, disks that finish, a slow watchdog
+)
 
 func sensible(t *hadv1.Terms) bool {
 	return t.GetTtlNs() > 0 && t.GetTtlNs() <= longestTerm &&
 		t.GetAddressLifetimeNs() > 0 && t.GetAddressLifetimeNs() <= longestTerm
+}
+
+// bearable is sensible for what came with volumes and is zero before.
+func bearable(t *hadv1.Terms) bool {
+	for _, d := range []int64{t.GetReleaseGraceNs(), t.GetWatchdogTimeoutNs(), t.GetVolumeMarginNs()} {
+		if d < 0 || d > longestGrace {
+			return false
+		}
+	}
+	return true
 }
 
 func (s *State) applyRenew(e Entry, r *hadv1.LeaseRenew) string {
@@ -146,6 +166,8 @@ func (s *State) applyRenew(e Entry, r *hadv1.LeaseRenew) string {
 		return refuse("epoch %d belongs to another run of had on %s", r.GetEpoch(), c.GetInstance().GetNode())
 	case c.GetHandedTo() != 0:
 		return refuse("epoch %d has been handed over to epoch %d", r.GetEpoch(), c.GetHandedTo())
+	case c.GetSecured() != nil:
+		return refuse("the volumes of epoch %d are given to its successor (%s): it is over", r.GetEpoch(), c.GetSecured().GetKind())
 	}
 	c = proto.CloneOf(c)
 	c.LastLeaseIndex = e.Index

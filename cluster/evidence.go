@@ -16,7 +16,9 @@ const guardStream = "guard"
 // the refusal that keeps two owners from being written down. There are two
 // ways past an epoch that was not released: to have waited out its last lease
 // entry, where a later entry than the one named makes the wait void; or that
-// its owner is the one who ordered the move, and lets go when it is asked.
+// its owner is the one who ordered the move, and lets go when it is asked. The
+// first is not enough for one with volumes, which must have been secured, too;
+// by the second it stays open.
 func (s *State) evidenceMissing(c *hadv1.Claim, a *hadv1.Acquire) string {
 	for i, ev := range a.GetEvidence() {
 		if ev.GetEpoch() != c.GetEpoch() {
@@ -30,7 +32,10 @@ func (s *State) evidenceMissing(c *hadv1.Claim, a *hadv1.Acquire) string {
 			if proto.Equal(c.GetInstance(), a.GetInstance()) {
 				return refuse("epoch %d is this instance's own: it must be released, not waited for", c.GetEpoch())
 			}
-			return waitVoid(c, ev)
+			if why := waitVoid(c, ev); why != "" {
+				return why
+			}
+			return volumesUnsafe(c)
 		case hadv1.Evidence_KIND_HANDED_OVER:
 			return s.notHandedOver(c, a)
 		case hadv1.Evidence_KIND_UNSPECIFIED, hadv1.Evidence_KIND_RELEASED, hadv1.Evidence_KIND_REBOOTED:
@@ -44,6 +49,15 @@ func (s *State) evidenceMissing(c *hadv1.Claim, a *hadv1.Acquire) string {
 func waitVoid(c *hadv1.Claim, ev *hadv1.Evidence) string {
 	if ev.GetLeaseIndex() != c.GetLastLeaseIndex() {
 		return refuse("the lease of epoch %d was renewed at entry %d; the wait was for entry %d", c.GetEpoch(), c.GetLastLeaseIndex(), ev.GetLeaseIndex())
+	}
+	return ""
+}
+
+// volumesUnsafe says why a wait for the addresses isn't enough to close a claim;
+// empty: it is. Time that passes stops no write.
+func volumesUnsafe(c *hadv1.Claim) string {
+	if why := WhyNotSecured(c); why != "" {
+		return refuse("epoch %d is still open: %s", c.GetEpoch(), why)
 	}
 	return ""
 }
@@ -91,6 +105,9 @@ func (s *State) applyWaited(e Entry, cmd *hadv1.Command, w *hadv1.Waited) string
 		return refuse("epoch %d can't be closed by %s here", ev.GetEpoch(), ev.GetKind())
 	}
 	if why := waitVoid(c, ev); why != "" {
+		return why
+	}
+	if why := volumesUnsafe(c); why != "" {
 		return why
 	}
 	s.record(e, cmd, s.close(c, ev))

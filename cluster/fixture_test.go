@@ -112,7 +112,10 @@ func bornLog(t *testing.T) *log {
 func (l *log) apply(term uint64, cmd *hadv1.Command) Verdict {
 	l.t.Helper()
 	l.index++
-	cmd.At, cmd.Proposer = timestamppb.New(time.Unix(int64(l.index), 0)), "alpha"
+	cmd.At = timestamppb.New(time.Unix(int64(l.index), 0))
+	if cmd.GetProposer() == "" {
+		cmd.Proposer = "alpha"
+	}
 	data, err := encodeCommand(cmd)
 	if err != nil {
 		l.t.Fatal(err)

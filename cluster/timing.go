@@ -79,16 +79,66 @@ func (t Timing) Terms(layers ...string) *hadv1.Terms {
 }
 
 // TakeoverWait is how long after the last lease entry a successor must wait
-// when the owner is silent: the lease, and the error of two clocks over that
-// time. Where no gate was armed, the longest that the kernel keeps an address
+// when the owner is silent: the lease, the grace in which its owner may stop
+// services, and the error of two clocks over that time. Where no gate was armed, the longest that the kernel keeps an address
 // which nobody renews comes on top. The guard shortens nothing: it is a
 // process, and may be stopped like any other.
 func TakeoverWait(terms *hadv1.Terms) time.Duration {
-	d := time.Duration(terms.GetTtlNs())
+	d := heldFor(terms)
 	if !slices.Contains(terms.GetLayers(), LayerGate) {
 		d += time.Duration(terms.GetAddressLifetimeNs()) + KernelExpirySlack
 	}
+	return bySlowClock(d)
+}
+
+// heldFor is how long after t0 of a lease entry its owner may hold anything, by
+// its own clock.
+func heldFor(terms *hadv1.Terms) time.Duration {
+	return time.Duration(terms.GetTtlNs() + terms.GetReleaseGraceNs())
+}
+
+// bySlowClock is how long this clock must run until d has passed on another.
+func bySlowClock(d time.Duration) time.Duration {
 	return d + time.Duration(float64(d)*ClockRateError) + 1
+}
+
+// VolumeWait is how long after the last lease entry the passing of time is
+// evidence of a kind about volumes; false for a kind that doesn't rest on it.
+//
+// KIND_LEASE: the owner's guard makes the volumes safe by the end of what the
+// lease and the grace allow. Nothing is left if it did so, and what was on its
+// way to the disks has arrived within the margin. Whether it did, nobody has
+// seen.
+//
+// KIND_WATCHDOG: the guard feeds the watchdog only while the lease lives or the
+// volumes are proven safe. It looks at the clock, then feeds; stopped between
+// the two, it feeds late, but once, for it looks again before the next. That
+// late feed can't come later than one timeout after the one before it, since the
+// watchdog would have fired, and that one wasn't late. So the last feed comes
+// before lease's end + timeout, and the host is reset by lease's end + twice
+// the timeout. Counting it once would let a host that was stopped at that
+// instruction write for up to a timeout beside its successor.
+func VolumeWait(terms *hadv1.Terms, kind hadv1.Secured_Kind) (wait time.Duration, ok bool) {
+	d := heldFor(terms) + time.Duration(terms.GetVolumeMarginNs())
+	switch kind {
+	case hadv1.Secured_KIND_LEASE:
+		return bySlowClock(d), true
+	case hadv1.Secured_KIND_WATCHDOG:
+		return bySlowClock(d + 2*time.Duration(terms.GetWatchdogTimeoutNs())), true
+	case hadv1.Secured_KIND_UNSPECIFIED, hadv1.Secured_KIND_GUARD, hadv1.Secured_KIND_FENCED, hadv1.Secured_KIND_RESERVED, hadv1.Secured_KIND_CONFIRMED:
+	}
+	return 0, false
+}
+
+// SecuredAt is the first instant at which time is evidence of a kind about the
+// volumes of a claim, if no further lease entry arrives; false when the claim's
+// terms don't let it count. lastLease is as for TakeoverAt.
+func SecuredAt(lastLease clock.Instant, c *hadv1.Claim, kind hadv1.Secured_Kind) (at clock.Instant, ok bool) {
+	wait, ok := VolumeWait(c.GetTerms(), kind)
+	if !ok || notAgreed(c.GetTerms(), kind) != "" {
+		return 0, false
+	}
+	return lastLease.Add(wait), true
 }
 
 // TakeoverAt is the first instant at which every open claim is certainly
