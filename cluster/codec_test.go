@@ -21,15 +21,18 @@ func sampleCommands() []*hadv1.Command {
 		deliverCmd(hookResult("alpha", 1, 5), released("alpha", 2, 5)),
 		moveCmd("op", 5, "beta"),
 		moveEndCmd("op"),
+		mountsCmd(alpha, 2),
+		securedCmd("beta", secured(hadv1.Secured_KIND_WATCHDOG, alpha, 2, 5, 6)),
 	}
 }
 
 // sampleState has something in every field of a snapshot.
 func sampleState(t *testing.T) *State {
 	l := bornLog(t)
-	epoch := l.must(1, acquireCmd(instance("alpha", 1), 1))
+	epoch := l.must(1, mountsCmd(instance("alpha", 1), 1))
 	l.must(1, moveCmd("op", epoch, "beta"))
 	l.must(1, deliverCmd(progress("beta", 1, 0, hadv1.Progress_OUTCOME_VETOED)))
+	l.must(2, securedCmd("beta", secured(hadv1.Secured_KIND_FENCED, instance("alpha", 1), 2, epoch, epoch)))
 	l.state.dropped = 3
 	return l.state
 }
@@ -198,8 +201,9 @@ func bornLogSnapshot(f *testing.F) []byte {
 	s := NewState()
 	s.Apply(Entry{Index: 1, Term: 1}, birthCmd(testBirth()))
 	s.Apply(Entry{Index: 2, Term: 1}, policyCmd(0, "x"))
-	s.Apply(Entry{Index: 3, Term: 1}, acquireCmd(instance("alpha", 1), 1))
-	s.Apply(Entry{Index: 4, Term: 1}, deliverCmd(progress("beta", 1, 0, hadv1.Progress_OUTCOME_FAILED)))
+	s.Apply(Entry{Index: 3, Term: 1}, mountsCmd(instance("alpha", 1), 1))
+	s.Apply(Entry{Index: 4, Term: 1}, securedCmd("beta", secured(hadv1.Secured_KIND_GUARD, instance("alpha", 1), 1, 3, 3)))
+	s.Apply(Entry{Index: 5, Term: 1}, deliverCmd(progress("beta", 1, 0, hadv1.Progress_OUTCOME_FAILED)))
 	data, err := s.Encode()
 	if err != nil {
 		f.Fatal(err)

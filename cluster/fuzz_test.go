@@ -50,8 +50,10 @@ func logOf(data []byte) (cmds []*hadv1.Command) {
 // FuzzApply applies logs of any commands. None may make Apply panic; a refusal
 // changes nothing but the index; an epoch never comes twice, and an Acquire
 // that is accepted leaves no epoch open but its own and one that was handed
-// over to it; what a View has shown stays as it was; and a node that continues from a snapshot comes to the same
-// state as one that has applied the whole log.
+// over to it; no epoch with volumes is closed that neither its own node's report
+// nor evidence has made safe; what a View has shown stays as it was; and a node
+// that continues from a snapshot comes to the same state as one that has applied
+// the whole log.
 func FuzzApply(f *testing.F) {
 	alpha, beta := instance("alpha", 1), instance("beta", 1)
 	born := []*hadv1.Command{birthCmd(testBirth()), policyCmd(0, "x"), acquireCmd(alpha, 1)} // epoch 3
@@ -66,6 +68,13 @@ func FuzzApply(f *testing.F) {
 	f.Add(logBytes(f, append(slices.Clone(handedOver), acquireCmd(alpha, 1, waited(5, 5)), &hadv1.Command{Record: &hadv1.Command_Farewell{Farewell: &hadv1.Farewell{
 		NodeId: "id-alpha", Released: &hadv1.Released{Epoch: 3, Reporter: alpha, Kind: hadv1.Evidence_KIND_RELEASED},
 	}}})...))
+	mounts := append(slices.Clone(born[:2]), mountsCmd(alpha, 1)) // epoch 3
+	fenced := securedCmd("beta", secured(hadv1.Secured_KIND_FENCED, alpha, 1, 3, 3))
+	f.Add(logBytes(f, append(slices.Clone(mounts), mountsCmd(beta, 1, waited(3, 3)), fenced, renewCmd(alpha, 1, 3), acquireCmd(beta, 1, waited(3, 3)))...))
+	f.Add(logBytes(f, append(slices.Clone(mounts), securedCmd("alpha", secured(hadv1.Secured_KIND_GUARD, alpha, 1, 3, 0)), farewellCmd(alpha, 3))...))
+	besideIt := mountsCmd(beta, 1, &hadv1.Evidence{Epoch: 3, Kind: hadv1.Evidence_KIND_HANDED_OVER})
+	besideIt.GetAcquire().MoveOperation = "op"
+	f.Add(logBytes(f, append(slices.Clone(mounts), moveCmd("op", 3, "beta"), besideIt, waitedCmd(1, waited(3, 3)), fenced, waitedCmd(1, waited(3, 3)))...))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		whole, continued := NewState(), NewState()
 		epochs := map[uint64]bool{}
@@ -91,6 +100,11 @@ func FuzzApply(f *testing.F) {
 					if whole.lastEpoch <= view.LastEpoch || c.GetEpoch() != e.Index && c.GetHandedTo() != e.Index {
 						t.Fatalf("epoch %d was opened after %d, beside %v", e.Index, view.LastEpoch, c)
 					}
+				}
+			}
+			for _, c := range view.Open {
+				if atRisk(c) && whole.View().Claim(c.GetEpoch()) == nil && cmd.GetDeliver() == nil && cmd.GetFarewell() == nil {
+					t.Fatalf("entry %d closed epoch %d, whose owner may still write: %v", e.Index, c.GetEpoch(), cmd)
 				}
 			}
 			for _, c := range whole.View().Open {

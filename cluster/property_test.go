@@ -39,12 +39,18 @@ type model struct {
 	guards    map[uint64]bool   // entries that are a guard's word
 	handed    int               // epochs that were opened beside another
 	parted    int               // epochs closed otherwise than by a report or an Acquire
+	mounting  map[uint64]bool   // epochs whose owner may have mounted, and may still write
+	mounts    int               // epochs that got as far
+	secured   int               // epochs whose volumes evidence has made safe
 }
 
 // openEpoch is an epoch that isn't closed.
 type openEpoch struct {
 	lease  uint64 // its last lease entry
 	handed bool   // another was opened beside it: it can't be renewed
+
+	volumes bool
+	secured bool // its volumes are safe from its owner: it can't be renewed
 }
 
 // newest returns the newest open epoch; 0: none is open.
@@ -73,7 +79,7 @@ func (m *model) lease(epoch uint64) uint64 {
 func runRandom(t *testing.T, r *rand.Rand, commands int) {
 	l := bornLog(t)
 	replica := restored(t, l.state) // joined by snapshot
-	m := &model{t: t, owner: map[uint64]*hadv1.Instance{}, open: map[uint64]*openEpoch{}, hooks: map[string]uint64{}, farewells: map[string]uint64{}, guards: map[uint64]bool{}}
+	m := &model{t: t, owner: map[uint64]*hadv1.Instance{}, open: map[uint64]*openEpoch{}, hooks: map[string]uint64{}, farewells: map[string]uint64{}, guards: map[uint64]bool{}, mounting: map[uint64]bool{}}
 	g := &generator{r: r, term: 1, seq: map[string]uint64{}, run: map[string]int{"alpha": 1, "beta": 1, "gamma": 1}}
 	refusals, last := 0, encodeAt(t, l.state, 0)
 	for range commands {
@@ -119,6 +125,9 @@ func runRandom(t *testing.T, r *rand.Rand, commands int) {
 	if m.handed < 1 || m.parted < 3 {
 		t.Errorf("%d epochs were handed over, %d closed by a wait or a guard's word: the mix tests too little", m.handed, m.parted)
 	}
+	if m.mounts < 5 || m.secured < 3 {
+		t.Errorf("%d epochs got as far as to mount, %d were secured: the mix tests too little", m.mounts, m.secured)
+	}
 	if refusals < commands/10 || refusals > commands*9/10 {
 		t.Errorf("%d of %d commands were refused: the mix tests too little", refusals, commands)
 	}
@@ -160,22 +169,32 @@ func (m *model) accepted(l *log, term uint64, cmd *hadv1.Command) {
 			fatal("an epoch after %d", m.lastEpoch)
 		}
 		m.owner[l.index] = a.GetInstance()
-		m.open[l.index], m.lastEpoch, m.move = &openEpoch{lease: l.index}, l.index, nil
+		m.open[l.index], m.lastEpoch, m.move = &openEpoch{lease: l.index, volumes: len(a.GetVolumes()) > 0}, l.index, nil
 	case cmd.GetLeaseRenew() != nil:
 		r := cmd.GetLeaseRenew()
 		e := m.open[r.GetEpoch()]
-		if e == nil || e.handed || r.GetTerm() != term || !proto.Equal(r.GetInstance(), m.owner[r.GetEpoch()]) {
+		if e == nil || e.handed || e.secured || r.GetTerm() != term || !proto.Equal(r.GetInstance(), m.owner[r.GetEpoch()]) {
 			fatal("a renewal; open is %+v", e)
 		}
 		e.lease = l.index
 	case cmd.GetWaited() != nil:
 		ev := cmd.GetWaited().GetEvidence()
 		e := m.open[ev.GetEpoch()]
-		if e == nil || !e.handed || e.lease != ev.GetLeaseIndex() || ev.GetKind() != hadv1.Evidence_KIND_WAITED || cmd.GetWaited().GetTerm() != term {
+		if e == nil || !e.handed || e.volumes && !e.secured || e.lease != ev.GetLeaseIndex() || ev.GetKind() != hadv1.Evidence_KIND_WAITED || cmd.GetWaited().GetTerm() != term {
 			fatal("a wait for an epoch that is %+v", e)
 		}
 		delete(m.open, ev.GetEpoch())
 		m.parted++
+	case cmd.GetSecured() != nil:
+		r := cmd.GetSecured()
+		e := m.open[r.GetEpoch()]
+		if e == nil || !e.volumes || !proto.Equal(r.GetInstance(), m.owner[r.GetEpoch()]) || !m.proves(r, e, term, cmd.GetProposer()) {
+			fatal("evidence about an epoch that is %+v", e)
+		}
+		if !e.secured {
+			m.secured++
+		}
+		e.secured = true
 	case cmd.GetFarewell() != nil:
 		rel := cmd.GetFarewell().GetReleased()
 		node := rel.GetReporter().GetNode()
@@ -223,7 +242,7 @@ func (m *model) succeed(a *hadv1.Acquire, fatal func(string, ...any)) {
 			}
 			ok = true
 			switch {
-			case ev.GetKind() == hadv1.Evidence_KIND_WAITED && ev.GetLeaseIndex() == e.lease && !proto.Equal(a.GetInstance(), m.owner[epoch]):
+			case ev.GetKind() == hadv1.Evidence_KIND_WAITED && ev.GetLeaseIndex() == e.lease && !proto.Equal(a.GetInstance(), m.owner[epoch]) && (!e.volumes || e.secured):
 				delete(m.open, epoch)
 			case ev.GetKind() == hadv1.Evidence_KIND_HANDED_OVER && !e.handed && len(before) == 1 && m.move.GetFromEpoch() == epoch &&
 				m.move.GetTarget() == a.GetInstance().GetNode() && m.owner[epoch].GetNodeId() != a.GetInstance().GetNodeId():
@@ -251,16 +270,18 @@ func (m *model) mustBe(l *log, fatal func(string, ...any)) {
 	for _, c := range open {
 		e := m.open[c.GetEpoch()]
 		if e == nil || c.GetLastLeaseIndex() != e.lease || c.GetHandedTo() != 0 != e.handed ||
+			len(c.GetVolumes()) > 0 != e.volumes || c.GetSecured() != nil != e.secured ||
 			!proto.Equal(c.GetInstance(), m.owner[c.GetEpoch()]) || c.GetTerms().GetTtlNs() != int64(time.Second) {
 			fatal("the claim is %v, want instance %v and %+v", c, m.owner[c.GetEpoch()], e)
 		}
-		if !e.handed {
+		if !e.handed && !e.secured {
 			renewable++
 		}
 	}
 	if renewable > 1 {
 		fatal("two epochs can be renewed: %v", open)
 	}
+	m.mount(l, fatal)
 	if s := l.state; s.lastEpoch != m.lastEpoch || len(s.history) > HistoryLimit {
 		fatal("the last epoch is %d, want %d; %d events", s.lastEpoch, m.lastEpoch, len(s.history))
 	}
@@ -333,9 +354,11 @@ func (g *generator) near(n uint64) uint64 {
 
 func (g *generator) command(l *log, m *model) *hadv1.Command {
 	newest := m.newest()
-	switch n := g.r.IntN(100); {
+	switch n := g.r.IntN(110); {
 	case n < 25:
 		return g.acquire(l, m)
+	case n >= 100:
+		return g.evidence(m)
 	case n < 45:
 		in := m.owner[newest]
 		if in == nil || g.wrong() {
@@ -389,6 +412,10 @@ func (g *generator) acquire(l *log, m *model) *hadv1.Command {
 		}
 	}
 	cmd := acquireCmd(g.instance(node), g.near(g.term), evidence...)
+	if g.r.IntN(3) > 0 {
+		cmd = mountsCmd(cmd.GetAcquire().GetInstance(), cmd.GetAcquire().GetTerm(), evidence...)
+		cmd.GetAcquire().Terms.ReservationKey = l.index + 1
+	}
 	cmd.GetAcquire().PolicyVersion = l.state.View().Policy.GetVersion()
 	if handed || g.r.IntN(2) == 0 {
 		cmd.GetAcquire().MoveOperation = g.operation(l, m)
