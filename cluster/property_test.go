@@ -39,7 +39,7 @@ type model struct {
 	guards    map[uint64]bool   // entries that are a guard's word
 	handed    int               // epochs that were opened beside another
 	parted    int               // epochs closed otherwise than by a report or an Acquire
-	mounting  map[uint64]bool   // epochs whose owner may have mounted, and may still write
+	mounting  map[uint64]bool   // epochs whose owner may have mounted
 	mounts    int               // epochs that got as far
 	secured   int               // epochs whose volumes evidence has made safe
 }

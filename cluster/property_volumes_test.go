@@ -29,24 +29,25 @@ func (m *model) proves(r *hadv1.Secured, e *openEpoch, term uint64, proposer str
 	return r.GetLeaseIndex() == e.lease && proposer != r.GetInstance().GetNode()
 }
 
-// mount has every owner mount as soon as the state lets it. At no entry may
-// there be a second one who can write.
+// mount has every owner mount as soon as the state lets it, and stay so until its
+// epoch is closed, whatever evidence says meanwhile: it may be a mistake. At no
+// entry may there be a second one.
 func (m *model) mount(l *log, fatal func(string, ...any)) {
 	m.t.Helper()
 	for epoch := range m.mounting {
-		if e := m.open[epoch]; e == nil || e.secured {
-			delete(m.mounting, epoch) // its kernel was looked at, or it can't write
+		if m.open[epoch] == nil {
+			delete(m.mounting, epoch)
 		}
 	}
 	view := l.state.View()
 	for epoch, e := range m.open {
-		if e.volumes && !e.secured && !m.mounting[epoch] && len(view.VolumesBlockedBy(epoch)) == 0 {
+		if e.volumes && !m.mounting[epoch] && len(view.VolumesBlockedBy(epoch)) == 0 {
 			m.mounting[epoch] = true
 			m.mounts++
 		}
 	}
 	if len(m.mounting) > 1 {
-		fatal("two owners can write: those of %v", m.mounting)
+		fatal("two owners have mounted: those of %v", m.mounting)
 	}
 }
 

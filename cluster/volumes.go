@@ -131,14 +131,16 @@ func notAgreed(t *hadv1.Terms, kind hadv1.Secured_Kind) string {
 	return ""
 }
 
-// VolumesBlockedBy returns the other open claims whose owners may still write to
-// a volume. While there is one, the owner of epoch may mount nothing: neither
-// the same volume nor, since one device has many names, another. When there is
-// none, whatever those claims were about is safe for good.
+// VolumesBlockedBy returns the other open claims that have volumes. While there
+// is one, the owner of epoch may mount nothing: neither the same volume nor, since
+// one device has many names, another. When there is none, whatever earlier claims
+// were about is safe for good. One that is secured blocks as well until its lease
+// has been waited out, too: a confirmation may be a mistake and its owner at work,
+// and where the disks refuse writes it may not have unmounted yet.
 func (v View) VolumesBlockedBy(epoch uint64) []*hadv1.Claim {
 	var blocking []*hadv1.Claim
 	for _, c := range v.Open {
-		if c.GetEpoch() != epoch && atRisk(c) {
+		if c.GetEpoch() != epoch && len(c.GetVolumes()) > 0 {
 			blocking = append(blocking, c)
 		}
 	}
