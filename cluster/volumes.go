@@ -108,7 +108,7 @@ func evidenceUnfit(e Entry, cmd *hadv1.Command, c *hadv1.Claim, r *hadv1.Secured
 // empty: they do. An operator's word always does, as the last resort.
 func notAgreed(t *hadv1.Terms, kind hadv1.Secured_Kind) string {
 	has := func(method string) bool { return slices.Contains(t.GetFenceMethods(), method) }
-	ok := false
+	var ok bool
 	switch kind {
 	case hadv1.Secured_KIND_GUARD, hadv1.Secured_KIND_CONFIRMED:
 		ok = true

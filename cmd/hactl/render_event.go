@@ -69,6 +69,8 @@ func describe(e *hadv1.Event) (string, style) {
 		return fmt.Sprintf("move ended without a hand-over%s (operation %s)", colon(body.MoveEnded.GetWhy()), body.MoveEnded.GetOperation()), yellow
 	case *hadv1.Event_Closed:
 		return describeEvidence(body.Closed), plain
+	case *hadv1.Event_Secured:
+		return describeSecured(body.Secured)
 	}
 	return "something this hactl doesn't know: had is newer (hactl version)", yellow
 }
@@ -160,6 +162,29 @@ func describeEvidence(e *hadv1.Evidence) string {
 	case hadv1.Evidence_KIND_UNSPECIFIED, hadv1.Evidence_KIND_HANDED_OVER: // those close nothing
 	}
 	return text + word(e.GetKind())
+}
+
+// describeSecured says how it became known that an owner can't write to its
+// volumes any more. Time alone is the one kind that nobody has seen.
+func describeSecured(r *hadv1.Secured) (string, style) {
+	text, s := "its volumes are safe: ", plain
+	switch r.GetKind() {
+	case hadv1.Secured_KIND_GUARD:
+		text += "its guard unmounted them while had didn't"
+	case hadv1.Secured_KIND_FENCED:
+		text += "the host was switched off" + by(r.GetBy())
+	case hadv1.Secured_KIND_WATCHDOG:
+		text += "its watchdog has reset the host, unless they were unmounted before that; waited " + span(time.Duration(r.GetWaitedNs()).Round(time.Millisecond))
+	case hadv1.Secured_KIND_RESERVED:
+		text += "the disks refuse its writes since its reservation was preempted" + by(r.GetBy())
+	case hadv1.Secured_KIND_CONFIRMED:
+		text += "confirmed to be off" + by(r.GetBy())
+	case hadv1.Secured_KIND_LEASE:
+		text, s = "its volumes count as safe: nobody has seen it, but "+span(time.Duration(r.GetWaitedNs()).Round(time.Millisecond))+" have passed since the last lease", yellow
+	default:
+		text += word(r.GetKind())
+	}
+	return text + colon(r.GetDetail()), s
 }
 
 // shortStep is how long a step must have taken to be worth a line's space.

@@ -16,11 +16,7 @@ import (
 
 // Propose implements Peer: a follower's command, committed by this leader.
 func (s *Server) Propose(ctx context.Context, req *hadv1.ProposeRequest) (*hadv1.ProposeResponse, error) {
-	switch req.GetCommand().GetRecord().(type) {
-	case *hadv1.Command_Deliver, *hadv1.Command_Farewell:
-	default:
-		// Lease records above all: a deposed leader's renewal must not be
-		// committed by its successor.
+	if !passedOn(req.GetCommand()) {
 		return nil, status.Error(codes.PermissionDenied, "only reports are taken from other nodes")
 	}
 	v, err := s.cfg.Node.Propose(ctx, req.GetCommand())
@@ -31,6 +27,20 @@ func (s *Server) Propose(ctx context.Context, req *hadv1.ProposeRequest) (*hadv1
 		return nil, statusOf(err)
 	}
 	return &hadv1.ProposeResponse{Index: v.Index}, nil
+}
+
+// passedOn reports whether a command may come from another node. Lease records
+// above all may not: a deposed leader's renewal must not be committed by its
+// successor. Nor may evidence about volumes but a guard's, for what else there
+// is a leader gathers, for itself.
+func passedOn(cmd *hadv1.Command) bool {
+	switch r := cmd.GetRecord().(type) {
+	case *hadv1.Command_Deliver, *hadv1.Command_Farewell:
+		return true
+	case *hadv1.Command_Secured:
+		return r.Secured.GetKind() == hadv1.Secured_KIND_GUARD
+	}
+	return false
 }
 
 // Health implements Peer.
@@ -58,6 +68,20 @@ func (s *Server) TakeFarewell(ctx context.Context, req *hadv1.TakeFarewellReques
 	}
 	s.cfg.Controller.TakeFarewell(req.GetFarewell())
 	return &hadv1.TakeFarewellResponse{}, nil
+}
+
+// TakeSecured implements Peer. A guard speaks for its own node alone, and of
+// what it did itself.
+func (s *Server) TakeSecured(ctx context.Context, req *hadv1.TakeSecuredRequest) (*hadv1.TakeSecuredResponse, error) {
+	r := req.GetSecured()
+	if from := callerOf(ctx); from == "" || from != r.GetInstance().GetNode() {
+		return nil, status.Errorf(codes.PermissionDenied, "%q can't speak for %q", from, r.GetInstance().GetNode())
+	}
+	if r.GetKind() != hadv1.Secured_KIND_GUARD {
+		return nil, status.Errorf(codes.PermissionDenied, "a guard can't say %s", r.GetKind())
+	}
+	s.cfg.Controller.TakeSecured(r)
+	return &hadv1.TakeSecuredResponse{}, nil
 }
 
 // callerOf returns the name of the node that calls, as the cluster port has

@@ -97,6 +97,7 @@ func TestOnlyReportsAreTakenFromOtherNodes(t *testing.T) {
 		{Record: &hadv1.Command_LeaseRenew{LeaseRenew: &hadv1.LeaseRenew{}}},
 		{Record: &hadv1.Command_Acquire{Acquire: &hadv1.Acquire{}}},
 		{Record: &hadv1.Command_PolicyApply{PolicyApply: &hadv1.PolicyApply{}}},
+		{Record: &hadv1.Command_Secured{Secured: &hadv1.Secured{Kind: hadv1.Secured_KIND_CONFIRMED}}},
 		{},
 	} {
 		if _, err := s.Propose(t.Context(), &hadv1.ProposeRequest{Command: cmd}); status.Code(err) != codes.PermissionDenied {

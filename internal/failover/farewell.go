@@ -15,10 +15,9 @@ import (
 	hadv1 "had/proto/had/v1"
 )
 
-// farewells carries into the log what guards have said of their dead daemons:
-// those of other nodes, which this node heard, and that of this node's own
-// earlier run. Every node that heard one passes it on; State.Apply takes it
-// once.
+// farewells carries into the log what guards have said of their daemons: those
+// of other nodes, which this node heard, and that of this node's own earlier run.
+// Every node that heard one passes it on; State.Apply takes it once.
 type farewells struct {
 	log    Log
 	peers  Peers
@@ -27,24 +26,60 @@ type farewells struct {
 	taken  func() error    // own is in the log
 
 	mu      sync.Mutex
-	pending []*hadv1.Farewell // oldest epoch first, each once
-	changed chan struct{}     // capacity 1
+	pending []*word       // oldest epoch first, each once
+	changed chan struct{} // capacity 1
+}
+
+// word is one thing a guard has said: that its daemon has died and all of the
+// epoch is given back, or that the daemon lives and the volumes are safe.
+type word struct {
+	of       *hadv1.Instance // the guarded run of had
+	epoch    uint64
+	farewell *hadv1.Farewell // nil: it is secured
+	secured  *hadv1.Secured  // nil: it is a farewell
+}
+
+// command is the record that puts the word into the log.
+func (w *word) command() *hadv1.Command {
+	if w.farewell != nil {
+		return &hadv1.Command{Record: &hadv1.Command_Farewell{Farewell: w.farewell}}
+	}
+	return &hadv1.Command{Record: &hadv1.Command_Secured{Secured: w.secured}}
+}
+
+// compareWords puts the older epoch first and, in one epoch, what a guard says
+// while had lives before what it says at its death.
+func compareWords(a, b *word) int {
+	last := func(w *word) int {
+		if w.farewell != nil {
+			return 1
+		}
+		return 0
+	}
+	return cmp.Or(cmp.Compare(a.epoch, b.epoch), cmp.Compare(last(a), last(b)))
 }
 
 // add takes a farewell, unless it waits already.
 func (f *farewells) add(fw *hadv1.Farewell) {
+	f.take(&word{of: fw.GetReleased().GetReporter(), epoch: fw.GetReleased().GetEpoch(), farewell: fw})
+}
+
+// addSecured takes what a guard says of volumes, unless it waits already.
+func (f *farewells) addSecured(s *hadv1.Secured) {
+	f.take(&word{of: s.GetInstance(), epoch: s.GetEpoch(), secured: s})
+}
+
+func (f *farewells) take(w *word) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	known := func(p *hadv1.Farewell) bool {
-		return p.GetNodeId() == fw.GetNodeId() && p.GetReleased().GetEpoch() == fw.GetReleased().GetEpoch()
+	known := func(p *word) bool {
+		return p.of.GetNodeId() == w.of.GetNodeId() && compareWords(p, w) == 0
 	}
 	if slices.ContainsFunc(f.pending, known) {
 		return
 	}
-	f.pending = append(f.pending, fw)
-	slices.SortStableFunc(f.pending, func(a, b *hadv1.Farewell) int {
-		return cmp.Compare(a.GetReleased().GetEpoch(), b.GetReleased().GetEpoch())
-	})
+	f.pending = append(f.pending, w)
+	slices.SortStableFunc(f.pending, compareWords)
 	poke(f.changed)
 }
 
@@ -52,10 +87,10 @@ func (f *farewells) add(fw *hadv1.Farewell) {
 func (f *farewells) waits(nodeID string) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return slices.ContainsFunc(f.pending, func(p *hadv1.Farewell) bool { return p.GetNodeId() == nodeID })
+	return slices.ContainsFunc(f.pending, func(p *word) bool { return p.farewell.GetNodeId() == nodeID })
 }
 
-func (f *farewells) first() *hadv1.Farewell {
+func (f *farewells) first() *word {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if len(f.pending) == 0 {
@@ -64,16 +99,16 @@ func (f *farewells) first() *hadv1.Farewell {
 	return f.pending[0]
 }
 
-// done forgets a farewell that the log has taken, or will never take.
-func (f *farewells) done(fw *hadv1.Farewell) {
-	if fw == f.own {
+// done forgets a word that the log has taken, or will never take.
+func (f *farewells) done(w *word) {
+	if w.farewell != nil && w.farewell == f.own {
 		if err := f.taken(); err != nil {
 			f.logger.Warn("the farewell is told again at the next start, to no effect", "error", err)
 		}
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.pending = slices.DeleteFunc(f.pending, func(p *hadv1.Farewell) bool { return p == fw })
+	f.pending = slices.DeleteFunc(f.pending, func(p *word) bool { return p == w })
 }
 
 // Run passes on until ctx ends.
@@ -99,18 +134,18 @@ func (f *farewells) Run(ctx context.Context) error {
 
 // deliver passes on what waits and reports whether nothing is left.
 func (f *farewells) deliver(ctx context.Context) bool {
-	for fw := f.first(); fw != nil; fw = f.first() {
-		err := carry(ctx, f.log, f.peers, &hadv1.Command{Record: &hadv1.Command_Farewell{Farewell: fw}})
+	for w := f.first(); w != nil; w = f.first() {
+		err := carry(ctx, f.log, f.peers, w.command())
 		refused, isRefused := errors.AsType[*cluster.RefusedError](err)
 		switch {
 		case err == nil:
-			f.logger.Info("passed on what a guard said of its dead daemon", "node", fw.GetReleased().GetReporter().GetNode(), "epoch", fw.GetReleased().GetEpoch())
+			f.logger.Info("passed on what a guard said of its daemon", "node", w.of.GetNode(), "epoch", w.epoch)
 		case isRefused:
-			f.logger.Warn("the log doesn't take what a guard said of its dead daemon", "epoch", fw.GetReleased().GetEpoch(), "reason", refused.Reason)
+			f.logger.Warn("the log doesn't take what a guard said of its daemon", "node", w.of.GetNode(), "epoch", w.epoch, "reason", refused.Reason)
 		default:
 			return false
 		}
-		f.done(fw)
+		f.done(w)
 	}
 	return true
 }
@@ -146,4 +181,12 @@ func (c *Controller) TakeFarewell(fw *hadv1.Farewell) {
 	c.cfg.Logger.Info("a guard says that its daemon has died", "node", fw.GetReleased().GetReporter().GetNode(), "epoch", fw.GetReleased().GetEpoch())
 	c.farewells.add(fw)
 	c.cfg.Log.LeaderGone(fw.GetReleased().GetReporter().GetNode())
+}
+
+// TakeSecured takes what another node's guard says of volumes that it has made
+// safe while its daemon lives. That daemon may lead, and be well enough to do so:
+// nobody stands for election because of it.
+func (c *Controller) TakeSecured(s *hadv1.Secured) {
+	c.cfg.Logger.Info("a guard says that it has made the volumes of its daemon's epoch safe", "node", s.GetInstance().GetNode(), "epoch", s.GetEpoch())
+	c.farewells.addSecured(s)
 }
