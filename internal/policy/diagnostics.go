@@ -35,7 +35,7 @@ type Diagnostic struct {
 	Line     int    // counts from 1
 	Column   int    // in characters as a reader sees them (grapheme clusters), counts from 1
 	Summary  string // what is wrong: one sentence without a full stop
-	Detail   string // what to do about it; may be empty
+	Detail   string // what to do about it; may be empty, or several lines where there is a choice
 	// Rendered is all of it as plain text that ends in a newline: a
 	// "file:line:column: severity: summary" line, the line of source, carets
 	// under the place, the hint. It holds no control characters except tab
@@ -90,8 +90,12 @@ func newDiagnostic(severity Severity, text string, at hcl.Range, summary, detail
 		Line:     at.Start.Line,
 		Column:   at.Start.Column,
 		Summary:  printable(summary),
-		Detail:   printable(detail),
 	}
+	hints := strings.Split(detail, "\n")
+	for i := range hints {
+		hints[i] = printable(hints[i])
+	}
+	d.Detail = strings.Join(hints, "\n")
 	var b strings.Builder
 	fmt.Fprintf(&b, "%s:%d:%d: %s: %s\n", printable(d.File), d.Line, d.Column, severity, d.Summary)
 	if text != "" {
@@ -99,7 +103,7 @@ func newDiagnostic(severity Severity, text string, at hcl.Range, summary, detail
 		fmt.Fprintf(&b, "%4d | %s\n     | %s\n", d.Line, line, carets)
 	}
 	if d.Detail != "" {
-		fmt.Fprintf(&b, "     = hint: %s\n", d.Detail)
+		fmt.Fprintf(&b, "     = hint: %s\n", strings.Join(hints, "\n             "))
 	}
 	d.Rendered = b.String()
 	return d

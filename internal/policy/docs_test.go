@@ -109,7 +109,10 @@ func parseExample(name, text string) error {
 		_, diags := policy.ParseNode(name, []byte(text), host)
 		return diags.Err()
 	}
-	_, diags := policy.ParsePolicy(name, []byte(text))
+	p, diags := policy.ParsePolicy(name, []byte(text))
+	if p != nil {
+		diags = append(diags, p.CheckMembers(members)...)
+	}
 	return diags.Err()
 }
 

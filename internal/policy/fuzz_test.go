@@ -3,6 +3,7 @@ package policy_test
 import (
 	"net/netip"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -113,5 +114,74 @@ func checkPolicy(t *testing.T, p *policy.Policy) {
 	if !filepath.IsAbs(p.Hooks.Dir) || p.Hooks.Timeout <= 0 || p.Hooks.Timeout.Hours() > 1 || len(p.Hooks.OnFailure) != 2 {
 		t.Errorf("hooks are %+v", p.Hooks)
 	}
+	checkVolumes(t, p)
 	checkRendering(t, p.CheckMembers(members))
+	checkRendering(t, p.CheckSupported())
+	checkRendering(t, p.CheckNode(&policy.NodeFile{Node: "alpha", DataDir: "/srv/had", Socket: "/srv/web/had.sock"}))
+}
+
+// checkVolumes checks what decides whether a volume may be mounted.
+func checkVolumes(t *testing.T, p *policy.Policy) {
+	t.Helper()
+	devices := map[string]bool{}
+	for i, v := range p.Volumes {
+		if v.Name == "" || v.Device == "" || devices[v.Device] || v.Path != filepath.Clean(v.Path) || !filepath.IsAbs(v.Path) || v.Path == "/" {
+			t.Errorf("volume %+v isn't complete and unique", v)
+		}
+		if v.Fsck != policy.FsckNever && (v.Fsck != policy.FsckPreen || v.Network()) {
+			t.Errorf("volume %s: fsck is %q", v.Name, v.Fsck)
+		}
+		for _, before := range p.Volumes[:i] {
+			if before.Path == v.Path || strings.HasPrefix(before.Path, v.Path+"/") {
+				t.Errorf("volume %s hides %s", v.Path, before.Path)
+			}
+		}
+		for _, o := range v.Options {
+			if o == "" || strings.ContainsAny(o, ", \t\n") || o == "bg" || strings.HasPrefix(o, "remount") {
+				t.Errorf("volume %s: option %q", v.Name, o)
+			}
+		}
+		devices[v.Device] = true
+	}
+	f := p.Fence
+	if len(p.Volumes) > 0 && len(f.Methods) == 0 {
+		t.Error("volumes were accepted without a fence")
+	}
+	if slices.Contains(f.Methods, policy.MethodLease) != (f.Margin > 0) || p.ReleaseGrace < 0 || p.ReleaseGrace.Minutes() > 10 {
+		t.Errorf("methods %v, margin %s, grace %s", f.Methods, f.Margin, p.ReleaseGrace)
+	}
+	if len(f.Agents) > 0 != slices.Contains(f.Methods, policy.MethodAgent) || len(f.Commands) > 0 != slices.Contains(f.Methods, policy.MethodCommand) {
+		t.Errorf("methods %v, agents %v, commands %v", f.Methods, f.Agents, f.Commands)
+	}
+	for _, levels := range f.Agents {
+		for _, a := range slices.Concat(levels...) {
+			checkAgent(t, a)
+		}
+	}
+	for _, levels := range f.Commands {
+		for _, c := range slices.Concat(levels...) {
+			if len(c.Command) == 0 || len(c.Verify) == 0 || !filepath.IsAbs(c.Command[0]) || !filepath.IsAbs(c.Verify[0]) || c.Timeout <= 0 {
+				t.Errorf("command %+v", c)
+			}
+		}
+	}
+}
+
+// checkAgent checks that nothing but options reaches an agent: its input is
+// lines of name=value.
+func checkAgent(t *testing.T, a policy.Agent) {
+	t.Helper()
+	if a.Program == "" || !strings.HasPrefix(a.Program, "fence_") && !filepath.IsAbs(a.Program) || a.Timeout <= 0 {
+		t.Errorf("agent %+v", a)
+	}
+	for name, value := range a.Options {
+		if name == "" || strings.ContainsAny(name, "=\n") || strings.ContainsAny(value, "\r\n") || name == "action" || name == "missing_as_off" || name == "password" || name == "passwd" {
+			t.Errorf("option %q = %q", name, value)
+		}
+	}
+	for name, file := range a.Secrets {
+		if !filepath.IsAbs(file) || name == "" || strings.ContainsAny(name, "=\n") {
+			t.Errorf("secret %q is in %q", name, file)
+		}
+	}
 }

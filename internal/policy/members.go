@@ -6,8 +6,8 @@ import (
 )
 
 // CheckMembers refuses what p, as ParsePolicy returned it, says about nodes
-// that aren't members or never own, and addresses that are a member's own. It
-// doesn't change p and may be called at any time: a policy outlives changes
+// that aren't members or never own, addresses that are a member's own, and a
+// fence that leaves out a node which may own. It doesn't change p and may be called at any time: a policy outlives changes
 // of membership.
 func (p *Policy) CheckMembers(members []Member) Diagnostics {
 	s := &source{name: p.filename, text: p.text}
@@ -20,6 +20,7 @@ func (p *Policy) CheckMembers(members []Member) Diagnostics {
 		}
 		s.checkNotNode(v.address, p.VIPs[i].Address, members)
 	}
+	s.checkFenced(p.raw.fence, p.Fence, members)
 	return s.result()
 }
 

@@ -10,7 +10,7 @@ import (
 
 const (
 	nodeNameHint = "a node's name is a host name (RFC 1123): letters, digits, \"-\" and \".\", at most 63 of them, beginning and ending with a letter or digit"
-	vipNameHint  = "the name begins with a letter and goes on with letters, digits, \"-\" and \"_\", at most 63 of them"
+	identHint    = "the name begins with a letter and goes on with letters, digits, \"-\" and \"_\", at most 63 of them"
 )
 
 var (

@@ -67,7 +67,7 @@ func nodeShape() shape {
 		others: map[string]string{
 			"vip": inPolicy, "hooks": inPolicy, "prefer": inPolicy, "volume": inPolicy, "fence": inPolicy,
 			"check": inPolicy, "sync": inPolicy, "failback": inPolicy, "limits": inPolicy, "notify": inPolicy,
-			"reconnect_token": inPolicy, "detect": "it belongs in the cluster block", "two_voters": "it belongs in the cluster block",
+			"reconnect_token": inPolicy, "release_grace": inPolicy, "detect": "it belongs in the cluster block", "two_voters": "it belongs in the cluster block",
 		},
 		blocks: map[string]shape{
 			"tls": {

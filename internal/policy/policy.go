@@ -16,6 +16,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/hashicorp/hcl/v2"
 	"github.com/hashicorp/hcl/v2/hclsyntax"
@@ -32,7 +33,11 @@ type Policy struct {
 	VIPs   []VIP    // in file order, which is the order of every stage
 	Hooks  Hooks
 
-	// What CheckMembers needs to show a place.
+	Volumes      []Volume      // in file order, in which they are mounted; unmounted in reverse
+	Fence        Fence         // with methods if there are volumes
+	ReleaseGrace time.Duration // how much longer than the lease a cut-off owner may take to release; 0 for none
+
+	// What the checks that come later need to show a place.
 	filename, text string
 	raw            rawPolicy
 }
@@ -57,13 +62,15 @@ func (v VIP) InterfaceOn(node string) string {
 func policyShape() shape {
 	const inNode = "it belongs in the node file (/etc/had/had.hcl), not in the policy"
 	return shape{
-		attrs: map[string]string{"prefer": `["alpha", "beta"]`},
-		later: []string{"volume", "fence", "reconnect_token", "check", "sync", "failback", "limits", "notify"},
+		attrs: map[string]string{"prefer": `["alpha", "beta"]`, "release_grace": quote(shortest(exampleGrace))},
+		later: []string{"reconnect_token", "check", "sync", "failback", "limits", "notify"},
 		others: map[string]string{
 			"cluster": inNode, "node": inNode, "data_dir": inNode, "socket": inNode, "tls": inNode,
 			"watchdog": inNode, "telemetry": inNode,
 		},
 		blocks: map[string]shape{
+			"volume": volumeShape(),
+			"fence":  fenceShape(),
 			"vip": {
 				what:   `vip "web"`,
 				labels: 1,
@@ -108,14 +115,21 @@ func (s *source) policy() *Policy {
 	}
 	raw := s.rawPolicy(body)
 	p := &Policy{
-		Prefer:   s.validPrefer(raw.prefer),
-		VIPs:     s.validVIPs(raw.vips),
-		Hooks:    s.validHooks(raw.hooks),
-		filename: s.name,
-		text:     s.text,
-		raw:      raw,
+		Prefer:       s.validPrefer(raw.prefer),
+		VIPs:         s.validVIPs(raw.vips),
+		Hooks:        s.validHooks(raw.hooks),
+		Volumes:      s.validVolumes(raw.volumes),
+		Fence:        s.validFence(raw.fence, raw.volumes),
+		ReleaseGrace: raw.grace,
+		filename:     s.name,
+		text:         s.text,
+		raw:          raw,
 	}
-	if len(p.VIPs) == 0 {
+	s.checkReachable(raw, p.Volumes)
+	switch {
+	case len(p.VIPs) == 0 && len(p.Volumes) > 0:
+		s.warnf(s.start(), `add one: vip "web" { address = "192.0.2.10" }`, "the policy has no vip: its volumes move, but no hook runs and no client can follow")
+	case len(p.VIPs) == 0:
 		s.warnf(s.start(), `add one: vip "web" { address = "192.0.2.10" }`, "the policy has no vip: the cluster will own nothing")
 	}
 	return p
@@ -123,9 +137,13 @@ func (s *source) policy() *Policy {
 
 // rawPolicy is policy.hcl as it is written.
 type rawPolicy struct {
-	prefer []text
-	vips   []rawVIP
-	hooks  rawHooks
+	prefer  []text
+	vips    []rawVIP
+	hooks   rawHooks
+	volumes []rawVolume
+	fence   rawFence
+	grace   time.Duration
+	graceAt hcl.Range // when grace isn't 0
 }
 
 type rawVIP struct {
@@ -134,12 +152,14 @@ type rawVIP struct {
 	byNode        []rawAssignment // interface = { alpha = "eth0" }
 }
 
-type rawAssignment struct{ key, value text }
-
 func (s *source) rawPolicy(body *hclsyntax.Body) rawPolicy {
 	raw := rawPolicy{
 		prefer: s.list(body, "prefer", `["alpha", "beta"]`),
 		hooks:  rawHooks{timeout: defaultHooksTimeout},
+		grace:  s.grace(body),
+	}
+	if a := body.Attributes["release_grace"]; a != nil {
+		raw.graceAt = a.NameRange
 	}
 	for _, b := range body.Blocks {
 		switch b.Type {
@@ -151,6 +171,10 @@ func (s *source) rawPolicy(body *hclsyntax.Body) rawPolicy {
 			raw.vips = append(raw.vips, v)
 		case "hooks":
 			raw.hooks = s.rawHooks(b.Body)
+		case "volume":
+			raw.volumes = append(raw.volumes, s.rawVolume(b))
+		case "fence":
+			raw.fence = s.rawFence(b)
 		}
 	}
 	return raw
@@ -163,19 +187,7 @@ func (s *source) rawInterface(a *hclsyntax.Attribute) (one text, byNode []rawAss
 	if !ok {
 		return s.literal(a.Expr, a.Name, example), nil
 	}
-	for _, item := range object.Items {
-		key := text{value: hcl.ExprAsKeyword(item.KeyExpr), at: item.KeyExpr.Range(), ok: true}
-		if key.value == "" {
-			key = text{}
-			if k, isKey := item.KeyExpr.(*hclsyntax.ObjectConsKeyExpr); isKey {
-				key = s.literal(k.Wrapped, "each node of interface", example)
-			}
-		}
-		value := s.literal(item.ValueExpr, "each interface", example)
-		if key.ok && value.ok {
-			byNode = append(byNode, rawAssignment{key, value})
-		}
-	}
+	byNode = s.assignments(object, "each node of interface", "each interface", example)
 	if len(object.Items) == 0 {
 		s.errorf(a.Expr.Range(), "leave the line out to derive it from the address", "interface is an empty map")
 	}
@@ -202,7 +214,7 @@ func (s *source) validVIPs(raw []rawVIP) []VIP {
 	for _, r := range raw {
 		v := VIP{Name: r.name.value}
 		if !validIdentifier(v.Name) {
-			s.errorf(r.name.at, vipNameHint, "%s can't be a vip's name", quote(v.Name))
+			s.errorf(r.name.at, identHint, "%s can't be a vip's name", quote(v.Name))
 		}
 		if first, twice := names[v.Name]; twice {
 			s.errorf(r.name.at, fmt.Sprintf("the first is on line %d; each needs a name of its own", first.at.Start.Line), "two vips are called %s", quote(v.Name))

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"maps"
+	"math/big"
 	"slices"
 	"strings"
 
@@ -94,6 +95,9 @@ type text struct {
 	ok    bool
 }
 
+// rawAssignment is one item of a map.
+type rawAssignment struct{ key, value text }
+
 // label returns a block's first label, which conform has counted.
 func label(b *hclsyntax.Block) text {
 	return text{value: b.Labels[0], at: b.LabelRanges[0], ok: true}
@@ -179,4 +183,53 @@ func (s *source) list(body *hclsyntax.Body, name, example string) []text {
 		}
 	}
 	return items
+}
+
+// requiredList returns the list of b, and refuses b without it or with
+// nothing in it.
+func (s *source) requiredList(b *hclsyntax.Block, name, example string) []text {
+	a := b.Body.Attributes[name]
+	if a == nil {
+		s.errorf(b.DefRange(), fmt.Sprintf("add a line: %s = %s", name, example), "the %s block has no %s", b.Type, name)
+		return nil
+	}
+	if tuple, ok := a.Expr.(*hclsyntax.TupleConsExpr); ok && len(tuple.Exprs) == 0 {
+		s.errorf(a.Expr.Range(), fmt.Sprintf("write %s = %s", name, example), "%s is an empty list", name)
+	}
+	return s.list(b.Body, name, example)
+}
+
+// assignments returns the items of a map from text to text. key and value
+// name what stands on either side.
+func (s *source) assignments(object *hclsyntax.ObjectConsExpr, key, value, example string) []rawAssignment {
+	var items []rawAssignment
+	for _, item := range object.Items {
+		k := text{value: hcl.ExprAsKeyword(item.KeyExpr), at: item.KeyExpr.Range(), ok: true}
+		if k.value == "" {
+			k = text{}
+			if e, ok := item.KeyExpr.(*hclsyntax.ObjectConsKeyExpr); ok {
+				k = s.literal(e.Wrapped, key, example)
+			}
+		}
+		v := s.literal(item.ValueExpr, value, example)
+		if k.ok && v.ok {
+			items = append(items, rawAssignment{k, v})
+		}
+	}
+	return items
+}
+
+// number returns a whole number from low to high, and 0 when none is written.
+func (s *source) number(body *hclsyntax.Body, name string, low, high int) int {
+	a := body.Attributes[name]
+	if a == nil {
+		return 0
+	}
+	if l, ok := a.Expr.(*hclsyntax.LiteralValueExpr); ok && !l.Val.IsNull() && l.Val.Type() == cty.Number {
+		if n, accuracy := l.Val.AsBigFloat().Int64(); accuracy == big.Exact && int64(low) <= n && n <= int64(high) {
+			return int(n)
+		}
+	}
+	s.errorf(a.Expr.Range(), fmt.Sprintf("write %s = %d, without quotes", name, low), "%s must be a whole number from %d to %d", name, low, high)
+	return 0
 }
