@@ -363,6 +363,9 @@ func (c *parsedPolicy) of(p *hadv1.Policy) (*policy.Policy, error) {
 	defer c.mu.Unlock()
 	if c.version != p.GetVersion() {
 		parsed, diags := policy.ParsePolicy(fmt.Sprintf("policy version %d", p.GetVersion()), []byte(p.GetText()))
+		if parsed != nil {
+			diags = append(diags, parsed.CheckSupported()...)
+		}
 		c.version, c.policy, c.err, c.seen = p.GetVersion(), parsed, diags.Err(), c.now()
 	}
 	if c.err != nil {
