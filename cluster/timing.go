@@ -80,9 +80,9 @@ func (t Timing) Terms(layers ...string) *hadv1.Terms {
 
 // TakeoverWait is how long after the last lease entry a successor must wait
 // when the owner is silent: the lease, the grace in which its owner may stop
-// services, and the error of two clocks over that time. Where no gate was armed, the longest that the kernel keeps an address
-// which nobody renews comes on top. The guard shortens nothing: it is a
-// process, and may be stopped like any other.
+// services, and the error of two clocks over that time. Where no gate was armed,
+// the longest that the kernel keeps an address which nobody renews comes on top.
+// The guard shortens nothing: it is a process, and may be stopped like any other.
 func TakeoverWait(terms *hadv1.Terms) time.Duration {
 	d := heldFor(terms)
 	if !slices.Contains(terms.GetLayers(), LayerGate) {

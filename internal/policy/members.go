@@ -7,8 +7,8 @@ import (
 
 // CheckMembers refuses what p, as ParsePolicy returned it, says about nodes
 // that aren't members or never own, addresses that are a member's own, and a
-// fence that leaves out a node which may own. It doesn't change p and may be called at any time: a policy outlives changes
-// of membership.
+// fence that leaves out a node which may own. It doesn't change p and may be
+// called at any time: a policy outlives changes of membership.
 func (p *Policy) CheckMembers(members []Member) Diagnostics {
 	s := &source{name: p.filename, text: p.text}
 	for _, t := range p.raw.prefer {
