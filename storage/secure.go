@@ -1,0 +1,215 @@
+package storage
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strconv"
+
+	"golang.org/x/sys/unix"
+)
+
+// Secure ends volumes by force and proves that they are free, as Unused does.
+// Those given are in the order in which they are mounted; they are ended in
+// reverse. First, no file system takes another write; then all are unmounted,
+// in every mount namespace, with whatever else is mounted on them.
+// What was synced before is kept, what wasn't may be lost.
+//
+// Whoever writes must be dead before: a sync that is under way may otherwise
+// report success for what is lost. One volume that can't be ended doesn't keep
+// the others from it; the error names all. nil is the proof for all.
+func Secure(ctx context.Context, vs []Volume) error {
+	h := thisHost()
+	all, err := allMounts()
+	if err != nil {
+		return fmt.Errorf("end the volumes by force: %w", err)
+	}
+	var errs []error
+	ends := make([]ending, 0, len(vs))
+	for _, v := range slices.Backward(vs) {
+		e, err := h.ending(ctx, v, all)
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		e.shut = shutdown(of(all, e.dev), e.dev)
+		ends = append(ends, e)
+	}
+	for _, e := range ends {
+		errs = append(errs, h.end(ctx, e))
+	}
+	return errors.Join(errs...)
+}
+
+// ending is what becomes of a volume.
+type ending struct {
+	Volume
+
+	dev     devno // of its file system
+	mounted bool  // anywhere
+	shut    error // why its file system may still take writes
+}
+
+// ending finds out what there is to end.
+func (h host) ending(ctx context.Context, v Volume, all []mount) (ending, error) {
+	if err := v.check(); err != nil {
+		return ending{}, err
+	}
+	if m, mounted := h.mountedHere(ctx, v, own(all)); mounted {
+		return ending{Volume: v, dev: m.dev(), mounted: true}, nil
+	}
+	if v.Network() {
+		for _, m := range all {
+			if sameSource(m.Source, v.Device) {
+				return ending{Volume: v, dev: m.dev(), mounted: true}, nil
+			}
+		}
+		return ending{Volume: v}, nil
+	}
+	ds, err := h.candidates(ctx, v)
+	if err != nil {
+		return ending{}, err
+	}
+	for _, d := range ds {
+		if len(of(all, d.dev)) > 0 {
+			return ending{Volume: v, dev: d.dev, mounted: true}, nil
+		}
+	}
+	return ending{Volume: v}, nil
+}
+
+func (h host) end(ctx context.Context, e ending) error {
+	if !e.mounted {
+		return Unused(ctx, e.Volume)
+	}
+	err := unmountAll(ctx, e)
+	if err == nil {
+		err = h.freed(ctx, e.Volume, e.dev)
+	} else if errors.Is(err, unix.EBUSY) {
+		err = h.busy(e.Volume, e.dev, err)
+	} else {
+		err = e.errorf("unmount it by force: %w", err)
+	}
+	if err != nil && e.shut != nil {
+		err = errors.Join(err, e.errorf("it may still be written: %w", e.shut))
+	}
+	return err
+}
+
+// unmountAll unmounts the file system and what is mounted on it, here and then
+// in every other mount namespace that still has it.
+func unmountAll(ctx context.Context, e ending) error {
+	all, err := allMounts()
+	if err != nil {
+		return err
+	}
+	if err := unmountIn(ctx, e, own(all)); err != nil {
+		return err
+	}
+	if all, err = allMounts(); err != nil {
+		return err
+	}
+	for others := of(all, e.dev); len(others) > 0; {
+		ns := others[0].namespace
+		same := func(m mount) bool { return m.namespace == ns }
+		there := slices.DeleteFunc(slices.Clone(all), func(m mount) bool { return !same(m) })
+		if err := inNamespace(others[0], func() error { return unmountIn(ctx, e, there) }); err != nil {
+			return fmt.Errorf("%s: %w", others[0].where(all), err)
+		}
+		others = slices.DeleteFunc(others, same)
+	}
+	return nil
+}
+
+// unmountIn unmounts in the namespace of the calling thread, the last mounted
+// first.
+func unmountIn(ctx context.Context, e ending, mounts []mount) error {
+	var flags int
+	if e.Network() {
+		flags = unix.MNT_FORCE // requests that wait for the server fail: umount(2)
+	}
+	var places []string
+	for _, m := range of(mounts, e.dev) {
+		places = append(places, m.Mountpoint)
+	}
+	for _, m := range slices.Backward(mounts) {
+		if !slices.ContainsFunc(places, func(p string) bool { return within(m.Mountpoint, p) }) {
+			continue
+		}
+		err := unmountPatiently(ctx, m.Mountpoint, flags)
+		if err != nil && !errors.Is(err, unix.EINVAL) { // EINVAL: it went with another one
+			return fmt.Errorf("unmount %s: %w", m.Mountpoint, err)
+		}
+	}
+	return nil
+}
+
+// inNamespace calls f on a thread in the mount namespace of a mount.
+func inNamespace(m mount, f func() error) error {
+	ns, err := os.Open(filepath.Join("/proc", strconv.Itoa(m.pid), "ns/mnt"))
+	if err != nil {
+		return err
+	}
+	defer ns.Close()
+	done := make(chan error)
+	go func() {
+		runtime.LockOSThread() // for good: the thread ends with this goroutine
+		err := unix.Unshare(unix.CLONE_FS)
+		if err == nil {
+			err = unix.Setns(int(ns.Fd()), unix.CLONE_NEWNS)
+		}
+		if err == nil {
+			err = f()
+		}
+		done <- err
+	}()
+	return <-done
+}
+
+// Requests to a file system: XFS_IOC_GOINGDOWN of fs/xfs/libxfs/xfs_fs.h, which
+// ext4 and f2fs took over as EXT4_IOC_SHUTDOWN and F2FS_IOC_SHUTDOWN, with how
+// much is still written: here, the log.
+const (
+	iocShutdown = 0x8004587d
+	shutdownLog = 1
+)
+
+// shutdown makes every write to a file system fail from now on, whoever has it
+// open, however it is mounted besides. For one that can't do that, such as vfat
+// or nfs, unmounting is all that there is.
+func shutdown(mounts []mount, dev devno) error {
+	var err error
+	for _, m := range mounts {
+		if err = shutdownAt(fmt.Sprintf("/proc/%d/root%s", m.pid, m.Mountpoint), dev); err == nil {
+			return nil
+		}
+	}
+	return err
+}
+
+func shutdownAt(path string, dev devno) error {
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return fmt.Errorf("shut down its file system: %w", err)
+	}
+	defer f.Close()
+	var st unix.Stat_t
+	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
+		return fmt.Errorf("shut down its file system: %w", err)
+	}
+	if devnoOf(st.Dev) != dev {
+		return fmt.Errorf("shut down its file system: another one is mounted over it on %s", f.Name())
+	}
+	switch err := unix.IoctlSetPointerInt(int(f.Fd()), iocShutdown, shutdownLog); {
+	case err == nil, errors.Is(err, unix.EIO): // EIO: it was shut down before
+		return nil
+	case errors.Is(err, unix.ENOTTY), errors.Is(err, unix.EOPNOTSUPP), errors.Is(err, unix.EINVAL):
+		return nil
+	default:
+		return fmt.Errorf("shut down its file system: %w", err)
+	}
+}
