@@ -46,7 +46,7 @@ func (e *BusyError) Error() string {
 		who = append(who, fmt.Sprintf("and %d more", n))
 	}
 	if len(who) == 0 {
-		who = []string{"nobody was found: look with lsblk, swapon, losetup -a and exportfs"}
+		who = []string{"nobody was found: look with lsblk, swapon and losetup -a, and whether it is exported by NFS"}
 	}
 	return fmt.Sprintf("volume %s isn't free: %v; in use by %s", e.Volume.Name, e.Err, strings.Join(who, ", "))
 }
@@ -200,8 +200,11 @@ func target(link string) string {
 	return t
 }
 
-// busy says who keeps a volume that the kernel calls busy.
-func (h host) busy(v Volume, dev devno, err error) error {
+// stillThere explains why a volume couldn't be unmounted.
+func (h host) stillThere(v Volume, dev devno, err error) error {
+	if !errors.Is(err, unix.EBUSY) {
+		return v.errorf("unmount %s: %w", v.Path, err)
+	}
 	all, lost := allMounts()
 	if lost != nil {
 		return &BusyError{Volume: v, Err: errors.Join(err, lost)}

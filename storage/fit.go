@@ -45,8 +45,6 @@ func (v Volume) typeOf(c content) string {
 // unfit refuses what is no file system, or one that spans devices of which
 // only one could be proven free.
 func unfit(v Volume, c content) error {
-	// One driver mounts them all, and blkid goes by the features in use.
-	ext := []string{"ext2", "ext3", "ext4"}
 	switch {
 	case c.fstype == "":
 		return fmt.Errorf("%w: there is no file system on it that blkid knows; make one with mkfs, once, on one host", ErrUnfit)
@@ -60,11 +58,18 @@ func unfit(v Volume, c content) error {
 		return fmt.Errorf("%w: several hosts mount %s at once: mount it on every node by its fstab", ErrUnfit, c.fstype)
 	case c.journal != "":
 		return fmt.Errorf("%w: its journal is on another device, and only one could be proven free: move it with tune2fs -O ^has_journal, then tune2fs -j", ErrUnfit)
-	case v.FSType != "" && v.FSType != c.fstype && v.typeOf(content{fstype: c.fstype}) != v.FSType &&
-		(!slices.Contains(ext, v.FSType) || !slices.Contains(ext, c.fstype)) && (v.FSType != "ntfs3" || c.fstype != "ntfs"):
+	case v.FSType != "" && !mounts(v.FSType, c.fstype):
 		return fmt.Errorf("%w: it should have %s, and has %s: name the right device, or leave fstype out", ErrUnfit, v.FSType, c.fstype)
 	}
 	return nil
+}
+
+// mounts reports whether the kernel's driver of one name mounts what blkid
+// calls by the other.
+func mounts(driver, found string) bool {
+	// One driver mounts them all, and blkid goes by the features in use.
+	ext := []string{"ext2", "ext3", "ext4"}
+	return driver == found || driver == "ntfs3" && found == "ntfs" || slices.Contains(ext, driver) && slices.Contains(ext, found)
 }
 
 // known reports whether the kernel has a file system, or a module for it.

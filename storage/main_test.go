@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -233,9 +234,9 @@ func detach(t testing.TB, dir string) {
 	if err != nil {
 		t.Error(err)
 	}
-	for i := len(ms) - 1; i >= 0; i-- {
-		if within(ms[i].Mountpoint, dir) {
-			_ = unix.Unmount(ms[i].Mountpoint, unix.MNT_DETACH)
+	for _, m := range slices.Backward(ms) {
+		if within(m.Mountpoint, dir) {
+			_ = unix.Unmount(m.Mountpoint, unix.MNT_DETACH)
 		}
 	}
 }

@@ -242,6 +242,12 @@ func mountNetwork(ctx context.Context, v Volume) error {
 	if err != nil {
 		return v.errorf("mount %s on %s: %w", v.Device, v.Path, err)
 	}
+	if own, err = ownMounts(); err != nil {
+		return v.errorf("%w", err)
+	}
+	if m, there := top(own, v.Path); !there || !sameSource(m.Source, v.Device) {
+		return v.errorf("%s was mounted, but isn't seen on %s: somebody changed a folder there", v.Device, v.Path)
+	}
 	return nil
 }
 

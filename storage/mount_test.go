@@ -114,11 +114,11 @@ func TestMountPointsAreNoLinks(t *testing.T) {
 	ctx := t.Context()
 	v := newVolume(t, "ext4")
 	dir := filepath.Dir(filepath.Dir(v.Path))
-	real := filepath.Join(dir, "real")
-	must(t, os.Mkdir(real, 0o755))
+	other := filepath.Join(dir, "real")
+	must(t, os.Mkdir(other, 0o755))
 	for name, prepare := range map[string]func(){
-		"itself":     func() { must(t, os.MkdirAll(filepath.Dir(v.Path), 0o755)); must(t, os.Symlink(real, v.Path)) },
-		"on the way": func() { must(t, os.Symlink(real, filepath.Dir(v.Path))) },
+		"itself":     func() { must(t, os.MkdirAll(filepath.Dir(v.Path), 0o755)); must(t, os.Symlink(other, v.Path)) },
+		"on the way": func() { must(t, os.Symlink(other, filepath.Dir(v.Path))) },
 		"to nowhere": func() { must(t, os.Symlink("nowhere", filepath.Dir(v.Path))) },
 	} {
 		prepare()

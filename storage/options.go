@@ -18,11 +18,11 @@ func splitOptions(options []string) (params []string, attrs int, err error) {
 		if strings.HasPrefix(strings.ToLower(o), "x-") {
 			return nil, 0, fmt.Errorf("option %q is for other programs: it belongs in the fstab, on a line with noauto", o)
 		}
-		set, clear := attribute(o)
-		if set == 0 && clear == 0 {
+		set, unset := attribute(o)
+		if set == 0 && unset == 0 {
 			params = append(params, o)
 		}
-		attrs = attrs&^clear | set
+		attrs = attrs&^unset | set
 	}
 	if attrs&unix.MOUNT_ATTR_RDONLY != 0 {
 		params = append(params, "ro") // of the superblock, too: else it is written on mount
@@ -42,7 +42,7 @@ func ignored(o string) bool {
 }
 
 // attribute translates the options of a mount itself (mount_setattr(2)).
-func attribute(o string) (set, clear int) {
+func attribute(o string) (set, unset int) {
 	switch o {
 	case "ro":
 		return unix.MOUNT_ATTR_RDONLY, 0

@@ -51,8 +51,8 @@ func explainPlace(path, at string, err error) error {
 		return fmt.Errorf("the mount point %s can't be: %s is no folder", path, at)
 	}
 	hint := "whoever can change the link decides where the volume is mounted"
-	if real, err := filepath.EvalSymlinks(path); err == nil {
-		hint = "write path = \"" + real + "\""
+	if to, err := filepath.EvalSymlinks(path); err == nil {
+		hint = "write path = \"" + to + "\""
 	}
 	return fmt.Errorf("the mount point %s can't be: %s is a symbolic link; %s", path, at, hint)
 }

@@ -15,7 +15,8 @@ const (
 	nothingFound = 2
 	ambivalent   = 8
 
-	probePatience = 2 * time.Second // for a device that may be dead
+	probePatience = 2 * time.Second       // for a device that may be dead
+	probePause    = 20 * time.Millisecond // for one that has long answered, while it was another's turn
 	probeAtOnce   = 16
 )
 
@@ -114,8 +115,7 @@ func startSearch(paths ...string) (*program, error) {
 
 // searchEach starts a blkid for each device before it waits for the first.
 func searchEach(ctx context.Context, paths []string, byPath map[string]*device) (silent []string, err error) {
-	patient, cancel := context.WithTimeout(ctx, probePatience)
-	defer cancel()
+	deadline := time.Now().Add(probePatience)
 	var running []*program
 	for _, path := range paths {
 		var p *program
@@ -125,7 +125,9 @@ func searchEach(ctx context.Context, paths []string, byPath map[string]*device) 
 		running = append(running, p)
 	}
 	for i, p := range running {
+		patient, cancel := context.WithTimeout(ctx, max(time.Until(deadline), probePause))
 		out, _, stuck := p.wait(patient)
+		cancel()
 		if stuck != nil {
 			silent = append(silent, paths[i])
 		} else if bad := parseBlkid(out, byPath); err == nil {

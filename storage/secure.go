@@ -24,19 +24,19 @@ import (
 // the others from it; the error names all. nil is the proof for all.
 func Secure(ctx context.Context, vs []Volume) error {
 	h := thisHost()
-	all, err := allMounts()
+	here, err := ownMounts()
 	if err != nil {
 		return fmt.Errorf("end the volumes by force: %w", err)
 	}
 	var errs []error
 	ends := make([]ending, 0, len(vs))
 	for _, v := range slices.Backward(vs) {
-		e, err := h.ending(ctx, v, all)
+		e, err := h.ending(ctx, v, here)
 		if err != nil {
 			errs = append(errs, err)
 			continue
 		}
-		e.shut = shutdown(of(all, e.dev), e.dev)
+		e.shut = shutdown(e.mounts, e.dev)
 		ends = append(ends, e)
 	}
 	for _, e := range ends {
@@ -49,78 +49,89 @@ func Secure(ctx context.Context, vs []Volume) error {
 type ending struct {
 	Volume
 
-	dev     devno // of its file system
-	mounted bool  // anywhere
-	shut    error // why its file system may still take writes
+	dev    devno   // of its file system
+	mounts []mount // of it; none: it isn't mounted
+	shut   error   // why its file system may still take writes
 }
 
-// ending finds out what there is to end.
-func (h host) ending(ctx context.Context, v Volume, all []mount) (ending, error) {
+// ending finds out what there is to end. Mostly, the volume is where it
+// belongs, and a look at the others' namespaces, and at disks, can wait.
+func (h host) ending(ctx context.Context, v Volume, here []mount) (ending, error) {
 	if err := v.check(); err != nil {
 		return ending{}, err
 	}
-	if m, mounted := h.mountedHere(ctx, v, own(all)); mounted {
-		return ending{Volume: v, dev: m.dev(), mounted: true}, nil
+	if m, mounted := h.mountedHere(ctx, v, here); mounted {
+		return ending{Volume: v, dev: m.dev(), mounts: of(here, m.dev())}, nil
 	}
+	all, err := allMounts()
+	if err != nil {
+		return ending{}, v.errorf("%w", err)
+	}
+	var devs []devno
 	if v.Network() {
 		for _, m := range all {
 			if sameSource(m.Source, v.Device) {
-				return ending{Volume: v, dev: m.dev(), mounted: true}, nil
+				devs = append(devs, m.dev())
 			}
 		}
-		return ending{Volume: v}, nil
+	} else {
+		ds, err := h.candidates(ctx, v)
+		if err != nil {
+			return ending{}, err
+		}
+		devs = numbers(ds)
 	}
-	ds, err := h.candidates(ctx, v)
-	if err != nil {
-		return ending{}, err
-	}
-	for _, d := range ds {
-		if len(of(all, d.dev)) > 0 {
-			return ending{Volume: v, dev: d.dev, mounted: true}, nil
+	for _, dev := range devs {
+		if ms := of(all, dev); len(ms) > 0 {
+			return ending{Volume: v, dev: dev, mounts: ms}, nil
 		}
 	}
 	return ending{Volume: v}, nil
 }
 
 func (h host) end(ctx context.Context, e ending) error {
-	if !e.mounted {
+	if len(e.mounts) == 0 {
 		return Unused(ctx, e.Volume)
 	}
-	err := unmountAll(ctx, e)
-	if err == nil {
-		err = h.freed(ctx, e.Volume, e.dev)
-	} else if errors.Is(err, unix.EBUSY) {
-		err = h.busy(e.Volume, e.dev, err)
-	} else {
-		err = e.errorf("unmount it by force: %w", err)
-	}
+	err := h.unmountByForce(ctx, e)
 	if err != nil && e.shut != nil {
 		err = errors.Join(err, e.errorf("it may still be written: %w", e.shut))
 	}
 	return err
 }
 
-// unmountAll unmounts the file system and what is mounted on it, here and then
-// in every other mount namespace that still has it.
-func unmountAll(ctx context.Context, e ending) error {
+func (h host) unmountByForce(ctx context.Context, e ending) error {
+	here, err := ownMounts()
+	if err == nil {
+		err = unmountIn(ctx, e, here)
+	}
+	if err != nil {
+		return h.stillThere(e.Volume, e.dev, err)
+	}
+	err = h.freed(ctx, e.Volume, e.dev)
+	if !errors.Is(err, errStillMounted) {
+		return err
+	}
+	if err := unmountElsewhere(ctx, e); err != nil {
+		return h.stillThere(e.Volume, e.dev, err)
+	}
+	return h.freed(ctx, e.Volume, e.dev)
+}
+
+// unmountElsewhere unmounts the file system in every mount namespace that has
+// it.
+func unmountElsewhere(ctx context.Context, e ending) error {
 	all, err := allMounts()
 	if err != nil {
 		return err
 	}
-	if err := unmountIn(ctx, e, own(all)); err != nil {
-		return err
-	}
-	if all, err = allMounts(); err != nil {
-		return err
-	}
-	for others := of(all, e.dev); len(others) > 0; {
-		ns := others[0].namespace
-		same := func(m mount) bool { return m.namespace == ns }
-		there := slices.DeleteFunc(slices.Clone(all), func(m mount) bool { return !same(m) })
-		if err := inNamespace(others[0], func() error { return unmountIn(ctx, e, there) }); err != nil {
-			return fmt.Errorf("%s: %w", others[0].where(all), err)
+	for left := of(all, e.dev); len(left) > 0; {
+		ns := left[0].namespace
+		there := slices.DeleteFunc(slices.Clone(all), func(m mount) bool { return m.namespace != ns })
+		if err := inNamespace(left[0], func() error { return unmountIn(ctx, e, there) }); err != nil {
+			return fmt.Errorf("%w%s", err, left[0].where(all))
 		}
-		others = slices.DeleteFunc(others, same)
+		left = slices.DeleteFunc(left, func(m mount) bool { return m.namespace == ns })
 	}
 	return nil
 }

@@ -3,6 +3,8 @@ package storage
 import (
 	"context"
 	"errors"
+	"fmt"
+	"os"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -11,14 +13,16 @@ import (
 const (
 	// The kernel says EBUSY for some milliseconds after the last process that
 	// used a file system has died.
-	unmountPatience = time.Second
-	unmountPause    = time.Millisecond
+	busyPatience = time.Second
+	busyPause    = time.Millisecond
 )
 
 // Unmount unmounts a volume in order: what was written is on the device when it
 // returns nil, and it has proven that the volume is free, as Unused does. One
 // that isn't mounted is only proven to be free. It waits about a second for
-// who still uses it, or until ctx ends; then the error is a *BusyError.
+// who still uses it, or until ctx ends; then the error is a *BusyError. When
+// something of what was written couldn't be brought to the device, it says so
+// and leaves the volume mounted.
 func Unmount(ctx context.Context, v Volume) error {
 	if err := v.check(); err != nil {
 		return err
@@ -32,23 +36,40 @@ func Unmount(ctx context.Context, v Volume) error {
 	if !mounted {
 		return Unused(ctx, v)
 	}
-	err = unmountPatiently(ctx, v.Path, 0)
-	if errors.Is(err, unix.EBUSY) {
-		return h.busy(v, m.dev(), err)
+	if err := flush(v.Path); err != nil { // unmounting doesn't say what was lost
+		return v.errorf("%w", err)
 	}
-	if err != nil {
-		return v.errorf("unmount %s: %w", v.Path, err)
+	if err := unmountPatiently(ctx, v.Path, 0); err != nil {
+		return h.stillThere(v, m.dev(), err)
 	}
 	return h.freed(ctx, v, m.dev())
+}
+
+// flush writes all that there is to write to a file system.
+func flush(path string) error {
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_DIRECTORY, 0)
+	if err != nil {
+		return fmt.Errorf("write what isn't on its disk yet: %w", err)
+	}
+	defer f.Close()
+	if err := unix.Syncfs(int(f.Fd())); err != nil {
+		return fmt.Errorf("write what isn't on its disk yet, on %s: %w; what was acknowledged as synced is there, the rest may be lost", path, err)
+	}
+	return nil
 }
 
 // unmountPatiently unmounts what is seen at path, and tries again while the
 // kernel says that it is in use.
 func unmountPatiently(ctx context.Context, path string, flags int) error {
-	ctx, cancel := context.WithTimeout(ctx, unmountPatience)
+	return patiently(ctx, func() error { return unix.Unmount(path, flags|unix.UMOUNT_NOFOLLOW) })
+}
+
+// patiently calls f again for about a second as long as it says EBUSY.
+func patiently(ctx context.Context, f func() error) error {
+	ctx, cancel := context.WithTimeout(ctx, busyPatience)
 	defer cancel()
-	for pause := unmountPause; ; pause = min(2*pause, 20*time.Millisecond) {
-		err := unix.Unmount(path, flags|unix.UMOUNT_NOFOLLOW)
+	for pause := busyPause; ; pause = min(2*pause, 20*time.Millisecond) {
+		err := f()
 		if !errors.Is(err, unix.EBUSY) {
 			return err
 		}

@@ -28,13 +28,13 @@ func Unused(ctx context.Context, v Volume) error {
 	}
 	h := thisHost()
 	if v.Network() {
-		return h.free(ctx, v, nil)
+		return h.free(ctx, v, nil, exclusive)
 	}
 	ds, err := h.candidates(ctx, v)
 	if err != nil {
 		return err
 	}
-	return h.free(ctx, v, numbers(ds))
+	return h.free(ctx, v, numbers(ds), exclusive)
 }
 
 func numbers(ds []device) []devno {
@@ -48,17 +48,20 @@ func numbers(ds []device) []devno {
 // freed is the proof for a volume that was unmounted from a device just now.
 func (h host) freed(ctx context.Context, v Volume, dev devno) error {
 	if v.Network() {
-		return h.free(ctx, v, nil)
+		return h.free(ctx, v, nil, exclusive)
 	}
-	err := h.free(ctx, v, []devno{dev})
+	// What the kernel closes late, and a look of udev's, take a moment.
+	err := h.free(ctx, v, []devno{dev}, func(path string) error {
+		return patiently(ctx, func() error { return exclusive(path) })
+	})
 	if errors.Is(err, ErrAbsent) { // unplugged, and maybe back under another name
 		return Unused(ctx, v)
 	}
 	return err
 }
 
-// free is the proof, for devices by their numbers.
-func (h host) free(ctx context.Context, v Volume, devs []devno) error {
+// free is the proof, for devices by their numbers. open is exclusive.
+func (h host) free(ctx context.Context, v Volume, devs []devno, open func(path string) error) error {
 	if err := ctx.Err(); err != nil {
 		return v.errorf("look whether it is free: %w", err)
 	}
@@ -78,7 +81,7 @@ func (h host) free(ctx context.Context, v Volume, devs []devno) error {
 	for _, dev := range devs {
 		d, err := h.named(dev)
 		if err == nil {
-			err = exclusive(d.path)
+			err = open(d.path)
 		}
 		switch {
 		case errors.Is(err, unix.EBUSY):
