@@ -1,0 +1,292 @@
+package fence
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// script writes an executable file.
+func script(t *testing.T, name, text string) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), name)
+	// A process forked by another test while the file is open for writing
+	// would keep it busy for execve (ETXTBSY).
+	syscall.ForkLock.RLock()
+	defer syscall.ForkLock.RUnlock()
+	if err := os.WriteFile(path, []byte(text), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// fakeAgent is an agent written as a shell script. It finds what it was told in
+// $action and in $in, and the folder it is in in $dir.
+func fakeAgent(t *testing.T, body string) Agent {
+	t.Helper()
+	path := script(t, "fence_fake", `#!/bin/sh
+in=$(cat); action=$(printf '%s\n' "$in" | sed -n 's/^action=//p'); dir=${0%/*}
+`+body+"\n")
+	return Agent{Program: path, Options: map[string]string{"ip": "192.0.2.1"}}
+}
+
+func secretFile(t *testing.T, text string) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "secret")
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+const offer = `case $action in status) `
+
+func TestAgentsStatus(t *testing.T) {
+	for name, test := range map[string]struct {
+		body string
+		off  bool
+		says string
+	}{
+		"off":                                   {body: `echo Status: OFF; exit 2`, off: true},
+		"on":                                    {body: `echo Status: ON; exit 0`, says: "the host is still on"},
+		"an error":                              {body: `echo "ERROR: Connection timed out" >&2; exit 1`, says: "exit code 1: it said: ERROR: Connection timed out"},
+		"2 without a word":                      {body: `exit 2`, says: "didn't print"},
+		"2 and on":                              {body: `echo Status: ON; exit 2`, says: "didn't print"},
+		"2 of an interpreter":                   {body: `echo "python3: can't turn off the script" >&2; exit 2`, says: "didn't print"},
+		"off, and 0":                            {body: `echo Status: OFF; exit 0`, says: "still on"},
+		"killed by another":                     {body: `echo Status: OFF; kill -9 $$`, says: "signal: killed"},
+		"only the status is believed, not this": {body: `echo "Success: Powered OFF"; exit 0`, says: "still on"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			err := fakeAgent(t, offer+test.body+";; esac").IsOff(t.Context())
+			if (err == nil) != test.off {
+				t.Errorf("IsOff: %v, want off %t", err, test.off)
+			}
+			if err != nil && !strings.Contains(err.Error(), test.says) {
+				t.Errorf("IsOff: %v, want it to say %q", err, test.says)
+			}
+			if err != nil && !strings.Contains(err.Error(), "fence_fake ip=192.0.2.1: ask whether it is off") {
+				t.Errorf("IsOff: %v, want it to name the device and the question", err)
+			}
+		})
+	}
+}
+
+func TestAgentIsToldOnItsInputAlone(t *testing.T) {
+	a := fakeAgent(t, `echo "$# $in" > $dir/told; env > $dir/env; tr '\0' ' ' < /proc/$$/cmdline > $dir/argv`)
+	a.Options = map[string]string{"ip": "192.0.2.1", "plug": " x ", "q": `"y"`}
+	a.Secrets = map[string]string{"password": secretFile(t, "s3cret=1\n")}
+	t.Setenv("NOTIFY_SOCKET", "/run/x")
+	if err := a.Off(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	read := func(name string) string {
+		b, err := os.ReadFile(filepath.Join(filepath.Dir(a.Program), name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(b)
+	}
+	want := "0 action=off\nip=192.0.2.1\npassword=s3cret=1\nplug=\" x \"\nq=\"\"y\"\"\n"
+	if got := read("told"); got != want {
+		t.Errorf("it was told %q, want %q", got, want)
+	}
+	if env := read("env"); strings.Contains(env, "s3cret") || strings.Contains(env, "NOTIFY") {
+		t.Errorf("its environment is %s", env)
+	}
+	if argv := read("argv"); strings.Contains(argv, "s3cret") {
+		t.Errorf("its arguments are %s", argv)
+	}
+}
+
+// What an agent prints may hold the secret in many forms.
+func TestSecretsStaySecret(t *testing.T) {
+	const secret = `p&ss'"w\rd `
+	a := fakeAgent(t, `s=$(printf '%s\n' "$in" | sed -n 's/^password="\(.*\)"$/\1/p')
+printf 'login %s failed\n' "$s" >&2
+cat >&2 <<'END'
+GET /?p=p%26ss%27%22w%5Crd+ {"p": "p&ss'\"w\\rd "} 'p&ss\'"w\\rd '
+END
+exit 1`)
+	a.Secrets = map[string]string{"password": secretFile(t, secret+"\n")}
+	err := a.Off(t.Context())
+	if err == nil {
+		t.Fatal("Off says nil")
+	}
+	for _, form := range []string{"w\\rd", "w%5Crd", "p&ss", "p%26ss"} {
+		if strings.Contains(err.Error(), form) {
+			t.Errorf("%v holds %q", err, form)
+		}
+	}
+	if !strings.Contains(err.Error(), "login (secret) failed") {
+		t.Errorf("%v: want to see where the secret was", err)
+	}
+}
+
+// A secret at the place where the output was cut can't be recognised.
+func TestACutSecretStaysSecret(t *testing.T) {
+	a := fakeAgent(t, `s=$(echo "$in" | sed -n 's/^password=//p')
+yes "$s$s$s$s" | head -c 200000 | tr '\n' ' ' >&2; echo >&2; echo the end >&2; exit 1`)
+	a.Secrets = map[string]string{"password": secretFile(t, "correcthorsebattery")}
+	err := a.Off(t.Context())
+	if err == nil || strings.Contains(err.Error(), "battery") || !strings.Contains(err.Error(), "the end") {
+		t.Errorf("Off: %v", err)
+	}
+	if len(err.Error()) > 2000 {
+		t.Errorf("it is %d bytes long", len(err.Error()))
+	}
+}
+
+func TestBadSecrets(t *testing.T) {
+	writable := secretFile(t, "x")
+	if err := os.Chmod(writable, 0o666); err != nil {
+		t.Fatal(err)
+	}
+	fifo := filepath.Join(t.TempDir(), "fifo")
+	if err := unix.Mkfifo(fifo, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for path, says := range map[string]string{
+		"/nowhere":                               "no such file",
+		secretFile(t, ""):                        "is empty",
+		secretFile(t, "\n"):                      "is empty",
+		secretFile(t, "x\naction=on\n"):          "more than one line",
+		secretFile(t, strings.Repeat("x", 5000)): "longer than",
+		writable:                                 "can be written by users other than root",
+		fifo:                                     "is empty",
+	} {
+		a := fakeAgent(t, `echo "$action" >> $dir/ran`)
+		a.Secrets = map[string]string{"password": path}
+		err := a.Off(t.Context())
+		if err == nil || !strings.Contains(err.Error(), says) || !strings.Contains(err.Error(), "password") {
+			t.Errorf("Off: %v, want it to say %q of the password", err, says)
+		}
+		if _, err := os.Stat(filepath.Join(filepath.Dir(a.Program), "ran")); err == nil {
+			t.Error("the agent ran all the same")
+		}
+	}
+}
+
+func TestOptionsAreOneLine(t *testing.T) {
+	for _, options := range []map[string]string{{"plug": "1\naction=on"}, {"plug\naction": "x"}, {"a=b": "c"}, {"x": "\x00"}} {
+		a := fakeAgent(t, `exit 0`)
+		a.Options = options
+		if err := a.Off(t.Context()); err == nil || !strings.Contains(err.Error(), "isn't one line") {
+			t.Errorf("%q: %v", options, err)
+		}
+	}
+}
+
+// An agent that doesn't end is killed with all that it started.
+func TestTheWholeGroupIsKilled(t *testing.T) {
+	fifo := filepath.Join(t.TempDir(), "fifo")
+	if err := unix.Mkfifo(fifo, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for name, end := range map[string]func(context.CancelFunc, *Agent){
+		"timeout": func(_ context.CancelFunc, a *Agent) { a.Timeout = 300 * time.Millisecond },
+		"context": func(cancel context.CancelFunc, _ *Agent) { time.AfterFunc(300*time.Millisecond, cancel) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			ctx, cancel := context.WithCancel(t.Context())
+			defer cancel()
+			a := fakeAgent(t, `trap '' TERM HUP INT
+sh -c 'trap "" TERM HUP INT; echo holding > `+fifo+`; exec sleep 60' > `+fifo+` &
+echo Status: OFF; wait`)
+			heard := make(chan string, 1)
+			go func() {
+				b, _ := os.ReadFile(fifo) // until the last that has it open for writing is gone
+				heard <- string(b)
+			}()
+			end(cancel, &a)
+			begin := time.Now()
+			err := a.IsOff(ctx)
+			if err == nil {
+				t.Fatal("IsOff says nil")
+			}
+			if name == "timeout" && !strings.Contains(err.Error(), "didn't end in time and was killed (timeout 300ms)") || name == "context" && !errors.Is(err, context.Canceled) {
+				t.Errorf("IsOff: %v", err)
+			}
+			if d := time.Since(begin); d > 10*time.Second {
+				t.Errorf("it took %s", d)
+			}
+			select {
+			case <-heard:
+			case <-time.After(10 * time.Second):
+				t.Error("what the agent started lives on")
+			}
+		})
+	}
+}
+
+// An agent that leaves something running which holds its output doesn't hold
+// anything up.
+func TestWhatHoldsTheOutputIsNotWaitedFor(t *testing.T) {
+	a := fakeAgent(t, `sleep 20 & echo Status: OFF; exit 2`)
+	begin := time.Now()
+	if err := a.IsOff(t.Context()); err != nil {
+		t.Error(err)
+	}
+	if d := time.Since(begin); d > 10*time.Second {
+		t.Errorf("it took %s", d)
+	}
+}
+
+func TestOutputIsBounded(t *testing.T) {
+	a := fakeAgent(t, `head -c 50000000 /dev/zero; yes | head -c 50000000 >&2; exit 1`)
+	err := a.Off(t.Context())
+	if err == nil || !strings.Contains(err.Error(), "y; y; y; y") || len(err.Error()) > 2000 {
+		t.Errorf("Off: %v", err)
+	}
+}
+
+func TestWhoMayChangeAnAgent(t *testing.T) {
+	a := fakeAgent(t, `exit 0`)
+	if err := os.Chmod(a.Program, 0o777); err != nil {
+		t.Fatal(err)
+	}
+	if err := a.Off(t.Context()); err == nil || !strings.Contains(err.Error(), "can be written by users other than root") {
+		t.Errorf("Off: %v", err)
+	}
+	err := Agent{Program: "fence_of_nobody"}.Off(t.Context())
+	if err == nil || !strings.Contains(err.Error(), "apt-get install fence-agents") {
+		t.Errorf("Off: %v", err)
+	}
+}
+
+func TestCommand(t *testing.T) {
+	good := func(body string) []string { return []string{script(t, "power", "#!/bin/sh\n"+body+"\n"), "a b"} }
+	for name, test := range map[string]struct {
+		command, verify []string
+		off             bool
+		says            string
+	}{
+		"off":               {command: good(`exit 0`), verify: good(`[ "$1" = "a b" ]`), off: true},
+		"not verified":      {command: good(`exit 0`), verify: good(`echo it is on; exit 1`), says: "exit code 1: it said: it is on"},
+		"it failed, but is": {command: good(`exit 3`), verify: good(`exit 0`), off: true},
+		"no verification":   {command: good(`exit 0`), says: "there is no command"},
+		"not there":         {command: good(`exit 0`), verify: []string{"/nowhere"}, says: "no such file"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			err := Level{Command{Command: test.command, Verify: test.verify}}.off(t.Context())
+			if (err == nil) != test.off || err != nil && !strings.Contains(err.Error(), test.says) {
+				t.Errorf("off: %v, want off %t, saying %q", err, test.off, test.says)
+			}
+		})
+	}
+	c := Command{Command: good(""), Verify: []string{"/nowhere"}}
+	if err := Check(t.Context(), Level{c}); err == nil || !strings.Contains(err.Error(), "/nowhere") {
+		t.Errorf("Check: %v", err)
+	}
+	c.Verify = good("")
+	if err := Check(t.Context(), Level{c}); err != nil {
+		t.Errorf("Check: %v", err)
+	}
+}

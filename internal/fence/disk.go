@@ -1,0 +1,193 @@
+package fence
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+
+	"golang.org/x/sys/unix"
+)
+
+// Key is what a host registers at a disk, in one epoch. The zero Key is none.
+type Key uint64
+
+// keyMark is in front of an epoch in every key of had's, for people who read
+// them ("had" in ASCII), and to tell them from those of others.
+const (
+	keyMark  Key = 0x686164 << keyShift
+	keyShift     = 40
+)
+
+// KeyOf returns the key of an epoch. Epochs beyond 2^40 have none of their own;
+// one a second would last for 34,000 years.
+func KeyOf(epoch uint64) Key { return keyMark | Key(epoch)&(1<<keyShift-1) }
+
+// Epoch returns the epoch of a key of had's.
+func (k Key) Epoch() (epoch uint64, ours bool) {
+	return uint64(k & (1<<keyShift - 1)), k>>keyShift == keyMark>>keyShift
+}
+
+// String returns the key as sg_persist(8) prints it, and its epoch.
+func (k Key) String() string {
+	if epoch, ours := k.Epoch(); ours {
+		return fmt.Sprintf("0x%x (epoch %d)", uint64(k), epoch)
+	}
+	return fmt.Sprintf("0x%x", uint64(k))
+}
+
+var (
+	// ErrNoReservations says that a device doesn't have SCSI-3 persistent
+	// reservations.
+	ErrNoReservations = errors.New("it has no SCSI-3 persistent reservations")
+
+	// ErrConflict says that the disk refused because of another's reservation,
+	// or because this host isn't registered with the key.
+	ErrConflict = errors.New("reservation conflict")
+
+	// ErrSuperseded says that a later epoch has the disk.
+	ErrSuperseded = errors.New("a later epoch has the disk")
+)
+
+// Reservation is what a disk says about who may write to it.
+type Reservation struct {
+	Generation uint32 // counts the registrations and preemptions that the disk has seen
+	Keys       []Key  // of all that are registered, one for each path of a host
+	Holder     Key    // of the one that holds the reservation; 0: nobody does
+	Type       byte   // as SPC-4 numbers them; meaningless without a holder
+}
+
+// registrantsOnly is Write Exclusive, Registrants Only: everybody reads, and
+// who is registered writes. SPC-4 and the kernel number it differently.
+const (
+	registrantsOnly       = 5 // SPC-4, table 70
+	registrantsOnlyKernel = 3 // PR_WRITE_EXCLUSIVE_REG_ONLY in linux/pr.h
+)
+
+// Exclusive reports whether key's host, and no other, may write.
+func (r Reservation) Exclusive(key Key) bool {
+	return r.Holder == key && r.Type == registrantsOnly && len(r.Keys) > 0 &&
+		!slices.ContainsFunc(r.Keys, func(k Key) bool { return k != key })
+}
+
+// Disk is a whole SCSI disk, or a multipath device of such, opened for its
+// persistent reservations alone. Every call waits for the disk's answer, which
+// may take as long as the kernel tries (minutes), or for ever.
+type Disk struct{ file *os.File }
+
+// OpenDisk opens a block device. A partition is refused: a reservation is of
+// the whole disk.
+func OpenDisk(path string) (*Disk, error) {
+	var st unix.Stat_t
+	if err := unix.Stat(path, &st); err != nil {
+		return nil, fmt.Errorf("open %s for its reservations: %w", path, err)
+	}
+	if st.Mode&unix.S_IFMT != unix.S_IFBLK {
+		return nil, fmt.Errorf("open %s for its reservations: it is no block device", path)
+	}
+	at := fmt.Sprintf("/sys/dev/block/%d:%d", unix.Major(st.Rdev), unix.Minor(st.Rdev))
+	if _, err := os.Stat(filepath.Join(at, "partition")); err == nil {
+		disk := "the disk"
+		if device, err := filepath.EvalSymlinks(at); err == nil {
+			disk = "/dev/" + filepath.Base(filepath.Dir(device))
+		}
+		return nil, fmt.Errorf("open %s for its reservations: it is a partition, and only all of %s can be reserved", path, disk)
+	}
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, fmt.Errorf("open a disk for its reservations: %w", err)
+	}
+	return &Disk{file: f}, nil
+}
+
+// Close closes the device. Registrations and the reservation stay.
+func (d *Disk) Close() error { return d.file.Close() }
+
+const takeRounds = 8 // two that take a disk at once settle within a few
+
+// Take makes this host the only one that may write to the disk: it registers
+// with the key, reserves, and preempts everybody of an earlier epoch, whose
+// commands under way are aborted. When it returns nil the disk has said so.
+//
+// The key must be that of this host's own open epoch. When a later epoch has
+// the disk, or gets it meanwhile, the error is ErrSuperseded, and this host is
+// not registered. Keys that aren't had's are left alone, and are an error.
+func (d *Disk) Take(key Key) error {
+	err := d.take(key)
+	if err != nil {
+		return fmt.Errorf("take the disk %s with key %s: %w", d.file.Name(), key, err)
+	}
+	return nil
+}
+
+func (d *Disk) take(key Key) error {
+	registered := false
+	for range takeRounds {
+		now, err := d.Read()
+		if err != nil {
+			return err
+		}
+		if now.Exclusive(key) {
+			return nil
+		}
+		if err := now.mayTake(key); err != nil {
+			if registered {
+				err = errors.Join(err, d.Unregister(key))
+			}
+			return err
+		}
+		if !registered {
+			if err := d.Register(key); err != nil {
+				return err
+			}
+			registered = true
+			continue // this may have changed what the disk says
+		}
+		if err := d.step(now, key); err != nil && !errors.Is(err, ErrConflict) {
+			return err
+		}
+	}
+	return fmt.Errorf("others register or reserve all the time: %w", ErrConflict)
+}
+
+// mayTake refuses to drive out a later epoch, or others than had.
+func (r Reservation) mayTake(key Key) error {
+	mine, ours := key.Epoch()
+	if !ours {
+		return errors.New("it isn't had's")
+	}
+	all := r.Keys
+	if r.Holder != 0 {
+		all = append(slices.Clone(all), r.Holder)
+	}
+	for _, k := range all {
+		epoch, ours := k.Epoch()
+		switch {
+		case !ours:
+			return fmt.Errorf("key %s is registered, which isn't had's: does other cluster software use this disk? Otherwise remove it: sg_persist --out --clear", k)
+		case epoch > mine:
+			return fmt.Errorf("key %s is registered: %w", k, ErrSuperseded)
+		}
+	}
+	if r.Holder != 0 && r.Type != registrantsOnly {
+		return fmt.Errorf("it is reserved with type %d instead of %d (Write Exclusive, Registrants Only): remove that: sg_persist --out --clear", r.Type, registrantsOnly)
+	}
+	return nil
+}
+
+// step brings the disk closer to being key's alone.
+func (d *Disk) step(now Reservation, key Key) error {
+	if now.Holder == 0 {
+		return d.Reserve(key)
+	}
+	if now.Holder != key {
+		return d.Preempt(key, now.Holder)
+	}
+	for _, k := range now.Keys {
+		if k != key {
+			return d.Preempt(key, k)
+		}
+	}
+	return d.Register(key) // holds it, but isn't registered
+}

@@ -1,0 +1,95 @@
+package fence
+
+import (
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"unicode"
+)
+
+const (
+	keptOutput = 64 << 10 // bytes of each stream: metadata takes 16 KiB
+	shownLines = 4
+	shownBytes = 600
+	hidden     = "(secret)"
+)
+
+// tail keeps the last of what is written to it.
+type tail struct {
+	mu  sync.Mutex
+	buf []byte
+	cut bool
+}
+
+// Write never fails.
+func (t *tail) Write(p []byte) (int, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.buf = append(t.buf, p[max(0, len(p)-keptOutput):]...)
+	t.cut = t.cut || len(p) > keptOutput
+	if over := len(t.buf) - keptOutput; over > 0 {
+		t.buf, t.cut = append(t.buf[:0], t.buf[over:]...), true
+	}
+	return len(p), nil
+}
+
+// String returns whole lines: a secret that was cut couldn't be recognised.
+func (t *tail) String() string {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	s := string(t.buf)
+	if t.cut {
+		_, s, _ = strings.Cut(s, "\n")
+	}
+	return s
+}
+
+// said makes one line of the last lines of the first text that has any.
+func said(secrets []string, texts ...string) string {
+	for _, text := range texts {
+		var lines []string
+		for line := range strings.Lines(hide(text, secrets)) {
+			if line = strings.TrimSpace(strings.Map(printable, line)); line != "" {
+				lines = append(lines, line)
+			}
+		}
+		if len(lines) == 0 {
+			continue
+		}
+		s := strings.Join(lines[max(0, len(lines)-shownLines):], "; ")
+		if len(s) > shownBytes {
+			s = "…" + strings.ToValidUTF8(s[len(s)-shownBytes:], "")
+		}
+		return s
+	}
+	return ""
+}
+
+func printable(r rune) rune {
+	if !unicode.IsPrint(r) {
+		return ' '
+	}
+	return r
+}
+
+// hide replaces the secrets, also as they are in URLs, in JSON and in quotes of
+// Python's, which is how agents log their requests. The longest go first: one
+// may be a part of another.
+func hide(text string, secrets []string) string {
+	var forms []string
+	for _, s := range secrets {
+		quoted := strconv.Quote(s)
+		forms = append(forms, s, url.QueryEscape(s), url.PathEscape(s), quoted[1:len(quoted)-1],
+			strings.ReplaceAll(strings.ReplaceAll(s, `\`, `\\`), `'`, `\'`), strings.ReplaceAll(s, `'`, `'"'"'`))
+	}
+	slices.SortFunc(forms, func(a, b string) int { return len(b) - len(a) })
+	var pairs []string
+	for _, f := range slices.Compact(forms) {
+		if f != "" {
+			pairs = append(pairs, f, hidden)
+		}
+	}
+	return strings.NewReplacer(pairs...).Replace(text)
+}
