@@ -106,22 +106,36 @@ func (d *Disk) Close() error { return d.file.Close() }
 
 const takeRounds = 8 // two that take a disk at once settle within a few
 
+// UnderWay says what becomes of the commands of a host that is driven out,
+// which the disk has accepted and not yet carried out.
+type UnderWay int
+
+const (
+	// Abort has the disk abort them.
+	Abort UnderWay = iota
+
+	// Finish lets them end by themselves, soon. It is for disks that can't abort: a
+	// LIO target for "loopback" or "vhost" hangs over it for ever (Linux 5.13 and
+	// later: its PREEMPT AND ABORT waits for the queue that it runs in).
+	Finish
+)
+
 // Take makes this host the only one that may write to the disk: it registers
-// with the key, reserves, and preempts everybody of an earlier epoch, whose
-// commands under way are aborted. When it returns nil the disk has said so.
+// with the key, reserves, and preempts everybody of an earlier epoch. When it
+// returns nil the disk has said so.
 //
 // The key must be that of this host's own open epoch. When a later epoch has
 // the disk, or gets it meanwhile, the error is ErrSuperseded, and this host is
 // not registered. Keys that aren't had's are left alone, and are an error.
-func (d *Disk) Take(key Key) error {
-	err := d.take(key)
+func (d *Disk) Take(key Key, commands UnderWay) error {
+	err := d.take(key, commands)
 	if err != nil {
 		return fmt.Errorf("take the disk %s with key %s: %w", d.file.Name(), key, err)
 	}
 	return nil
 }
 
-func (d *Disk) take(key Key) error {
+func (d *Disk) take(key Key, commands UnderWay) error {
 	registered := false
 	for range takeRounds {
 		now, err := d.Read()
@@ -144,7 +158,7 @@ func (d *Disk) take(key Key) error {
 			registered = true
 			continue // this may have changed what the disk says
 		}
-		if err := d.step(now, key); err != nil && !errors.Is(err, ErrConflict) {
+		if err := d.step(now, key, commands); err != nil && !errors.Is(err, ErrConflict) {
 			return err
 		}
 	}
@@ -177,16 +191,16 @@ func (r Reservation) mayTake(key Key) error {
 }
 
 // step brings the disk closer to being key's alone.
-func (d *Disk) step(now Reservation, key Key) error {
+func (d *Disk) step(now Reservation, key Key, commands UnderWay) error {
 	if now.Holder == 0 {
 		return d.Reserve(key)
 	}
 	if now.Holder != key {
-		return d.Preempt(key, now.Holder)
+		return d.Preempt(key, now.Holder, commands)
 	}
 	for _, k := range now.Keys {
 		if k != key {
-			return d.Preempt(key, k)
+			return d.Preempt(key, k, commands)
 		}
 	}
 	return d.Register(key) // holds it, but isn't registered

@@ -105,8 +105,8 @@ func TestADiskWithoutReservations(t *testing.T) {
 	defer d.Close()
 	_, readErr := d.Read()
 	for doing, err := range map[string]error{
-		"Take": d.Take(KeyOf(1)), "Register": d.Register(KeyOf(1)), "Unregister": d.Unregister(KeyOf(1)), "Reserve": d.Reserve(KeyOf(1)),
-		"Release": d.Release(KeyOf(1)), "Preempt": d.Preempt(KeyOf(2), KeyOf(1)), "Clear": d.Clear(KeyOf(1)), "Read": readErr,
+		"Take": d.Take(KeyOf(1), Abort), "Register": d.Register(KeyOf(1)), "Unregister": d.Unregister(KeyOf(1)), "Reserve": d.Reserve(KeyOf(1)),
+		"Release": d.Release(KeyOf(1)), "Preempt": d.Preempt(KeyOf(2), KeyOf(1), Finish), "Preempt and abort": d.Preempt(KeyOf(2), KeyOf(1), Abort), "Clear": d.Clear(KeyOf(1)), "Read": readErr,
 	} {
 		if !errors.Is(err, ErrNoReservations) || !strings.Contains(err.Error(), "/dev/loop") {
 			t.Errorf("%s: %v", doing, err)

@@ -129,7 +129,7 @@ func TestFenceIPMIThatDoesNothing(t *testing.T) {
 	b := newBMC(t)
 	b.write("stuck", "")
 	a := b.agent("s3cret")
-	a.Options["power_timeout"] = "1"
+	a.Options["power_timeout"] = "5" // for ipmitool, too
 	err := Level{a}.off(t.Context())
 	if !errors.Is(err, ErrOn) || !strings.Contains(err.Error(), "Timed out waiting to power OFF") {
 		t.Errorf("off: %v", err)
@@ -196,7 +196,7 @@ func (b *bmc) stop() {
 func (b *bmc) agent(password string) Agent {
 	return Agent{
 		Program: "fence_ipmilan",
-		Options: map[string]string{"ip": "127.0.0.1", "ipport": b.port, "username": "had", "lanplus": "1", "cipher": "3", "power_timeout": "5", "ipmitool_timeout": "1"},
+		Options: map[string]string{"ip": "127.0.0.1", "ipport": b.port, "username": "had", "lanplus": "1", "cipher": "3", "power_timeout": "20", "ipmitool_timeout": "1"},
 		Secrets: map[string]string{"password": secretFile(b.t, password+"\n")},
 	}
 }

@@ -14,6 +14,7 @@ const (
 	iocRegister     = 1<<30 | 24<<16 | 'p'<<8 | 200
 	iocReserve      = 1<<30 | 16<<16 | 'p'<<8 | 201
 	iocRelease      = 1<<30 | 16<<16 | 'p'<<8 | 202
+	iocPreempt      = 1<<30 | 24<<16 | 'p'<<8 | 203
 	iocPreemptAbort = 1<<30 | 24<<16 | 'p'<<8 | 204
 	iocClear        = 1<<30 | 16<<16 | 'p'<<8 | 205
 
@@ -29,9 +30,11 @@ type (
 		oldKey, newKey uint64
 		flags, pad     uint32
 	}
+	// What linux/pr.h calls old_key is this host's own, and new_key the one that
+	// is driven out, whatever its documentation says: SCSI and NVMe take them so.
 	prPreempt struct {
-		oldKey, newKey uint64
-		kind, flags    uint32
+		ownKey, otherKey uint64
+		kind, flags      uint32
 	}
 	prClear struct {
 		key        uint64
@@ -65,12 +68,15 @@ func (d *Disk) Release(key Key) error {
 	return d.reserveCall("release with key "+key.String(), iocRelease, unsafe.Pointer(&arg))
 }
 
-// Preempt drives out whoever is registered with the other key, and aborts what
-// it has under way. If it held the reservation this host, registered with the
-// key, holds it from then on.
-func (d *Disk) Preempt(key, other Key) error {
-	arg := prPreempt{oldKey: uint64(other), newKey: uint64(key), kind: registrantsOnlyKernel}
-	return d.reserveCall(fmt.Sprintf("preempt key %s with key %s", other, key), iocPreemptAbort, unsafe.Pointer(&arg))
+// Preempt drives out whoever is registered with the other key. If it held the
+// reservation this host, registered with the key, holds it from then on.
+func (d *Disk) Preempt(key, other Key, commands UnderWay) error {
+	request := uintptr(iocPreemptAbort)
+	if commands == Finish {
+		request = iocPreempt
+	}
+	arg := prPreempt{ownKey: uint64(key), otherKey: uint64(other), kind: registrantsOnlyKernel}
+	return d.reserveCall(fmt.Sprintf("preempt key %s with key %s", other, key), request, unsafe.Pointer(&arg))
 }
 
 // Clear takes away the reservation and all registrations, of every host. This
@@ -83,8 +89,10 @@ func (d *Disk) Clear(key Key) error {
 const (
 	callTries = 5 // a disk answers the first command after a change with "unit attention"
 
-	// What the calls return besides 0 and errno: a SCSI status, or since Linux
-	// 6.4 a pr_status, which has the same values where they matter here.
+	// What the calls return besides 0 and errno: a SCSI status in the lowest
+	// byte, notes of the kernel's in the next, and the state of the way to the
+	// disk above. Since Linux 6.4 it is a pr_status, which reads the same.
+	statusMask     = 0xff00ff
 	statusCheck    = 0x02
 	statusConflict = 0x18
 )
@@ -93,7 +101,8 @@ func (d *Disk) reserveCall(doing string, request uintptr, arg unsafe.Pointer) er
 	var status uintptr
 	var err error
 	for range callTries {
-		if status, err = d.ioctl(request, arg); err != nil || status != statusCheck {
+		status, err = d.ioctl(request, arg)
+		if status &= statusMask; err != nil || status != statusCheck {
 			break
 		}
 	}

@@ -1,0 +1,297 @@
+package vmtest
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"had/internal/fence"
+)
+
+// One disk that two hosts see: LIO has it in memory, and shows it to two
+// initiators of this kernel.
+func TestReservations(t *testing.T) {
+	test(t, sides{
+		modules: []string{"configfs", "target_core_mod", "tcm_loop", "sd_mod"},
+		inside: func(t *testing.T) {
+			for _, m := range []string{"configfs", "target_core_mod", "tcm_loop", "sd_mod"} {
+				load(t, m, "")
+			}
+			alpha, beta := shared(t)
+			t.Run("TakeOver", func(t *testing.T) { takeOver(t, alpha, beta) })
+			t.Run("TheOldHolderReturns", func(t *testing.T) { oldHolderReturns(t, alpha, beta) })
+			t.Run("Others", func(t *testing.T) { others(t, alpha, beta) })
+			t.Run("AtOnce", func(t *testing.T) { atOnce(t, alpha, beta) })
+			t.Run("Partition", func(t *testing.T) { partition(t, alpha) })
+		},
+		outside: func(_ *testing.T, m *machine) { m.passes() },
+	})
+}
+
+// A writes all the time. From the moment at which B has taken the disk nothing
+// that A writes reaches it.
+func takeOver(t *testing.T, alpha, beta *host) {
+	must(t, alpha.write(1, 1))
+	must(t, beta.write(2, 1)) // nobody has reserved it
+	must(t, alpha.Take(fence.KeyOf(7)))
+	must(t, alpha.Take(fence.KeyOf(7)))
+	must(t, alpha.write(1, 2))
+	if err := beta.write(1, 3); !errors.Is(err, unix.EBADE) {
+		t.Errorf("beta writes while alpha has the disk: %v", err)
+	}
+	if got := beta.read(1); got != 2 {
+		t.Errorf("beta reads %d", got)
+	}
+
+	writing, ended := make(chan struct{}), make(chan error, 1)
+	go func() {
+		for n := uint64(3); ; n++ {
+			if err := alpha.write(1, n); err != nil {
+				ended <- err
+				return
+			}
+			if n == 100 {
+				close(writing)
+			}
+		}
+	}()
+	<-writing
+	begin := time.Now()
+	must(t, beta.Take(fence.KeyOf(8)))
+	t.Logf("taken over in %s", time.Since(begin))
+	last := beta.read(1)
+	if err := <-ended; !errors.Is(err, unix.EBADE) {
+		t.Errorf("alpha's writer ended with %v", err)
+	}
+	for range 20 {
+		if err := alpha.write(1, 1<<40); !errors.Is(err, unix.EBADE) {
+			t.Errorf("alpha still writes: %v", err)
+		}
+		if got := beta.read(1); got != last {
+			t.Fatalf("after the disk was taken it changed from %d to %d", last, got)
+		}
+	}
+	must(t, beta.write(1, 1<<41))
+	for name, h := range map[string]*host{"alpha": alpha, "beta": beta} {
+		r, err := h.Read()
+		if err != nil || !r.Exclusive(fence.KeyOf(8)) || r.Exclusive(fence.KeyOf(7)) {
+			t.Errorf("%s reads %+v, %v", name, r, err)
+		}
+	}
+}
+
+// Whatever an old holder tries with its old key, it doesn't get the disk back.
+func oldHolderReturns(t *testing.T, alpha, beta *host) {
+	old, current := fence.KeyOf(7), fence.KeyOf(8)
+	for what, test := range map[string]struct{ err, want error }{
+		"take":       {alpha.Take(old), fence.ErrSuperseded},
+		"reserve":    {alpha.Reserve(old), fence.ErrConflict},
+		"preempt":    {alpha.Preempt(old, current), fence.ErrConflict},
+		"clear":      {alpha.Clear(old), fence.ErrConflict},
+		"unregister": {alpha.Unregister(old), fence.ErrConflict},
+	} {
+		if !errors.Is(test.err, test.want) {
+			t.Errorf("%s: %v, want %v", what, test.err, test.want)
+		}
+	}
+	if err := alpha.write(1, 1); !errors.Is(err, unix.EBADE) {
+		t.Errorf("alpha writes: %v", err)
+	}
+	must(t, alpha.Take(fence.KeyOf(9)))
+	must(t, alpha.write(1, 1))
+	if err := beta.write(1, 1); !errors.Is(err, unix.EBADE) {
+		t.Errorf("beta writes: %v", err)
+	}
+	must(t, alpha.Take(fence.KeyOf(10))) // the same host, in a later epoch
+	must(t, alpha.write(1, 2))
+	must(t, alpha.Release(fence.KeyOf(10)))
+	must(t, beta.write(1, 3))
+	must(t, alpha.Clear(fence.KeyOf(10)))
+	if r, err := beta.Read(); err != nil || len(r.Keys) != 0 || r.Holder != 0 {
+		t.Errorf("%+v, %v", r, err)
+	}
+}
+
+// What other software has registered is left alone.
+func others(t *testing.T, alpha, beta *host) {
+	const foreign = fence.Key(0x1234)
+	must(t, alpha.Register(foreign))
+	if err := beta.Take(fence.KeyOf(11)); err == nil || !strings.Contains(err.Error(), "0x1234 is registered, which isn't had's") {
+		t.Errorf("Take: %v", err)
+	}
+	r, err := beta.Read()
+	if err != nil || !slices.Equal(r.Keys, []fence.Key{foreign}) {
+		t.Errorf("%+v, %v", r, err)
+	}
+	must(t, alpha.Unregister(foreign))
+	must(t, beta.Take(fence.KeyOf(11)))
+	must(t, beta.Unregister(fence.KeyOf(11)))
+	must(t, alpha.write(1, 4))
+}
+
+// Two that take the disk at once: the later epoch has it in the end, alone.
+func atOnce(t *testing.T, alpha, beta *host) {
+	const rounds = 50
+	won := 0
+	for n := uint64(100); n < 100+2*rounds; n += 2 {
+		earlier, later := fence.KeyOf(n), fence.KeyOf(n+1)
+		hosts := []*host{alpha, beta}
+		if n%4 == 0 {
+			slices.Reverse(hosts)
+		}
+		var errEarlier, errLater error
+		var both sync.WaitGroup
+		both.Go(func() { errEarlier = hosts[0].Take(earlier) })
+		both.Go(func() { errLater = hosts[1].Take(later) })
+		both.Wait()
+		if errEarlier == nil {
+			won++
+		} else if !errors.Is(errEarlier, fence.ErrSuperseded) && !errors.Is(errEarlier, fence.ErrConflict) {
+			t.Errorf("the earlier: %v", errEarlier)
+		}
+		r, err := hosts[1].Read()
+		if errLater != nil || err != nil || !r.Exclusive(later) {
+			t.Fatalf("the later: %v; the disk says %+v, %v", errLater, r, err)
+		}
+		if err := hosts[0].write(1, 1); !errors.Is(err, unix.EBADE) {
+			t.Fatalf("the earlier writes: %v", err)
+		}
+		must(t, hosts[1].write(1, 1))
+	}
+	t.Logf("the earlier had it first in %d of %d", won, rounds)
+	must(t, alpha.Register(fence.KeyOf(1)))
+	must(t, alpha.Clear(fence.KeyOf(1)))
+}
+
+// A partition can't be reserved; the error names its disk.
+func partition(t *testing.T, h *host) {
+	mbr := h.block()
+	copy(mbr[446:], []byte{0, 0, 0, 0, 0x83, 0, 0, 0, 8, 0, 0, 0, 64, 0, 0, 0}) // 64 sectors from the 8th
+	mbr[510], mbr[511] = 0x55, 0xaa
+	must(t, h.put(0, mbr))
+	must(t, unix.IoctlSetInt(int(h.data.Fd()), unix.BLKRRPART, 0))
+	if _, err := fence.OpenDisk(h.path + "1"); err == nil || !strings.Contains(err.Error(), "all of "+h.path+" can be reserved") {
+		t.Errorf("OpenDisk: %v", err)
+	}
+}
+
+// host is a host's view of the disk.
+type host struct {
+	*fence.Disk
+	t    *testing.T
+	path string
+	data *os.File // without the page cache
+}
+
+const blockSize = 512
+
+// block returns memory that the disk can take as it is.
+func (h *host) block() []byte {
+	b, err := unix.Mmap(-1, 0, os.Getpagesize(), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_ANON|unix.MAP_PRIVATE)
+	must(h.t, err)
+	return b[:blockSize:os.Getpagesize()]
+}
+
+func (h *host) put(number int64, b []byte) error {
+	_, err := h.data.WriteAt(b, number*blockSize)
+	return errors.Join(err, unix.Munmap(b[:cap(b)]))
+}
+
+// write writes a number to a block.
+func (h *host) write(number int64, n uint64) error {
+	b := h.block()
+	copy(b, bytes.Repeat(binary.BigEndian.AppendUint64(nil, n), blockSize/8))
+	return h.put(number, b)
+}
+
+func (h *host) read(number int64) uint64 {
+	b := h.block()
+	_, err := h.data.ReadAt(b, number*blockSize)
+	must(h.t, err)
+	n := binary.BigEndian.Uint64(b)
+	must(h.t, unix.Munmap(b[:cap(b)]))
+	return n
+}
+
+// shared makes the disk (Linux Documentation/target/, and targetcli's writes to
+// configfs).
+func shared(t *testing.T) (alpha, beta *host) {
+	t.Helper()
+	const config = "/sys/kernel/config"
+	must(t, unix.Mount("configfs", config, "configfs", 0, ""))
+	must(t, os.MkdirAll("/var/target/pr", 0o700)) // where LIO keeps registrations over a loss of power
+	disk := config + "/target/core/rd_mcp_0/disk"
+	must(t, os.MkdirAll(disk, 0o700))
+	put(t, disk+"/control", "rd_pages=1024")
+	put(t, disk+"/enable", "1")
+	put(t, disk+"/wwn/vpd_unit_serial", "had-vmtest")
+	var hosts []*host
+	for i := range 2 {
+		before := disks(t)
+		group := fmt.Sprintf("%s/target/loopback/naa.500140500000000%d/tpgt_1", config, i)
+		must(t, os.MkdirAll(group, 0o700))
+		put(t, group+"/nexus", fmt.Sprintf("naa.500140510000000%d", i))
+		must(t, os.Mkdir(group+"/lun/lun_0", 0o700))
+		must(t, os.Symlink(disk, group+"/lun/lun_0/disk"))
+		data := appears(t, before)
+		path := data.Name()
+		d, err := fence.OpenDisk(path)
+		must(t, err)
+		hosts = append(hosts, &host{Disk: d, t: t, path: path, data: data})
+	}
+	return hosts[0], hosts[1]
+}
+
+func disks(t *testing.T) []string {
+	t.Helper()
+	found, err := filepath.Glob("/dev/sd?")
+	must(t, err)
+	return found
+}
+
+// appears opens a new disk once the kernel has found all of it.
+func appears(t *testing.T, before []string) *os.File {
+	t.Helper()
+	var err error
+	for range 100 {
+		for _, d := range disks(t) {
+			if slices.Contains(before, d) {
+				continue
+			}
+			var f *os.File
+			if f, err = os.OpenFile(d, os.O_RDWR|syscall.O_DIRECT, 0); err == nil {
+				return f
+			}
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+	t.Fatalf("the disk doesn't appear: %v", err)
+	return nil
+}
+
+func put(t *testing.T, path, text string) {
+	t.Helper()
+	f, err := os.OpenFile(path, os.O_WRONLY, 0)
+	must(t, err)
+	defer f.Close()
+	_, err = f.WriteString(text)
+	must(t, err)
+}
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
