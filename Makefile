@@ -26,9 +26,12 @@ export TESTFLAGS ?=
 # Results are never taken from go's cache: the kernel is an input it can't see.
 GOTEST := go test -count=1 $(TESTFLAGS)
 
+# Tests that boot virtual machines, which no other target runs.
+VM := had/internal/vmtest
+
 # The privileged list as go sees it, and all the others.
 privileged = $$(go list $(PRIVILEGED:%=%/...) 2>/dev/null)
-unit       = $$(comm -23 <(go list ./... | sort) <(go list $(PRIVILEGED:%=%/...) 2>/dev/null | sort))
+unit       = $$(comm -23 <(go list ./... | sort) <(go list $(PRIVILEGED:%=%/...) $(VM) 2>/dev/null | sort))
 
 # as_root WHY: sets SUDO, empty for root; stops with a sentence where neither
 # root nor sudo is there.
@@ -95,6 +98,12 @@ test-race: need-go ## all but the end-to-end tests under the race detector (root
 	export CGO_ENABLED=1; \
 	$(GOTEST) -race $(unit); \
 	$(GOTEST) -race -p 1 $(KERNEL:%=%/...)
+
+.PHONY: test-vm
+test-vm: need-go ## watchdogs and disk reservations, in virtual machines (qemu and Debian's kernel; under 2 minutes)
+	@command -v qemu-system-x86_64 >/dev/null || { echo "make $@: it needs qemu: apt-get install --no-install-recommends qemu-system-x86" >&2; exit 1; }
+	@internal/vmtest/kernel.sh build/vm/kernel
+	@CGO_ENABLED=0 $(GOTEST) $(VM)
 
 # chaos NAME FLAGS: builds the test and runs it itself, so that Ctrl-C is its own
 # to handle: it ends the faults, reports and cleans up.

@@ -20,7 +20,7 @@ import (
 )
 
 // One disk that two hosts see: LIO has it in memory, and shows it to two
-// initiators of this kernel.
+// initiators of this kernel. It is one of those that can't abort.
 func TestReservations(t *testing.T) {
 	test(t, sides{
 		modules: []string{"configfs", "target_core_mod", "tcm_loop", "sd_mod"},
@@ -39,13 +39,13 @@ func TestReservations(t *testing.T) {
 	})
 }
 
-// A writes all the time. From the moment at which B has taken the disk nothing
-// that A writes reaches it.
+// Alpha writes all the time. Once beta has taken the disk, and what was under way
+// has ended, nothing that alpha writes reaches it.
 func takeOver(t *testing.T, alpha, beta *host) {
 	must(t, alpha.write(1, 1))
 	must(t, beta.write(2, 1)) // nobody has reserved it
-	must(t, alpha.Take(fence.KeyOf(7)))
-	must(t, alpha.Take(fence.KeyOf(7)))
+	must(t, alpha.Take(fence.KeyOf(7), fence.Finish))
+	must(t, alpha.Take(fence.KeyOf(7), fence.Finish))
 	must(t, alpha.write(1, 2))
 	if err := beta.write(1, 3); !errors.Is(err, unix.EBADE) {
 		t.Errorf("beta writes while alpha has the disk: %v", err)
@@ -68,12 +68,12 @@ func takeOver(t *testing.T, alpha, beta *host) {
 	}()
 	<-writing
 	begin := time.Now()
-	must(t, beta.Take(fence.KeyOf(8)))
+	must(t, beta.Take(fence.KeyOf(8), fence.Finish))
 	t.Logf("taken over in %s", time.Since(begin))
-	last := beta.read(1)
 	if err := <-ended; !errors.Is(err, unix.EBADE) {
 		t.Errorf("alpha's writer ended with %v", err)
 	}
+	last := beta.read(1)
 	for range 20 {
 		if err := alpha.write(1, 1<<40); !errors.Is(err, unix.EBADE) {
 			t.Errorf("alpha still writes: %v", err)
@@ -95,9 +95,9 @@ func takeOver(t *testing.T, alpha, beta *host) {
 func oldHolderReturns(t *testing.T, alpha, beta *host) {
 	old, current := fence.KeyOf(7), fence.KeyOf(8)
 	for what, test := range map[string]struct{ err, want error }{
-		"take":       {alpha.Take(old), fence.ErrSuperseded},
+		"take":       {alpha.Take(old, fence.Finish), fence.ErrSuperseded},
 		"reserve":    {alpha.Reserve(old), fence.ErrConflict},
-		"preempt":    {alpha.Preempt(old, current), fence.ErrConflict},
+		"preempt":    {alpha.Preempt(old, current, fence.Finish), fence.ErrConflict},
 		"clear":      {alpha.Clear(old), fence.ErrConflict},
 		"unregister": {alpha.Unregister(old), fence.ErrConflict},
 	} {
@@ -108,12 +108,12 @@ func oldHolderReturns(t *testing.T, alpha, beta *host) {
 	if err := alpha.write(1, 1); !errors.Is(err, unix.EBADE) {
 		t.Errorf("alpha writes: %v", err)
 	}
-	must(t, alpha.Take(fence.KeyOf(9)))
+	must(t, alpha.Take(fence.KeyOf(9), fence.Finish))
 	must(t, alpha.write(1, 1))
 	if err := beta.write(1, 1); !errors.Is(err, unix.EBADE) {
 		t.Errorf("beta writes: %v", err)
 	}
-	must(t, alpha.Take(fence.KeyOf(10))) // the same host, in a later epoch
+	must(t, alpha.Take(fence.KeyOf(10), fence.Finish)) // the same host, in a later epoch
 	must(t, alpha.write(1, 2))
 	must(t, alpha.Release(fence.KeyOf(10)))
 	must(t, beta.write(1, 3))
@@ -127,7 +127,7 @@ func oldHolderReturns(t *testing.T, alpha, beta *host) {
 func others(t *testing.T, alpha, beta *host) {
 	const foreign = fence.Key(0x1234)
 	must(t, alpha.Register(foreign))
-	if err := beta.Take(fence.KeyOf(11)); err == nil || !strings.Contains(err.Error(), "0x1234 is registered, which isn't had's") {
+	if err := beta.Take(fence.KeyOf(11), fence.Finish); err == nil || !strings.Contains(err.Error(), "0x1234 is registered, which isn't had's") {
 		t.Errorf("Take: %v", err)
 	}
 	r, err := beta.Read()
@@ -135,7 +135,7 @@ func others(t *testing.T, alpha, beta *host) {
 		t.Errorf("%+v, %v", r, err)
 	}
 	must(t, alpha.Unregister(foreign))
-	must(t, beta.Take(fence.KeyOf(11)))
+	must(t, beta.Take(fence.KeyOf(11), fence.Finish))
 	must(t, beta.Unregister(fence.KeyOf(11)))
 	must(t, alpha.write(1, 4))
 }
@@ -152,8 +152,8 @@ func atOnce(t *testing.T, alpha, beta *host) {
 		}
 		var errEarlier, errLater error
 		var both sync.WaitGroup
-		both.Go(func() { errEarlier = hosts[0].Take(earlier) })
-		both.Go(func() { errLater = hosts[1].Take(later) })
+		both.Go(func() { errEarlier = hosts[0].Take(earlier, fence.Finish) })
+		both.Go(func() { errLater = hosts[1].Take(later, fence.Finish) })
 		both.Wait()
 		if errEarlier == nil {
 			won++
