@@ -103,7 +103,7 @@ test-race: need-go ## all but the end-to-end tests under the race detector (root
 test-vm: need-go ## watchdogs and disk reservations, in virtual machines (qemu and Debian's kernel; under 2 minutes)
 	@command -v qemu-system-x86_64 >/dev/null || { echo "make $@: it needs qemu: apt-get install --no-install-recommends qemu-system-x86" >&2; exit 1; }
 	@internal/vmtest/kernel.sh build/vm/kernel
-	@CGO_ENABLED=0 $(GOTEST) $(VM)
+	@CGO_ENABLED=0 $(GOTEST) -timeout 30m $(VM)
 
 # chaos NAME FLAGS: builds the test and runs it itself, so that Ctrl-C is its own
 # to handle: it ends the faults, reports and cleans up.

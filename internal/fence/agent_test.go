@@ -3,8 +3,10 @@ package fence
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -236,6 +238,54 @@ echo Status: OFF; wait`)
 		t.Errorf("what the agent started lives on: %v", err)
 	}
 	return len(text) > 0
+}
+
+// "Off" that comes when the daemon is gone could hit a host that has returned.
+func TestAProgramDiesWithTheDaemon(t *testing.T) {
+	fifo := filepath.Join(t.TempDir(), "fifo")
+	if err := unix.Mkfifo(fifo, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	power := script(t, "power", "#!/bin/sh\nexec 3> "+fifo+"\necho holding >&3\nexec sleep 600\n")
+	daemon := exec.CommandContext(t.Context(), "/proc/self/exe")
+	daemon.Env = append(os.Environ(), daemonVariable+"="+power)
+	if err := daemon.Start(); err != nil {
+		t.Fatal(err)
+	}
+	held, err := os.OpenFile(fifo, os.O_RDWR|unix.O_NONBLOCK, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	line := make([]byte, len("holding\n"))
+	_, err = io.ReadFull(held, line)
+	if killErr := daemon.Process.Kill(); err != nil || killErr != nil {
+		t.Fatal(err, killErr)
+	}
+	_ = daemon.Wait() // it was killed
+	reader, err := os.OpenFile(fifo, os.O_RDONLY|unix.O_NONBLOCK, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer reader.Close()
+	held.Close()
+	if err := reader.SetReadDeadline(time.Now().Add(20 * time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.ReadAll(reader); err != nil {
+		t.Errorf("the program lives on: %v", err)
+	}
+}
+
+// daemonVariable makes the test binary a daemon that runs the program it names,
+// for a test to kill.
+const daemonVariable = "FENCE_TEST_DAEMON"
+
+func TestMain(m *testing.M) {
+	if power := os.Getenv(daemonVariable); power != "" {
+		fmt.Fprintln(os.Stderr, "daemon ended by itself:", Command{Command: []string{power}}.Off(context.Background()))
+		os.Exit(1)
+	}
+	os.Exit(m.Run())
 }
 
 // An agent that leaves something running which holds its output doesn't hold

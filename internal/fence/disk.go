@@ -125,44 +125,47 @@ const (
 // returns nil the disk has said so.
 //
 // The key must be that of this host's own open epoch. When a later epoch has
-// the disk, or gets it meanwhile, the error is ErrSuperseded, and this host is
-// not registered. Keys that aren't had's are left alone, and are an error.
+// the disk, or gets it meanwhile, the error is ErrSuperseded. Keys that aren't
+// had's are left alone, and are an error. After an error this host isn't
+// registered, unless the error says that taking it back failed.
 func (d *Disk) Take(key Key, commands UnderWay) error {
-	err := d.take(key, commands)
+	registered, err := d.take(key, commands)
+	if err != nil && registered {
+		if undo := d.Unregister(key); !errors.Is(undo, ErrConflict) { // which says that it isn't registered any more
+			err = errors.Join(err, undo)
+		}
+	}
 	if err != nil {
 		return fmt.Errorf("take the disk %s with key %s: %w", d.file.Name(), key, err)
 	}
 	return nil
 }
 
-func (d *Disk) take(key Key, commands UnderWay) error {
-	registered := false
+// take reports whether it has registered this host.
+func (d *Disk) take(key Key, commands UnderWay) (registered bool, err error) {
 	for range takeRounds {
 		now, err := d.Read()
 		if err != nil {
-			return err
+			return registered, err
 		}
 		if now.Exclusive(key) {
-			return nil
+			return registered, nil
 		}
 		if err := now.mayTake(key); err != nil {
-			if registered {
-				err = errors.Join(err, d.Unregister(key))
-			}
-			return err
+			return registered, err
 		}
 		if !registered {
 			if err := d.Register(key); err != nil {
-				return err
+				return false, err
 			}
 			registered = true
 			continue // this may have changed what the disk says
 		}
 		if err := d.step(now, key, commands); err != nil && !errors.Is(err, ErrConflict) {
-			return err
+			return true, err
 		}
 	}
-	return fmt.Errorf("others register or reserve all the time: %w", ErrConflict)
+	return registered, fmt.Errorf("others register or reserve all the time: %w", ErrConflict)
 }
 
 // mayTake refuses to drive out a later epoch, or others than had.

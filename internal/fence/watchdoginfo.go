@@ -3,6 +3,7 @@ package fence
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -59,8 +60,8 @@ func lookAtWatchdog(sys, device string) (WatchdogInfo, error) {
 		Device:   device,
 		Identity: a.text("identity"),
 		Timeout:  a.seconds("timeout"),
-		Min:      a.seconds("min_timeout"),
-		Max:      a.seconds("max_timeout"),
+		Min:      a.limit("min_timeout"),
+		Max:      a.limit("max_timeout"),
 		Running:  a.text("state") == "active",
 		NoWayOut: a.number("nowayout", 10) != 0,
 		Reset:    a.number("bootstatus", 10)&unix.WDIOF_CARDRESET != 0,
@@ -118,4 +119,12 @@ func (a *attributes) number(name string, base int) uint64 {
 
 func (a *attributes) seconds(name string) time.Duration {
 	return time.Duration(a.number(name, 10)) * time.Second
+}
+
+// limit reads what older kernels don't tell.
+func (a *attributes) limit(name string) time.Duration {
+	if _, err := os.Stat(filepath.Join(a.dir, name)); errors.Is(err, fs.ErrNotExist) {
+		return 0
+	}
+	return a.seconds(name)
 }
