@@ -31,6 +31,7 @@ const (
 // one format, and can be understood and tested alone.
 var leaves = []string{
 	module + "/internal/boltfile/...",
+	module + "/internal/cgroup/...",
 	module + "/internal/clock/...",
 	module + "/internal/durable/...",
 	module + "/internal/fence/...",

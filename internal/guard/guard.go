@@ -50,7 +50,7 @@ type Guard struct {
 	died       chan struct{}
 	exit       error // why it ended; set before died is closed
 	shortfalls []string
-	cgroup     *cgroup // nil: it is in had's own
+	group      *group // nil: it is in had's own
 
 	mu      sync.Mutex
 	number  uint64
@@ -144,10 +144,10 @@ func (g *Guard) spawn(cfg Config, socket, page, had *os.File) error {
 		Files: []*os.File{null, null, stderr, socket, page, had},
 		Sys:   &syscall.SysProcAttr{Setsid: true},
 	}
-	group, groupErr := newCgroup(cfg.DataDir)
+	group, groupErr := newGroup(cfg.DataDir)
 	if groupErr == nil {
 		attr.Sys.UseCgroupFD, attr.Sys.CgroupFD = true, int(group.dir.Fd())
-		g.cgroup = group
+		g.group = group
 	} else {
 		g.shortfalls = append(g.shortfalls, groupErr.Error())
 	}
@@ -157,7 +157,7 @@ func (g *Guard) spawn(cfg Config, socket, page, had *os.File) error {
 		return err
 	})
 	if err != nil {
-		return errors.Join(fmt.Errorf("start the guard: %w", err), g.cgroup.remove())
+		return errors.Join(fmt.Errorf("start the guard: %w", err), g.group.remove())
 	}
 	g.pid, g.kill = p.Pid, p.Kill
 	go func() {
@@ -315,5 +315,5 @@ func (g *Guard) release() error {
 	if g.conn == nil { // a simulated guard
 		return nil
 	}
-	return errors.Join(g.conn.Close(), g.cgroup.remove())
+	return errors.Join(g.conn.Close(), g.group.remove())
 }

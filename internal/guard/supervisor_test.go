@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"had/internal/cgroup"
 	"had/internal/clock"
 )
 
@@ -129,7 +130,7 @@ func theGuardsProcess(t *testing.T, o *office) {
 		}
 	}
 	if !strings.Contains(lacks, "control group") {
-		its, own := groupOf(t, strconv.Itoa(pid)), groupOf(t, "self")
+		its, own := groupOf(t, pid), groupOf(t, os.Getpid())
 		if its == own {
 			t.Errorf("it is in had's control group, %s", own)
 		}
@@ -152,15 +153,11 @@ func theGuardsProcess(t *testing.T, o *office) {
 	}
 }
 
-func groupOf(t *testing.T, process string) string {
+func groupOf(t *testing.T, pid int) string {
 	t.Helper()
-	text, err := os.ReadFile("/proc/" + process + "/cgroup")
+	group, err := cgroup.Of(pid)
 	if err != nil {
 		t.Fatal(err)
 	}
-	group, err := ownGroup(string(text))
-	if err != nil {
-		t.Fatal(err)
-	}
-	return group
+	return group.Path()
 }

@@ -29,7 +29,7 @@ func TestGroupsGoOnceTheirProcessesHaveEnded(t *testing.T) {
 	if d := time.Since(start); d < 200*time.Millisecond {
 		t.Errorf("the groups went after %v, with a process in them", d)
 	}
-	if _, err := os.Stat(s.path); !errors.Is(err, fs.ErrNotExist) {
-		t.Errorf("%s is still there (%v)", s.path, err)
+	if _, err := os.Stat(s.group.Path()); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("%s is still there (%v)", s.group.Path(), err)
 	}
 }

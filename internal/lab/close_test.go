@@ -17,6 +17,8 @@ import (
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
+
+	"had/internal/cgroup"
 )
 
 // helperEnv makes the test binary build a lab, say so and wait to be killed.
@@ -200,12 +202,14 @@ func TestKilledLabLeavesNothing(t *testing.T) {
 	dir := lines.Text()
 	t.Cleanup(func() {
 		must(t, os.RemoveAll(dir))
-		root, err := ownGroup()
+		own, err := cgroup.Own()
 		must(t, err)
-		groups, err := filepath.Glob(filepath.Join(root, slicePrefix(dir)+"*"))
+		groups, err := own.Children()
 		must(t, err)
-		for _, path := range groups {
-			must(t, (&slice{path: path}).close())
+		for _, g := range groups {
+			if strings.HasPrefix(g.Name(), slicePrefix(dir)) {
+				must(t, (&slice{group: g}).close())
+			}
 		}
 	})
 	if got := g.alive(t); got != 4 {
