@@ -184,5 +184,6 @@ type Running struct {
 	Node    string
 	Epoch   uint64
 	Forced  bool
+	Grouped bool // all of it is in the control group that Config.Group gave
 	Started time.Time
 }

@@ -23,24 +23,29 @@ type process struct {
 	pidfd *os.File // in the runtime's poller: readable once the script has exited
 }
 
-// start runs the file at path. The calling goroutine must be locked to its
+// start runs a script. The calling goroutine must be locked to its
 // thread until the script has ended: Linux sends the parent-death signal when
 // the *thread* that forked exits (PR_SET_PDEATHSIG(2const)), and the signal is
 // meant for the death of the whole daemon.
-func start(path string, args, env []string, out *os.File) (*process, error) {
+func start(s program, out *os.File) (*process, error) {
 	null, err := os.Open(os.DevNull)
 	if err != nil {
 		return nil, fmt.Errorf("open a hook's standard input: %w", err)
 	}
 	defer null.Close()
 	fd := -1
+	sys := &syscall.SysProcAttr{Setsid: true, Pdeathsig: syscall.SIGKILL, PidFD: &fd}
+	if s.group != nil {
+		// Into the group at birth, so that not even its first child is outside.
+		sys.UseCgroupFD, sys.CgroupFD = true, int(s.group.Fd())
+	}
 	var proc *os.Process
 	err = clock.Unrelaxed(func() (err error) {
-		proc, err = os.StartProcess(path, append([]string{path}, args...), &os.ProcAttr{
+		proc, err = os.StartProcess(s.Path, append([]string{s.Path}, s.args...), &os.ProcAttr{
 			Dir:   "/",
-			Env:   env,
+			Env:   s.env,
 			Files: []*os.File{null, out, out},
-			Sys:   &syscall.SysProcAttr{Setsid: true, Pdeathsig: syscall.SIGKILL, PidFD: &fd},
+			Sys:   sys,
 		})
 		return err
 	})
@@ -138,10 +143,12 @@ func (p *process) abandon() {
 }
 
 // startHint turns execve's terse errors into what to do about them.
-func startHint(err error, path, firstLine string) string {
-	name := filepath.Base(path)
-	interpreter, isScript := bytes.CutPrefix([]byte(firstLine), []byte("#!"))
+func startHint(err error, s program) string {
+	name := filepath.Base(s.Path)
+	interpreter, isScript := bytes.CutPrefix([]byte(s.file.firstLine), []byte("#!"))
 	switch {
+	case s.group != nil && unix.Faccessat(int(s.group.Fd()), "cgroup.procs", unix.F_OK, 0) != nil:
+		return fmt.Sprintf("%s could not start in its control group, which was ended meanwhile", name)
 	case errors.Is(err, syscall.ENOEXEC):
 		return fmt.Sprintf("%s is neither a program for this machine nor a script: add #!/bin/sh as its first line", name)
 	case errors.Is(err, syscall.ENOENT) && isScript:

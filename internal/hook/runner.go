@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 	"runtime"
 	"time"
@@ -49,6 +50,11 @@ type Config struct {
 	OutputLimit int           // bytes kept of each script's output; 0: 4096
 	Logger      hclog.Logger  // nil: none
 	Recorder    Recorder
+
+	// Group opens the control group (cgroups(7), version 2) in which a script of
+	// this run starts, and with it all that it ever starts; the runner closes it.
+	// After an error the script isn't run. nil, here or from it: had's own group.
+	Group func(Run) (*os.File, error)
 }
 
 // Runner runs stages. Its methods may be called concurrently.
@@ -137,6 +143,11 @@ func (r *Runner) script(ctx context.Context, run Run, s Script) (Result, error) 
 		Forced:  run.Env.Forced,
 		Started: time.Now(),
 	}
+	group, groupErr := r.group(run)
+	if group != nil {
+		defer group.Close()
+	}
+	running.Grouped = group != nil
 	result := Result{
 		Stage:   run.Stage,
 		Script:  s.Name,
@@ -149,6 +160,7 @@ func (r *Runner) script(ctx context.Context, run Run, s Script) (Result, error) 
 	file, err := vet(vetCtx, s.Path)
 	cancel()
 	running.Digest, result.Digest = file.digest, file.digest
+	err = errors.Join(err, groupErr)
 
 	var errs []error
 	switch {
@@ -158,7 +170,7 @@ func (r *Runner) script(ctx context.Context, run Run, s Script) (Result, error) 
 			result.Outcome, result.Err = Canceled, "not started: "+why.Error()
 			break
 		}
-		errs = append(errs, r.execute(ctx, run.arguments(), run.environ(running.ID), s, file, deadline, &result))
+		errs = append(errs, r.execute(ctx, program{s, file, run.arguments(), run.environ(running.ID), group}, deadline, &result))
 	case ctx.Err() != nil:
 		result.Outcome, result.Err = Canceled, "not started: "+context.Cause(ctx).Error()
 	case errors.Is(err, context.DeadlineExceeded):
@@ -189,8 +201,24 @@ func (r *Runner) record(ctx context.Context, call func(context.Context) error) e
 // arguments returns $1 and what follows it.
 func (r Run) arguments() []string { return []string{string(r.Event), r.VIP.String()} }
 
+// group opens the control group of a run; nil: had's own.
+func (r *Runner) group(run Run) (*os.File, error) {
+	if r.config.Group == nil {
+		return nil, nil
+	}
+	return r.config.Group(run)
+}
+
+// program is a script as it is to be started.
+type program struct {
+	Script
+	file      vetted
+	args, env []string
+	group     *os.File // nil: had's own
+}
+
 // execute starts the script, sees it to its end and fills in the result.
-func (r *Runner) execute(ctx context.Context, args, env []string, s Script, file vetted, deadline time.Time, result *Result) error {
+func (r *Runner) execute(ctx context.Context, s program, deadline time.Time, result *Result) error {
 	runtime.LockOSThread() // see start
 	defer runtime.UnlockOSThread()
 
@@ -199,11 +227,11 @@ func (r *Runner) execute(ctx context.Context, args, env []string, s Script, file
 		result.Outcome, result.Err = Refused, "not run: "+err.Error()
 		return err
 	}
-	p, err := start(s.Path, args, env, theirs)
+	p, err := start(s, theirs)
 	theirs.Close()
 	go out.collect() // joined by out.stop in collectOutput
 	if err != nil {
-		result.Outcome, result.Err = Refused, "not run: "+startHint(err, s.Path, file.firstLine)
+		result.Outcome, result.Err = Refused, "not run: "+startHint(err, s)
 		return r.collectOutput(out, result)
 	}
 	exited, err := r.await(ctx, p, deadline, result)
