@@ -87,12 +87,14 @@ func (h host) mountedBySystem(v Volume, d *device) error {
 	if err != nil {
 		return v.errorf("%w", err)
 	}
+	hasLine := false
 	for _, l := range lines {
+		hasLine = hasLine || l.path == v.Path && l.fstype != "swap"
 		if _, auto := l.automatic(); auto && l.fstype != "swap" && (l.path == v.Path || h.names(l.spec, v, d)) {
 			return v.errorf("%w: %s:%d mounts it at the boot, also while another node has it; change that line to %q, then run systemctl daemon-reload", ErrMountedByOthers, l.file, l.number, l.corrected())
 		}
 	}
-	return h.mountedByUnit(v, d)
+	return h.mountedByUnit(v, d, hasLine)
 }
 
 // names reports whether what an fstab or a unit calls a device is the volume's.

@@ -99,3 +99,28 @@ func TestUnits(t *testing.T) {
 		expectOthers(t, tc.name, h.mountedBySystem(v, d), tc.want, tc.want)
 	}
 }
+
+// systemd mounts what a service needs before it starts it, noauto or not.
+func TestServicesThatNeedAVolume(t *testing.T) {
+	v := Volume{Name: "web", Device: "UUID=2b228ffc", Path: "/srv/web"}
+	d := &device{content: content{uuid: "2b228ffc"}}
+	const (
+		line    = "UUID=2b228ffc /srv/web ext4 noauto 0 0\n"
+		service = "[Unit]\nRequiresMountsFor=/var/log /srv/web/data\n[Service]\n"
+		folder  = "[Service]\n\nWorkingDirectory=-/srv/web\n"
+		link    = "etc/multi-user.target.wants/x.service"
+	)
+	for _, tc := range []struct {
+		name, fstab string
+		units       map[string]string
+		want        string
+	}{
+		{"started at the boot", line, map[string]string{"usr/x.service": service, link: "->x"}, "x.service:2"},
+		{"working folder", line, map[string]string{"usr/x.service": folder, link: "->x"}, "x.service:3"},
+		{"started by hooks", line, map[string]string{"usr/x.service": service}, ""},
+		{"systemd can't mount it", "", map[string]string{"usr/x.service": service, link: "->x"}, ""},
+		{"by a unit that nobody wants", "", map[string]string{"etc/srv-web.mount": "[Mount]\nWhere=/srv/web\n", "usr/x.service": service, link: "->x"}, "x.service:2"},
+	} {
+		expectOthers(t, tc.name, fakeHost(t, tc.fstab, tc.units).mountedBySystem(v, d), tc.want, tc.want)
+	}
+}
