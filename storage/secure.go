@@ -215,10 +215,16 @@ func shutdownAt(path string, dev devno) error {
 	if devnoOf(st.Dev) != dev {
 		return fmt.Errorf("shut down its file system: another one is mounted over it on %s", f.Name())
 	}
-	switch err := unix.IoctlSetPointerInt(int(f.Fd()), iocShutdown, shutdownLog); {
+	for {
+		err = unix.IoctlSetPointerInt(int(f.Fd()), iocShutdown, shutdownLog)
+		if !errors.Is(err, unix.EINTR) {
+			break
+		}
+	}
+	switch {
 	case err == nil, errors.Is(err, unix.EIO): // EIO: it was shut down before
 		return nil
-	case errors.Is(err, unix.ENOTTY), errors.Is(err, unix.EOPNOTSUPP), errors.Is(err, unix.EINVAL):
+	case errors.Is(err, unix.ENOTTY), errors.Is(err, unix.EOPNOTSUPP):
 		return nil
 	default:
 		return fmt.Errorf("shut down its file system: %w", err)

@@ -156,6 +156,9 @@ func TestSecureStopsWriters(t *testing.T) {
 		if !ok || len(busy.Users) != 1 || busy.Users[0].PID != h.cmd.Process.Pid {
 			t.Fatalf("%s: secured below a living writer: %v", fstype, err)
 		}
+		if strings.Contains(err.Error(), "may still be written") {
+			t.Fatalf("%s: %v", fstype, err)
+		}
 		before := digest(t, image)
 		for line := h.line(); ; line = h.line() { // until it was told of the failure
 			if _, err := strconv.Atoi(line); err != nil {

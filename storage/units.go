@@ -123,7 +123,7 @@ func readUnit(path string) (unit, error) {
 		case "What":
 			u.what = value
 		case "RequiresMountsFor", "WantsMountsFor", "WorkingDirectory", "RootDirectory":
-			for _, path := range strings.Fields(value) {
+			for path := range strings.FieldsSeq(value) {
 				u.needs = append(u.needs, need{path: filepath.Clean(strings.TrimPrefix(path, "-")), line: n})
 			}
 		}
