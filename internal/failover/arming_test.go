@@ -14,6 +14,7 @@ import (
 
 	"had/cluster"
 	"had/internal/clock"
+	"had/storage"
 	"had/vip"
 )
 
@@ -24,7 +25,7 @@ type arms struct {
 	asleep error // the guard doesn't answer
 }
 
-func (a *arms) Hold(_ context.Context, epoch uint64, addrs []vip.Address) error {
+func (a *arms) Hold(_ context.Context, epoch uint64, addrs []vip.Address, _ []storage.Volume) error {
 	if a.asleep != nil {
 		return a.asleep
 	}

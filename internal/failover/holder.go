@@ -82,7 +82,7 @@ func (h *holder) admit(ctx context.Context, epoch uint64, addrs []vip.Address) e
 	}
 	if h.guard != nil {
 		h.guard.Extend(epoch, until)
-		if err := h.guard.Hold(ctx, epoch, all); err != nil {
+		if err := h.guard.Hold(ctx, epoch, all, nil); err != nil {
 			return err
 		}
 	}
@@ -130,7 +130,7 @@ func (h *holder) raise(ctx context.Context, epoch uint64, addrs []vip.Address) e
 	if h.guard == nil {
 		return nil
 	}
-	return h.guard.Hold(ctx, epoch, addrs)
+	return h.guard.Hold(ctx, epoch, addrs, nil)
 }
 
 // put sets the addresses and returns those that are on no interface any more.

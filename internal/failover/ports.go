@@ -11,6 +11,7 @@ import (
 	"had/internal/hook"
 	"had/internal/journal"
 	hadv1 "had/proto/had/v1"
+	"had/storage"
 	"had/vip"
 )
 
@@ -49,7 +50,7 @@ type Gate interface {
 // Guard is the process that takes the addresses down when had can't.
 // guard.Supervisor is one.
 type Guard interface {
-	Hold(ctx context.Context, epoch uint64, addrs []vip.Address) error
+	Hold(ctx context.Context, epoch uint64, addrs []vip.Address, volumes []storage.Volume) error
 	Extend(epoch uint64, until clock.Instant) bool
 	Drop(ctx context.Context, epoch uint64) error
 	Alive() error

@@ -8,6 +8,7 @@ import (
 
 	"had/internal/clock"
 	"had/internal/hook"
+	"had/storage"
 	"had/vip"
 )
 
@@ -62,11 +63,17 @@ func (c *Client) Extend(epoch uint64, until clock.Instant) bool {
 	return c.page.extend(c.lease.until)
 }
 
-// Hold tells the guard that exactly addrs may be in the kernel for epoch. Only
-// after it has returned nil may any address be put there that wasn't in addrs
-// before. It fails when the epoch is over, when an earlier one isn't dropped
-// yet, and when the guard doesn't answer.
-func (c *Client) Hold(ctx context.Context, epoch uint64, addrs []vip.Address) error {
+// Hold tells the guard that exactly addrs may be in the kernel for epoch, and
+// which volumes it may ever mount for it, in the order of mounting: the same at
+// every Hold of an epoch. Only after it has returned nil may any address be put
+// there that wasn't in addrs before. It fails when the epoch is over, when an
+// earlier one isn't dropped yet, and when the guard doesn't answer.
+func (c *Client) Hold(ctx context.Context, epoch uint64, addrs []vip.Address, volumes []storage.Volume) error {
+	return c.hold(ctx, Request{Op: OpHold, Epoch: epoch, Addresses: addrs, Volumes: volumes})
+}
+
+func (c *Client) hold(ctx context.Context, r Request) error {
+	epoch := r.Epoch
 	c.mu.Lock()
 	l, undone, over := c.lease, c.undone, epoch <= c.last
 	c.mu.Unlock()
@@ -78,7 +85,8 @@ func (c *Client) Hold(ctx context.Context, epoch uint64, addrs []vip.Address) er
 			return err
 		}
 	}
-	if err := c.ask(ctx, Request{Op: OpHold, Epoch: epoch, Until: l.until, Addresses: addrs}); err != nil {
+	r.Until = l.until
+	if err := c.ask(ctx, r); err != nil {
 		return err
 	}
 	c.mu.Lock()
@@ -95,7 +103,8 @@ func (c *Client) Hold(ctx context.Context, epoch uint64, addrs []vip.Address) er
 
 // Drop tells the guard that everything of epoch is proven gone. After nil the
 // guard does nothing for it any more. After an error it still may remove it,
-// which does no harm; the next Hold tells it first.
+// which does no harm; the next Hold tells it first. The guard refuses while one
+// of the epoch's volumes isn't proven unmounted.
 func (c *Client) Drop(ctx context.Context, epoch uint64) error {
 	c.mu.Lock()
 	c.last = max(c.last, epoch)
@@ -113,6 +122,32 @@ func (c *Client) Drop(ctx context.Context, epoch uint64) error {
 		c.undone = 0
 	}
 	return nil
+}
+
+// Mount has the guard mount a volume that Hold has named, and waits until it is
+// done: as long as ctx lasts, for a device or a server may never answer. When ctx
+// ends first the volume may still become mounted: Secure ends that too. clearMMP
+// says that there is evidence that no other host has it mounted.
+//
+// It fails once the epoch is over, or Secure was called; and while another Mount
+// or Unmount is under way.
+func (c *Client) Mount(ctx context.Context, epoch uint64, name string, clearMMP bool) error {
+	return c.ask(ctx, Request{Op: OpMount, Epoch: epoch, Name: name, ClearMMP: clearMMP})
+}
+
+// Unmount has the guard unmount a volume in order, and prove that it is. The
+// error of one that is in use says by whom. It may take as long as Mount, and
+// fails while another Mount or Unmount is under way.
+func (c *Client) Unmount(ctx context.Context, epoch uint64, name string) error {
+	return c.ask(ctx, Request{Op: OpUnmount, Epoch: epoch, Name: name})
+}
+
+// Secure has the guard end all volumes of the epoch by force: it ends a mount
+// that is under way, then what hooks have left running, and unmounts. nil is the
+// proof that nothing of this host can write to them. From the call on the guard
+// mounts nothing of the epoch any more. What was written and not synced is lost.
+func (c *Client) Secure(ctx context.Context, epoch uint64) error {
+	return c.ask(ctx, Request{Op: OpSecure, Epoch: epoch})
 }
 
 // Script tells the guard of a script before it is started: should had die, the
@@ -144,11 +179,19 @@ func (c *Client) holding() uint64 {
 	return c.held
 }
 
-// newest returns the newest epoch that was extended.
-func (c *Client) newest() uint64 {
+// holds reports whether this guard was told of the epoch, and had has not given
+// it up.
+func (c *Client) holds(epoch uint64) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.lease.epoch
+	return c.held == epoch
+}
+
+// newest returns the newest lease that was extended.
+func (c *Client) newest() lease {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.lease
 }
 
 // Awake returns nil while the guard looks at its page often enough.

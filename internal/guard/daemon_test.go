@@ -20,6 +20,7 @@ import (
 	"had/internal/hook"
 	"had/internal/peer"
 	hadv1 "had/proto/had/v1"
+	"had/storage"
 	"had/vip"
 )
 
@@ -51,6 +52,8 @@ type order struct {
 	Epoch     uint64
 	For       time.Duration
 	Addresses []vip.Address
+	Volumes   []storage.Volume
+	Name      string
 	Script    hook.Running
 }
 
@@ -107,11 +110,24 @@ func do(g *Guard, addresses *vip.Manager, o order) (r report, err error) {
 		if !g.Extend(o.Epoch, r.Until) {
 			return r, errors.New("extend reports false")
 		}
-		if err := g.Hold(ctx, o.Epoch, o.Addresses); err != nil {
+		if err := g.Hold(ctx, o.Epoch, o.Addresses, o.Volumes); err != nil {
 			return r, err
 		}
 		_, err = addresses.Set(ctx, o.Addresses, func() clock.Instant { return r.Until })
 		return r, err
+	case "mount":
+		return r, g.Mount(ctx, o.Epoch, o.Name, false)
+	case "begin mount":
+		go func() { _ = g.Mount(ctx, o.Epoch, o.Name, false) }() // it ends with this process
+		return r, nil
+	case "end": // lets the lease end earlier; the guard sees it at its next look
+		for !g.page.deadline.CompareAndSwap(g.page.deadline.Load(), int64(r.Until)) {
+		}
+		return r, nil
+	case "unmount":
+		return r, g.Unmount(ctx, o.Epoch, o.Name)
+	case "secure":
+		return r, g.Secure(ctx, o.Epoch)
 	case "extend":
 		r.OK = g.Extend(o.Epoch, r.Until)
 		return r, nil
@@ -182,6 +198,7 @@ func startDaemon(t testing.TB, cfg daemonConfig) *running {
 		_ = in.Close()
 		_ = cmd.Process.Kill()
 		_ = cmd.Wait()
+		defer syscall.Kill(d.guard, syscall.SIGKILL) // one that has nothing left has ended by then
 		eventually(t, "the guard to end", d.guardEnded)
 	})
 	return d

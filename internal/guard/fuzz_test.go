@@ -1,6 +1,7 @@
 package guard
 
 import (
+	"context"
 	"encoding/binary"
 	"maps"
 	"slices"
@@ -10,6 +11,7 @@ import (
 
 	"had/internal/clock"
 	"had/internal/hook"
+	"had/storage"
 	"had/vip"
 )
 
@@ -34,15 +36,19 @@ type wardenState struct {
 	ended       bool
 	scripts     map[string]hook.Running
 	deadline    int64
+	volumes     []storage.Volume
+	maybe       map[string]bool
+	closed      bool
 }
 
 func stateOf(w *Warden) wardenState {
-	return wardenState{w.epoch, w.last, slices.Clone(w.addrs), w.ended, maps.Clone(w.scripts), w.cfg.Page.deadline.Load()}
+	return wardenState{w.epoch, w.last, slices.Clone(w.addrs), w.ended, maps.Clone(w.scripts), w.cfg.Page.deadline.Load(), w.disks.all, maps.Clone(w.disks.maybe), w.disks.closed}
 }
 
 func (s wardenState) equal(o wardenState) bool {
 	return s.epoch == o.epoch && s.last == o.last && s.ended == o.ended && s.deadline == o.deadline &&
-		slices.Equal(s.addrs, o.addrs) && maps.Equal(s.scripts, o.scripts)
+		slices.Equal(s.addrs, o.addrs) && maps.Equal(s.scripts, o.scripts) &&
+		sameVolumes(s.volumes, o.volumes) && maps.Equal(s.maybe, o.maybe) && s.closed == o.closed
 }
 
 // FuzzMessages gives a guard datagrams of any bytes, and lets deadlines pass
@@ -54,6 +60,14 @@ func FuzzMessages(f *testing.F) {
 	longer, next := hold, hold
 	longer.Until += 5000
 	next.Epoch = 9
+	full := hold
+	full.Volumes = twoVolumes()
+	mount := Request{Op: OpMount, Epoch: 7, Name: "data", ClearMMP: true}
+	unmount := Request{Op: OpUnmount, Epoch: 7, Name: "data"}
+	f.Add(datagrams(f, full, mount, Request{Op: OpDrop, Epoch: 7}, unmount, Request{Op: OpDrop, Epoch: 7}, Request{Op: OpClose}), uint16(1))
+	f.Add(datagrams(f, full, mount, Request{Op: OpSecure, Epoch: 7}, mount, hold, full, Request{Op: OpDrop, Epoch: 7}), uint16(900))
+	full.Adopted = true
+	f.Add(datagrams(f, full, Request{Op: OpDrop, Epoch: 7}, unmount, mount), uint16(3000))
 	script := &hook.Running{ID: "r1", Stage: hook.PreAcq, Script: "PreAcq10"}
 	f.Add(datagrams(f, hold, longer, Request{Op: OpDrop, Epoch: 7}, next), uint16(1))
 	f.Add(datagrams(f, hold, longer, next, Request{Op: OpClose}), uint16(2000))
@@ -61,7 +75,9 @@ func FuzzMessages(f *testing.F) {
 	f.Add([]byte("\x02{}\x04null\x10{\"number\":\"one\"}"), uint16(0))
 	f.Fuzz(func(t *testing.T, data []byte, pace uint16) {
 		now := start
-		w := NewWarden(WardenConfig{Page: NewPage(), Now: func() clock.Instant { return now }, Lead: 1, Logger: hclog.NewNullLogger()})
+		w := NewWarden(WardenConfig{
+			Volumes: noVolumes{}, Page: NewPage(), Now: func() clock.Instant { return now }, Margin: 2, Logger: hclog.NewNullLogger(),
+		})
 		for len(data) > 0 {
 			n, head := binary.Uvarint(data)
 			if head <= 0 || n > uint64(len(data)-head) {
@@ -71,13 +87,20 @@ func FuzzMessages(f *testing.F) {
 			data = data[head+int(n):]                         //nolint:gosec // as above
 			now += clock.Instant(pace)
 			if w.epoch != 0 {
-				w.ended, _ = w.cfg.Page.due(now, 1)
+				w.ended, _ = w.cfg.Page.due(now, w.lead())
 			}
 			if err != nil {
 				continue
 			}
 			before := stateOf(w)
-			err = w.handle(m.Request)
+			if m.Request.slow() {
+				err = w.begin(t.Context(), Call{Request: m.Request, Reply: func(error) {}})
+				if w.disks.work != nil {
+					(<-w.finished)(t.Context())
+				}
+			} else {
+				err = w.handle(m.Request)
+			}
 			after := stateOf(w)
 			switch {
 			case err != nil && !before.equal(after):
@@ -88,9 +111,21 @@ func FuzzMessages(f *testing.F) {
 				t.Fatalf("%+v extended epoch %d after its end", m.Request, before.epoch)
 			case after.epoch != before.epoch && after.epoch != 0 && (before.epoch != 0 || after.epoch <= before.last):
 				t.Fatalf("epoch %d is held after %+v", after.epoch, before)
-			case (after.epoch == 0) != (after.deadline == nothingHeld) || (after.epoch == 0) != (len(after.addrs) == 0):
+			case (after.epoch == 0) != (after.deadline == nothingHeld) || (after.epoch == 0) != (len(after.addrs)+len(after.volumes) == 0):
 				t.Fatalf("%+v left a guard that half holds: %+v", m.Request, after)
+			case before.ended && len(after.maybe) > len(before.maybe) && before.epoch == after.epoch, before.closed && len(after.maybe) > len(before.maybe):
+				t.Fatalf("%+v mounted for epoch %d after its end", m.Request, after.epoch)
+			case before.epoch != 0 && after.epoch != before.epoch && len(before.maybe) > 0:
+				t.Fatalf("%+v ended epoch %d with %v mounted", m.Request, before.epoch, before.maybe)
 			}
 		}
 	})
 }
+
+// noVolumes does whatever it is told, at once.
+type noVolumes struct{}
+
+func (noVolumes) Mount(context.Context, storage.Volume, bool) error { return nil }
+func (noVolumes) Unmount(context.Context, storage.Volume) error     { return nil }
+func (noVolumes) Secure(context.Context, []storage.Volume) error    { return nil }
+func (noVolumes) Rest()                                             {}

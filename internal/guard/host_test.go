@@ -34,17 +34,28 @@ type host struct {
 	// the guard take turns with all below, the test when everything else waits.
 	turns atomic.Uint64
 
-	dead    bool
-	kernel  map[netip.Addr]bool
-	stuck   bool // the kernel refuses to remove
-	lives   map[string]bool
-	busy    map[string]bool // scripts that add the addresses until they die
-	immune  bool            // scripts don't die
-	shut    uint64
-	guarded map[netip.Addr]bool // in the gate
-	told    []*hadv1.Farewell
-	kept    []*hadv1.Farewell
-	slow    time.Duration // telling takes so long
+	dead                 bool
+	kernel               map[netip.Addr]bool
+	stuck                bool // the kernel refuses to remove
+	lives                map[string]bool
+	busy                 map[string]bool // scripts that add the addresses until they die
+	immune               bool            // scripts don't die
+	shut                 uint64
+	guarded              map[netip.Addr]bool // in the gate
+	told                 []*hadv1.Farewell
+	kept                 []*hadv1.Farewell
+	slow                 time.Duration // telling takes so long
+	secured, keptSecured []*hadv1.Secured
+
+	mounted  []string        // volumes, in the order in which they were mounted
+	hangs    map[string]bool // calls that never return by themselves: "mount", "unmount", "secure"
+	unkilled bool            // nor when they are killed: the next one fails
+	late     bool            // a mount that was killed is done nevertheless
+	services map[uint64]bool // epochs that have some
+	busyDisk error           // Secure fails with it
+	rests    int
+	deeds    []string // what was done to volumes and services
+
 	disk    chan struct{} // closed: the disk answers; nil: it does
 	removed int
 }
@@ -66,11 +77,13 @@ func newHost(t *testing.T) *host {
 	h := &host{
 		t: t, born: time.Now(), page: NewPage(), calls: make(chan Call), died: make(chan struct{}), over: make(chan error, 1),
 		kernel: map[netip.Addr]bool{}, lives: map[string]bool{}, busy: map[string]bool{}, guarded: map[netip.Addr]bool{},
+		hangs: map[string]bool{}, services: map[uint64]bool{},
 	}
 	h.client = NewClient(h.page, h.ask, h.now)
 	w := NewWarden(WardenConfig{
 		Instance: &hadv1.Instance{Node: "alpha", NodeId: "a1", BootId: "b1", Nonce: testNonce},
-		Lead:     testLead, Page: h.page, Now: h.now, Alarm: newTestAlarm(h.now),
+		Margin:   2 * testLead, Page: h.page, Now: h.now, Alarm: newTestAlarm(h.now),
+		Volumes: (*testVolumes)(h), Services: (*testServices)(h),
 		Kernel: (*testKernel)(h), Gate: (*testGate)(h), Kill: h.killScript, Teller: (*testTeller)(h), Spool: (*testSpool)(h),
 		Logger: hclog.NewNullLogger(),
 	})
@@ -104,6 +117,13 @@ func (h *host) clean(what string) {
 	}
 	if len(h.lives) > 0 {
 		h.t.Errorf("%s while scripts live: %v", what, h.lives)
+	}
+	h.unmounted(what)
+}
+
+func (h *host) unmounted(what string) {
+	if len(h.mounted) > 0 {
+		h.t.Errorf("%s while %v are mounted", what, h.mounted)
 	}
 }
 
@@ -143,6 +163,19 @@ func (w *testTeller) Tell(_ context.Context, f *hadv1.Farewell) {
 	(*host)(w).clean("the others are told")
 	time.Sleep(w.slow)
 	w.told = append(w.told, f)
+}
+
+func (w *testTeller) TellSecured(ctx context.Context, s *hadv1.Secured) {
+	w.turns.Add(1)
+	(*host)(w).unmounted("the others are told that the volumes are safe")
+	w.secured = append(w.secured, s)
+	<-ctx.Done() // a node can't be reached
+}
+
+func (s *testSpool) KeepSecured(w *hadv1.Secured) error {
+	s.turns.Add(1)
+	s.keptSecured = append(s.keptSecured, w)
+	return nil
 }
 
 func (s *testSpool) Keep(f *hadv1.Farewell) error {
@@ -198,7 +231,7 @@ func (h *host) hold(epoch uint64) clock.Instant {
 	if !h.client.Extend(epoch, until) {
 		h.t.Fatalf("epoch %d can't be extended", epoch)
 	}
-	if err := h.client.Hold(h.t.Context(), epoch, vips()); err != nil {
+	if err := h.client.Hold(h.t.Context(), epoch, vips(), nil); err != nil {
 		h.t.Fatal(err)
 	}
 	return until

@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"os/signal"
+	"sync"
 	"syscall"
 	"time"
 
@@ -168,7 +169,7 @@ func (g *process) close() { g.logs.close() }
 // run serves had until there is nothing left to guard.
 func (g *process) run(conn *net.UnixConn) error {
 	cfg := WardenConfig{
-		Instance: g.setup.instance(), Lead: g.setup.Lead, Page: g.page, Now: clock.Now, Alarm: g.alarm,
+		Instance: g.setup.instance(), Margin: g.setup.Margin, Page: g.page, Now: clock.Now, Alarm: g.alarm,
 		Kernel: g.addresses, Kill: hook.KillOrphan, Spool: folder(g.setup.DataDir), Logger: g.logger,
 		Teller: &peers{names: g.setup.others(), dial: g.dialer.DialRPC, logger: g.logger},
 	}
@@ -222,9 +223,11 @@ func (g *process) run(conn *net.UnixConn) error {
 // with its death unless another process has the socket too.
 const hearPatience = 100 * time.Millisecond
 
-// serve passes had's requests on, one at a time, until the socket ends. That
-// had closed it proves nothing: had may live on, so the guard does too.
+// serve passes had's requests on until the socket ends, fast ones one at a time.
+// That had closed it proves nothing: had may live on, so the guard does too.
 func (g *process) serve(conn *net.UnixConn, calls chan<- Call, over <-chan struct{}) {
+	var slow sync.WaitGroup // answers that are being sent
+	defer slow.Wait()
 	buf := make([]byte, maxMessage+1)
 	for {
 		n, err := conn.Read(buf)
@@ -239,22 +242,32 @@ func (g *process) serve(conn *net.UnixConn, calls chan<- Call, over <-chan struc
 			// had malfunctions. Nothing is dropped and nothing is held for a
 			// message that may mean anything; the lease's end comes all the same.
 			g.logger.Error("had sent what is no request; nothing is changed by it", "error", err)
-		} else {
-			done := make(chan error, 1)
-			select {
-			case calls <- Call{Request: m.Request, Reply: func(err error) { done <- err }}:
-			case <-over:
-				return
-			}
-			err = <-done
+			g.answer(conn, m.Number, err)
+			continue
 		}
-		a := answer{Number: m.Number}
-		if err != nil {
-			a.Refused = err.Error()
+		done := make(chan error, 1)
+		c := Call{Request: m.Request, Reply: func(err error) { done <- err }}
+		if m.Request.slow() {
+			c.Reply = func(err error) { slow.Go(func() { g.answer(conn, m.Number, err) }) }
 		}
-		if err := send(conn, a); err != nil {
-			g.logger.Warn("had was not answered", "error", err)
+		select {
+		case calls <- c:
+		case <-over:
+			return
 		}
+		if !m.Request.slow() {
+			g.answer(conn, m.Number, <-done)
+		}
+	}
+}
+
+func (g *process) answer(conn *net.UnixConn, number uint64, err error) {
+	a := answer{Number: number}
+	if err != nil {
+		a.Refused = err.Error()
+	}
+	if err := send(conn, a); err != nil {
+		g.logger.Warn("had was not answered", "error", err)
 	}
 }
 

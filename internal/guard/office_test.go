@@ -35,6 +35,7 @@ type heard struct {
 	by       string
 	at       clock.Instant
 	farewell *hadv1.Farewell
+	secured  *hadv1.Secured
 }
 
 func newOffice(t testing.TB, files func(node string) *peer.TLSFiles) *office {
@@ -105,6 +106,11 @@ func (l *listener) TakeFarewell(_ context.Context, r *hadv1.TakeFarewellRequest)
 	return &hadv1.TakeFarewellResponse{}, nil
 }
 
+func (l *listener) TakeSecured(_ context.Context, r *hadv1.TakeSecuredRequest) (*hadv1.TakeSecuredResponse, error) {
+	l.office.heard <- heard{by: l.node, at: clock.Now(), secured: r.GetSecured()}
+	return &hadv1.TakeSecuredResponse{}, nil
+}
+
 func (o *office) config() daemonConfig {
 	return daemonConfig{Dir: o.dir, Node: "alpha", NodeID: o.nodeID, Nonce: "0123456789abcdef", Members: o.members, TLS: o.tls, Margin: 50 * time.Millisecond}
 }
@@ -149,12 +155,32 @@ func (o *office) farewells(epoch uint64) (last clock.Instant) {
 	return last
 }
 
+// secured waits until both others have heard that the volumes of an epoch are
+// safe, and returns when the last had.
+func (o *office) secured(epoch uint64) (last clock.Instant) {
+	o.t.Helper()
+	by := map[string]bool{}
+	for len(by) < 2 {
+		select {
+		case h := <-o.heard:
+			by[h.by] = true
+			last = max(last, h.at)
+			if s := h.secured; s.GetEpoch() != epoch || s.GetKind() != hadv1.Secured_KIND_GUARD || s.GetInstance().GetNodeId() != o.nodeID || s.GetBy() != "alpha" {
+				o.t.Errorf("%s heard %v and %v", h.by, s, h.farewell)
+			}
+		case <-time.After(10 * time.Second):
+			o.t.Fatalf("only %v were told", by)
+		}
+	}
+	return last
+}
+
 // silent fails when anybody was told anything.
 func (o *office) silent() {
 	o.t.Helper()
 	select {
 	case h := <-o.heard:
-		o.t.Errorf("%s was told %v", h.by, h.farewell)
+		o.t.Errorf("%s was told %v and %v", h.by, h.farewell, h.secured)
 	default:
 	}
 }

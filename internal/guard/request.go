@@ -6,12 +6,15 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"path/filepath"
+	"reflect"
 	"strings"
 
 	"golang.org/x/sys/unix"
 
 	"had/internal/clock"
 	"had/internal/hook"
+	"had/storage"
 	"had/vip"
 )
 
@@ -24,21 +27,34 @@ const (
 	OpScript      Op = "script"       // a hook script is about to run
 	OpScriptEnded Op = "script_ended" // and all of it has ended
 	OpClose       Op = "close"        // had ends in an orderly way and holds nothing
+	OpMount       Op = "mount"        // mount a volume of the epoch
+	OpUnmount     Op = "unmount"      // unmount one in order, and prove it
+	OpSecure      Op = "secure"       // end all of the epoch's by force, prove it, and mount nothing of it any more
 )
 
 // Request is one message of had to its guard. Fields that its Op doesn't name
 // are zero.
 type Request struct {
-	Op        Op            `json:"op"`
-	Epoch     uint64        `json:"epoch,omitempty"`     // OpHold, OpDrop
-	Until     clock.Instant `json:"until,omitempty"`     // OpHold: the lease's end when it was sent
-	Addresses []vip.Address `json:"addresses,omitempty"` // OpHold: all that may be in the kernel
-	Script    *hook.Running `json:"script,omitempty"`    // OpScript
-	ID        string        `json:"id,omitempty"`        // OpScriptEnded: the script's
+	Op        Op               `json:"op"`
+	Epoch     uint64           `json:"epoch,omitempty"`     // OpHold, OpDrop, OpMount, OpUnmount, OpSecure
+	Until     clock.Instant    `json:"until,omitempty"`     // OpHold: the lease's end when it was sent
+	Addresses []vip.Address    `json:"addresses,omitempty"` // OpHold: all that may be in the kernel
+	Volumes   []storage.Volume `json:"volumes,omitempty"`   // OpHold: all that the epoch may ever mount, in this order
+	Adopted   bool             `json:"adopted,omitempty"`   // OpHold: an earlier guard held it, and may have mounted all of them
+	Name      string           `json:"name,omitempty"`      // OpMount, OpUnmount: the volume's
+	ClearMMP  bool             `json:"clear_mmp,omitempty"` // OpMount: there is evidence that nobody else has it mounted
+	Script    *hook.Running    `json:"script,omitempty"`    // OpScript
+	ID        string           `json:"id,omitempty"`        // OpScriptEnded: the script's
 }
+
+// slow reports whether a request may take as long as a device does. It is
+// answered when it is done, and others meanwhile.
+func (r Request) slow() bool { return r.Op == OpMount || r.Op == OpUnmount || r.Op == OpSecure }
 
 const (
 	maxAddresses = 4096
+	maxVolumes   = 64
+	maxOptions   = 64
 	maxRunID     = 64
 )
 
@@ -47,14 +63,22 @@ func (r Request) check() error {
 	bare := Request{Op: r.Op}
 	switch r.Op {
 	case OpHold:
-		bare.Epoch, bare.Until, bare.Addresses = r.Epoch, r.Until, r.Addresses
+		bare.Epoch, bare.Until, bare.Addresses, bare.Volumes, bare.Adopted = r.Epoch, r.Until, r.Addresses, r.Volumes, r.Adopted
 		if err := r.checkHold(); err != nil {
 			return err
 		}
-	case OpDrop:
+	case OpDrop, OpSecure:
 		bare.Epoch = r.Epoch
 		if r.Epoch == 0 {
-			return errors.New("a drop names no epoch")
+			return fmt.Errorf("a request to %s names no epoch", r.Op)
+		}
+	case OpMount, OpUnmount:
+		bare.Epoch, bare.Name = r.Epoch, r.Name
+		if r.Op == OpMount {
+			bare.ClearMMP = r.ClearMMP
+		}
+		if r.Epoch == 0 || r.Name == "" {
+			return fmt.Errorf("a request to %s names no epoch or no volume", r.Op)
 		}
 	case OpScript:
 		bare.Script = r.Script
@@ -79,9 +103,7 @@ func (r Request) check() error {
 	return nil
 }
 
-func (r Request) same(s Request) bool {
-	return r.Epoch == s.Epoch && r.Until == s.Until && len(r.Addresses) == len(s.Addresses) && r.Script == s.Script && r.ID == s.ID
-}
+func (r Request) same(s Request) bool { return reflect.DeepEqual(r, s) }
 
 func (r Request) checkHold() error {
 	switch {
@@ -89,8 +111,12 @@ func (r Request) checkHold() error {
 		return errors.New("a hold names no epoch")
 	case r.Until <= 0:
 		return fmt.Errorf("a hold of epoch %d ends at %d, which is no instant", r.Epoch, r.Until)
-	case len(r.Addresses) == 0 || len(r.Addresses) > maxAddresses:
-		return fmt.Errorf("a hold of epoch %d has %d addresses; 1 to %d can be held", r.Epoch, len(r.Addresses), maxAddresses)
+	case len(r.Addresses)+len(r.Volumes) == 0:
+		return fmt.Errorf("a hold of epoch %d has neither addresses nor volumes", r.Epoch)
+	case len(r.Addresses) > maxAddresses:
+		return fmt.Errorf("a hold of epoch %d has %d addresses; %d can be held", r.Epoch, len(r.Addresses), maxAddresses)
+	case r.Adopted && len(r.Volumes) == 0:
+		return fmt.Errorf("epoch %d is another guard's and has no volumes that would have to be taken over", r.Epoch)
 	}
 	for _, a := range r.Addresses {
 		if !a.Addr.IsValid() || a.Addr.Zone() != "" {
@@ -99,6 +125,35 @@ func (r Request) checkHold() error {
 		if a.Interface == "" || len(a.Interface) >= unix.IFNAMSIZ {
 			return fmt.Errorf("a hold of epoch %d has %.40q as an interface", r.Epoch, a.Interface)
 		}
+	}
+	if err := checkVolumes(r.Volumes); err != nil {
+		return fmt.Errorf("a hold of epoch %d: %w", r.Epoch, err)
+	}
+	return nil
+}
+
+// checkVolumes refuses what no policy lets through. What a device is, and
+// whether it is there, the mounter finds out.
+func checkVolumes(vs []storage.Volume) error {
+	if len(vs) > maxVolumes {
+		return fmt.Errorf("it has %d volumes; %d can be held", len(vs), maxVolumes)
+	}
+	names, paths := map[string]bool{}, map[string]bool{}
+	for _, v := range vs {
+		switch {
+		case names[v.Name] || paths[v.Path]:
+			return fmt.Errorf("volume %.40q at %.80q is there twice, or its path is", v.Name, v.Path)
+		case !filepath.IsAbs(v.Path) || filepath.Clean(v.Path) != v.Path || v.Path == "/":
+			return fmt.Errorf("volume %.40q has %.80q as its mount point", v.Name, v.Path)
+		case v.Name == "" || v.Device == "" || len(v.Options) > maxOptions:
+			return fmt.Errorf("volume %.40q on %.80q with %d options lacks a name or a device, or has too many options", v.Name, v.Device, len(v.Options))
+		}
+		for _, text := range append([]string{v.Name, v.Device, v.Path, v.FSType}, v.Options...) {
+			if len(text) > unix.PathMax || strings.ContainsRune(text, 0) {
+				return fmt.Errorf("volume %.40q has %.40q, which no kernel takes", v.Name, text)
+			}
+		}
+		names[v.Name], paths[v.Path] = true, true
 	}
 	return nil
 }

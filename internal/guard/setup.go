@@ -17,7 +17,7 @@ type setup struct {
 	NodeID   string        `json:"node_id"`
 	BootID   string        `json:"boot_id"`
 	Nonce    string        `json:"nonce"`
-	Lead     time.Duration `json:"lead"`
+	Margin   time.Duration `json:"margin"`
 	Members  []peer.Member `json:"members"`
 	TLS      *TLSPaths     `json:"tls,omitempty"`
 	Version  string        `json:"version"`
@@ -40,7 +40,7 @@ type ready struct {
 }
 
 func (s setup) check() error {
-	if s.DataDir == "" || s.Node == "" || s.NodeID == "" || s.BootID == "" || s.Nonce == "" || s.Lead <= 0 {
+	if s.DataDir == "" || s.Node == "" || s.NodeID == "" || s.BootID == "" || s.Nonce == "" || s.Margin <= 0 {
 		return errors.New("read what the guard is to know: something is missing")
 	}
 	return nil

@@ -18,23 +18,34 @@ import (
 // a whole or not at all.
 const farewellFile = "farewell"
 
+// securedFile is beside it: what a guard said of the volumes of a had that
+// lived, as a binary hadv1.Secured.
+const securedFile = "secured"
+
 // folder is a data folder as the guard writes it.
 type folder string
 
 // Keep writes f so that it outlasts a crash of the host (fsync(2): the folder
 // too, for the name).
 func (d folder) Keep(f *hadv1.Farewell) error {
-	data, err := proto.Marshal(f)
+	return d.keep(farewellFile, f)
+}
+
+// KeepSecured does the same with what the guard says of volumes.
+func (d folder) KeepSecured(s *hadv1.Secured) error { return d.keep(securedFile, s) }
+
+func (d folder) keep(name string, m proto.Message) error {
+	data, err := proto.Marshal(m)
 	if err != nil {
-		return fmt.Errorf("encode the farewell: %w", err)
+		return fmt.Errorf("encode the file %s: %w", name, err)
 	}
-	path := filepath.Join(string(d), farewellFile)
+	path := filepath.Join(string(d), name)
 	temp := path + ".new"
 	if err := writeSynced(temp, data); err != nil {
-		return fmt.Errorf("write the farewell: %w", err)
+		return fmt.Errorf("write the file %s: %w", name, err)
 	}
 	if err := os.Rename(temp, path); err != nil {
-		return fmt.Errorf("put the farewell in its place: %w", err)
+		return fmt.Errorf("put the file %s in its place: %w", name, err)
 	}
 	return d.sync()
 }
@@ -60,26 +71,50 @@ func (d folder) sync() error {
 
 // read returns the farewell that is kept, nil when there is none.
 func (d folder) read() (*hadv1.Farewell, error) {
-	path := filepath.Join(string(d), farewellFile)
-	data, err := os.ReadFile(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, fmt.Errorf("read what the earlier run's guard said: %w", err)
-	}
 	f := new(hadv1.Farewell)
-	if err := proto.Unmarshal(data, f); err != nil {
-		return nil, fmt.Errorf("read what the earlier run's guard said: %s is damaged: %w. Remove it: the journal knows the same", path, err)
+	if is, err := d.load(farewellFile, f); err != nil || !is {
+		return nil, err
 	}
 	return f, nil
 }
 
+// load reads a file that keep wrote, if it is there.
+func (d folder) load(name string, into proto.Message) (is bool, err error) {
+	path := filepath.Join(string(d), name)
+	data, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("read what the earlier run's guard said: %w", err)
+	}
+	if err := proto.Unmarshal(data, into); err != nil {
+		return false, fmt.Errorf("read what the earlier run's guard said: %s is damaged: %w. Remove it: the journal knows the same", path, err)
+	}
+	return true, nil
+}
+
+// KeptSecured returns what the guard of an earlier run said of volumes while
+// that run lived; nil: nothing is kept. It needs to be told only for an epoch
+// that is still open and that this start could not give back itself.
+func KeptSecured(dir string) (*hadv1.Secured, error) {
+	s := new(hadv1.Secured)
+	if is, err := folder(dir).load(securedFile, s); err != nil || !is {
+		return nil, err
+	}
+	return s, nil
+}
+
+// ForgetSecured removes what KeptSecured returned. That there is none is fine.
+func ForgetSecured(dir string) error { return folder(dir).forget(securedFile) }
+
 // ForgetFarewell removes the farewell that Settle returned, once it is in the
 // log. That there is none is fine.
-func ForgetFarewell(dir string) error {
-	if err := os.Remove(filepath.Join(dir, farewellFile)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+func ForgetFarewell(dir string) error { return folder(dir).forget(farewellFile) }
+
+func (d folder) forget(name string) error {
+	if err := os.Remove(filepath.Join(string(d), name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("forget what the earlier run's guard said: %w", err)
 	}
-	return folder(dir).sync()
+	return d.sync()
 }

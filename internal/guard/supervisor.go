@@ -13,6 +13,7 @@ import (
 
 	"had/internal/clock"
 	"had/internal/hook"
+	"had/storage"
 	"had/vip"
 )
 
@@ -21,7 +22,9 @@ import (
 // has, Alive says why it must, also when there is another guard already. Its
 // methods may be called from several goroutines.
 //
-// Invariant: an epoch belongs to one guard. Its successor knows nothing of it.
+// Invariant: an epoch belongs to one guard. Its successor knows nothing of it,
+// unless it has volumes: somebody must be able to unmount them. Then the next
+// guard is told what there may be, and guards that until had has given it up.
 type Supervisor struct {
 	start   func(ctx context.Context) (*Guard, error)
 	now     clock.Source
@@ -34,8 +37,13 @@ type Supervisor struct {
 	lost  uint64 // the newest epoch that lost its guard
 	// orphan is the epoch that was held when its guard went, until it is
 	// dropped; 0: none. It may be extended: no other node counts on a guard.
-	orphan  uint64
-	scripts map[string]hook.Running
+	orphan uint64
+	lease  clock.Instant // of orphan, when its guard went
+	held   Request       // Hold of the epoch with volumes that isn't dropped yet; zero: there is none
+	// adopting is the epoch that the guard has yet to be told of, with what is
+	// mounted for it; 0: none. Nothing else is asked for it before.
+	adopting uint64
+	scripts  map[string]hook.Running
 }
 
 // NewSupervisor returns a supervisor of guards started with cfg. Run starts
@@ -104,6 +112,10 @@ func (s *Supervisor) begin(ctx context.Context) (*Guard, error) {
 		return nil, err
 	}
 	s.mu.Lock()
+	s.adopting = s.held.Epoch
+	if s.adopting != 0 && s.adopting == s.orphan {
+		s.lost = min(s.lost, s.orphan-1) // it isn't
+	}
 	g.forgo(s.lost)
 	s.guard, s.why = g, nil
 	scripts := slices.Collect(maps.Values(s.scripts))
@@ -113,8 +125,37 @@ func (s *Supervisor) begin(ctx context.Context) (*Guard, error) {
 			return nil, errors.Join(err, g.Kill())
 		}
 	}
+	if err := s.adopt(ctx, g); err != nil {
+		s.logger.Error("the new guard doesn't take over the volumes of the one that is gone; nobody unmounts them before the next start of had", "error", err)
+	}
 	s.poke()
 	return g, nil
+}
+
+// adopt tells a new guard of the volumes that the last one has left, if there
+// are any. An epoch that the last one had ended is over for this one, too: it
+// only makes sure that nothing is mounted.
+func (s *Supervisor) adopt(ctx context.Context, g *Guard) (err error) {
+	s.mu.Lock()
+	r, ended, until := s.held, s.held.Epoch != s.orphan, s.lease
+	s.mu.Unlock()
+	r.Adopted = true
+	switch {
+	case r.Epoch == 0:
+		return nil
+	case ended:
+		r.Until = 1 // long ago, and past the client, which must not extend it
+		err = g.ask(ctx, r)
+	default:
+		g.Extend(r.Epoch, until)
+		err = g.hold(ctx, r)
+	}
+	if err == nil {
+		s.mu.Lock()
+		s.adopting = 0
+		s.mu.Unlock()
+	}
+	return err
 }
 
 // follow returns when the guard is certainly gone, or when ctx has ended. A
@@ -147,8 +188,11 @@ func (s *Supervisor) end(why error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.guard != nil {
-		s.lost = max(s.lost, s.guard.newest())
-		s.orphan = max(s.orphan, s.guard.holding())
+		newest := s.guard.newest()
+		s.lost = max(s.lost, newest.epoch)
+		if epoch := s.guard.holding(); epoch != 0 {
+			s.orphan, s.lease = max(s.orphan, epoch), newest.until
+		}
 	}
 	s.guard, s.why = nil, why
 	s.poke()
@@ -203,36 +247,93 @@ func (s *Supervisor) Shortfalls() []string {
 func (s *Supervisor) Extend(epoch uint64, until clock.Instant) bool {
 	s.mu.Lock()
 	g, orphan := s.guard, s.orphan == epoch
+	if orphan {
+		s.lease = max(s.lease, until)
+	}
 	if g == nil {
 		s.lost = max(s.lost, epoch)
 	}
 	s.mu.Unlock()
-	return orphan || g != nil && g.Extend(epoch, until)
+	if orphan && (g == nil || !g.holds(epoch)) {
+		return true
+	}
+	return g != nil && g.Extend(epoch, until)
 }
 
 // Hold is Client.Hold.
-func (s *Supervisor) Hold(ctx context.Context, epoch uint64, addrs []vip.Address) error {
+func (s *Supervisor) Hold(ctx context.Context, epoch uint64, addrs []vip.Address, volumes []storage.Volume) error {
 	g, err := s.current()
 	if err != nil {
 		return err
 	}
-	return g.Hold(ctx, epoch, addrs)
+	s.mu.Lock()
+	adopting := s.adopting == epoch
+	s.mu.Unlock()
+	if adopting {
+		return fmt.Errorf("hold epoch %d: the guard isn't told yet what its predecessor has mounted", epoch)
+	}
+	err = g.Hold(ctx, epoch, addrs, volumes)
+	if len(volumes) > 0 && (err == nil || errors.Is(err, errDied)) {
+		s.mu.Lock()
+		s.held = Request{Op: OpHold, Epoch: epoch, Addresses: addrs, Volumes: volumes}
+		s.mu.Unlock()
+	}
+	return err
 }
 
-// Drop is Client.Drop. Without a guard nobody is left to be told.
+// Mount is Client.Mount.
+func (s *Supervisor) Mount(ctx context.Context, epoch uint64, name string, clearMMP bool) error {
+	g, err := s.current()
+	if err != nil {
+		return err
+	}
+	return g.Mount(ctx, epoch, name, clearMMP)
+}
+
+// Unmount is Client.Unmount.
+func (s *Supervisor) Unmount(ctx context.Context, epoch uint64, name string) error {
+	g, err := s.current()
+	if err != nil {
+		return err
+	}
+	return g.Unmount(ctx, epoch, name)
+}
+
+// Secure is Client.Secure.
+func (s *Supervisor) Secure(ctx context.Context, epoch uint64) error {
+	g, err := s.current()
+	if err != nil {
+		return err
+	}
+	return g.Secure(ctx, epoch)
+}
+
+// Drop is Client.Drop. Without a guard nobody is left to be told, but of an epoch
+// with volumes the next one must be.
 func (s *Supervisor) Drop(ctx context.Context, epoch uint64) error {
 	s.mu.Lock()
 	if s.orphan <= epoch {
 		s.orphan = 0
 	}
+	volumes, adopting := s.held.Epoch == epoch, s.adopting == epoch
 	s.mu.Unlock()
 	g, err := s.current()
-	if err != nil {
-		return nil //nolint:nilerr // what the guard knew died with it
+	if err == nil && volumes && adopting {
+		// It would say that there is nothing to drop.
+		return fmt.Errorf("drop epoch %d: the guard isn't told yet what its predecessor has mounted", epoch)
 	}
-	err = g.Drop(ctx, epoch)
-	if errors.Is(err, errDied) {
-		return nil
+	if err == nil {
+		err = g.Drop(ctx, epoch)
+	} else {
+		err = fmt.Errorf("drop epoch %d: %w: %w", epoch, errDied, err)
+	}
+	if errors.Is(err, errDied) && !volumes {
+		return nil // what the guard knew died with it
+	}
+	if err == nil && volumes {
+		s.mu.Lock()
+		s.held = Request{}
+		s.mu.Unlock()
 	}
 	return err
 }

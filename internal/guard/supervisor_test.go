@@ -55,7 +55,7 @@ func aDeadGuardIsReplaced(t *testing.T, o *office) {
 		if !s.Extend(epoch, until()) {
 			t.Fatal("a new epoch can't be extended")
 		}
-		if err := s.Hold(t.Context(), epoch, virtual(1)); err != nil {
+		if err := s.Hold(t.Context(), epoch, virtual(1), nil); err != nil {
 			t.Fatal(err)
 		}
 		old := s.pid(t)
@@ -90,7 +90,7 @@ func aDeadGuardIsReplaced(t *testing.T, o *office) {
 	if err := syscall.Kill(last, 0); err == nil {
 		t.Error("the guard outlived an orderly end")
 	}
-	if s.Alive() == nil || s.Extend(9, until()) || s.Hold(t.Context(), 9, virtual(1)) == nil {
+	if s.Alive() == nil || s.Extend(9, until()) || s.Hold(t.Context(), 9, virtual(1), nil) == nil {
 		t.Error("something can be held without a guard")
 	}
 	o.silent()

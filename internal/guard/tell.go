@@ -27,39 +27,66 @@ type peers struct {
 // Tell implements Teller: everybody at the same time, each until it has
 // understood or ctx ends.
 func (p *peers) Tell(ctx context.Context, f *hadv1.Farewell) {
+	p.all(ctx, eager(), func(ctx context.Context, c hadv1.PeerClient) error {
+		_, err := c.TakeFarewell(ctx, &hadv1.TakeFarewellRequest{Farewell: f}, grpc.WaitForReady(true))
+		return err
+	})
+}
+
+// TellSecured implements Teller. A node that can't be reached is tried ever less
+// often: it may take hours until a network is whole again.
+func (p *peers) TellSecured(ctx context.Context, s *hadv1.Secured) {
+	p.all(ctx, patient(), func(ctx context.Context, c hadv1.PeerClient) error {
+		_, err := c.TakeSecured(ctx, &hadv1.TakeSecuredRequest{Secured: s}, grpc.WaitForReady(true))
+		return err
+	})
+}
+
+// pace is how soon what failed is tried again.
+type pace struct {
+	connect backoff.Config
+	answer  time.Duration // after a node has answered with an error
+}
+
+func eager() pace {
+	return pace{backoff.Config{BaseDelay: 50 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: 200 * time.Millisecond}, 100 * time.Millisecond}
+}
+
+func patient() pace {
+	return pace{backoff.Config{BaseDelay: 50 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: 5 * time.Second}, time.Second}
+}
+
+func (p *peers) all(ctx context.Context, pace pace, say func(ctx context.Context, c hadv1.PeerClient) error) {
 	var wg sync.WaitGroup
 	for _, node := range p.names {
 		wg.Go(func() {
-			if err := p.tell(ctx, node, f); err != nil {
-				p.logger.Warn("a node was not told that the epoch is released", "node", node, "error", err)
+			if err := p.tell(ctx, node, pace, say); err != nil {
+				p.logger.Warn("a node was not told what is over", "node", node, "error", err)
 			}
 		})
 	}
 	wg.Wait()
 }
 
-func (p *peers) tell(ctx context.Context, node string, f *hadv1.Farewell) error {
+// tell says it to one node. say waits for the connection through refused
+// attempts, as long as ctx lasts.
+func (p *peers) tell(ctx context.Context, node string, pace pace, say func(ctx context.Context, c hadv1.PeerClient) error) error {
 	const scheme = "passthrough:///"
 	c, err := grpc.NewClient(scheme+node,
 		grpc.WithContextDialer(func(ctx context.Context, target string) (net.Conn, error) {
 			return p.dial(ctx, strings.TrimPrefix(target, scheme))
 		}),
 		grpc.WithTransportCredentials(insecure.NewCredentials()), // the port's TLS is underneath
-		grpc.WithConnectParams(grpc.ConnectParams{
-			Backoff:           backoff.Config{BaseDelay: 50 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: 200 * time.Millisecond},
-			MinConnectTimeout: 500 * time.Millisecond,
-		}),
+		grpc.WithConnectParams(grpc.ConnectParams{Backoff: pace.connect, MinConnectTimeout: 500 * time.Millisecond}),
 	)
 	if err != nil {
 		return fmt.Errorf("connect to %s: %w", node, err)
 	}
 	defer func() { _ = c.Close() }() // all has been said
-	again := time.NewTicker(tellEvery)
+	again := time.NewTicker(pace.answer)
 	defer again.Stop()
 	for {
-		// Waits for the connection through refused attempts, as long as ctx lasts.
-		_, err = hadv1.NewPeerClient(c).TakeFarewell(ctx, &hadv1.TakeFarewellRequest{Farewell: f}, grpc.WaitForReady(true))
-		if err == nil {
+		if err = say(ctx, hadv1.NewPeerClient(c)); err == nil {
 			return nil
 		}
 		select {
@@ -69,6 +96,3 @@ func (p *peers) tell(ctx context.Context, node string, f *hadv1.Farewell) error 
 		}
 	}
 }
-
-// tellEvery is how often a node that answers with an error is told again.
-const tellEvery = 100 * time.Millisecond

@@ -48,30 +48,35 @@ type Killer func(ctx context.Context, r hook.Running) (killed int, err error)
 // Teller tells the other nodes, for as long as ctx lasts.
 type Teller interface {
 	Tell(ctx context.Context, f *hadv1.Farewell)
+	TellSecured(ctx context.Context, s *hadv1.Secured)
 }
 
-// Spool keeps a farewell durably until the next start of had on this host.
+// Spool keeps a guard's word durably until the next start of had on this host.
 type Spool interface {
 	Keep(f *hadv1.Farewell) error
+	KeepSecured(s *hadv1.Secured) error
 }
 
 // WardenConfig is what a Warden works with.
 type WardenConfig struct {
 	Instance *hadv1.Instance // the had that is guarded; its epochs are this instance's
-	Lead     time.Duration   // the guard begins this long before a deadline, to be done at it
+	Margin   time.Duration   // how long before a deadline had itself begins; see Lead
 	Page     *Page
 	Now      clock.Source
 	Alarm    Alarm
 	Kernel   Kernel
 	Gate     Gate // nil: there is none
 	Kill     Killer
+	Volumes  Volumes  // nil: an epoch with volumes can't be held
+	Services Services // nil: there are no control groups
 	Teller   Teller
 	Spool    Spool
 	Logger   hclog.Logger
 }
 
 // Call is a request under way. Reply is called exactly once, with nil when the
-// request was carried out; it must not block.
+// request was carried out; it must not block. Slow requests (OpMount, OpUnmount,
+// OpSecure) are answered after others that came later.
 type Call struct {
 	Request Request
 	Reply   func(error)
@@ -92,6 +97,10 @@ type Warden struct {
 	ended bool // the guard has ended epoch at its deadline; had hasn't dropped it yet
 
 	scripts map[string]hook.Running // what could act after had's death, by ID
+
+	disks    disks
+	finished chan func(ctx context.Context) // what is left to do in the loop after a slow call
+	tasks    sync.WaitGroup
 
 	complaint string // the error that was logged last
 }
@@ -118,7 +127,7 @@ func NewWarden(cfg WardenConfig) *Warden {
 	if cfg.Gate == nil {
 		cfg.Gate = noGate{}
 	}
-	return &Warden{cfg: cfg, scripts: map[string]hook.Running{}}
+	return &Warden{cfg: cfg, scripts: map[string]hook.Running{}, finished: make(chan func(context.Context), 1)}
 }
 
 type noGate struct{}
@@ -130,6 +139,9 @@ func (noGate) Forget(uint64, []netip.Addr) error { return nil }
 // dead. It returns nil when nothing is left to guard; the end of ctx is the
 // end of the guard itself, as in a simulated crash.
 func (w *Warden) Run(ctx context.Context, calls <-chan Call, died <-chan struct{}) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer w.tasks.Wait()
+	defer cancel(errors.New("the guard ends"))
 	for {
 		next := w.watch(ctx)
 		w.cfg.Alarm.Set(next)
@@ -138,7 +150,15 @@ func (w *Warden) Run(ctx context.Context, calls <-chan Call, died <-chan struct{
 			return context.Cause(ctx)
 		case <-died:
 			return w.bury(ctx)
+		case f := <-w.finished:
+			f(ctx)
 		case c := <-calls:
+			if c.Request.slow() {
+				if err := w.begin(ctx, c); err != nil {
+					c.Reply(err)
+				}
+				continue
+			}
 			err := w.handle(c.Request)
 			c.Reply(err)
 			if c.Request.Op == OpClose && err == nil {
@@ -157,7 +177,7 @@ func (w *Warden) watch(ctx context.Context) clock.Instant {
 	if w.epoch == 0 {
 		return again
 	}
-	ended, at := w.cfg.Page.due(now, clock.Instant(w.cfg.Lead))
+	ended, at := w.cfg.Page.due(now, w.lead())
 	if !ended {
 		return min(again, at)
 	}
@@ -170,10 +190,10 @@ func (w *Warden) watch(ctx context.Context) clock.Instant {
 	if err := w.takeDown(ctx, new(steps.Timeline)); err != nil {
 		w.complain("the addresses did not go away; trying on", err)
 	}
-	return w.cfg.Now().Add(retryEvery)
+	return w.watchVolumes(ctx, w.cfg.Now().Add(retryEvery))
 }
 
-// handle carries out a request of a living had. After an error nothing has
+// handle carries out a fast request of a living had. After an error nothing has
 // changed.
 func (w *Warden) handle(r Request) error {
 	if err := r.check(); err != nil {
@@ -184,6 +204,9 @@ func (w *Warden) handle(r Request) error {
 		return w.hold(r)
 	case OpDrop:
 		if r.Epoch == w.epoch {
+			if err := w.dropVolumes(); err != nil {
+				return err
+			}
 			w.cfg.Page.clear()
 			w.epoch, w.addrs, w.ended = 0, nil, false
 		}
@@ -205,6 +228,9 @@ func (w *Warden) handle(r Request) error {
 }
 
 func (w *Warden) hold(r Request) error {
+	if err := w.holdable(r); err != nil {
+		return err
+	}
 	switch {
 	case r.Epoch == w.epoch && w.ended:
 		return fmt.Errorf("hold epoch %d: its lease ended before had renewed it", r.Epoch)
@@ -214,10 +240,11 @@ func (w *Warden) hold(r Request) error {
 		return fmt.Errorf("hold epoch %d: epoch %d isn't dropped yet", r.Epoch, w.epoch)
 	case r.Epoch <= w.last:
 		return fmt.Errorf("hold epoch %d: it, or a later one, was held before (%d)", r.Epoch, w.last)
-	case !w.cfg.Now().Before(r.Until.Add(-w.cfg.Lead)):
+	case !r.Adopted && !w.cfg.Now().Before(r.Until.Add(-Lead(w.cfg.Margin, len(r.Volumes) > 0))):
 		return fmt.Errorf("hold epoch %d: its lease is over", r.Epoch)
 	default:
 		w.epoch, w.last = r.Epoch, r.Epoch
+		w.holdVolumes(r)
 		w.cfg.Page.begin(r.Until)
 	}
 	w.addrs = slices.Clone(r.Addresses)
@@ -240,7 +267,8 @@ func (w *Warden) bury(ctx context.Context) error {
 	if w.epoch == 0 && len(w.scripts) == 0 {
 		return nil
 	}
-	w.cfg.Logger.Warn("had has died; giving back what it held", "epoch", w.epoch, "addresses", len(w.addrs), "scripts", len(w.scripts))
+	w.cfg.Logger.Warn("had has died; giving back what it held", "epoch", w.epoch, "addresses", len(w.addrs), "volumes", len(w.disks.maybe), "scripts", len(w.scripts))
+	w.buryVolumes(ctx)
 	steps, err := w.giveBack(ctx)
 	for err != nil {
 		w.complain("what had held is not proven gone; trying on, and telling nobody", err)
@@ -265,6 +293,12 @@ func (w *Warden) bury(ctx context.Context) error {
 func (w *Warden) giveBack(ctx context.Context) ([]*hadv1.Step, error) {
 	t := new(steps.Timeline)
 	err := w.takeDown(ctx, t)
+	if len(w.disks.all) > 0 {
+		if err := w.giveVolumesBack(ctx, t); err != nil {
+			return nil, err
+		}
+		err = w.takeDown(ctx, t)
+	}
 	if len(w.scripts) > 0 {
 		if err := t.Run("scripts_killed", func() error { return w.killScripts(ctx) }); err != nil {
 			return nil, err

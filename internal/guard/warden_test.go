@@ -69,7 +69,7 @@ func TestHadWakesAfterTheGuardHasReleased(t *testing.T) {
 		if h.client.Extend(7, h.now().Add(testTTL)) {
 			t.Error("a renewal that committed late extended the epoch")
 		}
-		if h.client.Hold(t.Context(), 7, vips()) == nil {
+		if h.client.Hold(t.Context(), 7, vips(), nil) == nil {
 			t.Error("the epoch was held again")
 		}
 		h.sleep(0)
@@ -146,7 +146,7 @@ func TestTwoEpochsAreNeverHeld(t *testing.T) {
 	bubble(t, func(t *testing.T, h *host) {
 		h.hold(7)
 		h.client.Extend(8, h.now().Add(testTTL))
-		if err := h.client.Hold(t.Context(), 8, vips()); err == nil {
+		if err := h.client.Hold(t.Context(), 8, vips(), nil); err == nil {
 			t.Error("epoch 8 was held beside epoch 7")
 		}
 		h.die()

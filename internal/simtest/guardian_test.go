@@ -102,7 +102,7 @@ func (g *guardian) run(logger hclog.Logger) {
 	tasks.Go(func() { g.serve(calls) })
 	wake := &alarm{g: g, c: make(chan struct{}, 1)}
 	cfg := guard.WardenConfig{
-		Instance: g.had.instance, Lead: g.h.timing.Margin / 2, Page: g.page, Now: g.clock, Alarm: wake,
+		Instance: g.had.instance, Margin: g.h.timing.Margin, Page: g.page, Now: g.clock, Alarm: wake,
 		Kernel: guardedKernel{g}, Kill: g.killScript, Teller: g, Spool: spool{g}, Logger: g.logger(),
 	}
 	if g.h.kernel.gate != nil {
@@ -288,6 +288,12 @@ func (s spool) Keep(f *hadv1.Farewell) error {
 	}
 	return nil
 }
+
+// TellSecured and KeepSecured are never called: this host mounts nothing, so no
+// epoch with volumes can be held.
+func (g *guardian) TellSecured(context.Context, *hadv1.Secured) {}
+
+func (s spool) KeepSecured(*hadv1.Secured) error { return nil }
 
 // settlePatience is how long a guard of the earlier run may take to finish.
 const settlePatience = 5 * time.Second

@@ -1,0 +1,399 @@
+package guard
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"reflect"
+	"slices"
+	"time"
+
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"had/internal/clock"
+	"had/internal/hook"
+	"had/internal/steps"
+	hadv1 "had/proto/had/v1"
+	"had/storage"
+)
+
+// Volumes mounts and unmounts. A call may take as long as a device or a server
+// does; it returns soon after ctx ends, and then what it had begun goes on or not:
+// the next call first makes sure that it doesn't, or fails.
+type Volumes interface {
+	// Mount fails with ErrNotMounted when nothing can have come of it.
+	Mount(ctx context.Context, v storage.Volume, clearMMP bool) error
+	// Unmount unmounts in order. nil is the proof that the volume is unmounted.
+	Unmount(ctx context.Context, v storage.Volume) error
+	// Secure unmounts by force, in reverse order. nil is the proof for all.
+	Secure(ctx context.Context, vs []storage.Volume) error
+	// Rest says that nothing is mounted, nor will be soon.
+	Rest()
+}
+
+// Services are what hook scripts leave running, by epoch.
+type Services interface {
+	Open(epoch uint64) error                     // the scripts of epoch may start
+	End(ctx context.Context, epoch uint64) error // nil: all are dead, and none can start any more
+}
+
+// ErrNotMounted says that a mount has failed so that the volume certainly isn't
+// mounted.
+var ErrNotMounted = errors.New("nothing was mounted")
+
+// Lead is how long before a lease's end the guard begins, to be done at it. had
+// itself begins a whole margin before. Addresses take no time; volumes do.
+func Lead(margin time.Duration, volumes bool) time.Duration {
+	if volumes {
+		return margin
+	}
+	return margin / 2
+}
+
+const (
+	// securePatience bounds one attempt to end volumes by force: then whatever
+	// hangs is killed, if it can be.
+	securePatience = 5 * time.Second
+	// secureEvery is the longest pause between two attempts.
+	secureEvery = time.Second
+)
+
+// disks are the volumes of the epoch that is held.
+//
+// Invariant: what isn't in maybe is not mounted: a name is there from before
+// anybody is told to mount it until it is proven unmounted. Once closed is set
+// nothing is added to it.
+type disks struct {
+	all    []storage.Volume // all that the epoch may mount, in order
+	maybe  map[string]bool
+	closed bool // nothing is mounted any more: had has asked for Secure, or the lease has ended
+
+	work *work // what is under way; nil: nothing
+
+	again clock.Instant // no attempt to secure before this
+	pause time.Duration
+	told  context.CancelFunc // ends telling that all is secured; nil: it isn't told
+}
+
+// work is a call of Volumes under way, in a goroutine of its own.
+type work struct {
+	what    string
+	secures bool
+	cancel  context.CancelFunc
+	replies []func(error)
+	next    []func(error) // who waits for a Secure that comes after it
+}
+
+// mounted returns what may be mounted, in order.
+func (d *disks) mounted() []storage.Volume {
+	return slices.DeleteFunc(slices.Clone(d.all), func(v storage.Volume) bool { return !d.maybe[v.Name] })
+}
+
+// lead is Lead for what is held now.
+func (w *Warden) lead() clock.Instant { return clock.Instant(Lead(w.cfg.Margin, len(w.disks.all) > 0)) }
+
+// holdable says why an epoch can't be held with these volumes.
+func (w *Warden) holdable(r Request) error {
+	switch {
+	case r.Epoch == w.epoch && !sameVolumes(r.Volumes, w.disks.all):
+		return fmt.Errorf("hold epoch %d: its volumes were others when it was held first", r.Epoch)
+	case len(r.Volumes) > 0 && w.cfg.Volumes == nil:
+		return fmt.Errorf("hold epoch %d: this guard mounts nothing", r.Epoch)
+	}
+	return nil
+}
+
+func sameVolumes(a, b []storage.Volume) bool {
+	return slices.EqualFunc(a, b, func(v, w storage.Volume) bool { return reflect.DeepEqual(v, w) })
+}
+
+// holdVolumes begins to hold them.
+func (w *Warden) holdVolumes(r Request) {
+	w.disks = disks{all: slices.Clone(r.Volumes), maybe: map[string]bool{}}
+	if len(r.Volumes) == 0 {
+		return
+	}
+	if r.Adopted {
+		for _, v := range r.Volumes {
+			w.disks.maybe[v.Name] = true
+		}
+	}
+	if w.cfg.Services == nil {
+		return
+	}
+	if err := w.cfg.Services.Open(r.Epoch); err != nil {
+		w.cfg.Logger.Warn("what hooks leave running has no control group of its own; when a volume must go, only what is seen to use it is ended", "error", err)
+	}
+}
+
+// dropVolumes forgets them, or says why they can't be.
+func (w *Warden) dropVolumes() error {
+	switch {
+	case w.disks.work != nil:
+		return fmt.Errorf("drop epoch %d: %s is under way", w.epoch, w.disks.work.what)
+	case len(w.disks.maybe) > 0:
+		return fmt.Errorf("drop epoch %d: not proven unmounted: %v", w.epoch, slices.Sorted(maps.Keys(w.disks.maybe)))
+	}
+	if len(w.disks.all) == 0 {
+		return nil
+	}
+	if w.disks.told != nil {
+		w.disks.told()
+	}
+	w.disks = disks{}
+	w.cfg.Volumes.Rest()
+	return nil
+}
+
+// begin starts what a slow request asks for. After nil it is answered later.
+func (w *Warden) begin(ctx context.Context, c Call) error {
+	r := c.Request
+	if err := r.check(); err != nil {
+		return err
+	}
+	d := &w.disks
+	if r.Epoch != w.epoch || len(d.all) == 0 {
+		return fmt.Errorf("%s: epoch %d isn't held, or has no volumes", r.Op, r.Epoch)
+	}
+	if r.Op == OpSecure {
+		w.secure(ctx, c.Reply)
+		return nil
+	}
+	i := slices.IndexFunc(d.all, func(v storage.Volume) bool { return v.Name == r.Name })
+	if i < 0 {
+		return fmt.Errorf("%s: epoch %d has no volume %.40q", r.Op, r.Epoch, r.Name)
+	}
+	if d.work != nil {
+		return fmt.Errorf("%s %s: %s is under way", r.Op, r.Name, d.work.what)
+	}
+	v := d.all[i]
+	what := fmt.Sprintf("%s of volume %s", r.Op, v.Name)
+	if r.Op == OpUnmount {
+		if !d.maybe[v.Name] {
+			c.Reply(nil)
+			return nil
+		}
+		w.start(ctx, &work{what: what, replies: []func(error){c.Reply}}, func(ctx context.Context) error {
+			return w.cfg.Volumes.Unmount(ctx, v)
+		}, func(err error) error {
+			if err == nil {
+				delete(w.disks.maybe, v.Name)
+			}
+			return err
+		})
+		return nil
+	}
+	if over, _ := w.cfg.Page.due(w.cfg.Now(), w.lead()); over || d.closed {
+		return fmt.Errorf("mount %s: epoch %d is over, or being given up", v.Name, r.Epoch)
+	}
+	d.maybe[v.Name] = true
+	w.start(ctx, &work{what: what, replies: []func(error){c.Reply}}, func(ctx context.Context) error {
+		return w.cfg.Volumes.Mount(ctx, v, r.ClearMMP)
+	}, func(err error) error {
+		if errors.Is(err, ErrNotMounted) {
+			delete(w.disks.maybe, v.Name)
+		}
+		if err == nil && w.disks.closed {
+			err = fmt.Errorf("mount %s: epoch %d was given up meanwhile", v.Name, w.epoch)
+		}
+		return err
+	})
+	return nil
+}
+
+// start runs call beside the loop, and done in the loop when it has returned.
+// What done returns is the answer.
+func (w *Warden) start(ctx context.Context, k *work, call func(ctx context.Context) error, done func(error) error) {
+	ctx, k.cancel = context.WithCancel(ctx)
+	w.disks.work = k
+	w.tasks.Go(func() {
+		err := call(ctx)
+		w.finished <- func(ctx context.Context) { // of capacity 1, and one work at a time
+			k.cancel()
+			w.disks.work = nil
+			err = done(err)
+			for _, reply := range k.replies {
+				reply(err)
+			}
+			for _, reply := range k.next {
+				w.secure(ctx, reply)
+			}
+		}
+	})
+}
+
+// secure ends the volumes by force, after what is under way has been stopped.
+// reply, if there is one, is told how it went.
+func (w *Warden) secure(ctx context.Context, reply func(error)) {
+	d := &w.disks
+	d.closed = true
+	if k := d.work; k != nil {
+		switch {
+		case reply == nil:
+		case k.secures:
+			k.replies = append(k.replies, reply)
+		default:
+			k.next = append(k.next, reply)
+		}
+		if !k.secures {
+			k.cancel()
+		}
+		return
+	}
+	k := &work{what: "the forced end of the volumes", secures: true}
+	if reply != nil {
+		k.replies = append(k.replies, reply)
+	}
+	vs, scripts := d.mounted(), w.ungrouped()
+	if len(vs) == 0 {
+		w.settled(nil)
+		for _, reply := range k.replies {
+			reply(nil)
+		}
+		return
+	}
+	epoch := w.epoch
+	w.start(ctx, k, func(ctx context.Context) error {
+		return w.end(ctx, new(steps.Timeline), epoch, vs, scripts)
+	}, func(err error) error {
+		if err == nil {
+			clear(w.disks.maybe)
+		}
+		w.settled(err)
+		return err
+	})
+}
+
+// settled notes how an attempt to secure went.
+func (w *Warden) settled(err error) {
+	d := &w.disks
+	if err == nil {
+		d.pause = 0
+		return
+	}
+	d.pause = min(max(2*d.pause, retryEvery), secureEvery)
+	d.again = w.cfg.Now().Add(d.pause)
+	w.complain("the volumes are not proven unmounted; trying on, and telling nobody", err)
+}
+
+// end makes volumes safe: those who write first, for a sync that is under way
+// while the file system is shut down may report success for what is lost. It
+// runs beside the loop and changes nothing of the warden's.
+func (w *Warden) end(ctx context.Context, t *steps.Timeline, epoch uint64, vs []storage.Volume, scripts []hook.Running) error {
+	ctx, cancel := context.WithTimeout(ctx, securePatience)
+	defer cancel()
+	if err := w.endServices(ctx, t, epoch); err != nil {
+		return err
+	}
+	if len(scripts) > 0 {
+		err := t.Run("scripts_killed", func() error {
+			var errs []error
+			for _, r := range scripts {
+				_, err := w.cfg.Kill(ctx, r)
+				errs = append(errs, err)
+			}
+			return errors.Join(errs...)
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return t.Run("volumes_secured", func() error { return w.cfg.Volumes.Secure(ctx, vs) })
+}
+
+func (w *Warden) endServices(ctx context.Context, t *steps.Timeline, epoch uint64) error {
+	if w.cfg.Services == nil {
+		return nil
+	}
+	return t.Run("services_killed", func() error { return w.cfg.Services.End(ctx, epoch) })
+}
+
+// ungrouped are the scripts that don't end with the services of their epoch.
+func (w *Warden) ungrouped() []hook.Running {
+	var out []hook.Running
+	for _, id := range slices.Sorted(maps.Keys(w.scripts)) {
+		if r := w.scripts[id]; !r.Grouped || w.cfg.Services == nil {
+			out = append(out, r)
+		}
+	}
+	return out
+}
+
+// watchVolumes ends the volumes of an epoch that is over and that had doesn't
+// give up, and returns when to look again.
+func (w *Warden) watchVolumes(ctx context.Context, again clock.Instant) clock.Instant {
+	d := &w.disks
+	switch {
+	case len(d.all) == 0 || d.told != nil:
+		return again
+	case d.work != nil && d.work.secures:
+		return again // and at its end
+	case d.work == nil && w.cfg.Now().Before(d.again):
+		return min(again, d.again)
+	}
+	w.secure(ctx, nil)
+	if d.work == nil && len(d.maybe) == 0 {
+		w.tellSecured(ctx)
+	}
+	return again
+}
+
+// tellSecured says that the volumes are safe while had lives: to the disk, and
+// to the others until all know it or had has given up the epoch itself.
+func (w *Warden) tellSecured(ctx context.Context) {
+	s := &hadv1.Secured{
+		Epoch: w.epoch, Instance: w.cfg.Instance, Kind: hadv1.Secured_KIND_GUARD, By: w.cfg.Instance.GetNode(), At: timestamppb.Now(),
+		Detail: "had missed its lease's end; its guard has unmounted all that it had mounted",
+	}
+	w.cfg.Logger.Warn("the volumes of the epoch are unmounted; the others are told", "epoch", w.epoch)
+	ctx, w.disks.told = context.WithCancel(ctx)
+	epoch, logger := w.epoch, w.cfg.Logger
+	go func() { // not joined: a stuck disk must not hold the guard for ever
+		if err := w.cfg.Spool.KeepSecured(s); err != nil {
+			logger.Error("that the volumes are safe was not kept for the next start", "epoch", epoch, "error", err)
+		}
+	}()
+	w.tasks.Go(func() { w.cfg.Teller.TellSecured(ctx, s) })
+}
+
+// buryVolumes waits for what is under way when had has died. The addresses don't.
+func (w *Warden) buryVolumes(ctx context.Context) {
+	d := &w.disks
+	d.closed = true
+	if d.told != nil {
+		d.told()
+	}
+	if d.work == nil {
+		return
+	}
+	if err := w.takeDown(ctx, new(steps.Timeline)); err != nil {
+		w.complain("the addresses did not go away; trying on", err)
+	}
+	d.work.next = nil // had is dead: nobody waits
+	if !d.work.secures {
+		d.work.cancel()
+	}
+	(<-w.finished)(ctx)
+}
+
+// giveVolumesBack ends, after had's death, what its hooks have left running and
+// what it has mounted.
+func (w *Warden) giveVolumesBack(ctx context.Context, t *steps.Timeline) error {
+	if vs := w.disks.mounted(); len(vs) > 0 {
+		if err := w.end(ctx, t, w.epoch, vs, w.ungrouped()); err != nil {
+			return err
+		}
+		clear(w.disks.maybe)
+	} else {
+		ctx, cancel := context.WithTimeout(ctx, securePatience)
+		defer cancel()
+		if err := w.endServices(ctx, t, w.epoch); err != nil {
+			return err
+		}
+	}
+	if w.cfg.Services != nil { // they were in the group that has been ended
+		maps.DeleteFunc(w.scripts, func(_ string, r hook.Running) bool { return r.Grouped && r.Epoch == w.epoch })
+	}
+	return nil
+}
