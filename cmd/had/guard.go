@@ -16,3 +16,14 @@ func guardCommand() *cobra.Command {
 		RunE:   func(cmd *cobra.Command, _ []string) error { return guard.Main(cmd.ErrOrStderr()) },
 	}
 }
+
+// mounterCommand is what a guard starts itself as.
+func mounterCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:    "mounter",
+		Short:  "The process beside the guard that mounts and unmounts, and may hang",
+		Hidden: true,
+		Args:   noArgs,
+		RunE:   func(*cobra.Command, []string) error { return guard.MounterMain() },
+	}
+}

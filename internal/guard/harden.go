@@ -96,14 +96,26 @@ func programRange(line, exe string) (from, size uintptr, ok bool) {
 // real time, behind whatever is.
 const realTimePriority = 1
 
-// realTime gives every thread of this process real-time priority (sched(7)).
-// Threads made later inherit it from the one that makes them.
+// realTime gives every thread of this process real-time priority.
 func realTime() error {
+	if err := schedule(true); err != nil {
+		return fmt.Errorf("the guard has no real-time priority: %w", err)
+	}
+	return nil
+}
+
+// schedule makes every thread of this process a real-time one, or one like any
+// other (sched(7)). Threads made later inherit it from the one that makes them.
+func schedule(realTime bool) error {
+	attr := unix.SchedAttr{Size: unix.SizeofSchedAttr, Policy: unix.SCHED_NORMAL}
+	if realTime {
+		attr.Policy, attr.Priority = unix.SCHED_FIFO, realTimePriority
+	}
 	done := map[int]bool{}
 	for {
 		threads, err := os.ReadDir("/proc/self/task")
 		if err != nil {
-			return fmt.Errorf("the guard has no real-time priority: %w", err)
+			return err
 		}
 		fresh := false
 		for _, t := range threads {
@@ -112,9 +124,8 @@ func realTime() error {
 				continue
 			}
 			done[id], fresh = true, true
-			attr := unix.SchedAttr{Size: unix.SizeofSchedAttr, Policy: unix.SCHED_FIFO, Priority: realTimePriority}
 			if err := unix.SchedSetAttr(id, &attr, 0); err != nil && !errors.Is(err, unix.ESRCH) {
-				return fmt.Errorf("the guard has no real-time priority: %w", err)
+				return err
 			}
 		}
 		if !fresh {

@@ -64,16 +64,25 @@ func writeAt(f *os.File, text string) error {
 
 // startTime returns field 22 of proc_pid_stat(5).
 func startTime(pid int) (uint64, error) {
-	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	f, err := statOf(pid)
 	if err != nil {
 		return 0, err
+	}
+	return strconv.ParseUint(f[19], 10, 64)
+}
+
+// statOf returns the fields of proc_pid_stat(5) from the third on, at least 20.
+func statOf(pid int) ([]string, error) {
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return nil, err
 	}
 	// The name, in brackets, may hold anything.
 	f := strings.Fields(string(stat[strings.LastIndexByte(string(stat), ')')+1:]))
 	if len(f) < 20 {
-		return 0, fmt.Errorf("process %d has a stat of %d fields", pid, len(f))
+		return nil, fmt.Errorf("process %d has a stat of %d fields", pid, len(f))
 	}
-	return strconv.ParseUint(f[19], 10, 64)
+	return f, nil
 }
 
 const (

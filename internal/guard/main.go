@@ -115,6 +115,8 @@ type process struct {
 	lock      *os.File
 	addresses *vip.Manager
 	gate      *gate.Control // nil: there is none
+	mounters  *mounters
+	services  *services // nil: there are no control groups
 	alarm     *bootAlarm
 	logs      *logWriter
 	logger    hclog.Logger
@@ -159,8 +161,28 @@ func open(s setup, stderr io.Writer) (_ *process, err error) {
 			return nil, fmt.Errorf("find the gate that had has opened: %w", err)
 		}
 	}
+	if err := g.openVolumes(); err != nil {
+		return nil, err
+	}
 	g.alarm, err = newAlarm()
 	return g, err
+}
+
+// openVolumes opens what volumes take. Until one is held that is a file, and no
+// process.
+func (g *process) openVolumes() error {
+	lock, err := openMounterLock(g.setup.DataDir)
+	if err != nil {
+		return err
+	}
+	g.mounters = newMounters("", lock, ownGroup())
+	s, err := servicesOf(g.setup.DataDir)
+	if err != nil {
+		g.logger.Debug("hooks get no control groups", "error", err)
+		return nil
+	}
+	g.services = &s
+	return nil
 }
 
 // close writes the last lines of the log. The kernel frees the rest.
@@ -175,6 +197,10 @@ func (g *process) run(conn *net.UnixConn) error {
 	}
 	if g.gate != nil {
 		cfg.Gate = g.gate
+	}
+	cfg.Volumes = g.mounters
+	if g.services != nil {
+		cfg.Services = g.services
 	}
 	w := NewWarden(cfg)
 	calls := make(chan Call)
@@ -211,6 +237,7 @@ func (g *process) run(conn *net.UnixConn) error {
 		}
 	}()
 	err := w.Run(ctx, calls, died)
+	g.mounters.Rest()
 	close(over)
 	// The answer to had's Close is still on its way.
 	if e := conn.SetReadDeadline(time.Unix(1, 0)); e == nil {

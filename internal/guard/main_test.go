@@ -14,8 +14,8 @@ import (
 	"github.com/vishvananda/netlink"
 )
 
-// The test binary is several programs. By itself it starts itself again in a
-// network namespace of its own, where the tests run; a test starts it as a
+// The test binary is several programs. By itself it starts itself again in
+// namespaces of its own, where the tests run; a test starts it as a
 // daemon, and that starts it as its guard, as had does.
 const (
 	namespaceVariable = "GUARD_TEST_NAMESPACE"
@@ -26,12 +26,18 @@ func TestMain(m *testing.M) {
 	switch {
 	case len(os.Args) == 2 && os.Args[1] == "guard":
 		os.Exit(code(Main(os.Stderr)))
+	case len(os.Args) == 2 && os.Args[1] == "mounter":
+		os.Exit(code(MounterMain()))
 	case os.Getenv(daemonVariable) != "":
 		os.Exit(code(daemon(os.Getenv(daemonVariable))))
 	case os.Getenv(namespaceVariable) == "":
 		os.Exit(again())
 	}
 	if err := wire(); err != nil {
+		os.Exit(code(err))
+	}
+	// What is mounted here is seen by nobody else, and goes with the last process.
+	if err := syscall.Mount("", "/", "", syscall.MS_REC|syscall.MS_PRIVATE, ""); err != nil {
 		os.Exit(code(err))
 	}
 	os.Exit(m.Run())
@@ -45,15 +51,15 @@ func code(err error) int {
 	return 0
 }
 
-// again runs this program in a new network namespace.
+// again runs this program in new network and mount namespaces.
 func again() int {
 	cmd := exec.Command("/proc/self/exe", os.Args[1:]...)
 	cmd.Args[0] = os.Args[0]
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
 	cmd.Env = append(os.Environ(), namespaceVariable+"=1")
-	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET, Pdeathsig: syscall.SIGKILL}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET | syscall.CLONE_NEWNS, Pdeathsig: syscall.SIGKILL}
 	if err := cmd.Run(); err != nil && cmd.ProcessState == nil {
-		return code(fmt.Errorf("make a network namespace (these tests need root): %w", err))
+		return code(fmt.Errorf("make namespaces (these tests need root): %w", err))
 	}
 	return cmd.ProcessState.ExitCode()
 }
