@@ -119,6 +119,33 @@ func BenchmarkDeath(b *testing.B) {
 	}
 }
 
+// From had's request for the forced end of a volume, which a service writes to and
+// syncs, to the proof. At a lease's end the guard does the same.
+func BenchmarkSecure(b *testing.B) {
+	observe(b)
+	o := newOffice(b, nil)
+	for _, fstype := range []string{"ext4", "xfs"} {
+		b.Run(fstype, func(b *testing.B) {
+			o := o.visit(b)
+			disk := newDisk(b, b.TempDir(), "data", fstype)
+			d := startDaemon(b, o.config())
+			var took []time.Duration
+			for epoch := range uint64(b.N) {
+				d.holdDisks(epoch+1, 20*time.Second, disk)
+				if err := os.RemoveAll(filepath.Join(disk.Path, "writes")); err != nil {
+					b.Fatal(err)
+				}
+				o.writer(epoch+1, disk.Path)
+				begun := clock.Now()
+				d.ask(order{Do: "secure", Epoch: epoch + 1})
+				took = append(took, clock.Now().Sub(begun))
+				d.ask(order{Do: "drop", Epoch: epoch + 1})
+			}
+			spread(b, "proven", took)
+		})
+	}
+}
+
 // What a guard of the program had costs in memory, when it has guarded for a
 // while, and in CPU when nothing happens. PSS counts a page that several processes map as a part of each, and
 // the daemon maps the same program.
