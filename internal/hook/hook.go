@@ -8,7 +8,9 @@ package hook
 
 import (
 	"fmt"
+	"maps"
 	"net/netip"
+	"slices"
 	"strings"
 	"time"
 )
@@ -68,6 +70,15 @@ type Env struct {
 	PreviousOwner string // HAD_PREVIOUS_OWNER, empty when there was none
 	Epoch         uint64 // HAD_EPOCH; 0 before an epoch was opened
 	Forced        bool   // HAD_FORCED=1, else unset: the addresses are gone already
+
+	// Volumes are mount points by the names of their volumes: HAD_VOLUME_<NAME>.
+	Volumes map[string]string
+}
+
+// VolumeVariable is the variable that tells scripts where a volume is mounted:
+// a name's letters in upper case, and "_" for what a shell's variable can't have.
+func VolumeVariable(name string) string {
+	return "HAD_VOLUME_" + strings.ToUpper(strings.ReplaceAll(name, "-", "_"))
 }
 
 // searchPath is Debian's PATH for root: scripts must not depend on how the
@@ -93,6 +104,9 @@ func (r Run) environ(id string) []string {
 		{"HAD_PREVIOUS_OWNER", r.Env.PreviousOwner},
 		{"HAD_EPOCH", fmt.Sprint(r.Env.Epoch)},
 		{runVariable, id},
+	}
+	for _, name := range slices.Sorted(maps.Keys(r.Env.Volumes)) {
+		vars = append(vars, struct{ name, value string }{VolumeVariable(name), r.Env.Volumes[name]})
 	}
 	env := make([]string, 0, len(vars)+1)
 	for _, v := range vars {

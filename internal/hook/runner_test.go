@@ -40,6 +40,7 @@ func TestScriptSeesArgumentsAndOnlyItsEnvironment(t *testing.T) {
 	f.script("PreRel10", `echo "$# $1 $2 $(pwd)"; readlink /proc/self/fd/0; env -u PWD -u OLDPWD -u SHLVL -u _ | grep -v HAD_RUN | sort`)
 	run := Run{Stage: PreRel, Event: Release, VIP: testVIP(), Env: Env{
 		Cluster: "office", Reason: "moved by\x00 root", Interface: "eth0", Node: "alpha", PreviousOwner: "beta", Epoch: 7, Forced: true,
+		Volumes: map[string]string{"web-stuff": "/srv/web"},
 	}}
 	results, err := f.runner(long).Stage(t.Context(), run)
 	if err != nil || len(results) != 1 {
@@ -56,6 +57,7 @@ HAD_NODE=alpha
 HAD_PREVIOUS_OWNER=beta
 HAD_REASON=moved by root
 HAD_VIP=192.0.2.10
+HAD_VOLUME_WEB_STUFF=/srv/web
 HOME=/root
 LANG=C.UTF-8
 PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin

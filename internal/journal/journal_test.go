@@ -222,6 +222,7 @@ func TestTenureOutlivesTheProcess(t *testing.T) {
 		Epoch:         42,
 		Instance:      &hadv1.Instance{Node: "alpha", NodeId: nodeID, BootId: "b", Nonce: "n"},
 		Addresses:     []*hadv1.HeldAddress{{Vip: "web", Address: "192.0.2.10", Interface: "eth0"}, {Vip: "six", Address: "2001:db8::a"}},
+		Volumes:       []*hadv1.HeldVolume{{Name: "web", Device: "LABEL=web", Path: "/srv/web", Fstype: "ext4"}},
 		HooksDir:      "/etc/had/hooks",
 		HookTimeout:   30 * time.Second,
 		PolicyVersion: 3,
@@ -236,7 +237,8 @@ func TestTenureOutlivesTheProcess(t *testing.T) {
 	}
 	if got.Epoch != want.Epoch || got.HooksDir != want.HooksDir || got.HookTimeout != want.HookTimeout ||
 		got.PolicyVersion != want.PolicyVersion || !proto.Equal(got.Instance, want.Instance) ||
-		len(got.Addresses) != 2 || !proto.Equal(got.Addresses[0], want.Addresses[0]) || !proto.Equal(got.Addresses[1], want.Addresses[1]) {
+		len(got.Addresses) != 2 || !proto.Equal(got.Addresses[0], want.Addresses[0]) || !proto.Equal(got.Addresses[1], want.Addresses[1]) ||
+		len(got.Volumes) != 1 || !proto.Equal(got.Volumes[0], want.Volumes[0]) {
 		t.Errorf("Tenure = %+v, want %+v", got, want)
 	}
 	if err := j.ClearTenure(); err != nil {

@@ -18,6 +18,7 @@ type Tenure struct {
 	Epoch         uint64
 	Instance      *hadv1.Instance
 	Addresses     []*hadv1.HeldAddress // in policy order
+	Volumes       []*hadv1.HeldVolume  // in the order in which they are mounted
 	HooksDir      string
 	HookTimeout   time.Duration
 	PolicyVersion uint64
@@ -32,6 +33,7 @@ type storedTenure struct {
 	Epoch         uint64            `json:"epoch"`
 	Instance      json.RawMessage   `json:"instance"`
 	Addresses     []json.RawMessage `json:"addresses"`
+	Volumes       []json.RawMessage `json:"volumes,omitempty"`
 	HooksDir      string            `json:"hooks_dir"`
 	HookTimeout   time.Duration     `json:"hook_timeout_ns"`
 	PolicyVersion uint64            `json:"policy_version"`
@@ -134,6 +136,11 @@ func encodeTenure(t *Tenure) ([]byte, error) {
 		s.Addresses = append(s.Addresses, b)
 		errs = append(errs, err)
 	}
+	for _, v := range t.Volumes {
+		b, err := protojson.Marshal(v)
+		s.Volumes = append(s.Volumes, b)
+		errs = append(errs, err)
+	}
 	if err := errors.Join(errs...); err != nil {
 		return nil, err
 	}
@@ -167,6 +174,13 @@ func decodeTenure(value []byte) (*Tenure, error) {
 			return nil, fmt.Errorf("read what this node held: %w", err)
 		}
 		t.Addresses = append(t.Addresses, a)
+	}
+	for _, b := range s.Volumes {
+		v := new(hadv1.HeldVolume)
+		if err := protojson.Unmarshal(b, v); err != nil {
+			return nil, fmt.Errorf("read what this node held: %w", err)
+		}
+		t.Volumes = append(t.Volumes, v)
 	}
 	return t, nil
 }

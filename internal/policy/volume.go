@@ -3,10 +3,11 @@ package policy
 import (
 	"fmt"
 	"slices"
-	"strings"
 
 	"github.com/hashicorp/hcl/v2"
 	"github.com/hashicorp/hcl/v2/hclsyntax"
+
+	"had/internal/hook"
 )
 
 // Volume is a file system that is mounted where the owner is, and nowhere
@@ -101,9 +102,6 @@ func (s *source) validVolumes(raw []rawVolume) []Volume {
 // checkVolumeNames refuses names that a hook couldn't tell apart: each becomes
 // part of a variable's name.
 func (s *source) checkVolumeNames(raw []rawVolume) {
-	variable := func(name string) string {
-		return "HAD_VOLUME_" + strings.ToUpper(strings.ReplaceAll(name, "-", "_"))
-	}
 	seen := map[string]text{}
 	for _, r := range raw {
 		name := r.name.value
@@ -111,15 +109,15 @@ func (s *source) checkVolumeNames(raw []rawVolume) {
 			s.errorf(r.name.at, identHint, "%s can't be a volume's name", quote(name))
 			continue
 		}
-		first, twice := seen[variable(name)]
+		first, twice := seen[hook.VolumeVariable(name)]
 		hint := fmt.Sprintf("the first is on line %d; each needs a name of its own", first.at.Start.Line)
 		switch {
 		case twice && first.value == name:
 			s.errorf(r.name.at, hint, "two volumes are called %s", quote(name))
 		case twice:
-			s.errorf(r.name.at, hint, "hooks get the paths of %s and %s in one variable, %s", quote(first.value), quote(name), variable(name))
+			s.errorf(r.name.at, hint, "hooks get the paths of %s and %s in one variable, %s", quote(first.value), quote(name), hook.VolumeVariable(name))
 		default:
-			seen[variable(name)] = r.name
+			seen[hook.VolumeVariable(name)] = r.name
 		}
 	}
 }
