@@ -18,6 +18,23 @@ type Lease struct {
 	epoch uint64 // 0: none
 	until clock.Instant
 	ended uint64 // epochs up to this one are over for good
+	grace grace
+}
+
+// grace is how much longer than its lease an epoch may hold what it has.
+type grace struct {
+	epoch  uint64
+	beyond time.Duration
+}
+
+// Allow lets epoch be held for so much longer than its lease, by its terms. It
+// comes before the first Grant; without it there is no grace.
+func (l *Lease) Allow(epoch uint64, beyond time.Duration) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if epoch > l.grace.epoch {
+		l.grace = grace{epoch, beyond}
+	}
 }
 
 // Grant notes that the lease entry proposed at t0 for epoch was accepted, so
@@ -38,12 +55,24 @@ func (l *Lease) Grant(epoch uint64, t0 clock.Instant, ttl time.Duration) bool {
 	return true
 }
 
-// Held returns the epoch and the instant at which everything of it must be
-// gone; ok is false when there is none. The caller compares with its clock.
+// Held returns the epoch and the instant from which on it may take nothing new;
+// ok is false when there is none. The caller compares with its clock.
 func (l *Lease) Held() (epoch uint64, until clock.Instant, ok bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.epoch, l.until, l.epoch != 0
+}
+
+// Over returns the epoch and the instant at which everything of it must be
+// gone: the lease's end, and the grace. ok is as for Held.
+func (l *Lease) Over() (epoch uint64, at clock.Instant, ok bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	at = l.until
+	if l.grace.epoch == l.epoch {
+		at = at.Add(l.grace.beyond)
+	}
+	return l.epoch, at, l.epoch != 0
 }
 
 // End gives the lease up: nothing of epoch, or of an earlier one, may be

@@ -37,6 +37,28 @@ func TestLease(t *testing.T) {
 	}
 }
 
+// A grace is its own epoch's: the next one, without any, gets none of it.
+func TestGraceIsOfOneEpoch(t *testing.T) {
+	var l Lease
+	l.Allow(3, 1000)
+	l.Grant(3, 100, 50)
+	l.Allow(3, 7) // an epoch's terms don't change
+	if epoch, at, ok := l.Over(); epoch != 3 || at != 1150 || !ok {
+		t.Errorf("epoch %d must be gone at %d (%v), want 3 at 1150", epoch, at, ok)
+	}
+	if _, until, _ := l.Held(); until != 150 {
+		t.Errorf("the lease lasts until %d, want 150: the grace takes nothing new", until)
+	}
+	l.End(3)
+	if _, _, ok := l.Over(); ok {
+		t.Error("an ended epoch may be held")
+	}
+	l.Grant(7, 200, 50)
+	if epoch, at, _ := l.Over(); epoch != 7 || at != 250 {
+		t.Errorf("epoch %d must be gone at %d, want 7 at 250", epoch, at)
+	}
+}
+
 func TestLeaseNeverResurrectsAndNeverShortens(t *testing.T) {
 	for seed := range uint64(50) {
 		r := rand.New(rand.NewPCG(seed, 2))

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"sync"
+	"time"
 
 	"had/cluster"
 	"had/internal/hook"
@@ -91,8 +92,10 @@ func (x *executor) vetoed(ctx context.Context, in Inputs, t *turn, err error) er
 
 // claim is the Acquire of a turn.
 func (x *executor) claim(in Inputs, t *turn, cause string, evidence ...*hadv1.Evidence) *hadv1.Acquire {
+	terms := x.timing.Terms(x.holder.layers()...)
+	terms.ReleaseGraceNs = int64(t.policy.ReleaseGrace)
 	a := &hadv1.Acquire{
-		Term: in.Leadership.Term, Instance: x.instance, Terms: x.timing.Terms(x.holder.layers()...),
+		Term: in.Leadership.Term, Instance: x.instance, Terms: terms,
 		PolicyVersion: t.version, Addresses: heldAddresses(t.vips), Evidence: evidence, Cause: cause,
 	}
 	if m := in.View.Move.GetOrder(); m.GetTarget() == x.instance.GetNode() {
@@ -112,6 +115,7 @@ func (x *executor) own(ctx context.Context, t *turn, a *hadv1.Acquire, before fu
 			return fmt.Errorf("open an epoch: %w", err)
 		}
 		epoch = v.Index
+		x.keeper.lease.Allow(epoch, time.Duration(a.GetTerms().GetReleaseGraceNs()))
 		x.keeper.grant(epoch, t0)
 		return nil
 	})
@@ -143,11 +147,11 @@ func (x *executor) own(ctx context.Context, t *turn, a *hadv1.Acquire, before fu
 }
 
 func (x *executor) begin(epoch uint64, t *turn) context.Context {
-	leased := x.keeper.keep(x.life, epoch)
+	leased, lasting := x.keeper.keep(x.life, epoch)
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	x.holding = Holding{Epoch: epoch, Phase: PhaseAcquiring, PolicyVersion: t.version}
-	x.owned, x.leased = owned{hooks: t.policy.Hooks, vips: t.vips}, leased
+	x.owned, x.leased, x.lasting = owned{hooks: t.policy.Hooks, vips: t.vips}, leased, lasting
 	return leased
 }
 

@@ -39,6 +39,10 @@ type Config struct {
 	Clock         clock.Source
 	Logger        hclog.Logger
 	Version       string
+
+	// CarriesVolumes: policies with volumes and a release_grace are carried out;
+	// otherwise this node says that it can't.
+	CarriesVolumes bool
 }
 
 // Controller is the ring on one node: it gathers, decides and has the steps
@@ -101,7 +105,7 @@ func New(cfg Config) *Controller {
 		now: cfg.Clock, logger: cfg.Logger,
 	}
 	c.backoff = newBackoff(cfg.Clock)
-	c.parsed.now = cfg.Clock
+	c.parsed.now, c.parsed.carriesVolumes = cfg.Clock, cfg.CarriesVolumes
 	return c
 }
 
@@ -209,7 +213,7 @@ func (c *Controller) gather() (Inputs, <-chan struct{}) {
 		TransferAfter: c.backoff.transferAfter(view.LastEpoch), TurnAfter: c.backoff.turnAfter(),
 	}
 	in.Reported, in.Stuck = c.executor.reports()
-	in.LeaseLost = c.keeper.whyLost(holding.Epoch)
+	in.LeaseLost, in.InGrace = c.keeper.whyLost(holding.Epoch), c.keeper.inGrace(holding.Epoch)
 	for name, p := range in.Peers {
 		if c.backoff.shunned(name) {
 			p.Eligible, p.Reasons = false, []string{"leadership could not be handed to it"}
@@ -345,7 +349,8 @@ func (c *Controller) setPlan(p Plan) {
 
 // parsedPolicy keeps the policy of the newest version parsed.
 type parsedPolicy struct {
-	now clock.Source
+	now            clock.Source
+	carriesVolumes bool
 
 	mu      sync.Mutex
 	seen    clock.Instant // when this version was first asked for
@@ -363,7 +368,7 @@ func (c *parsedPolicy) of(p *hadv1.Policy) (*policy.Policy, error) {
 	defer c.mu.Unlock()
 	if c.version != p.GetVersion() {
 		parsed, diags := policy.ParsePolicy(fmt.Sprintf("policy version %d", p.GetVersion()), []byte(p.GetText()))
-		if parsed != nil {
+		if parsed != nil && !c.carriesVolumes {
 			diags = append(diags, parsed.CheckSupported()...)
 		}
 		c.version, c.policy, c.err, c.seen = p.GetVersion(), parsed, diags.Err(), c.now()

@@ -1,10 +1,7 @@
 package failover
 
 import (
-	"cmp"
 	"fmt"
-	"maps"
-	"slices"
 	"time"
 
 	"google.golang.org/protobuf/proto"
@@ -31,6 +28,7 @@ type Inputs struct {
 	Stuck      string // why this instance can't report anything released any more; empty: it can
 	LeaseEpoch uint64 // 0: no lease
 	LeaseUntil clock.Instant
+	InGrace    bool            // the lease of the held epoch has ended, and its services are being stopped
 	LeaseLost  string          // why this node ended the held epoch's lease before its time; empty: it didn't
 	Blockers   []string        // why this node can't own at present, whole sentences
 	Peers      map[string]Peer // the other nodes, by name
@@ -234,17 +232,25 @@ func decideHolder(in Inputs) Plan {
 		return do(append(steps, Step{Kind: StepFinish, Epoch: h.Epoch, Cause: cause})...)
 	}
 	endOfLease := in.LeaseUntil.Add(-in.Margin)
+	grace := time.Duration(in.View.Claim(h.Epoch).GetTerms().GetReleaseGraceNs())
+	giveUp := force
+	if grace > 0 {
+		// There is time to stop services in order, though others wait for it.
+		giveUp = func(cause string) Plan { return release(cause) }
+	}
 	switch {
 	case h.Phase == PhaseLeaving:
 		return do(finish)
-	case in.LeaseEpoch != h.Epoch || !in.Now.Before(endOfLease):
+	case in.LeaseEpoch != h.Epoch || !in.Now.Before(endOfLease.Add(grace)):
 		return force(whyLeaseEnded(in))
 	case in.View.Claim(h.Epoch) == nil:
 		return force("the epoch was closed in the log")
+	case in.InGrace || !in.Now.Before(endOfLease):
+		return giveUp(whyLeaseEnded(in))
 	case h.Phase == PhaseYielding && (!in.Leadership.Leading || !in.Leadership.Ready) && (in.Leadership.Leader == "" || in.Leadership.Leader == h.Target):
 		return Plan{Again: endOfLease, Why: fmt.Sprintf("%s takes over; serving until it asks for the addresses", h.Target)}
 	case !in.Leadership.Leading && in.Leadership.Leader != "" && in.Leadership.Leader != self:
-		return force(fmt.Sprintf("%s leads now", in.Leadership.Leader))
+		return giveUp(fmt.Sprintf("%s leads now", in.Leadership.Leader))
 	case !in.Leadership.Ready:
 		return Plan{Again: endOfLease, Why: "leadership is in doubt; serving until the lease ends"}
 	case h.Phase == PhaseAcquiring:
@@ -342,81 +348,6 @@ func transferTo(in Inputs, cause string) []Step {
 	return []Step{{Kind: StepTransfer, Target: best[0], Cause: cause}}
 }
 
-// candidates are the other nodes that could own now, best first: fewest
-// failed turns, then the policy's order of preference, then by name.
-func candidates(in Inputs) []string {
-	var names []string
-	for name, p := range in.Peers {
-		if p.canOwn() {
-			names = append(names, name)
-		}
-	}
-	slices.SortFunc(names, func(a, b string) int { return compareNodes(in, a, b) })
-	return names
-}
-
-func compareNodes(in Inputs, a, b string) int {
-	return cmp.Or(
-		cmp.Compare(in.View.Nodes[a].GetFailures(), in.View.Nodes[b].GetFailures()),
-		cmp.Compare(preference(in.Policy, a), preference(in.Policy, b)),
-		cmp.Compare(a, b),
-	)
-}
-
-func preference(p *policy.Policy, node string) int {
-	if p == nil {
-		return 0
-	}
-	if i := slices.Index(p.Prefer, node); i >= 0 {
-		return i
-	}
-	return len(p.Prefer)
-}
-
-// betterThan names a node that should have the turn rather than self: one
-// that failed less often since its last success or, when there is time for
-// it, one that the policy prefers.
-func betterThan(in Inputs, self string) string {
-	best := candidates(in)
-	if len(best) == 0 || in.View.Move.GetOrder().GetTarget() == self {
-		return ""
-	}
-	mine, theirs := in.View.Nodes[self].GetFailures(), in.View.Nodes[best[0]].GetFailures()
-	if theirs < mine || unhurried(in) && theirs == mine && preference(in.Policy, best[0]) < preference(in.Policy, self) {
-		return best[0]
-	}
-	return ""
-}
-
-// unhurried reports that handing leadership to a preferred node first makes
-// nobody wait longer: there has never been an owner, or the last one has to be
-// waited for anyway.
-func unhurried(in Inputs) bool {
-	return in.View.LastEpoch == 0 || len(in.View.Open) > 0 && cluster.TakeoverAt(in.LastLease, in.View.Open).Sub(in.Now) > time.Second
-}
-
-// hearLimit is how long a first owner waits for the word of a node that the
-// policy prefers.
-const hearLimit = 2 * time.Second
-
-// unheard names a node that the policy prefers to self and that has not said
-// yet whether it could own under this policy. Only the first owner is worth
-// the wait.
-func unheard(in Inputs, self string) string {
-	if in.View.LastEpoch != 0 || in.Policy == nil || !in.Now.Before(in.PolicySeen.Add(hearLimit)) {
-		return ""
-	}
-	for _, name := range in.Policy.Prefer {
-		if name == self {
-			break
-		}
-		if p := in.Peers[name]; p.Fresh && !p.Witness && p.Applied < in.View.Policy.GetIndex() {
-			return name
-		}
-	}
-	return ""
-}
-
 func nothingToOwn(in Inputs) string {
 	switch {
 	case in.View.Policy == nil:
@@ -425,35 +356,6 @@ func nothingToOwn(in Inputs) string {
 		return "the policy names no address"
 	}
 	return ""
-}
-
-// nobodyCan lists every node's reason, so that the one line answers the
-// question.
-func nobodyCan(in Inputs, own []string) string {
-	return fmt.Sprintf("no node can own: %s: %s%s", in.Instance.GetNode(), own[0], othersCant(in))
-}
-
-// othersCant is "; NAME: REASON" for each other node that isn't a witness.
-func othersCant(in Inputs) string {
-	s := ""
-	for _, name := range slices.Sorted(maps.Keys(in.Peers)) {
-		if p := in.Peers[name]; !p.Witness {
-			s += fmt.Sprintf("; %s: %s", name, reasonOf(p))
-		}
-	}
-	return s
-}
-
-func reasonOf(p Peer) string {
-	switch {
-	case !p.Fresh:
-		return "it doesn't answer"
-	case len(p.Reasons) > 0:
-		return p.Reasons[0]
-	case !p.Eligible:
-		return "it says that it can't own"
-	}
-	return "it could own"
 }
 
 // evidence closes every open epoch by the wait that has just passed.

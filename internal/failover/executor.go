@@ -46,6 +46,7 @@ type executor struct {
 	holding  Holding
 	owned    owned           // of the held epoch
 	leased   context.Context // done when the lease of the held epoch ends; nil: none
+	lasting  context.Context // done when nothing of it may be held any more: with the grace
 	reported uint64          // the newest epoch whose release is in the journal, or was delivered
 	stuck    string          // why nothing can be reported released any more; empty: it can
 	prepared *preparation    // of the next turn; nil: none
@@ -119,10 +120,13 @@ func (x *executor) stage(ctx context.Context, h policy.Hooks, vips []policy.VIP,
 	allowed := func() error {
 		// The keeper may not have had its turn yet: a stopped daemon that wakes
 		// up after its lease could be here first.
-		if s.leased && !x.keeper.holds(s.epoch) {
-			return errLeaseOver
+		switch {
+		case !s.leased, x.keeper.holds(s.epoch):
+			return nil
+		case s.event == hook.Release && x.keeper.mayHold(s.epoch):
+			return nil // what the grace is for
 		}
-		return nil
+		return errLeaseOver
 	}
 	var first error
 	for _, v := range vips {
@@ -176,7 +180,7 @@ type stageRun struct {
 	cause    string
 	previous string
 	forced   bool
-	leased   bool // it runs only while the lease of epoch lasts
+	leased   bool // it runs only while the lease of epoch lasts; of a release, while it may be held
 	goOn     bool // a failure doesn't keep the other addresses from their turn
 }
 

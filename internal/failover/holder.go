@@ -76,12 +76,12 @@ func (h *holder) admit(ctx context.Context, epoch uint64, addrs []vip.Address) e
 	all := slices.Clone(h.noted)
 	h.mu.Unlock()
 	// Without the mutex: a stopped guard must not keep a drop waiting.
-	_, until, ok := h.lease.Held()
+	_, over, ok := h.lease.Over()
 	if !ok {
 		return errLeaseOver
 	}
 	if h.guard != nil {
-		h.guard.Extend(epoch, until)
+		h.guard.Extend(epoch, over)
 		if err := h.guard.Hold(ctx, epoch, all, nil); err != nil {
 			return err
 		}
@@ -97,22 +97,22 @@ func (h *holder) admit(ctx context.Context, epoch uint64, addrs []vip.Address) e
 	return h.extend(epoch)
 }
 
-// extend passes the lease of epoch on to the gate and the guard. It waits for
+// extend tells the gate and the guard until when epoch may be held. It waits for
 // nobody.
 func (h *holder) extend(epoch uint64) error {
-	held, until, ok := h.lease.Held()
+	held, over, ok := h.lease.Over()
 	if !ok || held != epoch {
 		return errLeaseOver
 	}
 	// A guard that is gone ends nothing: the ring sees to it that the epoch
 	// goes to a node that has one.
-	if h.guard != nil && !h.guard.Extend(epoch, until) && h.guard.Alive() == nil {
+	if h.guard != nil && !h.guard.Extend(epoch, over) && h.guard.Alive() == nil {
 		return fmt.Errorf("%w: the guard has ended epoch %d", errLeaseOver, epoch)
 	}
 	if h.admitted.Load() != epoch {
 		return nil
 	}
-	return h.gate.Extend(epoch, until)
+	return h.gate.Extend(epoch, over)
 }
 
 // raise puts exactly addrs, which must have been admitted, into the kernel for
@@ -146,7 +146,7 @@ func (h *holder) put(ctx context.Context, epoch uint64, addrs []vip.Address) (go
 		}
 	}
 	told := h.announceAhead(ctx, addrs)
-	_, err = h.set(ctx, addrs)
+	_, err = h.set(ctx, addrs, h.lease.Held) // nothing new after the lease
 	told()
 	if err != nil {
 		return nil, err
@@ -166,17 +166,18 @@ func (h *holder) refresh(ctx context.Context) ([]vip.Address, error) {
 	if len(h.held) == 0 {
 		return nil, nil
 	}
-	c, err := h.set(ctx, h.held)
+	c, err := h.set(ctx, h.held, h.lease.Over)
 	return c.Reasserted, err
 }
 
-func (h *holder) set(ctx context.Context, addrs []vip.Address) (vip.Change, error) {
+// set puts addresses into the kernel until what end says.
+func (h *holder) set(ctx context.Context, addrs []vip.Address, end func() (uint64, clock.Instant, bool)) (vip.Change, error) {
 	if epoch, _, ok := h.lease.Held(); !ok || epoch != h.epoch {
 		return vip.Change{}, errLeaseOver
 	}
 	// Very many addresses take longer than a lease, which is renewed meanwhile.
 	return h.kernel.Set(ctx, addrs, func() clock.Instant {
-		epoch, until, ok := h.lease.Held()
+		epoch, until, ok := end()
 		if !ok || epoch != h.epoch {
 			return 0
 		}
@@ -236,8 +237,8 @@ func (h *holder) announce(ctx context.Context) error {
 func (h *holder) announceSome(ctx context.Context, from int) (more bool, err error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	epoch, until, ok := h.lease.Held()
-	if !ok || epoch != h.epoch || !h.now().Before(until) || from >= len(h.held) {
+	epoch, over, ok := h.lease.Over()
+	if !ok || epoch != h.epoch || !h.now().Before(over) || from >= len(h.held) {
 		return false, nil
 	}
 	to := min(from+announceBatch, len(h.held))

@@ -32,10 +32,12 @@ type keeper struct {
 	begun    chan struct{} // capacity 1: renewals have something to renew
 	awake    chan struct{} // capacity 1: a renewal has begun
 
-	mu     sync.Mutex
-	epoch  uint64 // 0: none is kept
-	cancel context.CancelCauseFunc
-	lost   lostLease
+	mu       sync.Mutex
+	epoch    uint64 // 0: none is kept
+	ended    bool   // the lease of epoch has ended, and the grace is used to give it up
+	endLease context.CancelCauseFunc
+	endHold  context.CancelCauseFunc
+	lost     lostLease
 }
 
 // lostLease is the latest lease that was ended before its time.
@@ -55,17 +57,19 @@ func (k *keeper) whyLost(epoch uint64) string {
 	return k.lost.why
 }
 
-// keep begins to renew epoch, whose lease has just been granted. The context
-// it returns is done when the lease has ended or release was called.
-func (k *keeper) keep(ctx context.Context, epoch uint64) context.Context {
-	leased, cancel := context.WithCancelCause(ctx)
+// keep begins to renew epoch, whose lease has just been granted. held is done
+// when nothing of it may be held any more, or when end was called; leased before
+// that, by the grace, when its lease has ended.
+func (k *keeper) keep(ctx context.Context, epoch uint64) (leased, held context.Context) {
+	held, endHold := context.WithCancelCause(ctx)
+	leased, endLease := context.WithCancelCause(held)
 	k.mu.Lock()
-	k.epoch, k.cancel = epoch, cancel
+	k.epoch, k.ended, k.endLease, k.endHold = epoch, false, endLease, endHold
 	k.mu.Unlock()
 	poke(k.begun)
 	k.nudge()
 	k.reannounce()
-	return leased
+	return leased, held
 }
 
 // current returns the epoch that is kept, 0 for none.
@@ -81,14 +85,44 @@ func (k *keeper) holds(epoch uint64) bool {
 	return ok && held == epoch && k.now().Before(until)
 }
 
+// mayHold reports whether what epoch has may still be held, by the clock: its
+// lease lasts, or the grace after it.
+func (k *keeper) mayHold(epoch uint64) bool {
+	held, over, ok := k.lease.Over()
+	return ok && held == epoch && k.now().Before(over)
+}
+
+// inGrace reports whether the lease of epoch has ended and it is to be given up
+// in the grace. A renewal that comes after all only lengthens that: services are
+// being stopped.
+func (k *keeper) inGrace(epoch uint64) bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.ended && k.epoch == epoch
+}
+
+// beginGrace notes that the lease of epoch has ended.
+func (k *keeper) beginGrace(epoch uint64) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.epoch != epoch || k.ended {
+		return
+	}
+	k.logger.Warn("the lease has ended; giving up what is held within the grace", "epoch", epoch)
+	k.ended = true
+	k.endLease(errLeaseOver)
+	k.wake()
+}
+
 // end stops the renewals of epoch for good.
 func (k *keeper) end(epoch uint64, cause error) {
 	k.lease.End(epoch)
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if k.epoch == epoch {
-		k.cancel(cause)
-		k.epoch, k.cancel = 0, nil
+		k.endHold(cause)
+		k.endLease(cause)
+		k.epoch, k.ended, k.endHold, k.endLease = 0, false, nil, nil
 	}
 }
 
@@ -243,10 +277,11 @@ func (k *keeper) hold(ctx context.Context) {
 // look does what is due now and returns when to look again.
 func (k *keeper) look(ctx context.Context, due *clock.Instant) time.Duration {
 	epoch := k.current()
-	held, until, ok := k.lease.Held()
+	_, until, _ := k.lease.Held()
+	held, over, ok := k.lease.Over()
+	until, over = until.Add(-k.timing.Margin), over.Add(-k.timing.Margin)
 	now := k.now()
-	left := until.Add(-k.timing.Margin).Sub(now)
-	if !ok || held != epoch || left <= 0 {
+	if !ok || held != epoch || !now.Before(over) {
 		k.logger.Warn("the lease has ended; taking the addresses down", "epoch", epoch)
 		k.end(epoch, errLeaseOver)
 		if err := k.holder.drop(ctx, epoch); err != nil {
@@ -256,13 +291,17 @@ func (k *keeper) look(ctx context.Context, due *clock.Instant) time.Duration {
 		k.wake()
 		return k.timing.Renew
 	}
+	if !now.Before(until) {
+		k.beginGrace(epoch)
+		until = over
+	}
 	if !now.Before(*due) {
 		k.refresh(ctx, epoch)
 		end := k.now()
 		*due = end.Add(min(max(k.refreshEvery(), refreshSlowdown*end.Sub(now)), refreshAtLeast))
 	}
 	// Looked at again, for the refresh may have taken its time.
-	return max(min(due.Add(k.early()), until.Add(-k.timing.Margin)).Sub(k.now()), 0)
+	return max(min(due.Add(k.early()), until).Sub(k.now()), 0)
 }
 
 func (k *keeper) refresh(ctx context.Context, epoch uint64) {

@@ -12,15 +12,15 @@ import (
 	hadv1 "had/proto/had/v1"
 )
 
-// release gives the epoch up in order, while its lease lasts: PreRel, then
+// release gives the epoch up in order, while it may be held: PreRel, then
 // the addresses, then the report that lets a successor act at once. Should
-// the lease end on the way, the keeper takes the addresses and what remains
+// its time end on the way, the keeper takes the addresses and what remains
 // is done as a forced release.
 func (x *executor) release(ctx context.Context, step Step) error {
-	o, leased := x.current()
+	o, lasting := x.remaining()
 	t := new(steps.Timeline)
-	x.releaseStage(leased, o, t, stageRun{epoch: step.Epoch, cause: step.Cause, leased: true}, hook.PreRel)
-	return x.letGo(ctx, step, t, leased.Err() != nil || !x.keeper.holds(step.Epoch))
+	x.releaseStage(lasting, o, t, stageRun{epoch: step.Epoch, cause: step.Cause, leased: true}, hook.PreRel)
+	return x.letGo(ctx, step, t, lasting.Err() != nil || !x.keeper.mayHold(step.Epoch))
 }
 
 // force gives the epoch up at once: the addresses first, hooks afterwards.
@@ -91,7 +91,7 @@ func (x *executor) finish(ctx context.Context, step Step) error {
 	}
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	x.holding, x.owned, x.leased = Holding{}, owned{}, nil
+	x.holding, x.owned, x.leased, x.lasting = Holding{}, owned{}, nil, nil
 	return nil
 }
 
@@ -138,6 +138,13 @@ func (x *executor) current() (owned, context.Context) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	return x.owned, x.leased
+}
+
+// remaining is current with the context that ends with the grace.
+func (x *executor) remaining() (owned, context.Context) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return x.owned, x.lasting
 }
 
 func (x *executor) setOwned(o owned) {

@@ -63,7 +63,7 @@ func newRig(t *testing.T) *rig {
 		Log: r.log, Journal: r.journal, Addresses: r.kernel, Network: r.network,
 		Hooks:     func(string, time.Duration) (Hooks, error) { return r, nil },
 		CheckHook: func(*policy.Policy) (HookFolders, error) { return HookFolders{}, nil },
-		Peers:     r.beta, Clock: bubbleClock, Logger: hclog.NewNullLogger(),
+		Peers:     r.beta, Clock: bubbleClock, Logger: hclog.NewNullLogger(), CarriesVolumes: true,
 	})
 	r.must(&hadv1.Command{Record: &hadv1.Command_Birth{Birth: &hadv1.Birth{Cluster: "office", Members: members}}})
 	return r
@@ -93,11 +93,12 @@ func run(t *testing.T, play func(r *rig)) {
 	})
 }
 
-// policy applies a policy of two addresses, and what else it is to say.
-func (r *rig) policy(more string) {
+// policy applies a policy of two addresses, and what else its hooks and the top
+// of it are to say.
+func (r *rig) policy(hooks string, top ...string) {
 	r.t.Helper()
 	v, _ := r.log.View()
-	text := "vip \"web\" {\n address = \"192.0.2.10\"\n}\nvip \"mail\" {\n address = \"192.0.2.11\"\n}\nhooks {\n dir = \"/hooks\"\n" + more + "}\n"
+	text := "vip \"web\" {\n address = \"192.0.2.10\"\n}\nvip \"mail\" {\n address = \"192.0.2.11\"\n}\nhooks {\n dir = \"/hooks\"\n" + hooks + "}\n" + strings.Join(top, "\n")
 	r.must(&hadv1.Command{Record: &hadv1.Command_PolicyApply{PolicyApply: &hadv1.PolicyApply{ExpectedVersion: v.Policy.GetVersion(), Text: text}}})
 }
 
