@@ -87,6 +87,9 @@ func (s *State) handOver(c *hadv1.Claim, to uint64) {
 // close ends a claim that a successor accounts for.
 func (s *State) close(c *hadv1.Claim, ev *hadv1.Evidence) *hadv1.Event {
 	s.closeClaim(c.GetEpoch())
+	if isDoubtful(c.GetSecured().GetKind()) {
+		s.doubted = c.GetEpoch()
+	}
 	return &hadv1.Event{Node: c.GetInstance().GetNode(), Epoch: c.GetEpoch(), Body: &hadv1.Event_Closed{Closed: ev}}
 }
 

@@ -51,6 +51,8 @@ func (s *State) applyReport(e Entry, r *hadv1.Report) []*hadv1.Event {
 	case *hadv1.Report_Released:
 		ev.Epoch, ev.Body = b.Released.GetEpoch(), &hadv1.Event_Released{Released: b.Released}
 		s.applyReleased(r, b.Released)
+	case *hadv1.Report_FenceTry:
+		ev.Epoch, ev.Body = b.FenceTry.GetEpoch(), &hadv1.Event_FenceTry{FenceTry: b.FenceTry}
 	default:
 		// A report of a newer version: its place in the stream counts, its
 		// content is for nodes that know it.
@@ -78,6 +80,7 @@ func (s *State) applyProgress(e Entry, r *hadv1.Report, p *hadv1.Progress) {
 	c.Progress = p.GetOutcome()
 	if p.GetOutcome() == hadv1.Progress_OUTCOME_SERVING {
 		c.ServingAt, c.Addresses, c.PolicyVersion = r.GetAt(), p.GetAddresses(), p.GetPolicyVersion()
+		s.mounted(c)
 	}
 	s.replaceClaim(c)
 }

@@ -36,6 +36,7 @@ type State struct {
 	delivered map[streamKey]uint64 // every report up to the seq has been applied
 	history   []*hadv1.Event       // oldest first
 	dropped   uint64
+	doubted   uint64 // the latest epoch whose volumes nobody saw to be safe; 0: mounted since
 }
 
 type streamKey struct{ nodeID, stream string }
@@ -56,6 +57,9 @@ type View struct {
 	Nodes     map[string]*hadv1.NodeRecord // only nodes that failed a turn since their last success
 	Move      *hadv1.Move
 	LastMove  *hadv1.Move // the latest that has ended
+	// Doubted is the latest epoch whose volumes were taken over on no more than
+	// the passing of time or a person's word; 0: somebody has mounted them since.
+	Doubted uint64
 }
 
 // View returns the state without its history.
@@ -63,7 +67,7 @@ func (s *State) View() View {
 	return View{
 		Applied: s.applied, Birth: s.birth, Policy: s.policy,
 		Open: slices.Clone(s.open), LastEpoch: s.lastEpoch, LastOwner: s.lastOwner,
-		Nodes: maps.Clone(s.nodes), Move: s.move, LastMove: s.lastMove,
+		Nodes: maps.Clone(s.nodes), Move: s.move, LastMove: s.lastMove, Doubted: s.doubted,
 	}
 }
 

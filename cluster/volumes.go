@@ -147,6 +147,21 @@ func (v View) VolumesBlockedBy(epoch uint64) []*hadv1.Claim {
 	return blocking
 }
 
+// isDoubtful reports whether a kind of evidence about volumes rests on neither a
+// look nor a device: the file system's own protection against a second host is
+// then worth its time.
+func isDoubtful(kind hadv1.Secured_Kind) bool {
+	return kind == hadv1.Secured_KIND_LEASE || kind == hadv1.Secured_KIND_CONFIRMED
+}
+
+// mounted notes that the owner of a claim has mounted its volumes: a file system
+// that protects itself has seen no other host.
+func (s *State) mounted(c *hadv1.Claim) {
+	if len(c.GetVolumes()) > 0 && c.GetEpoch() > s.doubted {
+		s.doubted = 0
+	}
+}
+
 // atRisk reports whether a claim's owner may still write to a volume.
 func atRisk(c *hadv1.Claim) bool { return len(c.GetVolumes()) > 0 && c.GetSecured() == nil }
 

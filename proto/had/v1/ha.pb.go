@@ -83,7 +83,7 @@ func (x Ownership_State) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Ownership_State.Descriptor instead.
 func (Ownership_State) EnumDescriptor() ([]byte, []int) {
-	return file_had_v1_ha_proto_rawDescGZIP(), []int{3, 0}
+	return file_had_v1_ha_proto_rawDescGZIP(), []int{4, 0}
 }
 
 type Diagnostic_Severity int32
@@ -132,7 +132,7 @@ func (x Diagnostic_Severity) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Diagnostic_Severity.Descriptor instead.
 func (Diagnostic_Severity) EnumDescriptor() ([]byte, []int) {
-	return file_had_v1_ha_proto_rawDescGZIP(), []int{15, 0}
+	return file_had_v1_ha_proto_rawDescGZIP(), []int{18, 0}
 }
 
 type StatusRequest struct {
@@ -185,6 +185,7 @@ type StatusResponse struct {
 	Warnings      []string               `protobuf:"bytes,10,rep,name=warnings,proto3" json:"warnings,omitempty"` // whole sentences
 	Next          string                 `protobuf:"bytes,11,opt,name=next,proto3" json:"next,omitempty"`         // one exact command, empty when nothing needs a person
 	At            *timestamppb.Timestamp `protobuf:"bytes,12,opt,name=at,proto3" json:"at,omitempty"`
+	Unsecured     []*Unsecured           `protobuf:"bytes,13,rep,name=unsecured,proto3" json:"unsecured,omitempty"` // epochs of earlier owners that may still be writing
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -303,6 +304,107 @@ func (x *StatusResponse) GetAt() *timestamppb.Timestamp {
 	return nil
 }
 
+func (x *StatusResponse) GetUnsecured() []*Unsecured {
+	if x != nil {
+		return x.Unsecured
+	}
+	return nil
+}
+
+// Unsecured is an open epoch with volumes whose owner doesn't lead any more and
+// may still write them.
+type Unsecured struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Node          string                 `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"` // the owner
+	Epoch         uint64                 `protobuf:"varint,2,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	Volumes       []*HeldVolume          `protobuf:"bytes,3,rep,name=volumes,proto3" json:"volumes,omitempty"`
+	Methods       []string               `protobuf:"bytes,4,rep,name=methods,proto3" json:"methods,omitempty"`                          // that its terms let count
+	Missing       string                 `protobuf:"bytes,5,opt,name=missing,proto3" json:"missing,omitempty"`                          // which evidence, and the command that supplies it
+	Tries         string                 `protobuf:"bytes,6,opt,name=tries,proto3" json:"tries,omitempty"`                              // what was tried, with which result; empty: nothing yet
+	LeaseIndex    uint64                 `protobuf:"varint,7,opt,name=lease_index,json=leaseIndex,proto3" json:"lease_index,omitempty"` // of its last lease entry; a later one is a sign of life
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Unsecured) Reset() {
+	*x = Unsecured{}
+	mi := &file_had_v1_ha_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Unsecured) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Unsecured) ProtoMessage() {}
+
+func (x *Unsecured) ProtoReflect() protoreflect.Message {
+	mi := &file_had_v1_ha_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Unsecured.ProtoReflect.Descriptor instead.
+func (*Unsecured) Descriptor() ([]byte, []int) {
+	return file_had_v1_ha_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *Unsecured) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *Unsecured) GetEpoch() uint64 {
+	if x != nil {
+		return x.Epoch
+	}
+	return 0
+}
+
+func (x *Unsecured) GetVolumes() []*HeldVolume {
+	if x != nil {
+		return x.Volumes
+	}
+	return nil
+}
+
+func (x *Unsecured) GetMethods() []string {
+	if x != nil {
+		return x.Methods
+	}
+	return nil
+}
+
+func (x *Unsecured) GetMissing() string {
+	if x != nil {
+		return x.Missing
+	}
+	return ""
+}
+
+func (x *Unsecured) GetTries() string {
+	if x != nil {
+		return x.Tries
+	}
+	return ""
+}
+
+func (x *Unsecured) GetLeaseIndex() uint64 {
+	if x != nil {
+		return x.LeaseIndex
+	}
+	return 0
+}
+
 // Freshness says how much an answer can be trusted to be current.
 type Freshness struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -316,7 +418,7 @@ type Freshness struct {
 
 func (x *Freshness) Reset() {
 	*x = Freshness{}
-	mi := &file_had_v1_ha_proto_msgTypes[2]
+	mi := &file_had_v1_ha_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -328,7 +430,7 @@ func (x *Freshness) String() string {
 func (*Freshness) ProtoMessage() {}
 
 func (x *Freshness) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_ha_proto_msgTypes[2]
+	mi := &file_had_v1_ha_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -341,7 +443,7 @@ func (x *Freshness) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Freshness.ProtoReflect.Descriptor instead.
 func (*Freshness) Descriptor() ([]byte, []int) {
-	return file_had_v1_ha_proto_rawDescGZIP(), []int{2}
+	return file_had_v1_ha_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *Freshness) GetConfirmed() bool {
@@ -384,13 +486,14 @@ type Ownership struct {
 	Layers           []string               `protobuf:"bytes,8,rep,name=layers,proto3" json:"layers,omitempty"`
 	Addresses        []*HeldAddress         `protobuf:"bytes,9,rep,name=addresses,proto3" json:"addresses,omitempty"`
 	WaitRemainingMs  float64                `protobuf:"fixed64,10,opt,name=wait_remaining_ms,json=waitRemainingMs,proto3" json:"wait_remaining_ms,omitempty"` // until the successor may act
+	Volumes          []*HeldVolume          `protobuf:"bytes,11,rep,name=volumes,proto3" json:"volumes,omitempty"`                                            // that the epoch may mount
 	unknownFields    protoimpl.UnknownFields
 	sizeCache        protoimpl.SizeCache
 }
 
 func (x *Ownership) Reset() {
 	*x = Ownership{}
-	mi := &file_had_v1_ha_proto_msgTypes[3]
+	mi := &file_had_v1_ha_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -402,7 +505,7 @@ func (x *Ownership) String() string {
 func (*Ownership) ProtoMessage() {}
 
 func (x *Ownership) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_ha_proto_msgTypes[3]
+	mi := &file_had_v1_ha_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -415,7 +518,7 @@ func (x *Ownership) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Ownership.ProtoReflect.Descriptor instead.
 func (*Ownership) Descriptor() ([]byte, []int) {
-	return file_had_v1_ha_proto_rawDescGZIP(), []int{3}
+	return file_had_v1_ha_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *Ownership) GetState() Ownership_State {
@@ -488,6 +591,13 @@ func (x *Ownership) GetWaitRemainingMs() float64 {
 	return 0
 }
 
+func (x *Ownership) GetVolumes() []*HeldVolume {
+	if x != nil {
+		return x.Volumes
+	}
+	return nil
+}
+
 type NodeStatus struct {
 	state          protoimpl.MessageState `protogen:"open.v1"`
 	Name           string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
@@ -512,7 +622,7 @@ type NodeStatus struct {
 
 func (x *NodeStatus) Reset() {
 	*x = NodeStatus{}
-	mi := &file_had_v1_ha_proto_msgTypes[4]
+	mi := &file_had_v1_ha_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -524,7 +634,7 @@ func (x *NodeStatus) String() string {
 func (*NodeStatus) ProtoMessage() {}
 
 func (x *NodeStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_ha_proto_msgTypes[4]
+	mi := &file_had_v1_ha_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -537,7 +647,7 @@ func (x *NodeStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeStatus.ProtoReflect.Descriptor instead.
 func (*NodeStatus) Descriptor() ([]byte, []int) {
-	return file_had_v1_ha_proto_rawDescGZIP(), []int{4}
+	return file_had_v1_ha_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *NodeStatus) GetName() string {
@@ -659,13 +769,14 @@ type PolicySummary struct {
 	At            *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=at,proto3" json:"at,omitempty"`
 	By            string                 `protobuf:"bytes,4,opt,name=by,proto3" json:"by,omitempty"`
 	Vips          []*VipSummary          `protobuf:"bytes,5,rep,name=vips,proto3" json:"vips,omitempty"`
+	Volumes       []*HeldVolume          `protobuf:"bytes,6,rep,name=volumes,proto3" json:"volumes,omitempty"` // in the order in which they are mounted
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *PolicySummary) Reset() {
 	*x = PolicySummary{}
-	mi := &file_had_v1_ha_proto_msgTypes[5]
+	mi := &file_had_v1_ha_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -677,7 +788,7 @@ func (x *PolicySummary) String() string {
 func (*PolicySummary) ProtoMessage() {}
 
 func (x *PolicySummary) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_ha_proto_msgTypes[5]
+	mi := &file_had_v1_ha_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -690,7 +801,7 @@ func (x *PolicySummary) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PolicySummary.ProtoReflect.Descriptor instead.
 func (*PolicySummary) Descriptor() ([]byte, []int) {
-	return file_had_v1_ha_proto_rawDescGZIP(), []int{5}
+	return file_had_v1_ha_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *PolicySummary) GetVersion() uint64 {
@@ -728,6 +839,13 @@ func (x *PolicySummary) GetVips() []*VipSummary {
 	return nil
 }
 
+func (x *PolicySummary) GetVolumes() []*HeldVolume {
+	if x != nil {
+		return x.Volumes
+	}
+	return nil
+}
+
 type VipSummary struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
@@ -738,7 +856,7 @@ type VipSummary struct {
 
 func (x *VipSummary) Reset() {
 	*x = VipSummary{}
-	mi := &file_had_v1_ha_proto_msgTypes[6]
+	mi := &file_had_v1_ha_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -750,7 +868,7 @@ func (x *VipSummary) String() string {
 func (*VipSummary) ProtoMessage() {}
 
 func (x *VipSummary) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_ha_proto_msgTypes[6]
+	mi := &file_had_v1_ha_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -763,7 +881,7 @@ func (x *VipSummary) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VipSummary.ProtoReflect.Descriptor instead.
 func (*VipSummary) Descriptor() ([]byte, []int) {
-	return file_had_v1_ha_proto_rawDescGZIP(), []int{6}
+	return file_had_v1_ha_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *VipSummary) GetName() string {
@@ -792,7 +910,7 @@ type HistoryRequest struct {
 
 func (x *HistoryRequest) Reset() {
 	*x = HistoryRequest{}
-	mi := &file_had_v1_ha_proto_msgTypes[7]
+	mi := &file_had_v1_ha_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -804,7 +922,7 @@ func (x *HistoryRequest) String() string {
 func (*HistoryRequest) ProtoMessage() {}
 
 func (x *HistoryRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_ha_proto_msgTypes[7]
+	mi := &file_had_v1_ha_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -817,7 +935,7 @@ func (x *HistoryRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HistoryRequest.ProtoReflect.Descriptor instead.
 func (*HistoryRequest) Descriptor() ([]byte, []int) {
-	return file_had_v1_ha_proto_rawDescGZIP(), []int{7}
+	return file_had_v1_ha_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *HistoryRequest) GetAfterIndex() uint64 {
@@ -859,7 +977,7 @@ type HistoryResponse struct {
 
 func (x *HistoryResponse) Reset() {
 	*x = HistoryResponse{}
-	mi := &file_had_v1_ha_proto_msgTypes[8]
+	mi := &file_had_v1_ha_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -871,7 +989,7 @@ func (x *HistoryResponse) String() string {
 func (*HistoryResponse) ProtoMessage() {}
 
 func (x *HistoryResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_ha_proto_msgTypes[8]
+	mi := &file_had_v1_ha_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -884,7 +1002,7 @@ func (x *HistoryResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HistoryResponse.ProtoReflect.Descriptor instead.
 func (*HistoryResponse) Descriptor() ([]byte, []int) {
-	return file_had_v1_ha_proto_rawDescGZIP(), []int{8}
+	return file_had_v1_ha_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *HistoryResponse) GetEvents() []*Event {
@@ -916,7 +1034,7 @@ type WatchRequest struct {
 
 func (x *WatchRequest) Reset() {
 	*x = WatchRequest{}
-	mi := &file_had_v1_ha_proto_msgTypes[9]
+	mi := &file_had_v1_ha_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -928,7 +1046,7 @@ func (x *WatchRequest) String() string {
 func (*WatchRequest) ProtoMessage() {}
 
 func (x *WatchRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_ha_proto_msgTypes[9]
+	mi := &file_had_v1_ha_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -941,7 +1059,7 @@ func (x *WatchRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchRequest.ProtoReflect.Descriptor instead.
 func (*WatchRequest) Descriptor() ([]byte, []int) {
-	return file_had_v1_ha_proto_rawDescGZIP(), []int{9}
+	return file_had_v1_ha_proto_rawDescGZIP(), []int{10}
 }
 
 type WatchResponse struct {
@@ -953,7 +1071,7 @@ type WatchResponse struct {
 
 func (x *WatchResponse) Reset() {
 	*x = WatchResponse{}
-	mi := &file_had_v1_ha_proto_msgTypes[10]
+	mi := &file_had_v1_ha_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -965,7 +1083,7 @@ func (x *WatchResponse) String() string {
 func (*WatchResponse) ProtoMessage() {}
 
 func (x *WatchResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_ha_proto_msgTypes[10]
+	mi := &file_had_v1_ha_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -978,7 +1096,7 @@ func (x *WatchResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchResponse.ProtoReflect.Descriptor instead.
 func (*WatchResponse) Descriptor() ([]byte, []int) {
-	return file_had_v1_ha_proto_rawDescGZIP(), []int{10}
+	return file_had_v1_ha_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *WatchResponse) GetStatus() *StatusResponse {
@@ -1000,7 +1118,7 @@ type MoveRequest struct {
 
 func (x *MoveRequest) Reset() {
 	*x = MoveRequest{}
-	mi := &file_had_v1_ha_proto_msgTypes[11]
+	mi := &file_had_v1_ha_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1012,7 +1130,7 @@ func (x *MoveRequest) String() string {
 func (*MoveRequest) ProtoMessage() {}
 
 func (x *MoveRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_ha_proto_msgTypes[11]
+	mi := &file_had_v1_ha_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1025,7 +1143,7 @@ func (x *MoveRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MoveRequest.ProtoReflect.Descriptor instead.
 func (*MoveRequest) Descriptor() ([]byte, []int) {
-	return file_had_v1_ha_proto_rawDescGZIP(), []int{11}
+	return file_had_v1_ha_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *MoveRequest) GetTarget() string {
@@ -1069,7 +1187,7 @@ type MoveResponse struct {
 
 func (x *MoveResponse) Reset() {
 	*x = MoveResponse{}
-	mi := &file_had_v1_ha_proto_msgTypes[12]
+	mi := &file_had_v1_ha_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1081,7 +1199,7 @@ func (x *MoveResponse) String() string {
 func (*MoveResponse) ProtoMessage() {}
 
 func (x *MoveResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_ha_proto_msgTypes[12]
+	mi := &file_had_v1_ha_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1094,7 +1212,7 @@ func (x *MoveResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MoveResponse.ProtoReflect.Descriptor instead.
 func (*MoveResponse) Descriptor() ([]byte, []int) {
-	return file_had_v1_ha_proto_rawDescGZIP(), []int{12}
+	return file_had_v1_ha_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *MoveResponse) GetOperation() string {
@@ -1132,6 +1250,126 @@ func (x *MoveResponse) GetFromEpoch() uint64 {
 	return 0
 }
 
+type ConfirmFenceRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Node          string                 `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
+	Epoch         uint64                 `protobuf:"varint,2,opt,name=epoch,proto3" json:"epoch,omitempty"`                             // as shown in StatusResponse.unsecured
+	LeaseIndex    uint64                 `protobuf:"varint,3,opt,name=lease_index,json=leaseIndex,proto3" json:"lease_index,omitempty"` // likewise
+	By            string                 `protobuf:"bytes,4,opt,name=by,proto3" json:"by,omitempty"`
+	Reason        string                 `protobuf:"bytes,5,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ConfirmFenceRequest) Reset() {
+	*x = ConfirmFenceRequest{}
+	mi := &file_had_v1_ha_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ConfirmFenceRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ConfirmFenceRequest) ProtoMessage() {}
+
+func (x *ConfirmFenceRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_had_v1_ha_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ConfirmFenceRequest.ProtoReflect.Descriptor instead.
+func (*ConfirmFenceRequest) Descriptor() ([]byte, []int) {
+	return file_had_v1_ha_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *ConfirmFenceRequest) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *ConfirmFenceRequest) GetEpoch() uint64 {
+	if x != nil {
+		return x.Epoch
+	}
+	return 0
+}
+
+func (x *ConfirmFenceRequest) GetLeaseIndex() uint64 {
+	if x != nil {
+		return x.LeaseIndex
+	}
+	return 0
+}
+
+func (x *ConfirmFenceRequest) GetBy() string {
+	if x != nil {
+		return x.By
+	}
+	return ""
+}
+
+func (x *ConfirmFenceRequest) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+type ConfirmFenceResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Index         uint64                 `protobuf:"varint,1,opt,name=index,proto3" json:"index,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ConfirmFenceResponse) Reset() {
+	*x = ConfirmFenceResponse{}
+	mi := &file_had_v1_ha_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ConfirmFenceResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ConfirmFenceResponse) ProtoMessage() {}
+
+func (x *ConfirmFenceResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_had_v1_ha_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ConfirmFenceResponse.ProtoReflect.Descriptor instead.
+func (*ConfirmFenceResponse) Descriptor() ([]byte, []int) {
+	return file_had_v1_ha_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *ConfirmFenceResponse) GetIndex() uint64 {
+	if x != nil {
+		return x.Index
+	}
+	return 0
+}
+
 type PolicyValidateRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Filename      string                 `protobuf:"bytes,1,opt,name=filename,proto3" json:"filename,omitempty"`
@@ -1142,7 +1380,7 @@ type PolicyValidateRequest struct {
 
 func (x *PolicyValidateRequest) Reset() {
 	*x = PolicyValidateRequest{}
-	mi := &file_had_v1_ha_proto_msgTypes[13]
+	mi := &file_had_v1_ha_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1154,7 +1392,7 @@ func (x *PolicyValidateRequest) String() string {
 func (*PolicyValidateRequest) ProtoMessage() {}
 
 func (x *PolicyValidateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_ha_proto_msgTypes[13]
+	mi := &file_had_v1_ha_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1167,7 +1405,7 @@ func (x *PolicyValidateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PolicyValidateRequest.ProtoReflect.Descriptor instead.
 func (*PolicyValidateRequest) Descriptor() ([]byte, []int) {
-	return file_had_v1_ha_proto_rawDescGZIP(), []int{13}
+	return file_had_v1_ha_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *PolicyValidateRequest) GetFilename() string {
@@ -1194,7 +1432,7 @@ type PolicyValidateResponse struct {
 
 func (x *PolicyValidateResponse) Reset() {
 	*x = PolicyValidateResponse{}
-	mi := &file_had_v1_ha_proto_msgTypes[14]
+	mi := &file_had_v1_ha_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1206,7 +1444,7 @@ func (x *PolicyValidateResponse) String() string {
 func (*PolicyValidateResponse) ProtoMessage() {}
 
 func (x *PolicyValidateResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_ha_proto_msgTypes[14]
+	mi := &file_had_v1_ha_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1219,7 +1457,7 @@ func (x *PolicyValidateResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PolicyValidateResponse.ProtoReflect.Descriptor instead.
 func (*PolicyValidateResponse) Descriptor() ([]byte, []int) {
-	return file_had_v1_ha_proto_rawDescGZIP(), []int{14}
+	return file_had_v1_ha_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *PolicyValidateResponse) GetValid() bool {
@@ -1251,7 +1489,7 @@ type Diagnostic struct {
 
 func (x *Diagnostic) Reset() {
 	*x = Diagnostic{}
-	mi := &file_had_v1_ha_proto_msgTypes[15]
+	mi := &file_had_v1_ha_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1263,7 +1501,7 @@ func (x *Diagnostic) String() string {
 func (*Diagnostic) ProtoMessage() {}
 
 func (x *Diagnostic) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_ha_proto_msgTypes[15]
+	mi := &file_had_v1_ha_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1276,7 +1514,7 @@ func (x *Diagnostic) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Diagnostic.ProtoReflect.Descriptor instead.
 func (*Diagnostic) Descriptor() ([]byte, []int) {
-	return file_had_v1_ha_proto_rawDescGZIP(), []int{15}
+	return file_had_v1_ha_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Diagnostic) GetSeverity() Diagnostic_Severity {
@@ -1342,7 +1580,7 @@ type PolicyApplyRequest struct {
 
 func (x *PolicyApplyRequest) Reset() {
 	*x = PolicyApplyRequest{}
-	mi := &file_had_v1_ha_proto_msgTypes[16]
+	mi := &file_had_v1_ha_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1354,7 +1592,7 @@ func (x *PolicyApplyRequest) String() string {
 func (*PolicyApplyRequest) ProtoMessage() {}
 
 func (x *PolicyApplyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_ha_proto_msgTypes[16]
+	mi := &file_had_v1_ha_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1367,7 +1605,7 @@ func (x *PolicyApplyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PolicyApplyRequest.ProtoReflect.Descriptor instead.
 func (*PolicyApplyRequest) Descriptor() ([]byte, []int) {
-	return file_had_v1_ha_proto_rawDescGZIP(), []int{16}
+	return file_had_v1_ha_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *PolicyApplyRequest) GetFilename() string {
@@ -1424,7 +1662,7 @@ type PolicyApplyResponse struct {
 
 func (x *PolicyApplyResponse) Reset() {
 	*x = PolicyApplyResponse{}
-	mi := &file_had_v1_ha_proto_msgTypes[17]
+	mi := &file_had_v1_ha_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1436,7 +1674,7 @@ func (x *PolicyApplyResponse) String() string {
 func (*PolicyApplyResponse) ProtoMessage() {}
 
 func (x *PolicyApplyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_ha_proto_msgTypes[17]
+	mi := &file_had_v1_ha_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1449,7 +1687,7 @@ func (x *PolicyApplyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PolicyApplyResponse.ProtoReflect.Descriptor instead.
 func (*PolicyApplyResponse) Descriptor() ([]byte, []int) {
-	return file_had_v1_ha_proto_rawDescGZIP(), []int{17}
+	return file_had_v1_ha_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *PolicyApplyResponse) GetVersion() uint64 {
@@ -1488,7 +1726,7 @@ type PolicyShowRequest struct {
 
 func (x *PolicyShowRequest) Reset() {
 	*x = PolicyShowRequest{}
-	mi := &file_had_v1_ha_proto_msgTypes[18]
+	mi := &file_had_v1_ha_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1500,7 +1738,7 @@ func (x *PolicyShowRequest) String() string {
 func (*PolicyShowRequest) ProtoMessage() {}
 
 func (x *PolicyShowRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_ha_proto_msgTypes[18]
+	mi := &file_had_v1_ha_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1513,7 +1751,7 @@ func (x *PolicyShowRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PolicyShowRequest.ProtoReflect.Descriptor instead.
 func (*PolicyShowRequest) Descriptor() ([]byte, []int) {
-	return file_had_v1_ha_proto_rawDescGZIP(), []int{18}
+	return file_had_v1_ha_proto_rawDescGZIP(), []int{21}
 }
 
 type PolicyShowResponse struct {
@@ -1525,7 +1763,7 @@ type PolicyShowResponse struct {
 
 func (x *PolicyShowResponse) Reset() {
 	*x = PolicyShowResponse{}
-	mi := &file_had_v1_ha_proto_msgTypes[19]
+	mi := &file_had_v1_ha_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1537,7 +1775,7 @@ func (x *PolicyShowResponse) String() string {
 func (*PolicyShowResponse) ProtoMessage() {}
 
 func (x *PolicyShowResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_ha_proto_msgTypes[19]
+	mi := &file_had_v1_ha_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1550,7 +1788,7 @@ func (x *PolicyShowResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PolicyShowResponse.ProtoReflect.Descriptor instead.
 func (*PolicyShowResponse) Descriptor() ([]byte, []int) {
-	return file_had_v1_ha_proto_rawDescGZIP(), []int{19}
+	return file_had_v1_ha_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *PolicyShowResponse) GetPolicy() *Policy {
@@ -1568,7 +1806,7 @@ type TimingRequest struct {
 
 func (x *TimingRequest) Reset() {
 	*x = TimingRequest{}
-	mi := &file_had_v1_ha_proto_msgTypes[20]
+	mi := &file_had_v1_ha_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1580,7 +1818,7 @@ func (x *TimingRequest) String() string {
 func (*TimingRequest) ProtoMessage() {}
 
 func (x *TimingRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_ha_proto_msgTypes[20]
+	mi := &file_had_v1_ha_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1593,7 +1831,7 @@ func (x *TimingRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TimingRequest.ProtoReflect.Descriptor instead.
 func (*TimingRequest) Descriptor() ([]byte, []int) {
-	return file_had_v1_ha_proto_rawDescGZIP(), []int{20}
+	return file_had_v1_ha_proto_rawDescGZIP(), []int{23}
 }
 
 // TimingResponse is what follows from `detect`. Durations in ms.
@@ -1611,13 +1849,17 @@ type TimingResponse struct {
 	TakeoverWaitMs       float64                `protobuf:"fixed64,10,opt,name=takeover_wait_ms,json=takeoverWaitMs,proto3" json:"takeover_wait_ms,omitempty"` // after the last lease entry, when nobody released
 	ClockRateError       float64                `protobuf:"fixed64,11,opt,name=clock_rate_error,json=clockRateError,proto3" json:"clock_rate_error,omitempty"` // ρ
 	Layers               []string               `protobuf:"bytes,12,rep,name=layers,proto3" json:"layers,omitempty"`
-	unknownFields        protoimpl.UnknownFields
-	sizeCache            protoimpl.SizeCache
+	ReleaseGraceMs       float64                `protobuf:"fixed64,13,opt,name=release_grace_ms,json=releaseGraceMs,proto3" json:"release_grace_ms,omitempty"` // of the policy in force; part of the waits
+	// After the last lease entry, until the passing of time counts as evidence
+	// about volumes; 0: by the policy in force it never does.
+	VolumeWaitMs  float64 `protobuf:"fixed64,14,opt,name=volume_wait_ms,json=volumeWaitMs,proto3" json:"volume_wait_ms,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *TimingResponse) Reset() {
 	*x = TimingResponse{}
-	mi := &file_had_v1_ha_proto_msgTypes[21]
+	mi := &file_had_v1_ha_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1629,7 +1871,7 @@ func (x *TimingResponse) String() string {
 func (*TimingResponse) ProtoMessage() {}
 
 func (x *TimingResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_ha_proto_msgTypes[21]
+	mi := &file_had_v1_ha_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1642,7 +1884,7 @@ func (x *TimingResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TimingResponse.ProtoReflect.Descriptor instead.
 func (*TimingResponse) Descriptor() ([]byte, []int) {
-	return file_had_v1_ha_proto_rawDescGZIP(), []int{21}
+	return file_had_v1_ha_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *TimingResponse) GetDetectMs() float64 {
@@ -1729,6 +1971,20 @@ func (x *TimingResponse) GetLayers() []string {
 	return nil
 }
 
+func (x *TimingResponse) GetReleaseGraceMs() float64 {
+	if x != nil {
+		return x.ReleaseGraceMs
+	}
+	return 0
+}
+
+func (x *TimingResponse) GetVolumeWaitMs() float64 {
+	if x != nil {
+		return x.VolumeWaitMs
+	}
+	return 0
+}
+
 type VersionRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -1737,7 +1993,7 @@ type VersionRequest struct {
 
 func (x *VersionRequest) Reset() {
 	*x = VersionRequest{}
-	mi := &file_had_v1_ha_proto_msgTypes[22]
+	mi := &file_had_v1_ha_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1749,7 +2005,7 @@ func (x *VersionRequest) String() string {
 func (*VersionRequest) ProtoMessage() {}
 
 func (x *VersionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_ha_proto_msgTypes[22]
+	mi := &file_had_v1_ha_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1762,7 +2018,7 @@ func (x *VersionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VersionRequest.ProtoReflect.Descriptor instead.
 func (*VersionRequest) Descriptor() ([]byte, []int) {
-	return file_had_v1_ha_proto_rawDescGZIP(), []int{22}
+	return file_had_v1_ha_proto_rawDescGZIP(), []int{25}
 }
 
 type VersionResponse struct {
@@ -1777,7 +2033,7 @@ type VersionResponse struct {
 
 func (x *VersionResponse) Reset() {
 	*x = VersionResponse{}
-	mi := &file_had_v1_ha_proto_msgTypes[23]
+	mi := &file_had_v1_ha_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1789,7 +2045,7 @@ func (x *VersionResponse) String() string {
 func (*VersionResponse) ProtoMessage() {}
 
 func (x *VersionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_ha_proto_msgTypes[23]
+	mi := &file_had_v1_ha_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1802,7 +2058,7 @@ func (x *VersionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VersionResponse.ProtoReflect.Descriptor instead.
 func (*VersionResponse) Descriptor() ([]byte, []int) {
-	return file_had_v1_ha_proto_rawDescGZIP(), []int{23}
+	return file_had_v1_ha_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *VersionResponse) GetVersion() string {
@@ -1838,7 +2094,7 @@ var File_had_v1_ha_proto protoreflect.FileDescriptor
 const file_had_v1_ha_proto_rawDesc = "" +
 	"\n" +
 	"\x0fhad/v1/ha.proto\x12\x06had.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x10had/v1/log.proto\x1a\x12had/v1/state.proto\"\x0f\n" +
-	"\rStatusRequest\"\xad\x03\n" +
+	"\rStatusRequest\"\xde\x03\n" +
 	"\x0eStatusResponse\x12\x18\n" +
 	"\acluster\x18\x01 \x01(\tR\acluster\x12\x1d\n" +
 	"\n" +
@@ -1854,12 +2110,22 @@ const file_had_v1_ha_proto_rawDesc = "" +
 	"\bwarnings\x18\n" +
 	" \x03(\tR\bwarnings\x12\x12\n" +
 	"\x04next\x18\v \x01(\tR\x04next\x12*\n" +
-	"\x02at\x18\f \x01(\v2\x1a.google.protobuf.TimestampR\x02at\"y\n" +
+	"\x02at\x18\f \x01(\v2\x1a.google.protobuf.TimestampR\x02at\x12/\n" +
+	"\tunsecured\x18\r \x03(\v2\x11.had.v1.UnsecuredR\tunsecured\"\xce\x01\n" +
+	"\tUnsecured\x12\x12\n" +
+	"\x04node\x18\x01 \x01(\tR\x04node\x12\x14\n" +
+	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\x12,\n" +
+	"\avolumes\x18\x03 \x03(\v2\x12.had.v1.HeldVolumeR\avolumes\x12\x18\n" +
+	"\amethods\x18\x04 \x03(\tR\amethods\x12\x18\n" +
+	"\amissing\x18\x05 \x01(\tR\amissing\x12\x14\n" +
+	"\x05tries\x18\x06 \x01(\tR\x05tries\x12\x1f\n" +
+	"\vlease_index\x18\a \x01(\x04R\n" +
+	"leaseIndex\"y\n" +
 	"\tFreshness\x12\x1c\n" +
 	"\tconfirmed\x18\x01 \x01(\bR\tconfirmed\x12\x15\n" +
 	"\x06age_ms\x18\x02 \x01(\x01R\x05ageMs\x12\x12\n" +
 	"\x04note\x18\x03 \x01(\tR\x04note\x12#\n" +
-	"\rapplied_index\x18\x04 \x01(\x04R\fappliedIndex\"\x8f\x04\n" +
+	"\rapplied_index\x18\x04 \x01(\x04R\fappliedIndex\"\xbd\x04\n" +
 	"\tOwnership\x12-\n" +
 	"\x05state\x18\x01 \x01(\x0e2\x17.had.v1.Ownership.StateR\x05state\x12\x14\n" +
 	"\x05owner\x18\x02 \x01(\tR\x05owner\x12\x14\n" +
@@ -1871,7 +2137,8 @@ const file_had_v1_ha_proto_rawDesc = "" +
 	"\x06layers\x18\b \x03(\tR\x06layers\x121\n" +
 	"\taddresses\x18\t \x03(\v2\x13.had.v1.HeldAddressR\taddresses\x12*\n" +
 	"\x11wait_remaining_ms\x18\n" +
-	" \x01(\x01R\x0fwaitRemainingMs\"\xa7\x01\n" +
+	" \x01(\x01R\x0fwaitRemainingMs\x12,\n" +
+	"\avolumes\x18\v \x03(\v2\x12.had.v1.HeldVolumeR\avolumes\"\xa7\x01\n" +
 	"\x05State\x12\x15\n" +
 	"\x11STATE_UNSPECIFIED\x10\x00\x12\x13\n" +
 	"\x0fSTATE_NO_POLICY\x10\x01\x12\x0f\n" +
@@ -1900,13 +2167,14 @@ const file_had_v1_ha_proto_rawDesc = "" +
 	"\x0fpending_reports\x18\r \x01(\rR\x0ependingReports\x12\x1a\n" +
 	"\bproblems\x18\x0e \x03(\tR\bproblems\x12%\n" +
 	"\x0epolicy_version\x18\x0f \x01(\x04R\rpolicyVersion\x12\x16\n" +
-	"\x06layers\x18\x10 \x03(\tR\x06layers\"\xa5\x01\n" +
+	"\x06layers\x18\x10 \x03(\tR\x06layers\"\xd3\x01\n" +
 	"\rPolicySummary\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\x04R\aversion\x12\x16\n" +
 	"\x06digest\x18\x02 \x01(\tR\x06digest\x12*\n" +
 	"\x02at\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\x02at\x12\x0e\n" +
 	"\x02by\x18\x04 \x01(\tR\x02by\x12&\n" +
-	"\x04vips\x18\x05 \x03(\v2\x12.had.v1.VipSummaryR\x04vips\":\n" +
+	"\x04vips\x18\x05 \x03(\v2\x12.had.v1.VipSummaryR\x04vips\x12,\n" +
+	"\avolumes\x18\x06 \x03(\v2\x12.had.v1.HeldVolumeR\avolumes\":\n" +
 	"\n" +
 	"VipSummary\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
@@ -1935,7 +2203,16 @@ const file_had_v1_ha_proto_rawDesc = "" +
 	"\x06target\x18\x03 \x01(\tR\x06target\x12\x14\n" +
 	"\x05index\x18\x04 \x01(\x04R\x05index\x12\x1d\n" +
 	"\n" +
-	"from_epoch\x18\x05 \x01(\x04R\tfromEpoch\"G\n" +
+	"from_epoch\x18\x05 \x01(\x04R\tfromEpoch\"\x88\x01\n" +
+	"\x13ConfirmFenceRequest\x12\x12\n" +
+	"\x04node\x18\x01 \x01(\tR\x04node\x12\x14\n" +
+	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\x12\x1f\n" +
+	"\vlease_index\x18\x03 \x01(\x04R\n" +
+	"leaseIndex\x12\x0e\n" +
+	"\x02by\x18\x04 \x01(\tR\x02by\x12\x16\n" +
+	"\x06reason\x18\x05 \x01(\tR\x06reason\",\n" +
+	"\x14ConfirmFenceResponse\x12\x14\n" +
+	"\x05index\x18\x01 \x01(\x04R\x05index\"G\n" +
 	"\x15PolicyValidateRequest\x12\x1a\n" +
 	"\bfilename\x18\x01 \x01(\tR\bfilename\x12\x12\n" +
 	"\x04text\x18\x02 \x01(\tR\x04text\"d\n" +
@@ -1970,7 +2247,7 @@ const file_had_v1_ha_proto_rawDesc = "" +
 	"\x11PolicyShowRequest\"<\n" +
 	"\x12PolicyShowResponse\x12&\n" +
 	"\x06policy\x18\x01 \x01(\v2\x0e.had.v1.PolicyR\x06policy\"\x0f\n" +
-	"\rTimingRequest\"\xf7\x03\n" +
+	"\rTimingRequest\"\xc7\x04\n" +
 	"\x0eTimingResponse\x12\x1b\n" +
 	"\tdetect_ms\x18\x01 \x01(\x01R\bdetectMs\x120\n" +
 	"\x14heartbeat_timeout_ms\x18\x02 \x01(\x01R\x12heartbeatTimeoutMs\x12.\n" +
@@ -1984,18 +2261,21 @@ const file_had_v1_ha_proto_rawDesc = "" +
 	"\x10takeover_wait_ms\x18\n" +
 	" \x01(\x01R\x0etakeoverWaitMs\x12(\n" +
 	"\x10clock_rate_error\x18\v \x01(\x01R\x0eclockRateError\x12\x16\n" +
-	"\x06layers\x18\f \x03(\tR\x06layers\"\x10\n" +
+	"\x06layers\x18\f \x03(\tR\x06layers\x12(\n" +
+	"\x10release_grace_ms\x18\r \x01(\x01R\x0ereleaseGraceMs\x12$\n" +
+	"\x0evolume_wait_ms\x18\x0e \x01(\x01R\fvolumeWaitMs\"\x10\n" +
 	"\x0eVersionRequest\"g\n" +
 	"\x0fVersionResponse\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\tR\aversion\x12\x16\n" +
 	"\x06commit\x18\x02 \x01(\tR\x06commit\x12\x0e\n" +
 	"\x02go\x18\x03 \x01(\tR\x02go\x12\x12\n" +
-	"\x04node\x18\x04 \x01(\tR\x04node2\xb9\x04\n" +
+	"\x04node\x18\x04 \x01(\tR\x04node2\x84\x05\n" +
 	"\x02HA\x127\n" +
 	"\x06Status\x12\x15.had.v1.StatusRequest\x1a\x16.had.v1.StatusResponse\x12<\n" +
 	"\aHistory\x12\x16.had.v1.HistoryRequest\x1a\x17.had.v1.HistoryResponse0\x01\x126\n" +
 	"\x05Watch\x12\x14.had.v1.WatchRequest\x1a\x15.had.v1.WatchResponse0\x01\x121\n" +
-	"\x04Move\x12\x13.had.v1.MoveRequest\x1a\x14.had.v1.MoveResponse\x12O\n" +
+	"\x04Move\x12\x13.had.v1.MoveRequest\x1a\x14.had.v1.MoveResponse\x12I\n" +
+	"\fConfirmFence\x12\x1b.had.v1.ConfirmFenceRequest\x1a\x1c.had.v1.ConfirmFenceResponse\x12O\n" +
 	"\x0ePolicyValidate\x12\x1d.had.v1.PolicyValidateRequest\x1a\x1e.had.v1.PolicyValidateResponse\x12F\n" +
 	"\vPolicyApply\x12\x1a.had.v1.PolicyApplyRequest\x1a\x1b.had.v1.PolicyApplyResponse\x12C\n" +
 	"\n" +
@@ -2016,79 +2296,89 @@ func file_had_v1_ha_proto_rawDescGZIP() []byte {
 }
 
 var file_had_v1_ha_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_had_v1_ha_proto_msgTypes = make([]protoimpl.MessageInfo, 24)
+var file_had_v1_ha_proto_msgTypes = make([]protoimpl.MessageInfo, 27)
 var file_had_v1_ha_proto_goTypes = []any{
 	(Ownership_State)(0),           // 0: had.v1.Ownership.State
 	(Diagnostic_Severity)(0),       // 1: had.v1.Diagnostic.Severity
 	(*StatusRequest)(nil),          // 2: had.v1.StatusRequest
 	(*StatusResponse)(nil),         // 3: had.v1.StatusResponse
-	(*Freshness)(nil),              // 4: had.v1.Freshness
-	(*Ownership)(nil),              // 5: had.v1.Ownership
-	(*NodeStatus)(nil),             // 6: had.v1.NodeStatus
-	(*PolicySummary)(nil),          // 7: had.v1.PolicySummary
-	(*VipSummary)(nil),             // 8: had.v1.VipSummary
-	(*HistoryRequest)(nil),         // 9: had.v1.HistoryRequest
-	(*HistoryResponse)(nil),        // 10: had.v1.HistoryResponse
-	(*WatchRequest)(nil),           // 11: had.v1.WatchRequest
-	(*WatchResponse)(nil),          // 12: had.v1.WatchResponse
-	(*MoveRequest)(nil),            // 13: had.v1.MoveRequest
-	(*MoveResponse)(nil),           // 14: had.v1.MoveResponse
-	(*PolicyValidateRequest)(nil),  // 15: had.v1.PolicyValidateRequest
-	(*PolicyValidateResponse)(nil), // 16: had.v1.PolicyValidateResponse
-	(*Diagnostic)(nil),             // 17: had.v1.Diagnostic
-	(*PolicyApplyRequest)(nil),     // 18: had.v1.PolicyApplyRequest
-	(*PolicyApplyResponse)(nil),    // 19: had.v1.PolicyApplyResponse
-	(*PolicyShowRequest)(nil),      // 20: had.v1.PolicyShowRequest
-	(*PolicyShowResponse)(nil),     // 21: had.v1.PolicyShowResponse
-	(*TimingRequest)(nil),          // 22: had.v1.TimingRequest
-	(*TimingResponse)(nil),         // 23: had.v1.TimingResponse
-	(*VersionRequest)(nil),         // 24: had.v1.VersionRequest
-	(*VersionResponse)(nil),        // 25: had.v1.VersionResponse
-	(*timestamppb.Timestamp)(nil),  // 26: google.protobuf.Timestamp
-	(*HeldAddress)(nil),            // 27: had.v1.HeldAddress
-	(*Event)(nil),                  // 28: had.v1.Event
-	(*Policy)(nil),                 // 29: had.v1.Policy
+	(*Unsecured)(nil),              // 4: had.v1.Unsecured
+	(*Freshness)(nil),              // 5: had.v1.Freshness
+	(*Ownership)(nil),              // 6: had.v1.Ownership
+	(*NodeStatus)(nil),             // 7: had.v1.NodeStatus
+	(*PolicySummary)(nil),          // 8: had.v1.PolicySummary
+	(*VipSummary)(nil),             // 9: had.v1.VipSummary
+	(*HistoryRequest)(nil),         // 10: had.v1.HistoryRequest
+	(*HistoryResponse)(nil),        // 11: had.v1.HistoryResponse
+	(*WatchRequest)(nil),           // 12: had.v1.WatchRequest
+	(*WatchResponse)(nil),          // 13: had.v1.WatchResponse
+	(*MoveRequest)(nil),            // 14: had.v1.MoveRequest
+	(*MoveResponse)(nil),           // 15: had.v1.MoveResponse
+	(*ConfirmFenceRequest)(nil),    // 16: had.v1.ConfirmFenceRequest
+	(*ConfirmFenceResponse)(nil),   // 17: had.v1.ConfirmFenceResponse
+	(*PolicyValidateRequest)(nil),  // 18: had.v1.PolicyValidateRequest
+	(*PolicyValidateResponse)(nil), // 19: had.v1.PolicyValidateResponse
+	(*Diagnostic)(nil),             // 20: had.v1.Diagnostic
+	(*PolicyApplyRequest)(nil),     // 21: had.v1.PolicyApplyRequest
+	(*PolicyApplyResponse)(nil),    // 22: had.v1.PolicyApplyResponse
+	(*PolicyShowRequest)(nil),      // 23: had.v1.PolicyShowRequest
+	(*PolicyShowResponse)(nil),     // 24: had.v1.PolicyShowResponse
+	(*TimingRequest)(nil),          // 25: had.v1.TimingRequest
+	(*TimingResponse)(nil),         // 26: had.v1.TimingResponse
+	(*VersionRequest)(nil),         // 27: had.v1.VersionRequest
+	(*VersionResponse)(nil),        // 28: had.v1.VersionResponse
+	(*timestamppb.Timestamp)(nil),  // 29: google.protobuf.Timestamp
+	(*HeldVolume)(nil),             // 30: had.v1.HeldVolume
+	(*HeldAddress)(nil),            // 31: had.v1.HeldAddress
+	(*Event)(nil),                  // 32: had.v1.Event
+	(*Policy)(nil),                 // 33: had.v1.Policy
 }
 var file_had_v1_ha_proto_depIdxs = []int32{
-	4,  // 0: had.v1.StatusResponse.freshness:type_name -> had.v1.Freshness
-	5,  // 1: had.v1.StatusResponse.ownership:type_name -> had.v1.Ownership
-	6,  // 2: had.v1.StatusResponse.nodes:type_name -> had.v1.NodeStatus
-	7,  // 3: had.v1.StatusResponse.policy:type_name -> had.v1.PolicySummary
-	26, // 4: had.v1.StatusResponse.at:type_name -> google.protobuf.Timestamp
-	0,  // 5: had.v1.Ownership.state:type_name -> had.v1.Ownership.State
-	26, // 6: had.v1.Ownership.since:type_name -> google.protobuf.Timestamp
-	27, // 7: had.v1.Ownership.addresses:type_name -> had.v1.HeldAddress
-	26, // 8: had.v1.PolicySummary.at:type_name -> google.protobuf.Timestamp
-	8,  // 9: had.v1.PolicySummary.vips:type_name -> had.v1.VipSummary
-	28, // 10: had.v1.HistoryResponse.events:type_name -> had.v1.Event
-	3,  // 11: had.v1.WatchResponse.status:type_name -> had.v1.StatusResponse
-	17, // 12: had.v1.PolicyValidateResponse.diagnostics:type_name -> had.v1.Diagnostic
-	1,  // 13: had.v1.Diagnostic.severity:type_name -> had.v1.Diagnostic.Severity
-	17, // 14: had.v1.PolicyApplyResponse.diagnostics:type_name -> had.v1.Diagnostic
-	29, // 15: had.v1.PolicyShowResponse.policy:type_name -> had.v1.Policy
-	2,  // 16: had.v1.HA.Status:input_type -> had.v1.StatusRequest
-	9,  // 17: had.v1.HA.History:input_type -> had.v1.HistoryRequest
-	11, // 18: had.v1.HA.Watch:input_type -> had.v1.WatchRequest
-	13, // 19: had.v1.HA.Move:input_type -> had.v1.MoveRequest
-	15, // 20: had.v1.HA.PolicyValidate:input_type -> had.v1.PolicyValidateRequest
-	18, // 21: had.v1.HA.PolicyApply:input_type -> had.v1.PolicyApplyRequest
-	20, // 22: had.v1.HA.PolicyShow:input_type -> had.v1.PolicyShowRequest
-	22, // 23: had.v1.HA.Timing:input_type -> had.v1.TimingRequest
-	24, // 24: had.v1.HA.Version:input_type -> had.v1.VersionRequest
-	3,  // 25: had.v1.HA.Status:output_type -> had.v1.StatusResponse
-	10, // 26: had.v1.HA.History:output_type -> had.v1.HistoryResponse
-	12, // 27: had.v1.HA.Watch:output_type -> had.v1.WatchResponse
-	14, // 28: had.v1.HA.Move:output_type -> had.v1.MoveResponse
-	16, // 29: had.v1.HA.PolicyValidate:output_type -> had.v1.PolicyValidateResponse
-	19, // 30: had.v1.HA.PolicyApply:output_type -> had.v1.PolicyApplyResponse
-	21, // 31: had.v1.HA.PolicyShow:output_type -> had.v1.PolicyShowResponse
-	23, // 32: had.v1.HA.Timing:output_type -> had.v1.TimingResponse
-	25, // 33: had.v1.HA.Version:output_type -> had.v1.VersionResponse
-	25, // [25:34] is the sub-list for method output_type
-	16, // [16:25] is the sub-list for method input_type
-	16, // [16:16] is the sub-list for extension type_name
-	16, // [16:16] is the sub-list for extension extendee
-	0,  // [0:16] is the sub-list for field type_name
+	5,  // 0: had.v1.StatusResponse.freshness:type_name -> had.v1.Freshness
+	6,  // 1: had.v1.StatusResponse.ownership:type_name -> had.v1.Ownership
+	7,  // 2: had.v1.StatusResponse.nodes:type_name -> had.v1.NodeStatus
+	8,  // 3: had.v1.StatusResponse.policy:type_name -> had.v1.PolicySummary
+	29, // 4: had.v1.StatusResponse.at:type_name -> google.protobuf.Timestamp
+	4,  // 5: had.v1.StatusResponse.unsecured:type_name -> had.v1.Unsecured
+	30, // 6: had.v1.Unsecured.volumes:type_name -> had.v1.HeldVolume
+	0,  // 7: had.v1.Ownership.state:type_name -> had.v1.Ownership.State
+	29, // 8: had.v1.Ownership.since:type_name -> google.protobuf.Timestamp
+	31, // 9: had.v1.Ownership.addresses:type_name -> had.v1.HeldAddress
+	30, // 10: had.v1.Ownership.volumes:type_name -> had.v1.HeldVolume
+	29, // 11: had.v1.PolicySummary.at:type_name -> google.protobuf.Timestamp
+	9,  // 12: had.v1.PolicySummary.vips:type_name -> had.v1.VipSummary
+	30, // 13: had.v1.PolicySummary.volumes:type_name -> had.v1.HeldVolume
+	32, // 14: had.v1.HistoryResponse.events:type_name -> had.v1.Event
+	3,  // 15: had.v1.WatchResponse.status:type_name -> had.v1.StatusResponse
+	20, // 16: had.v1.PolicyValidateResponse.diagnostics:type_name -> had.v1.Diagnostic
+	1,  // 17: had.v1.Diagnostic.severity:type_name -> had.v1.Diagnostic.Severity
+	20, // 18: had.v1.PolicyApplyResponse.diagnostics:type_name -> had.v1.Diagnostic
+	33, // 19: had.v1.PolicyShowResponse.policy:type_name -> had.v1.Policy
+	2,  // 20: had.v1.HA.Status:input_type -> had.v1.StatusRequest
+	10, // 21: had.v1.HA.History:input_type -> had.v1.HistoryRequest
+	12, // 22: had.v1.HA.Watch:input_type -> had.v1.WatchRequest
+	14, // 23: had.v1.HA.Move:input_type -> had.v1.MoveRequest
+	16, // 24: had.v1.HA.ConfirmFence:input_type -> had.v1.ConfirmFenceRequest
+	18, // 25: had.v1.HA.PolicyValidate:input_type -> had.v1.PolicyValidateRequest
+	21, // 26: had.v1.HA.PolicyApply:input_type -> had.v1.PolicyApplyRequest
+	23, // 27: had.v1.HA.PolicyShow:input_type -> had.v1.PolicyShowRequest
+	25, // 28: had.v1.HA.Timing:input_type -> had.v1.TimingRequest
+	27, // 29: had.v1.HA.Version:input_type -> had.v1.VersionRequest
+	3,  // 30: had.v1.HA.Status:output_type -> had.v1.StatusResponse
+	11, // 31: had.v1.HA.History:output_type -> had.v1.HistoryResponse
+	13, // 32: had.v1.HA.Watch:output_type -> had.v1.WatchResponse
+	15, // 33: had.v1.HA.Move:output_type -> had.v1.MoveResponse
+	17, // 34: had.v1.HA.ConfirmFence:output_type -> had.v1.ConfirmFenceResponse
+	19, // 35: had.v1.HA.PolicyValidate:output_type -> had.v1.PolicyValidateResponse
+	22, // 36: had.v1.HA.PolicyApply:output_type -> had.v1.PolicyApplyResponse
+	24, // 37: had.v1.HA.PolicyShow:output_type -> had.v1.PolicyShowResponse
+	26, // 38: had.v1.HA.Timing:output_type -> had.v1.TimingResponse
+	28, // 39: had.v1.HA.Version:output_type -> had.v1.VersionResponse
+	30, // [30:40] is the sub-list for method output_type
+	20, // [20:30] is the sub-list for method input_type
+	20, // [20:20] is the sub-list for extension type_name
+	20, // [20:20] is the sub-list for extension extendee
+	0,  // [0:20] is the sub-list for field type_name
 }
 
 func init() { file_had_v1_ha_proto_init() }
@@ -2104,7 +2394,7 @@ func file_had_v1_ha_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_had_v1_ha_proto_rawDesc), len(file_had_v1_ha_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   24,
+			NumMessages:   27,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

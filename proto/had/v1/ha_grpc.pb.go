@@ -23,6 +23,7 @@ const (
 	HA_History_FullMethodName        = "/had.v1.HA/History"
 	HA_Watch_FullMethodName          = "/had.v1.HA/Watch"
 	HA_Move_FullMethodName           = "/had.v1.HA/Move"
+	HA_ConfirmFence_FullMethodName   = "/had.v1.HA/ConfirmFence"
 	HA_PolicyValidate_FullMethodName = "/had.v1.HA/PolicyValidate"
 	HA_PolicyApply_FullMethodName    = "/had.v1.HA/PolicyApply"
 	HA_PolicyShow_FullMethodName     = "/had.v1.HA/PolicyShow"
@@ -49,6 +50,10 @@ type HAClient interface {
 	// Move checks that the target could take over and records the request. The
 	// hand-over itself is followed through History.
 	Move(ctx context.Context, in *MoveRequest, opts ...grpc.CallOption) (*MoveResponse, error)
+	// ConfirmFence records an operator's word that the owner of an epoch with
+	// volumes is off. It is refused unless that epoch and lease entry are what
+	// the operator was shown.
+	ConfirmFence(ctx context.Context, in *ConfirmFenceRequest, opts ...grpc.CallOption) (*ConfirmFenceResponse, error)
 	PolicyValidate(ctx context.Context, in *PolicyValidateRequest, opts ...grpc.CallOption) (*PolicyValidateResponse, error)
 	PolicyApply(ctx context.Context, in *PolicyApplyRequest, opts ...grpc.CallOption) (*PolicyApplyResponse, error)
 	PolicyShow(ctx context.Context, in *PolicyShowRequest, opts ...grpc.CallOption) (*PolicyShowResponse, error)
@@ -116,6 +121,16 @@ func (c *hAClient) Move(ctx context.Context, in *MoveRequest, opts ...grpc.CallO
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(MoveResponse)
 	err := c.cc.Invoke(ctx, HA_Move_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *hAClient) ConfirmFence(ctx context.Context, in *ConfirmFenceRequest, opts ...grpc.CallOption) (*ConfirmFenceResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ConfirmFenceResponse)
+	err := c.cc.Invoke(ctx, HA_ConfirmFence_FullMethodName, in, out, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -191,6 +206,10 @@ type HAServer interface {
 	// Move checks that the target could take over and records the request. The
 	// hand-over itself is followed through History.
 	Move(context.Context, *MoveRequest) (*MoveResponse, error)
+	// ConfirmFence records an operator's word that the owner of an epoch with
+	// volumes is off. It is refused unless that epoch and lease entry are what
+	// the operator was shown.
+	ConfirmFence(context.Context, *ConfirmFenceRequest) (*ConfirmFenceResponse, error)
 	PolicyValidate(context.Context, *PolicyValidateRequest) (*PolicyValidateResponse, error)
 	PolicyApply(context.Context, *PolicyApplyRequest) (*PolicyApplyResponse, error)
 	PolicyShow(context.Context, *PolicyShowRequest) (*PolicyShowResponse, error)
@@ -217,6 +236,9 @@ func (UnimplementedHAServer) Watch(*WatchRequest, grpc.ServerStreamingServer[Wat
 }
 func (UnimplementedHAServer) Move(context.Context, *MoveRequest) (*MoveResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Move not implemented")
+}
+func (UnimplementedHAServer) ConfirmFence(context.Context, *ConfirmFenceRequest) (*ConfirmFenceResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ConfirmFence not implemented")
 }
 func (UnimplementedHAServer) PolicyValidate(context.Context, *PolicyValidateRequest) (*PolicyValidateResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method PolicyValidate not implemented")
@@ -308,6 +330,24 @@ func _HA_Move_Handler(srv interface{}, ctx context.Context, dec func(interface{}
 	}
 	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
 		return srv.(HAServer).Move(ctx, req.(*MoveRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _HA_ConfirmFence_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ConfirmFenceRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(HAServer).ConfirmFence(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: HA_ConfirmFence_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(HAServer).ConfirmFence(ctx, req.(*ConfirmFenceRequest))
 	}
 	return interceptor(ctx, in, info, handler)
 }
@@ -416,6 +456,10 @@ var HA_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Move",
 			Handler:    _HA_Move_Handler,
+		},
+		{
+			MethodName: "ConfirmFence",
+			Handler:    _HA_ConfirmFence_Handler,
 		},
 		{
 			MethodName: "PolicyValidate",

@@ -197,7 +197,7 @@ func (x Progress_Outcome) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Progress_Outcome.Descriptor instead.
 func (Progress_Outcome) EnumDescriptor() ([]byte, []int) {
-	return file_had_v1_log_proto_rawDescGZIP(), []int{17, 0}
+	return file_had_v1_log_proto_rawDescGZIP(), []int{18, 0}
 }
 
 type HookResult_Outcome int32
@@ -258,7 +258,7 @@ func (x HookResult_Outcome) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use HookResult_Outcome.Descriptor instead.
 func (HookResult_Outcome) EnumDescriptor() ([]byte, []int) {
-	return file_had_v1_log_proto_rawDescGZIP(), []int{19, 0}
+	return file_had_v1_log_proto_rawDescGZIP(), []int{20, 0}
 }
 
 // Instance is one run of the had daemon. An epoch belongs to exactly one
@@ -1523,6 +1523,7 @@ type Report struct {
 	//	*Report_HookResult
 	//	*Report_Progress
 	//	*Report_Released
+	//	*Report_FenceTry
 	Body          isReport_Body `protobuf_oneof:"body"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1627,6 +1628,15 @@ func (x *Report) GetReleased() *Released {
 	return nil
 }
 
+func (x *Report) GetFenceTry() *FenceTry {
+	if x != nil {
+		if x, ok := x.Body.(*Report_FenceTry); ok {
+			return x.FenceTry
+		}
+	}
+	return nil
+}
+
 type isReport_Body interface {
 	isReport_Body()
 }
@@ -1643,11 +1653,96 @@ type Report_Released struct {
 	Released *Released `protobuf:"bytes,12,opt,name=released,proto3,oneof"`
 }
 
+type Report_FenceTry struct {
+	FenceTry *FenceTry `protobuf:"bytes,13,opt,name=fence_try,json=fenceTry,proto3,oneof"`
+}
+
 func (*Report_HookResult) isReport_Body() {}
 
 func (*Report_Progress) isReport_Body() {}
 
 func (*Report_Released) isReport_Body() {}
+
+func (*Report_FenceTry) isReport_Body() {}
+
+// FenceTry is an attempt of the reporting node to make sure that the owner of
+// an epoch no longer writes its volumes. One that succeeded is followed by a
+// Secured.
+type FenceTry struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Epoch         uint64                 `protobuf:"varint,1,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	Node          string                 `protobuf:"bytes,2,opt,name=node,proto3" json:"node,omitempty"`     // the owner
+	Method        string                 `protobuf:"bytes,3,opt,name=method,proto3" json:"method,omitempty"` // as in Terms
+	DurationNs    int64                  `protobuf:"varint,4,opt,name=duration_ns,json=durationNs,proto3" json:"duration_ns,omitempty"`
+	Error         string                 `protobuf:"bytes,5,opt,name=error,proto3" json:"error,omitempty"` // empty when it was seen to be off
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FenceTry) Reset() {
+	*x = FenceTry{}
+	mi := &file_had_v1_log_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FenceTry) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FenceTry) ProtoMessage() {}
+
+func (x *FenceTry) ProtoReflect() protoreflect.Message {
+	mi := &file_had_v1_log_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FenceTry.ProtoReflect.Descriptor instead.
+func (*FenceTry) Descriptor() ([]byte, []int) {
+	return file_had_v1_log_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *FenceTry) GetEpoch() uint64 {
+	if x != nil {
+		return x.Epoch
+	}
+	return 0
+}
+
+func (x *FenceTry) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *FenceTry) GetMethod() string {
+	if x != nil {
+		return x.Method
+	}
+	return ""
+}
+
+func (x *FenceTry) GetDurationNs() int64 {
+	if x != nil {
+		return x.DurationNs
+	}
+	return 0
+}
+
+func (x *FenceTry) GetError() string {
+	if x != nil {
+		return x.Error
+	}
+	return ""
+}
 
 // Step is one timed part of an acquisition or release.
 type Step struct {
@@ -1662,7 +1757,7 @@ type Step struct {
 
 func (x *Step) Reset() {
 	*x = Step{}
-	mi := &file_had_v1_log_proto_msgTypes[16]
+	mi := &file_had_v1_log_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1674,7 +1769,7 @@ func (x *Step) String() string {
 func (*Step) ProtoMessage() {}
 
 func (x *Step) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_log_proto_msgTypes[16]
+	mi := &file_had_v1_log_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1687,7 +1782,7 @@ func (x *Step) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Step.ProtoReflect.Descriptor instead.
 func (*Step) Descriptor() ([]byte, []int) {
-	return file_had_v1_log_proto_rawDescGZIP(), []int{16}
+	return file_had_v1_log_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Step) GetName() string {
@@ -1733,7 +1828,7 @@ type Progress struct {
 
 func (x *Progress) Reset() {
 	*x = Progress{}
-	mi := &file_had_v1_log_proto_msgTypes[17]
+	mi := &file_had_v1_log_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1745,7 +1840,7 @@ func (x *Progress) String() string {
 func (*Progress) ProtoMessage() {}
 
 func (x *Progress) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_log_proto_msgTypes[17]
+	mi := &file_had_v1_log_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1758,7 +1853,7 @@ func (x *Progress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Progress.ProtoReflect.Descriptor instead.
 func (*Progress) Descriptor() ([]byte, []int) {
-	return file_had_v1_log_proto_rawDescGZIP(), []int{17}
+	return file_had_v1_log_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Progress) GetEpoch() uint64 {
@@ -1819,7 +1914,7 @@ type Released struct {
 
 func (x *Released) Reset() {
 	*x = Released{}
-	mi := &file_had_v1_log_proto_msgTypes[18]
+	mi := &file_had_v1_log_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1831,7 +1926,7 @@ func (x *Released) String() string {
 func (*Released) ProtoMessage() {}
 
 func (x *Released) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_log_proto_msgTypes[18]
+	mi := &file_had_v1_log_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1844,7 +1939,7 @@ func (x *Released) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Released.ProtoReflect.Descriptor instead.
 func (*Released) Descriptor() ([]byte, []int) {
-	return file_had_v1_log_proto_rawDescGZIP(), []int{18}
+	return file_had_v1_log_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Released) GetEpoch() uint64 {
@@ -1912,7 +2007,7 @@ type HookResult struct {
 
 func (x *HookResult) Reset() {
 	*x = HookResult{}
-	mi := &file_had_v1_log_proto_msgTypes[19]
+	mi := &file_had_v1_log_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1924,7 +2019,7 @@ func (x *HookResult) String() string {
 func (*HookResult) ProtoMessage() {}
 
 func (x *HookResult) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_log_proto_msgTypes[19]
+	mi := &file_had_v1_log_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1937,7 +2032,7 @@ func (x *HookResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HookResult.ProtoReflect.Descriptor instead.
 func (*HookResult) Descriptor() ([]byte, []int) {
-	return file_had_v1_log_proto_rawDescGZIP(), []int{19}
+	return file_had_v1_log_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *HookResult) GetEpoch() uint64 {
@@ -2052,7 +2147,7 @@ type MoveOrder struct {
 
 func (x *MoveOrder) Reset() {
 	*x = MoveOrder{}
-	mi := &file_had_v1_log_proto_msgTypes[20]
+	mi := &file_had_v1_log_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2064,7 +2159,7 @@ func (x *MoveOrder) String() string {
 func (*MoveOrder) ProtoMessage() {}
 
 func (x *MoveOrder) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_log_proto_msgTypes[20]
+	mi := &file_had_v1_log_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2077,7 +2172,7 @@ func (x *MoveOrder) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MoveOrder.ProtoReflect.Descriptor instead.
 func (*MoveOrder) Descriptor() ([]byte, []int) {
-	return file_had_v1_log_proto_rawDescGZIP(), []int{20}
+	return file_had_v1_log_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *MoveOrder) GetOperation() string {
@@ -2126,7 +2221,7 @@ type MoveEnd struct {
 
 func (x *MoveEnd) Reset() {
 	*x = MoveEnd{}
-	mi := &file_had_v1_log_proto_msgTypes[21]
+	mi := &file_had_v1_log_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2138,7 +2233,7 @@ func (x *MoveEnd) String() string {
 func (*MoveEnd) ProtoMessage() {}
 
 func (x *MoveEnd) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_log_proto_msgTypes[21]
+	mi := &file_had_v1_log_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2151,7 +2246,7 @@ func (x *MoveEnd) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MoveEnd.ProtoReflect.Descriptor instead.
 func (*MoveEnd) Descriptor() ([]byte, []int) {
-	return file_had_v1_log_proto_rawDescGZIP(), []int{21}
+	return file_had_v1_log_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *MoveEnd) GetOperation() string {
@@ -2285,7 +2380,7 @@ const file_had_v1_log_proto_rawDesc = "" +
 	"\n" +
 	"KIND_LEASE\x10\x06\"3\n" +
 	"\aDeliver\x12(\n" +
-	"\areports\x18\x01 \x03(\v2\x0e.had.v1.ReportR\areports\"\xaa\x02\n" +
+	"\areports\x18\x01 \x03(\v2\x0e.had.v1.ReportR\areports\"\xdb\x02\n" +
 	"\x06Report\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12\x16\n" +
 	"\x06stream\x18\x02 \x01(\tR\x06stream\x12\x10\n" +
@@ -2296,8 +2391,16 @@ const file_had_v1_log_proto_rawDesc = "" +
 	" \x01(\v2\x12.had.v1.HookResultH\x00R\n" +
 	"hookResult\x12.\n" +
 	"\bprogress\x18\v \x01(\v2\x10.had.v1.ProgressH\x00R\bprogress\x12.\n" +
-	"\breleased\x18\f \x01(\v2\x10.had.v1.ReleasedH\x00R\breleasedB\x06\n" +
-	"\x04body\"\x87\x01\n" +
+	"\breleased\x18\f \x01(\v2\x10.had.v1.ReleasedH\x00R\breleased\x12/\n" +
+	"\tfence_try\x18\r \x01(\v2\x10.had.v1.FenceTryH\x00R\bfenceTryB\x06\n" +
+	"\x04body\"\x83\x01\n" +
+	"\bFenceTry\x12\x14\n" +
+	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\x12\x12\n" +
+	"\x04node\x18\x02 \x01(\tR\x04node\x12\x16\n" +
+	"\x06method\x18\x03 \x01(\tR\x06method\x12\x1f\n" +
+	"\vduration_ns\x18\x04 \x01(\x03R\n" +
+	"durationNs\x12\x14\n" +
+	"\x05error\x18\x05 \x01(\tR\x05error\"\x87\x01\n" +
 	"\x04Step\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x124\n" +
 	"\astarted\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\astarted\x12\x1f\n" +
@@ -2374,7 +2477,7 @@ func file_had_v1_log_proto_rawDescGZIP() []byte {
 }
 
 var file_had_v1_log_proto_enumTypes = make([]protoimpl.EnumInfo, 4)
-var file_had_v1_log_proto_msgTypes = make([]protoimpl.MessageInfo, 22)
+var file_had_v1_log_proto_msgTypes = make([]protoimpl.MessageInfo, 23)
 var file_had_v1_log_proto_goTypes = []any{
 	(Evidence_Kind)(0),            // 0: had.v1.Evidence.Kind
 	(Secured_Kind)(0),             // 1: had.v1.Secured.Kind
@@ -2396,23 +2499,24 @@ var file_had_v1_log_proto_goTypes = []any{
 	(*Secured)(nil),               // 17: had.v1.Secured
 	(*Deliver)(nil),               // 18: had.v1.Deliver
 	(*Report)(nil),                // 19: had.v1.Report
-	(*Step)(nil),                  // 20: had.v1.Step
-	(*Progress)(nil),              // 21: had.v1.Progress
-	(*Released)(nil),              // 22: had.v1.Released
-	(*HookResult)(nil),            // 23: had.v1.HookResult
-	(*MoveOrder)(nil),             // 24: had.v1.MoveOrder
-	(*MoveEnd)(nil),               // 25: had.v1.MoveEnd
-	(*timestamppb.Timestamp)(nil), // 26: google.protobuf.Timestamp
+	(*FenceTry)(nil),              // 20: had.v1.FenceTry
+	(*Step)(nil),                  // 21: had.v1.Step
+	(*Progress)(nil),              // 22: had.v1.Progress
+	(*Released)(nil),              // 23: had.v1.Released
+	(*HookResult)(nil),            // 24: had.v1.HookResult
+	(*MoveOrder)(nil),             // 25: had.v1.MoveOrder
+	(*MoveEnd)(nil),               // 26: had.v1.MoveEnd
+	(*timestamppb.Timestamp)(nil), // 27: google.protobuf.Timestamp
 }
 var file_had_v1_log_proto_depIdxs = []int32{
-	26, // 0: had.v1.Command.at:type_name -> google.protobuf.Timestamp
+	27, // 0: had.v1.Command.at:type_name -> google.protobuf.Timestamp
 	6,  // 1: had.v1.Command.birth:type_name -> had.v1.Birth
 	8,  // 2: had.v1.Command.policy_apply:type_name -> had.v1.PolicyApply
 	12, // 3: had.v1.Command.acquire:type_name -> had.v1.Acquire
 	14, // 4: had.v1.Command.lease_renew:type_name -> had.v1.LeaseRenew
 	18, // 5: had.v1.Command.deliver:type_name -> had.v1.Deliver
-	24, // 6: had.v1.Command.move_order:type_name -> had.v1.MoveOrder
-	25, // 7: had.v1.Command.move_end:type_name -> had.v1.MoveEnd
+	25, // 6: had.v1.Command.move_order:type_name -> had.v1.MoveOrder
+	26, // 7: had.v1.Command.move_end:type_name -> had.v1.MoveEnd
 	15, // 8: had.v1.Command.waited:type_name -> had.v1.Waited
 	16, // 9: had.v1.Command.farewell:type_name -> had.v1.Farewell
 	17, // 10: had.v1.Command.secured:type_name -> had.v1.Secured
@@ -2425,30 +2529,31 @@ var file_had_v1_log_proto_depIdxs = []int32{
 	0,  // 17: had.v1.Evidence.kind:type_name -> had.v1.Evidence.Kind
 	4,  // 18: had.v1.LeaseRenew.instance:type_name -> had.v1.Instance
 	13, // 19: had.v1.Waited.evidence:type_name -> had.v1.Evidence
-	26, // 20: had.v1.Farewell.at:type_name -> google.protobuf.Timestamp
-	22, // 21: had.v1.Farewell.released:type_name -> had.v1.Released
+	27, // 20: had.v1.Farewell.at:type_name -> google.protobuf.Timestamp
+	23, // 21: had.v1.Farewell.released:type_name -> had.v1.Released
 	4,  // 22: had.v1.Secured.instance:type_name -> had.v1.Instance
 	1,  // 23: had.v1.Secured.kind:type_name -> had.v1.Secured.Kind
-	26, // 24: had.v1.Secured.at:type_name -> google.protobuf.Timestamp
+	27, // 24: had.v1.Secured.at:type_name -> google.protobuf.Timestamp
 	19, // 25: had.v1.Deliver.reports:type_name -> had.v1.Report
-	26, // 26: had.v1.Report.at:type_name -> google.protobuf.Timestamp
-	23, // 27: had.v1.Report.hook_result:type_name -> had.v1.HookResult
-	21, // 28: had.v1.Report.progress:type_name -> had.v1.Progress
-	22, // 29: had.v1.Report.released:type_name -> had.v1.Released
-	26, // 30: had.v1.Step.started:type_name -> google.protobuf.Timestamp
-	2,  // 31: had.v1.Progress.outcome:type_name -> had.v1.Progress.Outcome
-	20, // 32: had.v1.Progress.steps:type_name -> had.v1.Step
-	10, // 33: had.v1.Progress.addresses:type_name -> had.v1.HeldAddress
-	4,  // 34: had.v1.Released.reporter:type_name -> had.v1.Instance
-	0,  // 35: had.v1.Released.kind:type_name -> had.v1.Evidence.Kind
-	20, // 36: had.v1.Released.steps:type_name -> had.v1.Step
-	3,  // 37: had.v1.HookResult.outcome:type_name -> had.v1.HookResult.Outcome
-	26, // 38: had.v1.HookResult.started:type_name -> google.protobuf.Timestamp
-	39, // [39:39] is the sub-list for method output_type
-	39, // [39:39] is the sub-list for method input_type
-	39, // [39:39] is the sub-list for extension type_name
-	39, // [39:39] is the sub-list for extension extendee
-	0,  // [0:39] is the sub-list for field type_name
+	27, // 26: had.v1.Report.at:type_name -> google.protobuf.Timestamp
+	24, // 27: had.v1.Report.hook_result:type_name -> had.v1.HookResult
+	22, // 28: had.v1.Report.progress:type_name -> had.v1.Progress
+	23, // 29: had.v1.Report.released:type_name -> had.v1.Released
+	20, // 30: had.v1.Report.fence_try:type_name -> had.v1.FenceTry
+	27, // 31: had.v1.Step.started:type_name -> google.protobuf.Timestamp
+	2,  // 32: had.v1.Progress.outcome:type_name -> had.v1.Progress.Outcome
+	21, // 33: had.v1.Progress.steps:type_name -> had.v1.Step
+	10, // 34: had.v1.Progress.addresses:type_name -> had.v1.HeldAddress
+	4,  // 35: had.v1.Released.reporter:type_name -> had.v1.Instance
+	0,  // 36: had.v1.Released.kind:type_name -> had.v1.Evidence.Kind
+	21, // 37: had.v1.Released.steps:type_name -> had.v1.Step
+	3,  // 38: had.v1.HookResult.outcome:type_name -> had.v1.HookResult.Outcome
+	27, // 39: had.v1.HookResult.started:type_name -> google.protobuf.Timestamp
+	40, // [40:40] is the sub-list for method output_type
+	40, // [40:40] is the sub-list for method input_type
+	40, // [40:40] is the sub-list for extension type_name
+	40, // [40:40] is the sub-list for extension extendee
+	0,  // [0:40] is the sub-list for field type_name
 }
 
 func init() { file_had_v1_log_proto_init() }
@@ -2472,6 +2577,7 @@ func file_had_v1_log_proto_init() {
 		(*Report_HookResult)(nil),
 		(*Report_Progress)(nil),
 		(*Report_Released)(nil),
+		(*Report_FenceTry)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -2479,7 +2585,7 @@ func file_had_v1_log_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_had_v1_log_proto_rawDesc), len(file_had_v1_log_proto_rawDesc)),
 			NumEnums:      4,
-			NumMessages:   22,
+			NumMessages:   23,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -37,6 +37,9 @@ type State struct {
 	History       []*Event               `protobuf:"bytes,10,rep,name=history,proto3" json:"history,omitempty"`                                   // oldest first, bounded
 	EventsDropped uint64                 `protobuf:"varint,11,opt,name=events_dropped,json=eventsDropped,proto3" json:"events_dropped,omitempty"` // how many the bound has cut off
 	LastMove      *Move                  `protobuf:"bytes,12,opt,name=last_move,json=lastMove,proto3" json:"last_move,omitempty"`                 // the latest one that has ended, so that a retry of it is known
+	// The latest epoch whose volumes were taken over without a device or a guard
+	// having said that its owner is off them; 0: somebody has mounted them since.
+	DoubtedEpoch  uint64 `protobuf:"varint,13,opt,name=doubted_epoch,json=doubtedEpoch,proto3" json:"doubted_epoch,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -153,6 +156,13 @@ func (x *State) GetLastMove() *Move {
 		return x.LastMove
 	}
 	return nil
+}
+
+func (x *State) GetDoubtedEpoch() uint64 {
+	if x != nil {
+		return x.DoubtedEpoch
+	}
+	return 0
 }
 
 type Policy struct {
@@ -592,6 +602,7 @@ type Event struct {
 	//	*Event_MoveEnded
 	//	*Event_Closed
 	//	*Event_Secured
+	//	*Event_FenceTry
 	Body          isEvent_Body `protobuf_oneof:"body"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -773,6 +784,15 @@ func (x *Event) GetSecured() *Secured {
 	return nil
 }
 
+func (x *Event) GetFenceTry() *FenceTry {
+	if x != nil {
+		if x, ok := x.Body.(*Event_FenceTry); ok {
+			return x.FenceTry
+		}
+	}
+	return nil
+}
+
 type isEvent_Body interface {
 	isEvent_Body()
 }
@@ -817,6 +837,10 @@ type Event_Secured struct {
 	Secured *Secured `protobuf:"bytes,19,opt,name=secured,proto3,oneof"` // the volumes of an open epoch are safe from its owner
 }
 
+type Event_FenceTry struct {
+	FenceTry *FenceTry `protobuf:"bytes,20,opt,name=fence_try,json=fenceTry,proto3,oneof"`
+}
+
 func (*Event_Birth) isEvent_Body() {}
 
 func (*Event_PolicyApplied) isEvent_Body() {}
@@ -837,11 +861,13 @@ func (*Event_Closed) isEvent_Body() {}
 
 func (*Event_Secured) isEvent_Body() {}
 
+func (*Event_FenceTry) isEvent_Body() {}
+
 var File_had_v1_state_proto protoreflect.FileDescriptor
 
 const file_had_v1_state_proto_rawDesc = "" +
 	"\n" +
-	"\x12had/v1/state.proto\x12\x06had.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x10had/v1/log.proto\"\xd8\x03\n" +
+	"\x12had/v1/state.proto\x12\x06had.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x10had/v1/log.proto\"\xfd\x03\n" +
 	"\x05State\x12#\n" +
 	"\rapplied_index\x18\x01 \x01(\x04R\fappliedIndex\x12#\n" +
 	"\x05birth\x18\x02 \x01(\v2\r.had.v1.BirthR\x05birth\x12&\n" +
@@ -857,7 +883,8 @@ const file_had_v1_state_proto_rawDesc = "" +
 	"\ahistory\x18\n" +
 	" \x03(\v2\r.had.v1.EventR\ahistory\x12%\n" +
 	"\x0eevents_dropped\x18\v \x01(\x04R\reventsDropped\x12)\n" +
-	"\tlast_move\x18\f \x01(\v2\f.had.v1.MoveR\blastMove\"\xb8\x01\n" +
+	"\tlast_move\x18\f \x01(\v2\f.had.v1.MoveR\blastMove\x12#\n" +
+	"\rdoubted_epoch\x18\r \x01(\x04R\fdoubtedEpoch\"\xb8\x01\n" +
 	"\x06Policy\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\x04R\aversion\x12\x12\n" +
 	"\x04text\x18\x02 \x01(\tR\x04text\x12\x16\n" +
@@ -894,7 +921,7 @@ const file_had_v1_state_proto_rawDesc = "" +
 	"\x0fDeliveredStream\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12\x16\n" +
 	"\x06stream\x18\x02 \x01(\tR\x06stream\x12\x10\n" +
-	"\x03seq\x18\x03 \x01(\x04R\x03seq\"\xbf\x05\n" +
+	"\x03seq\x18\x03 \x01(\x04R\x03seq\"\xf0\x05\n" +
 	"\x05Event\x12\x14\n" +
 	"\x05index\x18\x01 \x01(\x04R\x05index\x12\x10\n" +
 	"\x03sub\x18\x02 \x01(\rR\x03sub\x12\x12\n" +
@@ -915,7 +942,8 @@ const file_had_v1_state_proto_rawDesc = "" +
 	"\n" +
 	"move_ended\x18\x11 \x01(\v2\x0f.had.v1.MoveEndH\x00R\tmoveEnded\x12*\n" +
 	"\x06closed\x18\x12 \x01(\v2\x10.had.v1.EvidenceH\x00R\x06closed\x12+\n" +
-	"\asecured\x18\x13 \x01(\v2\x0f.had.v1.SecuredH\x00R\asecuredB\x06\n" +
+	"\asecured\x18\x13 \x01(\v2\x0f.had.v1.SecuredH\x00R\asecured\x12/\n" +
+	"\tfence_try\x18\x14 \x01(\v2\x10.had.v1.FenceTryH\x00R\bfenceTryB\x06\n" +
 	"\x04bodyB\x18Z\x16had/proto/had/v1;hadv1b\x06proto3"
 
 var (
@@ -955,6 +983,7 @@ var file_had_v1_state_proto_goTypes = []any{
 	(*HookResult)(nil),            // 20: had.v1.HookResult
 	(*MoveEnd)(nil),               // 21: had.v1.MoveEnd
 	(*Evidence)(nil),              // 22: had.v1.Evidence
+	(*FenceTry)(nil),              // 23: had.v1.FenceTry
 }
 var file_had_v1_state_proto_depIdxs = []int32{
 	7,  // 0: had.v1.State.birth:type_name -> had.v1.Birth
@@ -987,11 +1016,12 @@ var file_had_v1_state_proto_depIdxs = []int32{
 	21, // 27: had.v1.Event.move_ended:type_name -> had.v1.MoveEnd
 	22, // 28: had.v1.Event.closed:type_name -> had.v1.Evidence
 	14, // 29: had.v1.Event.secured:type_name -> had.v1.Secured
-	30, // [30:30] is the sub-list for method output_type
-	30, // [30:30] is the sub-list for method input_type
-	30, // [30:30] is the sub-list for extension type_name
-	30, // [30:30] is the sub-list for extension extendee
-	0,  // [0:30] is the sub-list for field type_name
+	23, // 30: had.v1.Event.fence_try:type_name -> had.v1.FenceTry
+	31, // [31:31] is the sub-list for method output_type
+	31, // [31:31] is the sub-list for method input_type
+	31, // [31:31] is the sub-list for extension type_name
+	31, // [31:31] is the sub-list for extension extendee
+	0,  // [0:31] is the sub-list for field type_name
 }
 
 func init() { file_had_v1_state_proto_init() }
@@ -1011,6 +1041,7 @@ func file_had_v1_state_proto_init() {
 		(*Event_MoveEnded)(nil),
 		(*Event_Closed)(nil),
 		(*Event_Secured)(nil),
+		(*Event_FenceTry)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
