@@ -13,6 +13,7 @@ import (
 	"had/internal/policy"
 	"had/internal/steps"
 	hadv1 "had/proto/had/v1"
+	"had/storage"
 	"had/vip"
 )
 
@@ -22,12 +23,13 @@ type turn struct {
 	version  uint64
 	vips     []policy.VIP // with this node's interfaces
 	addrs    []vip.Address
+	volumes  []storage.Volume
 	previous string
 	timeline steps.Timeline
 }
 
 func (x *executor) newTurn(p *policy.Policy, version uint64, previous string) (*turn, error) {
-	t := &turn{policy: p, version: version, previous: previous}
+	t := &turn{policy: p, version: version, volumes: storageVolumes(p), previous: previous}
 	err := t.timeline.Run("resolve_interfaces", func() (err error) {
 		t.vips, t.addrs, err = x.resolve(p)
 		return err
@@ -42,7 +44,7 @@ func (x *executor) test(ctx context.Context, t *turn, epoch uint64, cause string
 	var probing sync.WaitGroup
 	probing.Go(func() { conflict = x.probe(ctx, t, known) })
 	veto = t.timeline.Run("test", func() error {
-		return x.stage(ctx, t.policy.Hooks, t.vips, stageRun{stage: hook.Test, event: hook.Acquire, epoch: epoch, cause: cause, previous: t.previous})
+		return x.stage(ctx, t.policy.Hooks, t.vips, stageRun{stage: hook.Test, event: hook.Acquire, epoch: epoch, cause: cause, previous: t.previous, volumes: t.volumes})
 	})
 	probing.Wait()
 	return veto, conflict
@@ -65,7 +67,7 @@ func (x *executor) probe(ctx context.Context, t *turn, known []net.HardwareAddr)
 	})
 }
 
-// acquire takes a turn: Test, the Acquire in the log, PreAcq, addresses,
+// acquire takes a turn: Test, the Acquire in the log, volumes, PreAcq, addresses,
 // PostAcq. The error is only for the caller's backoff; what happened has been
 // reported.
 func (x *executor) acquire(ctx context.Context, in Inputs, step Step) error {
@@ -94,9 +96,16 @@ func (x *executor) vetoed(ctx context.Context, in Inputs, t *turn, err error) er
 func (x *executor) claim(in Inputs, t *turn, cause string, evidence ...*hadv1.Evidence) *hadv1.Acquire {
 	terms := x.timing.Terms(x.holder.layers()...)
 	terms.ReleaseGraceNs = int64(t.policy.ReleaseGrace)
+	if len(t.volumes) > 0 {
+		terms.VolumeMarginNs = int64(t.policy.Fence.Margin)
+		for _, m := range t.policy.Fence.Methods {
+			terms.FenceMethods = append(terms.FenceMethods, string(m))
+		}
+	}
 	a := &hadv1.Acquire{
 		Term: in.Leadership.Term, Instance: x.instance, Terms: terms,
 		PolicyVersion: t.version, Addresses: heldAddresses(t.vips), Evidence: evidence, Cause: cause,
+		Volumes: heldVolumes(t.volumes),
 	}
 	if m := in.View.Move.GetOrder(); m.GetTarget() == x.instance.GetNode() {
 		a.MoveOperation = m.GetOperation()
@@ -146,12 +155,14 @@ func (x *executor) own(ctx context.Context, t *turn, a *hadv1.Acquire, before fu
 	return nil
 }
 
+func (t *turn) owned() owned { return owned{hooks: t.policy.Hooks, vips: t.vips, volumes: t.volumes} }
+
 func (x *executor) begin(epoch uint64, t *turn) context.Context {
 	leased, lasting := x.keeper.keep(x.life, epoch)
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	x.holding = Holding{Epoch: epoch, Phase: PhaseAcquiring, PolicyVersion: t.version}
-	x.owned, x.leased, x.lasting = owned{hooks: t.policy.Hooks, vips: t.vips}, leased, lasting
+	x.owned, x.leased, x.lasting = t.owned(), leased, lasting
 	return leased
 }
 
@@ -189,13 +200,12 @@ func (x *executor) serve(ctx context.Context, epoch uint64, t *turn) {
 
 // takeOn makes the epoch's things be there. ctx ends with the lease.
 func (x *executor) takeOn(ctx context.Context, epoch uint64, t *turn, cause string, before func(ctx context.Context, epoch uint64) error) error {
-	run := stageRun{event: hook.Acquire, epoch: epoch, cause: cause, previous: t.previous, leased: true}
-	err := t.timeline.Run("record_tenure", func() error {
-		return x.journal.SetTenure(x.tenure(epoch, t.policy.Hooks, t.vips, t.version))
-	})
+	run := stageRun{event: hook.Acquire, epoch: epoch, cause: cause, previous: t.previous, volumes: t.volumes, leased: true}
+	err := t.timeline.Run("record_tenure", func() error { return x.journal.SetTenure(x.tenure(epoch, t.owned(), t.version)) })
 	if err != nil {
 		return err
 	}
+	x.mounts.admit(epoch, t.volumes)
 	if err := t.timeline.Run("arm", func() error { return x.holder.admit(ctx, epoch, t.addrs) }); err != nil {
 		return because(ctx, fmt.Errorf("arm guard and gate: %w", err))
 	}
@@ -203,6 +213,9 @@ func (x *executor) takeOn(ctx context.Context, epoch uint64, t *turn, cause stri
 		if err := before(ctx, epoch); err != nil {
 			return because(ctx, err)
 		}
+	}
+	if err := x.mountAll(ctx, epoch, t); err != nil {
+		return because(ctx, err)
 	}
 	err = t.timeline.Run("pre_acq", func() error {
 		run.stage = hook.PreAcq

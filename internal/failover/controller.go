@@ -27,11 +27,14 @@ type Config struct {
 	Log           Log
 	Journal       Journal
 	Addresses     Addresses
-	Gate          Gate  // nil: this host has none
-	Guard         Guard // nil: this host has none
+	Gate          Gate     // nil: this host has none
+	Guard         Guard    // nil: this host has none
+	Volumes       Volumes  // nil: this host carries none
+	Services      Services // nil: nothing that scripts start is in had's hands
 	Network       Network
 	Hooks         HookRunners
 	CheckHook     func(p *policy.Policy) (HookFolders, error) // an error: the scripts can't do an acquisition as they are
+	CheckVolumes  func(p *policy.Policy) []string             // why this host could not mount them, as far as was seen lately; it doesn't wait. nil: never
 	HostTrouble   func() []string                             // why this host should not own, apart from the policy; nil: never
 	Peers         Peers
 	Farewell      *hadv1.Farewell // what this node's guard said of its earlier run and may not be in the log yet; nil: nothing
@@ -81,7 +84,8 @@ func New(cfg Config) *Controller {
 			others = append(others, m)
 		}
 	}
-	c.holder = &holder{kernel: cfg.Addresses, gate: cfg.Gate, guard: cfg.Guard, lease: c.lease, now: cfg.Clock, logger: cfg.Logger.Named("lease"), lead: cfg.Timing.Margin / 2}
+	m := &mounts{guard: cfg.Volumes}
+	c.holder = &holder{kernel: cfg.Addresses, gate: cfg.Gate, guard: cfg.Guard, mounts: m, lease: c.lease, now: cfg.Clock, logger: cfg.Logger.Named("lease"), lead: cfg.Timing.Margin / 2}
 	c.keeper = &keeper{
 		log: cfg.Log, lease: c.lease, holder: c.holder, instance: cfg.Instance, timing: cfg.Timing, now: cfg.Clock,
 		logger: cfg.Logger.Named("lease"), wake: c.Wake, nudged: make(chan struct{}, 1), returned: make(chan struct{}, 1), begun: make(chan struct{}, 1), awake: make(chan struct{}, 1),
@@ -101,7 +105,7 @@ func New(cfg Config) *Controller {
 	}
 	c.executor = &executor{
 		cluster: cfg.Cluster, instance: cfg.Instance, netns: cfg.Namespace, timing: cfg.Timing, log: cfg.Log, peers: cfg.Peers, journal: cfg.Journal,
-		network: cfg.Network, hooks: cfg.Hooks, keeper: c.keeper, holder: c.holder, courier: c.courier,
+		network: cfg.Network, hooks: cfg.Hooks, keeper: c.keeper, holder: c.holder, mounts: m, services: cfg.Services, courier: c.courier,
 		now: cfg.Clock, logger: cfg.Logger,
 	}
 	c.backoff = newBackoff(cfg.Clock)
@@ -233,6 +237,12 @@ func (c *Controller) gather() (Inputs, <-chan struct{}) {
 	if holding.Phase == PhaseServing {
 		in.HandOver, in.Retire = c.linkLost(), cmp.Or(c.unguarded(), c.ungated(view.Claim(holding.Epoch)))
 	}
+	if holding.Epoch == 0 {
+		in.Earlier = c.neverHeld(view)
+	} else if p != nil {
+		o, _ := c.executor.current()
+		in.Remount = !sameVolumes(o.volumes, storageVolumes(p))
+	}
 	in.Now = c.cfg.Clock() // last: nothing above is newer than it
 	in.Prepared = c.executor.isPrepared(in)
 	return in, changed
@@ -318,7 +328,11 @@ func (c *Controller) retryable(ctx context.Context, err error) error {
 	if err == nil {
 		return nil
 	}
-	timer := time.NewTimer(retryDelay / 10)
+	pause := retryDelay / 10
+	if errors.Is(err, errStillMounted) {
+		pause = retryDelay // it has taken its time already, and kills and calls the kernel
+	}
+	timer := time.NewTimer(pause)
 	defer timer.Stop()
 	select {
 	case <-ctx.Done():

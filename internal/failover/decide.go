@@ -2,6 +2,7 @@ package failover
 
 import (
 	"fmt"
+	"strings"
 	"time"
 
 	"google.golang.org/protobuf/proto"
@@ -24,17 +25,20 @@ type Inputs struct {
 	Policy     *policy.Policy // of View.Policy; nil when there is none or this version can't read it
 	PolicySeen clock.Instant  // when this node first saw that version
 	Holding    Holding
-	Reported   uint64 // the newest epoch whose release this instance has reported
-	Stuck      string // why this instance can't report anything released any more; empty: it can
-	LeaseEpoch uint64 // 0: no lease
+	Reported   uint64       // the newest epoch whose release this instance has reported
+	Earlier    *hadv1.Claim // of an earlier run of had on this node, which never had anything of it; nil: none
+	Stuck      string       // why this instance can't report anything released any more; empty: it can
+	LeaseEpoch uint64       // 0: no lease
 	LeaseUntil clock.Instant
-	InGrace    bool            // the lease of the held epoch has ended, and its services are being stopped
-	LeaseLost  string          // why this node ended the held epoch's lease before its time; empty: it didn't
-	Blockers   []string        // why this node can't own at present, whole sentences
-	Peers      map[string]Peer // the other nodes, by name
-	HandOver   string          // why the owner must give up at once; empty: it needn't
-	Retire     string          // why the owner should give up, while it still can serve; empty: it needn't
+	InGrace    bool              // the lease of the held epoch has ended, and its services are being stopped
+	LeaseLost  string            // why this node ended the held epoch's lease before its time; empty: it didn't
+	Blockers   []string          // why this node can't own at present, whole sentences
+	Peers      map[string]Peer   // the other nodes, by name
+	Fencing    map[uint64]string // what was tried against the owners of open epochs, and with which result
+	HandOver   string            // why the owner must give up at once; empty: it needn't
+	Retire     string            // why the owner should give up, while it still can serve; empty: it needn't
 	Stopping   bool
+	Remount    bool // the policy's volumes are not those that the held epoch mounted
 	Prepared   bool // what the next turn needs beforehand has just been done
 	NoMove     bool // the held epoch could not be moved in order when it was tried: release it instead
 	// Backoff of this node, so that leadership doesn't wander and a failing
@@ -139,6 +143,9 @@ func Decide(in Inputs) Plan {
 		// Nobody else can close it without a wait.
 		return do(Step{Kind: StepReportClean, Epoch: own.GetEpoch(), Cause: "the epoch was opened after its proposer had given up on it"})
 	}
+	if c := in.Earlier; c != nil && c.GetEpoch() > in.Reported && in.Stuck == "" {
+		return do(Step{Kind: StepReportClean, Epoch: c.GetEpoch(), Cause: "had ended before it took anything of the epoch on"})
+	}
 	switch {
 	case !in.Leadership.Leading && in.Leadership.Leader == "":
 		return Plan{Why: "no leader is known: without a quorum nobody may take over"}
@@ -179,14 +186,22 @@ func Decide(in Inputs) Plan {
 	if c := handedToUs(in); c != nil && !in.Now.Before(in.TurnAfter) {
 		return do(Step{Kind: StepTakeOver, Epoch: c.GetEpoch(), Cause: causeOf(in)})
 	}
+	unsafe := unsecured(in)
 	if at := cluster.TakeoverAt(in.LastLease, in.View.Open); len(in.View.Open) > 0 && in.Now.Before(at) {
 		c := in.View.Newest()
 		if ahead := at.Add(-prepareAhead); !in.Prepared && in.Now.Before(ahead) {
 			at = ahead
-		} else if !in.Prepared && !in.Now.Before(in.TurnAfter) {
+		} else if !in.Prepared && !in.Now.Before(in.TurnAfter) && unsafe == "" {
 			return do(Step{Kind: StepPrepare, Cause: causeOf(in)})
 		}
-		return Plan{Again: at, Why: fmt.Sprintf("waiting until the lease of %s (epoch %d) and the lifetime of its addresses are over; it has not said that it released them", c.GetInstance().GetNode(), c.GetEpoch())}
+		why := fmt.Sprintf("waiting until the lease of %s (epoch %d) and the lifetime of its addresses are over; it has not said that it released them", c.GetInstance().GetNode(), c.GetEpoch())
+		if unsafe != "" {
+			why += "; " + unsafe
+		}
+		return Plan{Again: at, Why: why}
+	}
+	if unsafe != "" {
+		return Plan{Why: unsafe}
 	}
 	if in.Now.Before(in.TurnAfter) {
 		return Plan{Again: in.TurnAfter, Why: "the last turn failed; trying again soon"}
@@ -205,16 +220,34 @@ func ownClaim(in Inputs) *hadv1.Claim {
 	return nil
 }
 
+// unsecured says which owners of open epochs may still write to volumes, and what
+// was tried about it; empty: none.
+func unsecured(in Inputs) string {
+	var all []string
+	for _, c := range in.View.Open {
+		why := cluster.WhyNotSecured(c)
+		if why == "" {
+			continue
+		}
+		if tried := in.Fencing[c.GetEpoch()]; tried != "" {
+			why += " (" + tried + ")"
+		}
+		all = append(all, why)
+	}
+	return strings.Join(all, "; ")
+}
+
 // handedToUs returns the open claim of an owner that moves to this node; nil
 // when there is none. The order says that it is willing: it serves on under
-// its lease, and lets go when it is asked.
+// its lease, and lets go when it is asked. One with volumes doesn't: it releases
+// first.
 func handedToUs(in Inputs) *hadv1.Claim {
 	m := in.View.Move.GetOrder()
 	if len(in.View.Open) != 1 || m.GetTarget() != in.Instance.GetNode() {
 		return nil
 	}
 	c := in.View.Open[0]
-	if c.GetEpoch() != m.GetFromEpoch() || c.GetHandedTo() != 0 || c.GetInstance().GetNodeId() == in.Instance.GetNodeId() {
+	if c.GetEpoch() != m.GetFromEpoch() || c.GetHandedTo() != 0 || len(c.GetVolumes()) > 0 || c.GetInstance().GetNodeId() == in.Instance.GetNodeId() {
 		return nil
 	}
 	return c
@@ -245,6 +278,8 @@ func decideHolder(in Inputs) Plan {
 		return force(whyLeaseEnded(in))
 	case in.View.Claim(h.Epoch) == nil:
 		return force("the epoch was closed in the log")
+	case in.View.Claim(h.Epoch).GetSecured() != nil:
+		return force("the log gives its volumes to the next owner: " + whoSecured(in.View.Claim(h.Epoch).GetSecured()))
 	case in.InGrace || !in.Now.Before(endOfLease):
 		return giveUp(whyLeaseEnded(in))
 	case h.Phase == PhaseYielding && (!in.Leadership.Leading || !in.Leadership.Ready) && (in.Leadership.Leader == "" || in.Leadership.Leader == h.Target):
@@ -277,11 +312,18 @@ func decideHolder(in Inputs) Plan {
 		if !p.Fresh || p.Witness || !p.Eligible && p.Applied >= in.View.Move.GetIndex() {
 			return do(Step{Kind: StepEndMove, Cause: fmt.Sprintf("%s can't take over any more: %s", m.GetTarget(), reasonOf(p))})
 		}
-		return do(Step{Kind: StepYield, Epoch: h.Epoch, Target: m.GetTarget(), Cause: "moved to " + m.GetTarget()})
+		cause := "moved to " + m.GetTarget()
+		if len(in.View.Claim(h.Epoch).GetVolumes()) > 0 {
+			return release(cause, Step{Kind: StepTransfer, Target: m.GetTarget(), Cause: cause})
+		}
+		return do(Step{Kind: StepYield, Epoch: h.Epoch, Target: m.GetTarget(), Cause: cause})
 	}
 	if v := in.View.Policy.GetVersion(); v != h.PolicyVersion && in.Policy != nil {
-		if len(in.Policy.VIPs) == 0 {
+		switch {
+		case ownsNothing(in.Policy):
 			return release("the policy names no address any more")
+		case in.Remount:
+			return release(fmt.Sprintf("policy version %d has other volumes", v))
 		}
 		return do(Step{Kind: StepReconfigure, Epoch: h.Epoch, Cause: fmt.Sprintf("policy version %d", v)})
 	}
@@ -352,10 +394,25 @@ func nothingToOwn(in Inputs) string {
 	switch {
 	case in.View.Policy == nil:
 		return "there is no policy yet"
-	case in.Policy != nil && len(in.Policy.VIPs) == 0:
+	case in.Policy != nil && ownsNothing(in.Policy):
 		return "the policy names no address"
 	}
 	return ""
+}
+
+func ownsNothing(p *policy.Policy) bool { return len(p.VIPs) == 0 && len(p.Volumes) == 0 }
+
+// whoSecured says on whose word the volumes of an epoch count as safe.
+func whoSecured(s *hadv1.Secured) string {
+	switch s.GetKind() {
+	case hadv1.Secured_KIND_GUARD:
+		return "this node's own guard says that it has ended the epoch"
+	case hadv1.Secured_KIND_CONFIRMED:
+		return s.GetBy() + " has confirmed that this node is off"
+	case hadv1.Secured_KIND_UNSPECIFIED, hadv1.Secured_KIND_FENCED, hadv1.Secured_KIND_WATCHDOG,
+		hadv1.Secured_KIND_RESERVED, hadv1.Secured_KIND_LEASE:
+	}
+	return s.GetBy() + " says that this node can't write to them any more"
 }
 
 // evidence closes every open epoch by the wait that has just passed.

@@ -59,6 +59,7 @@ func (c *Controller) blockers(view cluster.View, p *policy.Policy, h Holding, ho
 		}
 	}
 	out = append(out, c.addressTrouble(p, h, at)...)
+	out = append(out, c.volumeTrouble(p, h)...)
 	if hooks != nil {
 		add("%v", hooks)
 	}
@@ -99,6 +100,20 @@ func (c *Controller) addressTrouble(p *policy.Policy, h Holding, look presence) 
 		}
 	}
 	return out
+}
+
+// volumeTrouble says which of the policy's volumes this node could not mount,
+// and why.
+func (c *Controller) volumeTrouble(p *policy.Policy, h Holding) []string {
+	switch {
+	case len(p.Volumes) == 0:
+		return nil
+	case c.cfg.Volumes == nil:
+		return []string{"this host has no guard that could mount the policy's volumes"}
+	case h.Epoch != 0 || c.cfg.CheckVolumes == nil:
+		return nil
+	}
+	return c.cfg.CheckVolumes(p)
 }
 
 func addressesOf(p *policy.Policy) []netip.Addr {

@@ -19,6 +19,7 @@ import (
 	"had/internal/policy"
 	"had/internal/steps"
 	hadv1 "had/proto/had/v1"
+	"had/storage"
 	"had/vip"
 )
 
@@ -37,6 +38,8 @@ type executor struct {
 	hooks    HookRunners
 	keeper   *keeper
 	holder   *holder
+	mounts   *mounts
+	services Services // nil: nothing that scripts start is in had's hands
 	courier  *courier
 	now      clock.Source
 	logger   hclog.Logger
@@ -50,12 +53,15 @@ type executor struct {
 	reported uint64          // the newest epoch whose release is in the journal, or was delivered
 	stuck    string          // why nothing can be reported released any more; empty: it can
 	prepared *preparation    // of the next turn; nil: none
+	giving   givingUp        // the latest release, finished or not
+	busy     string          // what a step is busy with, for status; empty: nothing worth a word
 }
 
 // owned is what the release hooks of the held epoch are for.
 type owned struct {
 	hooks   policy.Hooks
 	vips    []policy.VIP        // with this node's interfaces, as they were when taken on
+	volumes []storage.Volume    // that the epoch may mount
 	stopped map[netip.Addr]bool // whose PreRel has run already
 }
 
@@ -85,7 +91,10 @@ func (x *executor) reportReleased(ctx context.Context, r *hadv1.Released) error 
 	if done {
 		return nil
 	}
-	r.Reporter, r.Kind, r.Cause = x.instance, hadv1.Evidence_KIND_RELEASED, steps.Printable(r.GetCause())
+	r.Reporter, r.Cause = x.instance, steps.Printable(r.GetCause())
+	if r.GetKind() == hadv1.Evidence_KIND_UNSPECIFIED {
+		r.Kind = hadv1.Evidence_KIND_RELEASED
+	}
 	// What has happened is reported even while the daemon stops.
 	err := x.journal.Release(context.WithoutCancel(ctx), &hadv1.Report{
 		At: timestamppb.Now(), Node: x.instance.GetNode(), Body: &hadv1.Report_Released{Released: r},
@@ -138,6 +147,7 @@ func (x *executor) stage(ctx context.Context, h policy.Hooks, vips []policy.VIP,
 			Env: hook.Env{
 				Cluster: x.cluster, Reason: s.cause, Interface: v.InterfaceOn(x.instance.GetNode()),
 				Node: x.instance.GetNode(), PreviousOwner: s.previous, Epoch: s.epoch, Forced: s.forced,
+				Volumes: mountPoints(s.volumes),
 			},
 			Allowed: allowed,
 		})
@@ -179,6 +189,7 @@ type stageRun struct {
 	epoch    uint64
 	cause    string
 	previous string
+	volumes  []storage.Volume // whose mount points it is told
 	forced   bool
 	leased   bool // it runs only while the lease of epoch lasts; of a release, while it may be held
 	goOn     bool // a failure doesn't keep the other addresses from their turn
@@ -217,10 +228,10 @@ func heldAddresses(vips []policy.VIP) []*hadv1.HeldAddress {
 
 // tenure is what the journal must know before the kernel is touched, so that
 // a later run can clean up.
-func (x *executor) tenure(epoch uint64, h policy.Hooks, vips []policy.VIP, version uint64) *journal.Tenure {
+func (x *executor) tenure(epoch uint64, o owned, version uint64) *journal.Tenure {
 	return &journal.Tenure{
-		Epoch: epoch, Instance: x.instance, Addresses: heldAddresses(vips),
-		HooksDir: h.Dir, HookTimeout: h.Timeout, PolicyVersion: version, Namespace: x.netns,
+		Epoch: epoch, Instance: x.instance, Addresses: heldAddresses(o.vips), Volumes: heldVolumes(o.volumes),
+		HooksDir: o.hooks.Dir, HookTimeout: o.hooks.Timeout, PolicyVersion: version, Namespace: x.netns,
 	}
 }
 

@@ -376,14 +376,15 @@ func newBench(life context.Context, logger logger) *bench {
 	}
 	timing := cluster.TimingFor(500 * time.Millisecond)
 	lease := new(cluster.Lease)
-	h := &holder{kernel: b.kernel, lease: lease, now: clock.Now}
+	m := new(mounts)
+	h := &holder{kernel: b.kernel, mounts: m, lease: lease, now: clock.Now}
 	k := &keeper{
 		log: b.log, lease: lease, holder: h, instance: i, timing: timing, now: clock.Now, logger: logger,
 		wake: func() {}, nudged: make(chan struct{}, 1), returned: make(chan struct{}, 1), begun: make(chan struct{}, 1), awake: make(chan struct{}, 1),
 	}
 	b.x = &executor{
 		cluster: "test", instance: i, timing: timing, log: b.log, journal: b.journal, network: b.network,
-		hooks: b.hooks.runner, keeper: k, holder: h, now: clock.Now, logger: logger, life: life,
+		hooks: b.hooks.runner, keeper: k, holder: h, mounts: m, now: clock.Now, logger: logger, life: life,
 		courier: &courier{journal: b.journal, log: b.log, logger: logger, busy: make(chan struct{}, 1)},
 	}
 	return b

@@ -26,6 +26,7 @@ type holder struct {
 	kernel Addresses
 	gate   Gate  // nil: this host has none
 	guard  Guard // nil: this host has none
+	mounts *mounts
 	lease  *cluster.Lease
 	now    clock.Source
 	logger hclog.Logger
@@ -82,7 +83,7 @@ func (h *holder) admit(ctx context.Context, epoch uint64, addrs []vip.Address) e
 	}
 	if h.guard != nil {
 		h.guard.Extend(epoch, over)
-		if err := h.guard.Hold(ctx, epoch, all, nil); err != nil {
+		if err := h.guard.Hold(ctx, epoch, all, h.mounts.of(epoch)); err != nil {
 			return err
 		}
 	}
@@ -130,7 +131,7 @@ func (h *holder) raise(ctx context.Context, epoch uint64, addrs []vip.Address) e
 	if h.guard == nil {
 		return nil
 	}
-	return h.guard.Hold(ctx, epoch, addrs, nil)
+	return h.guard.Hold(ctx, epoch, addrs, h.mounts.of(epoch))
 }
 
 // put sets the addresses and returns those that are on no interface any more.
@@ -276,7 +277,7 @@ func (h *holder) drop(ctx context.Context, epoch uint64) error {
 // guard, and whether it succeeds changes nothing but the guard's peace.
 func (h *holder) settle(ctx context.Context, epoch uint64) {
 	h.mu.Lock()
-	left := h.epoch <= epoch && len(h.noted) > 0
+	left := h.epoch <= epoch && len(h.noted) > 0 || h.mounts.left(epoch)
 	h.mu.Unlock()
 	if h.guard == nil || left {
 		return

@@ -47,13 +47,36 @@ type Gate interface {
 	Problem() error // why it is not to be relied on; nil: it is
 }
 
-// Guard is the process that takes the addresses down when had can't.
-// guard.Supervisor is one.
+// Guard is the process that takes the addresses down when had can't, and makes
+// the volumes safe. guard.Supervisor is one.
 type Guard interface {
+	// Hold tells it all that may be there for an epoch.
 	Hold(ctx context.Context, epoch uint64, addrs []vip.Address, volumes []storage.Volume) error
 	Extend(epoch uint64, until clock.Instant) bool
 	Drop(ctx context.Context, epoch uint64) error
 	Alive() error
+}
+
+// Volumes are the file systems of an epoch, in the hands of the guard: it alone
+// mounts and unmounts them, and mounts nothing of an epoch that it has ended.
+// guard.Supervisor is one.
+type Volumes interface {
+	// Mount mounts a volume that Hold named. clearMMP: it is known that no other
+	// host has the file system, so its own protection need not look.
+	Mount(ctx context.Context, epoch uint64, name string, clearMMP bool) error
+	// Unmount unmounts it in order; an error names what keeps it busy.
+	Unmount(ctx context.Context, epoch uint64, name string) error
+	// Secure ends all of the epoch's volumes by force. After nil nothing of this
+	// host can write to one of them, and the guard mounts none for this epoch.
+	Secure(ctx context.Context, epoch uint64) error
+}
+
+// Services are the processes that hook scripts leave running, which is what a
+// script is for that starts a service.
+type Services interface {
+	// End ends those of an epoch, gently first, and returns what it had to end.
+	// After nil none of them runs.
+	End(ctx context.Context, epoch uint64) (ended []string, err error)
 }
 
 // Network is what this host knows of its networks.

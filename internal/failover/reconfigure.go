@@ -2,6 +2,7 @@ package failover
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -14,7 +15,8 @@ import (
 // reconfigure makes the held epoch match a new policy without touching what
 // is in both: the hooks of addresses that go or come are run, the others stay
 // up all the time. After a failure what is up is neither the old policy nor
-// the new one, and the epoch is given up.
+// the new one, and the epoch is given up. The volumes are the same: others take
+// an epoch of their own.
 func (x *executor) reconfigure(ctx context.Context, in Inputs, step Step) error {
 	t, err := x.newTurn(in.Policy, in.View.Policy.GetVersion(), x.instance.GetNode())
 	if err == nil {
@@ -33,25 +35,30 @@ func (x *executor) reconfigure(ctx context.Context, in Inputs, step Step) error 
 
 func (x *executor) change(t *turn, step Step) error {
 	old, leased := x.current()
+	if !sameVolumes(old.volumes, t.volumes) {
+		return errors.New("the policy has other volumes: they need an epoch of their own")
+	}
 	gone, come := difference(old.vips, t.vips), difference(t.vips, old.vips)
-	run := stageRun{epoch: step.Epoch, cause: step.Cause, previous: x.instance.GetNode(), leased: true}
+	run := stageRun{epoch: step.Epoch, cause: step.Cause, previous: x.instance.GetNode(), volumes: t.volumes, leased: true}
 
 	// Both lists until the change is through: whoever must clean up, this run
 	// or the next one, then knows of all.
 	all := append(slices.Clone(t.vips), gone...)
-	x.setOwned(owned{hooks: t.policy.Hooks, vips: all})
-	if err := x.journal.SetTenure(x.tenure(step.Epoch, t.policy.Hooks, all, t.version)); err != nil {
+	both := t.owned()
+	both.vips = all
+	x.setOwned(both)
+	if err := x.journal.SetTenure(x.tenure(step.Epoch, both, t.version)); err != nil {
 		return err
 	}
 	if err := t.timeline.Run("arm", func() error { return x.holder.admit(leased, step.Epoch, t.addrs) }); err != nil {
 		return fmt.Errorf("arm guard and gate: %w", err)
 	}
 	x.releaseStage(leased, owned{hooks: old.hooks, vips: gone}, &t.timeline, run, hook.PreRel)
-	stopped := map[netip.Addr]bool{}
+	both.stopped = map[netip.Addr]bool{}
 	for _, v := range gone {
-		stopped[v.Address] = true
+		both.stopped[v.Address] = true
 	}
-	x.setOwned(owned{hooks: t.policy.Hooks, vips: all, stopped: stopped})
+	x.setOwned(both)
 	err := t.timeline.Run("pre_acq", func() error {
 		return x.stage(leased, t.policy.Hooks, come, run.of(hook.PreAcq, hook.Acquire))
 	})
@@ -63,8 +70,8 @@ func (x *executor) change(t *turn, step Step) error {
 	}
 	x.keeper.tell(leased)
 	x.releaseStage(leased, owned{hooks: old.hooks, vips: gone}, &t.timeline, run, hook.PostRel)
-	x.setOwned(owned{hooks: t.policy.Hooks, vips: t.vips})
-	if err := x.journal.SetTenure(x.tenure(step.Epoch, t.policy.Hooks, t.vips, t.version)); err != nil {
+	x.setOwned(t.owned())
+	if err := x.journal.SetTenure(x.tenure(step.Epoch, t.owned(), t.version)); err != nil {
 		x.logger.Warn("the journal still names addresses that the policy has given up", "epoch", step.Epoch, "error", err)
 	}
 	err = t.timeline.Run("post_acq", func() error {

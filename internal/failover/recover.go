@@ -7,6 +7,7 @@ import (
 	"math"
 	"net/netip"
 	"slices"
+	"strings"
 
 	"github.com/hashicorp/go-hclog"
 	"google.golang.org/protobuf/types/known/timestamppb"
@@ -15,6 +16,7 @@ import (
 	"had/internal/journal"
 	"had/internal/steps"
 	hadv1 "had/proto/had/v1"
+	"had/storage"
 	"had/vip"
 )
 
@@ -26,6 +28,7 @@ type RecoverConfig struct {
 	Journal   RecoverJournal
 	Addresses Addresses
 	Gate      RecoverGate     // nil: this host has none
+	Volumes   RecoverVolumes  // nil: this host carries none
 	Farewell  *hadv1.Farewell // what the earlier run's guard said; nil: nothing
 	Hooks     HookRunners
 	Kill      func(ctx context.Context, r hook.Running) (int, error) // what is left of a script
@@ -38,6 +41,21 @@ type Recovered struct {
 	Addresses []vip.Address
 	Rebooted  bool // the host has booted since
 	Scripts   int  // scripts of the earlier run that had not ended
+	// Unproven says why this host may still write to the volumes of Epoch: until
+	// it can't, nothing is reported, this node must not own, and Recover is to be
+	// called again. Empty: it can't.
+	Unproven string
+}
+
+// RecoverVolumes are the volumes of an earlier run, whose guard is gone. A call
+// returns when ctx ends, whatever the kernel does.
+type RecoverVolumes interface {
+	// Secure ends by force what can write to a volume, the services that scripts
+	// of the epoch started included, and proves that nothing can.
+	Secure(ctx context.Context, epoch uint64, volumes []storage.Volume) error
+	// Unused proves that nothing on this host can write to a volume, and changes
+	// nothing.
+	Unused(ctx context.Context, volumes []storage.Volume) error
 }
 
 // RecoverJournal is the journal as Recover needs it.
@@ -60,8 +78,8 @@ type RecoverGate interface {
 //
 // The order is the one that makes its report true: whatever could still act is
 // killed (scripts of the earlier run), then the addresses are taken out of the
-// kernel and seen to be gone, then the epoch is reported released, once, and
-// then the hooks are told. The addresses are also taken out before all that: a
+// kernel and seen to be gone, then the volumes, then the epoch is reported
+// released, once, and then the hooks are told. The addresses are also taken out before all that: a
 // script that can't be killed must not keep them up. After an error, and when
 // ctx ends, the record stays, so that the next start does what is left.
 func Recover(ctx context.Context, cfg RecoverConfig) (r Recovered, err error) {
@@ -101,7 +119,15 @@ func Recover(ctx context.Context, cfg RecoverConfig) (r Recovered, err error) {
 	if away {
 		cfg.Logger.Warn("the earlier run was in another network namespace: nothing can be said about its addresses there, and the others wait until its lease and their lifetime are over", "epoch", t.Epoch, "namespace", t.Namespace)
 		t.Forced = t.Forced || !t.Released
-	} else if err := takeDown(ctx, cfg, t, addrs, kind, cause); err != nil {
+		if len(t.Volumes) > 0 && !t.Released {
+			r.Unproven = fmt.Sprintf("the run of had that had mounted %s was in another network namespace (%s): start had there, or reboot this host", nameVolumes(t), t.Namespace)
+			return r, nil
+		}
+	} else if err := takeDown(ctx, cfg, t, addrs, kind, cause); errors.Is(err, errStillMounted) {
+		r.Unproven = err.Error()
+		cfg.Logger.Error("this node can't own until that is put right", "epoch", t.Epoch, "error", err)
+		return r, nil
+	} else if err != nil {
 		return r, err
 	}
 	if !r.Rebooted {
@@ -140,6 +166,9 @@ func takeDown(ctx context.Context, cfg RecoverConfig, t *journal.Tenure, addrs [
 	if t.Released {
 		return nil
 	}
+	if err := tl.Run("secure_volumes", func() error { return putAway(ctx, cfg, t, kind) }); err != nil {
+		return err
+	}
 	t.Forced = true
 	return cfg.Journal.Release(ctx, &hadv1.Report{
 		Node: cfg.Instance.GetNode(), At: timestamppb.Now(),
@@ -147,6 +176,42 @@ func takeDown(ctx context.Context, cfg RecoverConfig, t *journal.Tenure, addrs [
 			Epoch: t.Epoch, Reporter: cfg.Instance, Kind: kind, Forced: true, Cause: cause, Steps: tl.List(),
 		}},
 	}, true)
+}
+
+// putAway proves that this host can't write to the volumes of an earlier run. A
+// kernel that started anew has mounted none of them for it: there, somebody
+// else's mount is left alone.
+func putAway(ctx context.Context, cfg RecoverConfig, t *journal.Tenure, kind hadv1.Evidence_Kind) error {
+	if len(t.Volumes) == 0 {
+		return nil
+	}
+	if cfg.Volumes == nil {
+		return fmt.Errorf("%w: this host's had can't look after %s of epoch %d", errStillMounted, nameVolumes(t), t.Epoch)
+	}
+	ctx, cancel := context.WithTimeout(ctx, secureLimit)
+	defer cancel()
+	var volumes []storage.Volume
+	for _, v := range t.Volumes {
+		volumes = append(volumes, storage.Volume{Name: v.GetName(), Device: v.GetDevice(), Path: v.GetPath(), FSType: v.GetFstype()})
+	}
+	var err error
+	if kind == hadv1.Evidence_KIND_REBOOTED {
+		err = cfg.Volumes.Unused(ctx, volumes)
+	} else {
+		err = cfg.Volumes.Secure(ctx, t.Epoch, volumes)
+	}
+	if err != nil {
+		return fmt.Errorf("%w (%s of epoch %d, which an earlier run held): %w", errStillMounted, nameVolumes(t), t.Epoch, err)
+	}
+	return nil
+}
+
+func nameVolumes(t *journal.Tenure) string {
+	var names []string
+	for _, v := range t.Volumes {
+		names = append(names, v.GetName())
+	}
+	return strings.Join(names, ", ")
 }
 
 // disarm opens the gate around what an epoch held, which is proven gone.
@@ -227,12 +292,21 @@ func recoverStage(ctx context.Context, cfg RecoverConfig, hooks Hooks, t *journa
 		v := vips[len(vips)-1-i]
 		_, err := hooks.Stage(ctx, hook.Run{Stage: s, Event: hook.Release, VIP: v.addr, Env: hook.Env{
 			Cluster: cfg.Cluster, Reason: cause, Interface: v.iface, Node: cfg.Instance.GetNode(), Epoch: t.Epoch, Forced: t.Forced,
+			Volumes: tenureMountPoints(t),
 		}})
 		if err != nil && first == nil {
 			first = err
 		}
 	}
 	return first
+}
+
+func tenureMountPoints(t *journal.Tenure) map[string]string {
+	out := map[string]string{}
+	for _, v := range t.Volumes {
+		out[v.GetName()] = v.GetPath()
+	}
+	return out
 }
 
 type recovered struct {

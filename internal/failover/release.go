@@ -12,39 +12,70 @@ import (
 	hadv1 "had/proto/had/v1"
 )
 
-// release gives the epoch up in order, while it may be held: PreRel, then
+// release gives the epoch up in order, while it may be held: PreRel, the volumes,
 // the addresses, then the report that lets a successor act at once. Should
 // its time end on the way, the keeper takes the addresses and what remains
 // is done as a forced release.
 func (x *executor) release(ctx context.Context, step Step) error {
 	o, lasting := x.remaining()
-	t := new(steps.Timeline)
-	x.releaseStage(lasting, o, t, stageRun{epoch: step.Epoch, cause: step.Cause, leased: true}, hook.PreRel)
-	return x.letGo(ctx, step, t, lasting.Err() != nil || !x.keeper.mayHold(step.Epoch))
+	g := x.givesUp(step)
+	x.releaseStage(lasting, o, g.timeline, stageRun{epoch: step.Epoch, cause: g.cause, leased: true}, hook.PreRel)
+	err := x.unmountAll(lasting, step.Epoch, g.timeline)
+	if err != nil {
+		x.logger.Warn("the volumes could not be unmounted in order", "epoch", step.Epoch, "error", err)
+	}
+	return x.letGo(ctx, g, err != nil || lasting.Err() != nil || !x.keeper.mayHold(step.Epoch))
 }
 
-// force gives the epoch up at once: the addresses first, hooks afterwards.
+// force gives the epoch up at once: the addresses first, then the volumes, hooks
+// afterwards.
 func (x *executor) force(ctx context.Context, step Step) error {
-	return x.letGo(ctx, step, new(steps.Timeline), true)
+	return x.letGo(ctx, x.givesUp(step), true)
 }
 
-// letGo takes the addresses down and, once they are gone for certain, reports
-// the epoch released. After an error nothing is reported: the epoch stays
-// open, and the successor waits.
-func (x *executor) letGo(ctx context.Context, step Step, t *steps.Timeline, forced bool) error {
-	x.keeper.end(step.Epoch, errLeaseOver)
-	if err := t.Run("addresses_down", func() error { return x.holder.drop(ctx, step.Epoch) }); err != nil {
+// givingUp is what there is to say of a release. One that fails on the way goes
+// on in the ring's next round, and keeps its cause and what it did.
+type givingUp struct {
+	epoch    uint64
+	cause    string
+	timeline *steps.Timeline
+}
+
+// longestTimeline keeps a release that fails for hours from filling the log.
+const longestTimeline = 50
+
+func (x *executor) givesUp(step Step) givingUp {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if x.giving.epoch != step.Epoch {
+		x.giving = givingUp{step.Epoch, step.Cause, new(steps.Timeline)}
+	}
+	if len(x.giving.timeline.List()) > longestTimeline {
+		x.giving.timeline = new(steps.Timeline) // what came first is in this node's own log
+	}
+	return x.giving
+}
+
+// letGo takes the addresses down, makes sure of the volumes and, once all are
+// gone for certain, reports the epoch released. After an error nothing is
+// reported: the epoch stays open, and the successor waits.
+func (x *executor) letGo(ctx context.Context, g givingUp, forced bool) error {
+	x.keeper.end(g.epoch, errLeaseOver)
+	if err := g.timeline.Run("addresses_down", func() error { return x.holder.drop(ctx, g.epoch) }); err != nil {
 		return err
 	}
-	x.leave(step.Epoch, forced, step.Cause)
-	x.holder.settle(ctx, step.Epoch)
-	err := x.reportReleased(ctx, &hadv1.Released{Epoch: step.Epoch, Forced: forced, Cause: step.Cause, Steps: t.List()})
+	if err := x.secure(ctx, g.epoch, g.timeline); err != nil {
+		return err
+	}
+	x.leave(g.epoch, forced, g.cause)
+	x.holder.settle(ctx, g.epoch)
+	err := x.reportReleased(ctx, &hadv1.Released{Epoch: g.epoch, Forced: forced, Cause: g.cause, Steps: g.timeline.List()})
 	if err != nil {
-		x.logger.Error("the release is not reported; the successor waits until the lease is over", "epoch", step.Epoch, "error", err)
+		x.logger.Error("the release is not reported; the successor waits until the lease is over", "epoch", g.epoch, "error", err)
 		return nil
 	}
 	if err := x.courier.flush(ctx, flushLimit); err != nil {
-		x.logger.Warn("the release is not in the log yet; it is delivered when a leader can be reached", "epoch", step.Epoch, "error", err)
+		x.logger.Warn("the release is not in the log yet; it is delivered when a leader can be reached", "epoch", g.epoch, "error", err)
 	}
 	return nil
 }
@@ -96,15 +127,20 @@ func (x *executor) finish(ctx context.Context, step Step) error {
 }
 
 // reportClean closes an epoch of this instance that was committed after the
-// instance had given up on it. Nothing of it was ever touched: effects come
-// after the commit is known.
+// instance had given up on it, or of an earlier run that died before it could
+// note it. Nothing of it was ever touched: effects come after the commit is
+// known, and after the note.
 func (x *executor) reportClean(ctx context.Context, step Step) error {
 	x.keeper.end(step.Epoch, errLeaseOver)
 	if err := x.holder.drop(ctx, step.Epoch); err != nil {
 		return err
 	}
 	x.holder.settle(ctx, step.Epoch)
-	if err := x.reportReleased(ctx, &hadv1.Released{Epoch: step.Epoch, Cause: step.Cause}); err != nil {
+	kind := hadv1.Evidence_KIND_RELEASED
+	if view, _ := x.log.View(); view.Claim(step.Epoch).GetInstance().GetBootId() != x.instance.GetBootId() {
+		kind = hadv1.Evidence_KIND_REBOOTED
+	}
+	if err := x.reportReleased(ctx, &hadv1.Released{Epoch: step.Epoch, Kind: kind, Cause: step.Cause}); err != nil {
 		return err
 	}
 	return x.courier.flush(ctx, flushLimit)
@@ -123,7 +159,7 @@ func (x *executor) releaseStage(ctx context.Context, o owned, t *steps.Timeline,
 	if len(vips) == 0 {
 		return
 	}
-	run.goOn = true
+	run.goOn, run.volumes = true, o.volumes
 	if err := t.Run(name, func() error { return x.stage(ctx, o.hooks, vips, run.of(s, hook.Release)) }); err != nil {
 		x.logger.Warn("a release script failed; the release goes on", "epoch", run.epoch, "error", err)
 	}

@@ -36,11 +36,13 @@ type rig struct {
 	beta       *betaIsWell
 	controller *Controller
 	diary      *diary
-	read       int // lines of the diary
+	shelf      *shelf // its volumes
+	read       int    // lines of the diary
 
 	mu    sync.Mutex
 	takes map[hook.Stage]time.Duration
 	fails map[hook.Stage]bool
+	envs  map[hook.Stage]hook.Env // of the latest script of each stage
 
 	term func() // SIGTERM
 	hard func()
@@ -52,6 +54,7 @@ func newRig(t *testing.T) *rig {
 	members := []*hadv1.Member{{Name: "alpha", NodeId: "id"}, {Name: "beta", NodeId: "id-beta"}, {Name: "gamma", NodeId: "id-gamma", Witness: true}}
 	d := &diary{}
 	r.diary, r.takes, r.fails = d, map[hook.Stage]time.Duration{}, map[hook.Stage]bool{}
+	r.envs, r.shelf = map[hook.Stage]hook.Env{}, &shelf{r: r}
 	r.log = &steeredLog{diary: d, state: cluster.NewState(), changed: make(chan struct{}), leads: make(chan struct{})}
 	r.log.leadership = cluster.Leadership{Leading: true, Ready: true, Term: 1, Leader: "alpha"}
 	r.journal = &memoryJournal{diary: &diary{}, changed: make(chan struct{})}
@@ -63,7 +66,7 @@ func newRig(t *testing.T) *rig {
 		Log: r.log, Journal: r.journal, Addresses: r.kernel, Network: r.network,
 		Hooks:     func(string, time.Duration) (Hooks, error) { return r, nil },
 		CheckHook: func(*policy.Policy) (HookFolders, error) { return HookFolders{}, nil },
-		Peers:     r.beta, Clock: bubbleClock, Logger: hclog.NewNullLogger(), CarriesVolumes: true,
+		Peers:     r.beta, Clock: bubbleClock, Logger: hclog.NewNullLogger(), Volumes: r.shelf, CarriesVolumes: true,
 	})
 	r.must(&hadv1.Command{Record: &hadv1.Command_Birth{Birth: &hadv1.Birth{Cluster: "office", Members: members}}})
 	return r
@@ -188,13 +191,16 @@ func (l *steeredLog) commit(cmd *hadv1.Command) (cluster.Verdict, error) {
 
 func (l *steeredLog) Propose(ctx context.Context, cmd *hadv1.Command) (cluster.Verdict, error) {
 	l.mu.Lock()
-	leading, silent := l.leadership.Leading, l.silent
+	leading, silent, leads := l.leadership.Leading, l.silent, l.leads
 	l.mu.Unlock()
 	switch {
 	case !leading:
 		return cluster.Verdict{}, cluster.ErrNotLeader
 	case silent:
-		<-ctx.Done()
+		select {
+		case <-ctx.Done():
+		case <-leads: // whoever leads next decides what becomes of it
+		}
 		return cluster.Verdict{}, fmt.Errorf("%w: %w", cluster.ErrOutcomeUnknown, ctx.Err())
 	}
 	return l.commit(cmd)
@@ -386,6 +392,7 @@ func (r *rig) Stage(ctx context.Context, run hook.Run) ([]hook.Result, error) {
 	r.diary.add("%s %s%s", run.Stage, run.VIP, forced)
 	r.mu.Lock()
 	took, fails := r.takes[run.Stage], r.fails[run.Stage]
+	r.envs[run.Stage] = run.Env
 	r.mu.Unlock()
 	result := hook.Result{Stage: run.Stage, Script: string(run.Stage), VIP: run.VIP.String(), Outcome: hook.Exited}
 	select {
@@ -397,6 +404,13 @@ func (r *rig) Stage(ctx context.Context, run hook.Run) ([]hook.Result, error) {
 		result.ExitCode = 1
 	}
 	return []hook.Result{result}, nil
+}
+
+// env is what the latest script of a stage was told.
+func (r *rig) env(stage hook.Stage) hook.Env {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.envs[stage]
 }
 
 // scripts says how the scripts of a stage behave from now on.

@@ -21,6 +21,9 @@ func (c *Controller) Status() Status {
 	c.mu.Unlock()
 	_, until, _ := c.lease.Held()
 	s := Status{Holding: c.executor.held(), Why: plan.Why, Again: plan.Again, LeaseUntil: until, Peers: c.poller.health(), Fresh: map[string]bool{}}
+	if s.Why == "" {
+		s.Why = c.executor.busyWith()
+	}
 	for n, p := range c.poller.view() {
 		s.Fresh[n] = p.Fresh
 	}

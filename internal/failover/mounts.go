@@ -1,0 +1,116 @@
+package failover
+
+import (
+	"context"
+	"slices"
+	"sync"
+
+	"had/internal/policy"
+	hadv1 "had/proto/had/v1"
+	"had/storage"
+)
+
+// mounts are the volumes of the held epoch.
+//
+// Invariant: a volume is noted from before the guard may mount it until it is
+// proven that nothing of this host can write to it.
+type mounts struct {
+	guard Volumes // nil: this host carries none
+
+	mu    sync.Mutex
+	epoch uint64
+	noted []storage.Volume // in the order of mounting
+}
+
+// admit notes that the volumes may be mounted for epoch.
+func (m *mounts) admit(epoch uint64, volumes []storage.Volume) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.epoch, m.noted = epoch, slices.Clone(volumes)
+}
+
+// of returns what may be mounted for epoch, in the order of mounting.
+func (m *mounts) of(epoch uint64) []storage.Volume {
+	if m == nil {
+		return nil
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.epoch != epoch {
+		return nil
+	}
+	return slices.Clone(m.noted)
+}
+
+// left reports whether a volume of epoch, or of an earlier one, may be mounted.
+func (m *mounts) left(epoch uint64) bool {
+	if m == nil {
+		return false
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.epoch <= epoch && len(m.noted) > 0
+}
+
+// unmount unmounts one volume in order.
+func (m *mounts) unmount(ctx context.Context, epoch uint64, name string) error {
+	if err := m.guard.Unmount(ctx, epoch, name); err != nil {
+		return err
+	}
+	m.gone(epoch, func(v storage.Volume) bool { return v.Name == name })
+	return nil
+}
+
+// secure makes all volumes of epoch safe by force.
+func (m *mounts) secure(ctx context.Context, epoch uint64) error {
+	if err := m.guard.Secure(ctx, epoch); err != nil {
+		return err
+	}
+	m.gone(epoch, func(storage.Volume) bool { return true })
+	return nil
+}
+
+func (m *mounts) gone(epoch uint64, which func(storage.Volume) bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.epoch == epoch {
+		m.noted = slices.DeleteFunc(m.noted, which)
+	}
+}
+
+// storageVolumes are a policy's volumes as storage takes them.
+func storageVolumes(p *policy.Policy) []storage.Volume {
+	var out []storage.Volume
+	for _, v := range p.Volumes {
+		out = append(out, storage.Volume{
+			Name: v.Name, Device: v.Device, Path: v.Path, FSType: v.FSType, Options: v.Options, Preen: v.Fsck == policy.FsckPreen,
+		})
+	}
+	return out
+}
+
+// heldVolumes are volumes as the log and the journal name them.
+func heldVolumes(volumes []storage.Volume) []*hadv1.HeldVolume {
+	var out []*hadv1.HeldVolume
+	for _, v := range volumes {
+		out = append(out, &hadv1.HeldVolume{Name: v.Name, Device: v.Device, Path: v.Path, Fstype: v.FSType})
+	}
+	return out
+}
+
+// sameVolumes reports whether two lists mount the same in the same order.
+func sameVolumes(a, b []storage.Volume) bool {
+	return slices.EqualFunc(a, b, func(a, b storage.Volume) bool {
+		options := slices.Equal(a.Options, b.Options)
+		return a.Name == b.Name && a.Device == b.Device && a.Path == b.Path && a.FSType == b.FSType && options
+	})
+}
+
+// mountPoints are what scripts are told.
+func mountPoints(volumes []storage.Volume) map[string]string {
+	out := map[string]string{}
+	for _, v := range volumes {
+		out[v.Name] = v.Path
+	}
+	return out
+}
