@@ -91,6 +91,13 @@ func TakeoverWait(terms *hadv1.Terms) time.Duration {
 	return bySlowClock(d)
 }
 
+// LeaseOverAt is the first instant at which the lease of a claim, and its grace,
+// are over by the owner's clock, if no further lease entry arrives. Something of
+// it may be there for longer: see TakeoverAt. lastLease is as there.
+func LeaseOverAt(lastLease clock.Instant, c *hadv1.Claim) clock.Instant {
+	return lastLease.Add(bySlowClock(heldFor(c.GetTerms())))
+}
+
 // heldFor is how long after t0 of a lease entry its owner may hold anything, by
 // its own clock.
 func heldFor(terms *hadv1.Terms) time.Duration {

@@ -13,6 +13,7 @@ import (
 
 	"had/cluster"
 	"had/internal/clock"
+	"had/internal/evidence"
 	"had/internal/policy"
 	hadv1 "had/proto/had/v1"
 )
@@ -27,10 +28,11 @@ type Config struct {
 	Log           Log
 	Journal       Journal
 	Addresses     Addresses
-	Gate          Gate     // nil: this host has none
-	Guard         Guard    // nil: this host has none
-	Volumes       Volumes  // nil: this host carries none
-	Services      Services // nil: nothing that scripts start is in had's hands
+	Gate          Gate         // nil: this host has none
+	Guard         Guard        // nil: this host has none
+	Volumes       Volumes      // nil: this host carries none
+	Services      Services     // nil: nothing that scripts start is in had's hands
+	Off           evidence.Off // nil: this host has no means to switch another off
 	Network       Network
 	Hooks         HookRunners
 	CheckHook     func(p *policy.Policy) (HookFolders, error) // an error: the scripts can't do an acquisition as they are
@@ -58,6 +60,7 @@ type Controller struct {
 	keeper    *keeper
 	courier   *courier
 	farewells *farewells
+	evidence  *evidence.Seeker
 	poller    *poller
 	executor  *executor
 	parsed    parsedPolicy
@@ -108,6 +111,10 @@ func New(cfg Config) *Controller {
 		network: cfg.Network, hooks: cfg.Hooks, keeper: c.keeper, holder: c.holder, mounts: m, services: cfg.Services, courier: c.courier,
 		now: cfg.Clock, logger: cfg.Logger,
 	}
+	c.evidence = evidence.New(evidence.Config{
+		Self: c.self, Log: cfg.Log, Policy: c.policyInForce, Off: cfg.switchOff(), Report: c.executor.fenceTry,
+		Changed: c.Wake, Clock: cfg.Clock, Logger: cfg.Logger.Named("fence"),
+	})
 	c.backoff = newBackoff(cfg.Clock)
 	c.parsed.now, c.parsed.carriesVolumes = cfg.Clock, cfg.CarriesVolumes
 	return c
@@ -128,6 +135,7 @@ func (c *Controller) Run(ctx, hard context.Context) error {
 	g.Go(func() error { return c.keeper.Run(tasks) })
 	g.Go(func() error { return c.courier.Run(tasks) })
 	g.Go(func() error { return c.farewells.Run(tasks) })
+	g.Go(func() error { return c.evidence.Run(tasks) })
 	g.Go(func() error { return c.poller.Run(tasks) })
 	g.Go(func() error {
 		defer stopTasks()
@@ -213,7 +221,7 @@ func (c *Controller) gather() (Inputs, <-chan struct{}) {
 	in := Inputs{
 		Instance: c.cfg.Instance, Witness: c.self.GetWitness(), Margin: c.cfg.Timing.Margin,
 		Leadership: leadership, View: view, LastLease: c.cfg.Log.LastLease(), Policy: p, PolicySeen: c.parsed.seenAt(),
-		Holding: holding, LeaseEpoch: epoch, LeaseUntil: until, Peers: c.poller.view(),
+		Holding: holding, LeaseEpoch: epoch, LeaseUntil: until, Peers: c.poller.view(), Fencing: c.evidence.Tries(),
 		TransferAfter: c.backoff.transferAfter(view.LastEpoch), TurnAfter: c.backoff.turnAfter(),
 	}
 	in.Reported, in.Stuck = c.executor.reports()
@@ -391,6 +399,12 @@ func (c *parsedPolicy) of(p *hadv1.Policy) (*policy.Policy, error) {
 		return nil, errors.Join(fmt.Errorf("this version of had can't read policy version %d", p.GetVersion()), c.err)
 	}
 	return c.policy, nil
+}
+
+// policyInForce returns the policy of the log; nil when there is none yet.
+func (c *Controller) policyInForce() (*policy.Policy, error) {
+	view, _ := c.cfg.Log.View()
+	return c.parsed.of(view.Policy)
 }
 
 func (c *parsedPolicy) seenAt() clock.Instant {

@@ -206,7 +206,7 @@ func Decide(in Inputs) Plan {
 	if in.Now.Before(in.TurnAfter) {
 		return Plan{Again: in.TurnAfter, Why: "the last turn failed; trying again soon"}
 	}
-	return do(Step{Kind: StepAcquire, Cause: causeOf(in), Evidence: evidence(in)})
+	return do(Step{Kind: StepAcquire, Cause: causeOf(in), Evidence: waitedOut(in)})
 }
 
 // ownClaim returns the open claim of this very instance, nil when there is
@@ -415,8 +415,8 @@ func whoSecured(s *hadv1.Secured) string {
 	return s.GetBy() + " says that this node can't write to them any more"
 }
 
-// evidence closes every open epoch by the wait that has just passed.
-func evidence(in Inputs) []*hadv1.Evidence {
+// waitedOut closes every open epoch by the wait that has just passed.
+func waitedOut(in Inputs) []*hadv1.Evidence {
 	var out []*hadv1.Evidence
 	for _, c := range in.View.Open {
 		out = append(out, &hadv1.Evidence{

@@ -116,6 +116,14 @@ func (x *executor) progress(ctx context.Context, p *hadv1.Progress) {
 	}
 }
 
+// fenceTry reports an attempt to switch another node off.
+func (x *executor) fenceTry(ctx context.Context, try *hadv1.FenceTry) {
+	r := &hadv1.Report{At: timestamppb.Now(), Node: x.instance.GetNode(), Body: &hadv1.Report_FenceTry{FenceTry: try}}
+	if _, err := x.journal.Append(context.WithoutCancel(ctx), r); err != nil {
+		x.logger.Error("a report was lost", "fenced", try.GetNode(), "error", err)
+	}
+}
+
 // stage runs one stage of the hook folder for the given addresses, in order,
 // and returns the first failure. With goOn later addresses are still done.
 func (x *executor) stage(ctx context.Context, h policy.Hooks, vips []policy.VIP, s stageRun) error {

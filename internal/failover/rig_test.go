@@ -42,6 +42,7 @@ type rig struct {
 	mu    sync.Mutex
 	takes map[hook.Stage]time.Duration
 	fails map[hook.Stage]bool
+	dead  error                   // of switching beta off; nil: it works
 	envs  map[hook.Stage]hook.Env // of the latest script of each stage
 
 	term func() // SIGTERM
@@ -66,7 +67,7 @@ func newRig(t *testing.T) *rig {
 		Log: r.log, Journal: r.journal, Addresses: r.kernel, Network: r.network,
 		Hooks:     func(string, time.Duration) (Hooks, error) { return r, nil },
 		CheckHook: func(*policy.Policy) (HookFolders, error) { return HookFolders{}, nil },
-		Peers:     r.beta, Clock: bubbleClock, Logger: hclog.NewNullLogger(), Volumes: r.shelf, CarriesVolumes: true,
+		Peers:     r.beta, Clock: bubbleClock, Logger: hclog.NewNullLogger(), Volumes: r.shelf, Off: r.off, CarriesVolumes: true,
 	})
 	r.must(&hadv1.Command{Record: &hadv1.Command_Birth{Birth: &hadv1.Birth{Cluster: "office", Members: members}}})
 	return r
@@ -404,6 +405,17 @@ func (r *rig) Stage(ctx context.Context, run hook.Run) ([]hook.Result, error) {
 		result.ExitCode = 1
 	}
 	return []hook.Result{result}, nil
+}
+
+// off switches beta off.
+func (r *rig) off(_ context.Context, _ policy.Fence, m policy.Method, node string) (string, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.dead != nil {
+		return "", r.dead
+	}
+	r.diary.add("%s switches %s off", m, node)
+	return "fence_x", nil
 }
 
 // env is what the latest script of a stage was told.

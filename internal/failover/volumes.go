@@ -11,6 +11,8 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"had/cluster"
+	"had/internal/evidence"
+	"had/internal/policy"
 	"had/internal/steps"
 	hadv1 "had/proto/had/v1"
 	"had/storage"
@@ -185,4 +187,14 @@ func (c *Controller) neverHeld(view cluster.View) *hadv1.Claim {
 		return nil
 	}
 	return view.Open[i]
+}
+
+// switchOff is Off, or what stands in for it where there is none.
+func (c Config) switchOff() evidence.Off {
+	if c.Off != nil {
+		return c.Off
+	}
+	return func(_ context.Context, _ policy.Fence, _ policy.Method, node string) (string, error) {
+		return "", fmt.Errorf("this had has no means to switch %s off", node)
+	}
 }

@@ -349,6 +349,34 @@ func TestADoubtKeepsTheFileSystemLooking(t *testing.T) {
 	}
 }
 
+// The whole way from a silent owner of volumes: its lease, switching it off, the
+// turn.
+func TestASilentOwnerOfVolumesIsSucceeded(t *testing.T) {
+	runVolumes(t, func(r *rig, _ *shelf) {
+		r.dead = errors.New("the board doesn't answer")
+		r.betaMounted()
+		r.log.lead()
+		time.Sleep(2 * time.Second)
+		r.expect()
+		if why := r.controller.Why(); !strings.HasPrefix(why, "beta may still write web (LABEL=web): no fence has confirmed that it is off, its lease and the margin are not over; if you have seen that it is off: hactl fence confirm beta (agent: failed 0s ago: the board doesn't answer; command: ") {
+			t.Errorf("status says %q", why)
+		}
+		time.Sleep(4 * time.Second)
+		r.expect(ownAll...)
+		v, _ := r.log.View()
+		tries := reported(r, func(e *hadv1.Event) *hadv1.FenceTry { return e.GetFenceTry() })
+		if len(tries) != 2 || tries[0].GetMethod() != "agent" || tries[0].GetNode() != "beta" || tries[0].GetError() == "" || len(v.Open) != 1 {
+			t.Errorf("tries %v, open %v", tries, v.Open)
+		}
+	})
+	runVolumes(t, func(r *rig, _ *shelf) {
+		r.betaMounted()
+		r.log.lead()
+		time.Sleep(1300 * time.Millisecond)
+		r.expect(join([]string{"agent switches beta off"}, ownAll)...)
+	})
+}
+
 // had died between its Acquire and its note: the next run, which finds no note,
 // says that nothing of the epoch was ever there, once.
 func TestAnEarlierRunThatNeverHeld(t *testing.T) {

@@ -1,0 +1,278 @@
+// Package evidence finds out that the silent owner of an epoch with volumes can't
+// write to them any more, and has the log take it: the record Secured, without
+// which nobody may mount them. What counts is in the terms of that epoch; what
+// each kind proves, in docs/protocol.md.
+//
+// It never shortens a wait and never mounts. It is wrong at most by switching off
+// a host whose lease has ended.
+package evidence
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"had/cluster"
+	"had/internal/clock"
+	"had/internal/policy"
+	"had/internal/steps"
+	hadv1 "had/proto/had/v1"
+)
+
+// Log is the replicated log as this node sees it. cluster.Node is one.
+type Log interface {
+	Propose(ctx context.Context, cmd *hadv1.Command) (cluster.Verdict, error)
+	Leadership() cluster.Leadership
+	LeadershipChanged() <-chan struct{}
+	View() (cluster.View, <-chan struct{})
+	LastLease() clock.Instant
+}
+
+// Off switches a node off by one method of a policy. It returns nil only when the
+// node was seen to be off afterwards; what names the devices that said so.
+type Off func(ctx context.Context, f policy.Fence, m policy.Method, node string) (what string, err error)
+
+// Config is what a Seeker needs.
+type Config struct {
+	Self    *hadv1.Member
+	Log     Log
+	Policy  func() (*policy.Policy, error) // in force; nil when there is none
+	Off     Off
+	Report  func(ctx context.Context, try *hadv1.FenceTry) // to the history
+	Changed func()                                         // there is more to say of the tries
+	Clock   clock.Source
+	Logger  hclog.Logger
+}
+
+// Seeker looks for evidence while this node leads.
+type Seeker struct {
+	cfg Config
+
+	mu    sync.Mutex
+	tries map[uint64]*tries // by epoch, of those that are sought for
+}
+
+// New returns a seeker; nothing happens before Run.
+func New(cfg Config) *Seeker { return &Seeker{cfg: cfg, tries: map[uint64]*tries{}} }
+
+const (
+	// patience is how long after the end of its lease a silent owner is left
+	// alone: what it or its guard has to say is then on its way.
+	patience = 500 * time.Millisecond
+
+	firstPause = 5 * time.Second // between two rounds of tries
+	maxPause   = time.Minute
+
+	proposeLimit = 5 * time.Second
+)
+
+// Run seeks until ctx ends.
+func (s *Seeker) Run(ctx context.Context) error {
+	for ctx.Err() == nil {
+		leads := s.cfg.Log.LeadershipChanged()
+		l := s.cfg.Log.Leadership()
+		if l.Ready && !s.cfg.Self.GetWitness() {
+			s.lead(ctx, l.Term)
+			continue
+		}
+		select {
+		case <-ctx.Done():
+		case <-leads:
+		}
+	}
+	return nil
+}
+
+// lead seeks for the owners of a term's beginning, each by itself, until this node
+// doesn't lead that term any more. There are no others: what is opened in a term is
+// its leader's own.
+func (s *Seeker) lead(ctx context.Context, term uint64) {
+	ctx, cancel := context.WithCancel(ctx)
+	var seeking sync.WaitGroup
+	defer seeking.Wait()
+	defer cancel()
+	view, _ := s.cfg.Log.View()
+	for _, c := range view.Open {
+		if s.concerns(c) {
+			seeking.Go(func() { s.seek(ctx, term, c.GetEpoch()) })
+		}
+	}
+	for {
+		leads := s.cfg.Log.LeadershipChanged()
+		if l := s.cfg.Log.Leadership(); !l.Ready || l.Term != term {
+			return
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-leads:
+		}
+	}
+}
+
+// concerns reports whether a claim is another node's and lacks evidence. A node
+// is the last that could say that it is off itself.
+func (s *Seeker) concerns(c *hadv1.Claim) bool {
+	return c.GetInstance().GetNodeId() != s.cfg.Self.GetNodeId() && cluster.WhyNotSecured(c) != ""
+}
+
+// seek tries the methods of an epoch's terms in their order, again and again,
+// until the epoch is secured or closed.
+func (s *Seeker) seek(ctx context.Context, term, epoch uint64) {
+	ctx, cancel := context.WithCancel(ctx)
+	var watching sync.WaitGroup
+	defer watching.Wait()
+	defer cancel()
+	watching.Go(func() { s.watch(ctx, cancel, epoch) })
+	defer s.forget(epoch)
+
+	pause := firstPause
+	for {
+		c := s.claim(epoch)
+		if c == nil || !s.until(ctx, func() clock.Instant { return cluster.LeaseOverAt(s.cfg.Log.LastLease(), c).Add(patience) }) {
+			return
+		}
+		for _, m := range c.GetTerms().GetFenceMethods() {
+			if s.try(ctx, term, epoch, policy.Method(m)) || ctx.Err() != nil {
+				return
+			}
+		}
+		next := s.cfg.Clock().Add(pause)
+		s.of(epoch).again(next)
+		pause = min(2*pause, maxPause)
+		if !s.until(ctx, func() clock.Instant { return next }) {
+			return
+		}
+	}
+}
+
+// watch ends a seek once there is nothing left to seek.
+func (s *Seeker) watch(ctx context.Context, enough func(), epoch uint64) {
+	for {
+		view, changed := s.cfg.Log.View()
+		if c := view.Claim(epoch); c == nil || cluster.WhyNotSecured(c) == "" {
+			enough()
+			return
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-changed:
+		}
+	}
+}
+
+// claim returns the claim of an epoch that still lacks evidence, else nil.
+func (s *Seeker) claim(epoch uint64) *hadv1.Claim {
+	view, _ := s.cfg.Log.View()
+	if c := view.Claim(epoch); c != nil && s.concerns(c) {
+		return c
+	}
+	return nil
+}
+
+// until returns true once it is at, which may move, and false if ctx ends first.
+func (s *Seeker) until(ctx context.Context, at func() clock.Instant) bool {
+	for {
+		left := at().Sub(s.cfg.Clock())
+		if left <= 0 {
+			return ctx.Err() == nil
+		}
+		timer := time.NewTimer(left)
+		select {
+		case <-ctx.Done():
+			timer.Stop()
+			return false
+		case <-timer.C:
+		}
+	}
+}
+
+// try tries one method and reports whether the log has taken its evidence.
+func (s *Seeker) try(ctx context.Context, term, epoch uint64, m policy.Method) bool {
+	// The claim as it is before the try begins: should its owner renew meanwhile,
+	// what was found out is about the past.
+	c := s.claim(epoch)
+	if c == nil {
+		return false
+	}
+	r := &hadv1.Secured{Term: term, Epoch: epoch, Instance: c.GetInstance(), By: s.cfg.Self.GetName(), LeaseIndex: c.GetLastLeaseIndex()}
+	switch m {
+	case policy.MethodAgent, policy.MethodCommand:
+		what, err := s.off(ctx, c, m)
+		if err != nil {
+			return false
+		}
+		r.Kind, r.Detail = hadv1.Secured_KIND_FENCED, steps.Printable(what)
+	case policy.MethodLease:
+		at, ok := cluster.SecuredAt(s.cfg.Log.LastLease(), c, hadv1.Secured_KIND_LEASE)
+		if !ok {
+			return false
+		}
+		s.of(epoch).begin(m, fmt.Sprintf("waiting for the margin after the lease of %s", c.GetInstance().GetNode()), at)
+		s.cfg.Changed()
+		if !s.until(ctx, func() clock.Instant {
+			at, _ := cluster.SecuredAt(s.cfg.Log.LastLease(), c, hadv1.Secured_KIND_LEASE)
+			return at
+		}) {
+			return false
+		}
+		r.Kind, r.WaitedNs = hadv1.Secured_KIND_LEASE, int64(s.cfg.Clock().Sub(s.cfg.Log.LastLease()))
+	case policy.MethodConfirm:
+		return false // a person does
+	default:
+		return false // of a version that knows more
+	}
+	return s.propose(ctx, m, r)
+}
+
+// off switches the owner of a claim off, and tells how that went.
+func (s *Seeker) off(ctx context.Context, c *hadv1.Claim, m policy.Method) (what string, err error) {
+	node := c.GetInstance().GetNode()
+	t := s.of(c.GetEpoch())
+	t.begin(m, "switching "+node+" off", 0)
+	s.cfg.Changed()
+	s.cfg.Logger.Warn("switching off a silent owner of volumes", "node", node, "epoch", c.GetEpoch(), "method", m)
+	began := s.cfg.Clock()
+	p, err := s.cfg.Policy()
+	if err == nil && p == nil {
+		err = errors.New("there is no policy that says how")
+	}
+	if err == nil {
+		what, err = s.cfg.Off(ctx, p.Fence, m, node)
+	}
+	if ctx.Err() != nil {
+		return "", context.Cause(ctx) // nobody wants to know any more
+	}
+	try := &hadv1.FenceTry{Epoch: c.GetEpoch(), Node: node, Method: string(m), DurationNs: int64(s.cfg.Clock().Sub(began))}
+	if err != nil {
+		try.Error = steps.Printable(err.Error())
+		s.cfg.Logger.Error("the silent owner was not seen to be off", "node", node, "epoch", c.GetEpoch(), "method", m, "error", err)
+	}
+	if t.ended(m, try.GetError(), s.cfg.Clock()) || err == nil {
+		s.cfg.Report(ctx, try)
+	}
+	s.cfg.Changed()
+	return what, err
+}
+
+// propose puts evidence into the log and reports whether it was taken.
+func (s *Seeker) propose(ctx context.Context, m policy.Method, r *hadv1.Secured) bool {
+	r.At = timestamppb.Now()
+	limited, cancel := context.WithTimeout(ctx, proposeLimit)
+	defer cancel()
+	_, err := s.cfg.Log.Propose(limited, &hadv1.Command{Record: &hadv1.Command_Secured{Secured: r}})
+	if err != nil {
+		s.cfg.Logger.Warn("the evidence about volumes is not in the log", "node", r.GetInstance().GetNode(), "epoch", r.GetEpoch(), "error", err)
+		s.of(r.GetEpoch()).ended(m, fmt.Sprintf("the log didn't take it: %v", err), s.cfg.Clock())
+		s.cfg.Changed()
+		return false
+	}
+	s.cfg.Logger.Info("the volumes of an epoch are safe from its owner", "node", r.GetInstance().GetNode(), "epoch", r.GetEpoch(), "kind", r.GetKind())
+	return true
+}

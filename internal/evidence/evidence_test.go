@@ -1,0 +1,378 @@
+package evidence
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+
+	"had/cluster"
+	"had/internal/clock"
+	"had/internal/policy"
+	hadv1 "had/proto/had/v1"
+)
+
+func now() clock.Instant {
+	return clock.Instant(time.Hour).Add(time.Since(time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC)))
+}
+
+// scene is beta, which leads after alpha, the owner of a volume, fell silent. Its
+// log is a real cluster.State.
+type scene struct {
+	t      *testing.T
+	seeker *Seeker
+	stop   func()
+
+	mu      sync.Mutex
+	state   *cluster.State
+	index   uint64
+	leader  cluster.Leadership
+	changed chan struct{}
+	leads   chan struct{}
+	lease   clock.Instant
+	off     func(ctx context.Context, m policy.Method) error
+	did     []string // "agent 1.2s": what was tried, and when after the last lease entry
+	told    []*hadv1.FenceTry
+}
+
+const ttl = 750 * time.Millisecond
+
+func terms(methods ...string) *hadv1.Terms {
+	return &hadv1.Terms{
+		TtlNs: int64(ttl), AddressLifetimeNs: int64(2 * time.Second), Layers: []string{cluster.LayerGate},
+		FenceMethods: methods, VolumeMarginNs: int64(3 * time.Second), ReleaseGraceNs: int64(time.Second),
+	}
+}
+
+func instance(node string) *hadv1.Instance {
+	return &hadv1.Instance{Node: node, NodeId: "id-" + node, BootId: "boot", Nonce: "1"}
+}
+
+// play runs scene with alpha's epoch, 3, opened under these terms.
+func play(t *testing.T, t3 *hadv1.Terms, do func(s *scene)) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) {
+		s := &scene{t: t, state: cluster.NewState(), changed: make(chan struct{}), leads: make(chan struct{})}
+		s.leader = cluster.Leadership{Term: 1, Leader: "alpha"}
+		s.must(&hadv1.Command{Record: &hadv1.Command_Birth{Birth: &hadv1.Birth{Members: []*hadv1.Member{
+			{Name: "alpha", NodeId: "id-alpha"}, {Name: "beta", NodeId: "id-beta"},
+		}}}})
+		s.must(&hadv1.Command{Record: &hadv1.Command_PolicyApply{PolicyApply: &hadv1.PolicyApply{Text: "x"}}})
+		s.must(&hadv1.Command{Proposer: "alpha", Record: &hadv1.Command_Acquire{Acquire: &hadv1.Acquire{
+			Term: 1, Instance: instance("alpha"), Terms: t3, PolicyVersion: 1,
+			Volumes: []*hadv1.HeldVolume{{Name: "web", Device: "LABEL=web", Path: "/srv/web"}},
+		}}})
+		s.off = func(context.Context, policy.Method) error { return nil }
+		s.seeker = New(Config{
+			Self: &hadv1.Member{Name: "beta", NodeId: "id-beta"}, Log: s, Clock: now, Logger: hclog.NewNullLogger(), Changed: func() {},
+			Policy: func() (*policy.Policy, error) { return &policy.Policy{}, nil },
+			Off: func(ctx context.Context, _ policy.Fence, m policy.Method, node string) (string, error) {
+				s.note("%s %s", m, node)
+				s.mu.Lock()
+				off := s.off
+				s.mu.Unlock()
+				return "fence_x ip=10.0.9.11", off(ctx, m)
+			},
+			Report: func(_ context.Context, try *hadv1.FenceTry) {
+				s.mu.Lock()
+				defer s.mu.Unlock()
+				s.told = append(s.told, try)
+			},
+		})
+		ctx, cancel := context.WithCancel(t.Context())
+		s.stop = cancel
+		ended := make(chan error, 1)
+		go func() { ended <- s.seeker.Run(ctx) }()
+		s.lead(cluster.Leadership{Leading: true, Ready: true, Term: 2, Leader: "beta"})
+		do(s)
+		cancel()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+		if left := s.seeker.Tries(); len(left) != 0 {
+			t.Errorf("after its end the seeker still says %v", left)
+		}
+	})
+}
+
+func (s *scene) note(format string, args ...any) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.did = append(s.did, fmt.Sprintf(format, args...)+" "+now().Sub(s.lease).Round(10*time.Millisecond).String())
+}
+
+func (s *scene) must(cmd *hadv1.Command) {
+	s.t.Helper()
+	if _, err := s.Propose(s.t.Context(), cmd); err != nil {
+		s.t.Fatal(err)
+	}
+}
+
+func (s *scene) Propose(_ context.Context, cmd *hadv1.Command) (cluster.Verdict, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if cmd.GetProposer() == "" {
+		cmd.Proposer = "beta"
+	}
+	s.index++
+	v := s.state.Apply(cluster.Entry{Index: s.index, Term: s.leader.Term}, cmd)
+	if cmd.GetAcquire() != nil || cmd.GetLeaseRenew() != nil {
+		s.lease = now()
+	}
+	close(s.changed)
+	s.changed = make(chan struct{})
+	if v.Refused != "" {
+		return v, &cluster.RefusedError{Reason: v.Refused, Index: v.Index}
+	}
+	return v, nil
+}
+
+func (s *scene) lead(l cluster.Leadership) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.leader = l
+	close(s.leads)
+	s.leads = make(chan struct{})
+}
+
+func (s *scene) Leadership() cluster.Leadership {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.leader
+}
+
+func (s *scene) LeadershipChanged() <-chan struct{} {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.leads
+}
+
+func (s *scene) View() (cluster.View, <-chan struct{}) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.state.View(), s.changed
+}
+
+func (s *scene) LastLease() clock.Instant {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.lease
+}
+
+// offIs says how switching off goes from now on.
+func (s *scene) offIs(off func(ctx context.Context, m policy.Method) error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.off = off
+}
+
+// secured returns the evidence that the log has, nil when there is none.
+func (s *scene) secured() *hadv1.Secured {
+	v, _ := s.View()
+	return v.Claim(3).GetSecured()
+}
+
+func (s *scene) tried() []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Clone(s.did)
+}
+
+// tellings are the tries in the history: the method, and + or - for its end.
+func (s *scene) tellings() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var out []string
+	for _, t := range s.told {
+		end := "+"
+		if t.GetError() != "" {
+			end = "-"
+		}
+		out = append(out, t.GetMethod()+end)
+	}
+	return strings.Join(out, " ")
+}
+
+// over is when the lease and the grace of an epoch by terms are over.
+func over() time.Duration { return cluster.LeaseOverAt(0, &hadv1.Claim{Terms: terms()}).Sub(0) }
+
+// A silent owner is left alone until its lease and the grace are over, and half a
+// second more; then it is switched off, and the log has it.
+func TestASilentOwnerIsSwitchedOffAfterItsLease(t *testing.T) {
+	play(t, terms("agent", "confirm"), func(s *scene) {
+		time.Sleep(over() + patience - 10*time.Millisecond)
+		if got := s.tried(); len(got) != 0 {
+			t.Fatalf("tried %v", got)
+		}
+		time.Sleep(20 * time.Millisecond)
+		if got := s.tried(); len(got) != 1 || got[0] != "agent alpha 2.25s" {
+			t.Errorf("tried %v", got)
+		}
+		r := s.secured()
+		if r.GetKind() != hadv1.Secured_KIND_FENCED || r.GetBy() != "beta" || r.GetDetail() != "fence_x ip=10.0.9.11" || r.GetLeaseIndex() != 3 || s.tellings() != "agent+" {
+			t.Errorf("the log has %v, told %s", r, s.tellings())
+		}
+		time.Sleep(time.Hour)
+		if got := s.tried(); len(got) != 1 {
+			t.Errorf("tried again: %v", got)
+		}
+	})
+}
+
+// What the owner says itself comes first, and ends a try under way.
+func TestAWordOfTheOwnerEndsTheSearch(t *testing.T) {
+	released := &hadv1.Command{Record: &hadv1.Command_Deliver{Deliver: &hadv1.Deliver{Reports: []*hadv1.Report{{
+		NodeId: "id-alpha", Node: "alpha", Stream: "s", Seq: 1,
+		Body: &hadv1.Report_Released{Released: &hadv1.Released{Epoch: 3, Reporter: instance("alpha"), Kind: hadv1.Evidence_KIND_RELEASED}},
+	}}}}}
+	play(t, terms("agent"), func(s *scene) {
+		time.Sleep(over())
+		s.must(released)
+		time.Sleep(time.Hour)
+		if got := s.tried(); len(got) != 0 {
+			t.Errorf("tried %v", got)
+		}
+	})
+	play(t, terms("agent"), func(s *scene) {
+		cut := make(chan struct{})
+		s.offIs(func(ctx context.Context, _ policy.Method) error { <-ctx.Done(); close(cut); return nil })
+		time.Sleep(over() + time.Second)
+		if got := s.seeker.Tries()[3]; got != "agent: switching alpha off" {
+			t.Errorf("it says %q", got)
+		}
+		s.must(released)
+		<-cut
+		synctest.Wait()
+		if s.tellings() != "" {
+			t.Errorf("told of %s", s.tellings())
+		}
+	})
+}
+
+// The methods come in the policy's order, over and over, and each failure is
+// told; but not for ever.
+func TestMethodsAreTriedInOrderAgainAndAgain(t *testing.T) {
+	play(t, terms("command", "agent", "confirm"), func(s *scene) {
+		s.offIs(func(context.Context, policy.Method) error { return errors.New("no route to host") })
+		time.Sleep(over() + 20*time.Second)
+		if got := s.tried(); len(got) < 6 || !slices.Equal(got[:4], []string{"command alpha 2.25s", "agent alpha 2.25s", "command alpha 7.25s", "agent alpha 7.25s"}) {
+			t.Errorf("tried %v", got)
+		}
+		want := "command: failed 5s ago (try 3): no route to host; agent: failed 5s ago (try 3): no route to host; the next try is in 16s"
+		if got := s.seeker.Tries()[3]; got != want {
+			t.Errorf("it says %q\nwant    %q", got, want)
+		}
+		time.Sleep(24 * time.Hour)
+		if n := len(strings.Fields(s.tellings())); n < 10 || n > 30 {
+			t.Errorf("a day of failures has %d lines of history", n)
+		}
+		s.offIs(func(_ context.Context, m policy.Method) error {
+			if m == policy.MethodAgent {
+				return nil
+			}
+			return errors.New("still not")
+		})
+		time.Sleep(2 * maxPause)
+		if r := s.secured(); r.GetKind() != hadv1.Secured_KIND_FENCED || !strings.HasSuffix(s.tellings(), "agent+") {
+			t.Errorf("the log has %v, told ... %s", r, s.tellings())
+		}
+	})
+}
+
+// Time counts where the terms say so, after what could prove more has failed,
+// and not an instant too early.
+func TestTheLeaseCountsLastAndExactly(t *testing.T) {
+	play(t, terms("agent", "lease"), func(s *scene) {
+		s.offIs(func(context.Context, policy.Method) error { return errors.New("no") })
+		wait, _ := cluster.VolumeWait(terms("lease"), hadv1.Secured_KIND_LEASE)
+		time.Sleep(wait - time.Millisecond)
+		if r := s.secured(); r != nil {
+			t.Fatalf("the log has %v", r)
+		}
+		if got := s.seeker.Tries()[3]; !strings.Contains(got, "agent: failed 3s ago: no; lease: waiting for the margin after the lease of alpha") {
+			t.Errorf("it says %q", got)
+		}
+		time.Sleep(2 * time.Millisecond)
+		if r := s.secured(); r.GetKind() != hadv1.Secured_KIND_LEASE || time.Duration(r.GetWaitedNs()) != wait {
+			t.Errorf("the log has %v, want %v waited", r, wait)
+		}
+	})
+	play(t, terms("agent", "confirm"), func(s *scene) { // time counts for nothing
+		s.offIs(func(context.Context, policy.Method) error { return errors.New("no") })
+		time.Sleep(time.Hour)
+		if r := s.secured(); r != nil {
+			t.Errorf("the log has %v", r)
+		}
+	})
+}
+
+// An owner that renews while it is being switched off lives: what was found out
+// is about the past, and the log refuses it.
+func TestASignOfLifeVoidsATry(t *testing.T) {
+	play(t, terms("agent"), func(s *scene) {
+		first := true
+		s.offIs(func(context.Context, policy.Method) error {
+			if first {
+				first = false
+				s.must(&hadv1.Command{Proposer: "alpha", Record: &hadv1.Command_LeaseRenew{LeaseRenew: &hadv1.LeaseRenew{Term: 2, Epoch: 3, Instance: instance("alpha")}}})
+			}
+			return nil
+		})
+		time.Sleep(over() + time.Second)
+		if r := s.secured(); r != nil {
+			t.Fatalf("the log has %v", r)
+		}
+		if got := s.seeker.Tries()[3]; !strings.Contains(got, "the log didn't take it") {
+			t.Errorf("it says %q", got)
+		}
+		time.Sleep(time.Minute)
+		if r := s.secured(); r.GetKind() != hadv1.Secured_KIND_FENCED || len(s.tried()) != 2 {
+			t.Errorf("the log has %v after %v", r, s.tried())
+		}
+	})
+}
+
+// Only a leader seeks, and never against itself; a signal without a new term
+// interrupts nothing.
+func TestOnlyALeaderSeeksAndNeverAgainstItself(t *testing.T) {
+	play(t, terms("agent"), func(s *scene) {
+		s.lead(cluster.Leadership{Term: 3, Leader: "gamma"})
+		time.Sleep(time.Minute)
+		s.lead(cluster.Leadership{Leading: true, Term: 4, Leader: "beta"}) // before its barrier
+		time.Sleep(time.Minute)
+		if got := s.tried(); len(got) != 0 {
+			t.Fatalf("tried %v", got)
+		}
+		interrupted := false
+		s.offIs(func(ctx context.Context, _ policy.Method) error {
+			select {
+			case <-ctx.Done():
+				interrupted = true
+			case <-time.After(10 * time.Second):
+			}
+			return nil
+		})
+		l := cluster.Leadership{Leading: true, Ready: true, Term: 4, Leader: "beta"}
+		s.lead(l)
+		time.Sleep(time.Second)
+		s.lead(l)
+		time.Sleep(10 * time.Second)
+		if len(s.tried()) != 1 || interrupted || s.secured() == nil {
+			t.Errorf("tried %v, interrupted %v, the log has %v", s.tried(), interrupted, s.secured())
+		}
+	})
+	play(t, terms("agent"), func(s *scene) {
+		v, _ := s.View()
+		own := New(Config{Self: &hadv1.Member{Name: "alpha", NodeId: "id-alpha"}})
+		if !s.seeker.concerns(v.Claim(3)) || own.concerns(v.Claim(3)) {
+			t.Error("want alpha's epoch to concern beta, and not alpha's next run")
+		}
+	})
+}
