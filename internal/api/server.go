@@ -3,6 +3,7 @@ package api
 import (
 	"context"
 	"net"
+	"slices"
 	"time"
 
 	"google.golang.org/grpc"
@@ -14,6 +15,7 @@ import (
 	"had/cluster"
 	"had/internal/clock"
 	"had/internal/failover"
+	"had/internal/policy"
 	hadv1 "had/proto/had/v1"
 )
 
@@ -29,6 +31,9 @@ type Config struct {
 	Clock      clock.Source
 	Problems   func() []string // of this node, whole sentences
 	Version    *hadv1.VersionResponse
+
+	// CarriesVolumes: policies with volumes and a release_grace may be applied.
+	CarriesVolumes bool
 }
 
 // Server implements the HA and Peer services.
@@ -157,17 +162,39 @@ func (s *Server) Move(ctx context.Context, req *hadv1.MoveRequest) (*hadv1.MoveR
 		func(ctx context.Context, c hadv1.HAClient) (*hadv1.MoveResponse, error) { return c.Move(ctx, req) })
 }
 
-// Timing implements HA.
+// Timing implements HA. The waits are those of an epoch that would be opened by
+// the policy in force.
 func (s *Server) Timing(context.Context, *hadv1.TimingRequest) (*hadv1.TimingResponse, error) {
-	t := s.cfg.Timing
-	terms := t.Terms(s.cfg.Controller.Layers()...)
+	view, _ := s.cfg.Node.View()
+	return timing(s.cfg.Timing, s.cfg.Controller.Layers(), inForce(view.Policy)), nil
+}
+
+func timing(t cluster.Timing, layers []string, p *policy.Policy) *hadv1.TimingResponse {
+	terms := t.Terms(layers...)
+	var volumes time.Duration
+	if p != nil {
+		terms.ReleaseGraceNs, terms.VolumeMarginNs = int64(p.ReleaseGrace), int64(p.Fence.Margin)
+		if slices.Contains(p.Fence.Methods, policy.MethodLease) {
+			volumes, _ = cluster.VolumeWait(terms, hadv1.Secured_KIND_LEASE)
+		}
+	}
 	return &hadv1.TimingResponse{
 		DetectMs: ms(t.Detect), HeartbeatTimeoutMs: ms(t.Heartbeat), ElectionTimeoutMs: ms(t.Election),
 		LeaderLeaseTimeoutMs: ms(t.LeaderLease), CommitTimeoutMs: ms(t.Commit), TtlMs: ms(t.TTL),
 		RenewEveryMs: ms(t.Renew), ReleaseMarginMs: ms(t.Margin), AddressLifetimeMs: ms(t.AddressLifetime),
 		TakeoverWaitMs: ms(cluster.TakeoverWait(terms)), ClockRateError: cluster.ClockRateError,
-		Layers: terms.GetLayers(),
-	}, nil
+		Layers: terms.GetLayers(), ReleaseGraceMs: ms(time.Duration(terms.GetReleaseGraceNs())), VolumeWaitMs: ms(volumes),
+	}
+}
+
+// inForce parses the policy of the log; nil when there is none, or none that this
+// version can read: its nodes say so in their problems.
+func inForce(p *hadv1.Policy) *policy.Policy {
+	if p == nil {
+		return nil
+	}
+	parsed, _ := policy.ParsePolicy("policy.hcl", []byte(p.GetText()))
+	return parsed
 }
 
 // Version implements HA.

@@ -13,7 +13,6 @@ import (
 
 	"had/cluster"
 	"had/internal/failover"
-	"had/internal/policy"
 	hadv1 "had/proto/had/v1"
 )
 
@@ -110,7 +109,10 @@ func (s *Server) status(fresh *hadv1.Freshness) *hadv1.StatusResponse {
 	for _, m := range s.cfg.Members {
 		resp.Nodes = append(resp.Nodes, s.node(m, resp, own, local, l.Leading))
 	}
-	if o := resp.GetOwnership(); o.GetState() == hadv1.Ownership_STATE_UNOWNED && len(resp.GetPolicy().GetVips()) == 0 {
+	if l.Leading {
+		resp.Unsecured = unsecured(view, local, s.cfg.Self)
+	}
+	if o := resp.GetOwnership(); o.GetState() == hadv1.Ownership_STATE_UNOWNED && namesNothing(resp.GetPolicy()) {
 		o.State = hadv1.Ownership_STATE_NO_POLICY // one that names nothing
 	}
 	resp.Warnings = append(s.warnings(resp), s.hooksDiffer(own, local)...)
@@ -125,7 +127,7 @@ func (s *Server) ownership(view cluster.View, local failover.Status, fresh *hadv
 	c := view.Newest()
 	if c != nil {
 		o.Owner, o.Epoch, o.Cause = c.GetInstance().GetNode(), c.GetEpoch(), c.GetCause()
-		o.Since, o.Layers, o.Addresses = c.GetAt(), c.GetTerms().GetLayers(), c.GetAddresses()
+		o.Since, o.Layers, o.Addresses, o.Volumes = c.GetAt(), c.GetTerms().GetLayers(), c.GetAddresses(), c.GetVolumes()
 		if c.GetServingAt() != nil {
 			o.Since = c.GetServingAt()
 		}
@@ -195,14 +197,25 @@ func summary(p *hadv1.Policy) *hadv1.PolicySummary {
 		return nil
 	}
 	out := &hadv1.PolicySummary{Version: p.GetVersion(), Digest: p.GetDigest(), At: p.GetAt(), By: p.GetBy()}
-	parsed, diags := policy.ParsePolicy("policy.hcl", []byte(p.GetText()))
-	if diags.HasErrors() {
+	parsed := inForce(p)
+	if parsed == nil {
 		return out // its nodes say so in their problems
 	}
 	for _, v := range parsed.VIPs {
 		out.Vips = append(out.Vips, &hadv1.VipSummary{Name: v.Name, Address: v.Address.String()})
 	}
+	for _, v := range parsed.Volumes {
+		out.Volumes = append(out.Volumes, &hadv1.HeldVolume{Name: v.Name, Device: v.Device, Path: v.Path, Fstype: v.FSType})
+	}
+	for _, m := range parsed.Fence.Methods {
+		out.FenceMethods = append(out.FenceMethods, string(m))
+	}
 	return out
+}
+
+// namesNothing reports whether a policy has nothing to own.
+func namesNothing(p *hadv1.PolicySummary) bool {
+	return len(p.GetVips()) == 0 && len(p.GetVolumes()) == 0
 }
 
 // hooksDiffer warns when the nodes that may own have different scripts: then
@@ -267,14 +280,16 @@ func next(r *hadv1.StatusResponse) string {
 	case hadv1.Ownership_STATE_NO_POLICY:
 		return "hactl policy apply FILE"
 	case hadv1.Ownership_STATE_UNOWNED:
-		if r.GetPolicy() != nil && len(r.GetPolicy().GetVips()) == 0 {
+		if r.GetPolicy() != nil && namesNothing(r.GetPolicy()) {
 			return "hactl policy apply FILE"
 		}
 		return "hactl history"
 	case hadv1.Ownership_STATE_UNKNOWN:
 		return "start had on the other nodes, or mend the network between them; then: hactl status"
+	case hadv1.Ownership_STATE_WAITING:
+		return nextConfirm(r)
 	case hadv1.Ownership_STATE_UNSPECIFIED, hadv1.Ownership_STATE_OWNED, hadv1.Ownership_STATE_ACQUIRING,
-		hadv1.Ownership_STATE_RELEASING, hadv1.Ownership_STATE_WAITING:
+		hadv1.Ownership_STATE_RELEASING:
 	}
 	return ""
 }

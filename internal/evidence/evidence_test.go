@@ -244,7 +244,7 @@ func TestAWordOfTheOwnerEndsTheSearch(t *testing.T) {
 		cut := make(chan struct{})
 		s.offIs(func(ctx context.Context, _ policy.Method) error { <-ctx.Done(); close(cut); return nil })
 		time.Sleep(over() + time.Second)
-		if got := s.seeker.Tries()[3]; got != "agent: switching alpha off" {
+		if got := s.seeker.Tries()[3].Text; got != "agent: switching alpha off" {
 			t.Errorf("it says %q", got)
 		}
 		s.must(released)
@@ -266,7 +266,7 @@ func TestMethodsAreTriedInOrderAgainAndAgain(t *testing.T) {
 			t.Errorf("tried %v", got)
 		}
 		want := "command: failed 5s ago (try 3): no route to host; agent: failed 5s ago (try 3): no route to host; the next try is in 16s"
-		if got := s.seeker.Tries()[3]; got != want {
+		if got := s.seeker.Tries()[3].Text; got != want {
 			t.Errorf("it says %q\nwant    %q", got, want)
 		}
 		time.Sleep(24 * time.Hour)
@@ -296,7 +296,7 @@ func TestTheLeaseCountsLastAndExactly(t *testing.T) {
 		if r := s.secured(); r != nil {
 			t.Fatalf("the log has %v", r)
 		}
-		if got := s.seeker.Tries()[3]; !strings.Contains(got, "agent: failed 3s ago: no; lease: waiting for the margin after the lease of alpha") {
+		if got := s.seeker.Tries()[3].Text; !strings.Contains(got, "agent: failed 3s ago: no; lease: waiting for the margin after the lease of alpha") {
 			t.Errorf("it says %q", got)
 		}
 		time.Sleep(2 * time.Millisecond)
@@ -329,7 +329,7 @@ func TestASignOfLifeVoidsATry(t *testing.T) {
 		if r := s.secured(); r != nil {
 			t.Fatalf("the log has %v", r)
 		}
-		if got := s.seeker.Tries()[3]; !strings.Contains(got, "the log didn't take it") {
+		if got := s.seeker.Tries()[3].Text; !strings.Contains(got, "the log didn't take it") {
 			t.Errorf("it says %q", got)
 		}
 		time.Sleep(time.Minute)

@@ -65,9 +65,9 @@ func (t *tries) again(next clock.Instant) {
 	t.next = next
 }
 
-// text says what is being done, what was done with which result, and what
+// tried says what is being done, what was done with which result, and what
 // comes next.
-func (t *tries) text(now clock.Instant) string {
+func (t *tries) tried(now clock.Instant) (out Tried) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	var parts []string
@@ -86,13 +86,15 @@ func (t *tries) text(now clock.Instant) string {
 		}
 		if a.failed != "" {
 			text += ": " + a.failed
+			out.Failed = true
 		}
 		parts = append(parts, text)
 	}
 	if t.next > now {
 		parts = append(parts, fmt.Sprintf("the next try is in %s", t.next.Sub(now).Round(time.Second)))
 	}
-	return strings.Join(parts, "; ")
+	out.Text = strings.Join(parts, "; ")
+	return out
 }
 
 func (s *Seeker) of(epoch uint64) *tries {
@@ -112,13 +114,19 @@ func (s *Seeker) forget(epoch uint64) {
 	delete(s.tries, epoch)
 }
 
-// Tries says, by epoch, what is being done and was done about its owner.
-func (s *Seeker) Tries() map[uint64]string {
+// Tried is what is being done and was done about the owner of an epoch.
+type Tried struct {
+	Text   string // for people
+	Failed bool   // something has failed: a person should look
+}
+
+// Tries says, by epoch, what was tried.
+func (s *Seeker) Tries() map[uint64]Tried {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	out := map[uint64]string{}
+	out := map[uint64]Tried{}
 	for epoch, t := range s.tries {
-		out[epoch] = t.text(s.cfg.Clock())
+		out[epoch] = t.tried(s.cfg.Clock())
 	}
 	return out
 }

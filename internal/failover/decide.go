@@ -9,6 +9,7 @@ import (
 
 	"had/cluster"
 	"had/internal/clock"
+	"had/internal/evidence"
 	"had/internal/policy"
 	hadv1 "had/proto/had/v1"
 )
@@ -30,13 +31,13 @@ type Inputs struct {
 	Stuck      string       // why this instance can't report anything released any more; empty: it can
 	LeaseEpoch uint64       // 0: no lease
 	LeaseUntil clock.Instant
-	InGrace    bool              // the lease of the held epoch has ended, and its services are being stopped
-	LeaseLost  string            // why this node ended the held epoch's lease before its time; empty: it didn't
-	Blockers   []string          // why this node can't own at present, whole sentences
-	Peers      map[string]Peer   // the other nodes, by name
-	Fencing    map[uint64]string // what was tried against the owners of open epochs, and with which result
-	HandOver   string            // why the owner must give up at once; empty: it needn't
-	Retire     string            // why the owner should give up, while it still can serve; empty: it needn't
+	InGrace    bool                      // the lease of the held epoch has ended, and its services are being stopped
+	LeaseLost  string                    // why this node ended the held epoch's lease before its time; empty: it didn't
+	Blockers   []string                  // why this node can't own at present, whole sentences
+	Peers      map[string]Peer           // the other nodes, by name
+	Fencing    map[uint64]evidence.Tried // what was tried against the owners of open epochs, and with which result
+	HandOver   string                    // why the owner must give up at once; empty: it needn't
+	Retire     string                    // why the owner should give up, while it still can serve; empty: it needn't
 	Stopping   bool
 	Remount    bool // the policy's volumes are not those that the held epoch mounted
 	Prepared   bool // what the next turn needs beforehand has just been done
@@ -229,7 +230,7 @@ func unsecured(in Inputs) string {
 		if why == "" {
 			continue
 		}
-		if tried := in.Fencing[c.GetEpoch()]; tried != "" {
+		if tried := in.Fencing[c.GetEpoch()].Text; tried != "" {
 			why += " (" + tried + ")"
 		}
 		all = append(all, why)

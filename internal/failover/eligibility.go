@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -159,11 +161,31 @@ func (c *Controller) Health() *hadv1.HealthResponse {
 		if holding.Failed != "" {
 			h.Problems = append(h.Problems, fmt.Sprintf("it serves although a script failed: %s (hactl history has its output)", holding.Failed))
 		}
+		h.Problems = append(h.Problems, otherTerms(view.Claim(holding.Epoch), p)...)
 		if hooks == nil { // otherwise it is among the reasons
 			h.Problems = append(h.Problems, folders.Warnings...)
 		}
 	}
 	return h
+}
+
+// otherTerms says what of a policy doesn't count for an epoch that was opened
+// before it: what a successor may rely on is fixed then.
+func otherTerms(c *hadv1.Claim, p *policy.Policy) (out []string) {
+	if c == nil {
+		return nil
+	}
+	var methods []string
+	for _, m := range p.Fence.Methods {
+		methods = append(methods, string(m))
+	}
+	if t := c.GetTerms(); len(c.GetVolumes()) > 0 && !slices.Equal(t.GetFenceMethods(), methods) {
+		out = append(out, fmt.Sprintf("epoch %d was opened with the fence methods %s; the policy's count from the next one on: hactl move", c.GetEpoch(), strings.Join(t.GetFenceMethods(), ", ")))
+	}
+	if had := time.Duration(c.GetTerms().GetReleaseGraceNs()); had != p.ReleaseGrace {
+		out = append(out, fmt.Sprintf("epoch %d was opened with a release_grace of %s; the policy's counts from the next one on: hactl move", c.GetEpoch(), had))
+	}
+	return out
 }
 
 // Layers names what would end a lease of this node without had; none for a

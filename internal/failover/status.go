@@ -2,6 +2,7 @@ package failover
 
 import (
 	"had/internal/clock"
+	"had/internal/evidence"
 )
 
 // Status is this node's own view of the ring, for the API.
@@ -12,6 +13,7 @@ type Status struct {
 	LeaseUntil clock.Instant // 0: no lease
 	Peers      map[string]PeerHealth
 	Fresh      map[string]bool
+	Fencing    map[uint64]evidence.Tried // of silent owners of volumes, by epoch
 }
 
 // Status returns what the ring knows at present.
@@ -20,7 +22,7 @@ func (c *Controller) Status() Status {
 	plan := c.plan
 	c.mu.Unlock()
 	_, until, _ := c.lease.Held()
-	s := Status{Holding: c.executor.held(), Why: plan.Why, Again: plan.Again, LeaseUntil: until, Peers: c.poller.health(), Fresh: map[string]bool{}}
+	s := Status{Holding: c.executor.held(), Why: plan.Why, Again: plan.Again, LeaseUntil: until, Peers: c.poller.health(), Fresh: map[string]bool{}, Fencing: c.evidence.Tries()}
 	if s.Why == "" {
 		s.Why = c.executor.busyWith()
 	}

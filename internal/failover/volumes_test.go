@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"had/cluster"
+	"had/internal/evidence"
 	"had/internal/hook"
 	"had/internal/journal"
 	"had/internal/policy"
@@ -443,7 +444,9 @@ func TestDecideWithVolumes(t *testing.T) {
 		{"nothing is prepared for a wait without an end", silent(func(in *Inputs, c *hadv1.Claim) {
 			in.LastLease = start.Add(-cluster.TakeoverWait(c.GetTerms()) + time.Millisecond)
 		}), "rest: waiting until the lease"},
-		{"a try has failed", silent(func(in *Inputs, _ *hadv1.Claim) { in.Fencing = map[uint64]string{7: "agent: no route to host"} }), "rest: beta may still write web (LABEL=web): no fence has confirmed that it is off; if you have seen that it is off: hactl fence confirm beta (agent: no route to host)"},
+		{"a try has failed", silent(func(in *Inputs, _ *hadv1.Claim) {
+			in.Fencing = map[uint64]evidence.Tried{7: {Text: "agent: no route to host"}}
+		}), "rest: beta may still write web (LABEL=web): no fence has confirmed that it is off; if you have seen that it is off: hactl fence confirm beta (agent: no route to host)"},
 		{"it is secured", silent(func(_ *Inputs, c *hadv1.Claim) { c.Secured = &hadv1.Secured{} }), "acquire"},
 		{"it is secured before its lease is over", silent(func(in *Inputs, c *hadv1.Claim) { c.Secured, in.LastLease = &hadv1.Secured{}, start }), "rest: waiting until the lease"},
 		{"it moves here, and has not released", silent(func(in *Inputs, _ *hadv1.Claim) {

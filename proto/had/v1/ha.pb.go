@@ -318,10 +318,11 @@ type Unsecured struct {
 	Node          string                 `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"` // the owner
 	Epoch         uint64                 `protobuf:"varint,2,opt,name=epoch,proto3" json:"epoch,omitempty"`
 	Volumes       []*HeldVolume          `protobuf:"bytes,3,rep,name=volumes,proto3" json:"volumes,omitempty"`
-	Methods       []string               `protobuf:"bytes,4,rep,name=methods,proto3" json:"methods,omitempty"`                          // that its terms let count
-	Missing       string                 `protobuf:"bytes,5,opt,name=missing,proto3" json:"missing,omitempty"`                          // which evidence, and the command that supplies it
-	Tries         string                 `protobuf:"bytes,6,opt,name=tries,proto3" json:"tries,omitempty"`                              // what was tried, with which result; empty: nothing yet
-	LeaseIndex    uint64                 `protobuf:"varint,7,opt,name=lease_index,json=leaseIndex,proto3" json:"lease_index,omitempty"` // of its last lease entry; a later one is a sign of life
+	Methods       []string               `protobuf:"bytes,4,rep,name=methods,proto3" json:"methods,omitempty"`                             // that its terms let count
+	Missing       string                 `protobuf:"bytes,5,opt,name=missing,proto3" json:"missing,omitempty"`                             // which evidence, and the command that supplies it
+	Tries         string                 `protobuf:"bytes,6,opt,name=tries,proto3" json:"tries,omitempty"`                                 // what was tried, with which result; empty: nothing yet
+	LeaseIndex    uint64                 `protobuf:"varint,7,opt,name=lease_index,json=leaseIndex,proto3" json:"lease_index,omitempty"`    // of its last lease entry; a later one is a sign of life
+	NeedsPerson   bool                   `protobuf:"varint,8,opt,name=needs_person,json=needsPerson,proto3" json:"needs_person,omitempty"` // nothing that had does by itself ends the wait
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -403,6 +404,13 @@ func (x *Unsecured) GetLeaseIndex() uint64 {
 		return x.LeaseIndex
 	}
 	return 0
+}
+
+func (x *Unsecured) GetNeedsPerson() bool {
+	if x != nil {
+		return x.NeedsPerson
+	}
+	return false
 }
 
 // Freshness says how much an answer can be trusted to be current.
@@ -769,7 +777,8 @@ type PolicySummary struct {
 	At            *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=at,proto3" json:"at,omitempty"`
 	By            string                 `protobuf:"bytes,4,opt,name=by,proto3" json:"by,omitempty"`
 	Vips          []*VipSummary          `protobuf:"bytes,5,rep,name=vips,proto3" json:"vips,omitempty"`
-	Volumes       []*HeldVolume          `protobuf:"bytes,6,rep,name=volumes,proto3" json:"volumes,omitempty"` // in the order in which they are mounted
+	Volumes       []*HeldVolume          `protobuf:"bytes,6,rep,name=volumes,proto3" json:"volumes,omitempty"`                               // in the order in which they are mounted
+	FenceMethods  []string               `protobuf:"bytes,7,rep,name=fence_methods,json=fenceMethods,proto3" json:"fence_methods,omitempty"` // in the order in which they are tried
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -842,6 +851,13 @@ func (x *PolicySummary) GetVips() []*VipSummary {
 func (x *PolicySummary) GetVolumes() []*HeldVolume {
 	if x != nil {
 		return x.Volumes
+	}
+	return nil
+}
+
+func (x *PolicySummary) GetFenceMethods() []string {
+	if x != nil {
+		return x.FenceMethods
 	}
 	return nil
 }
@@ -2111,7 +2127,7 @@ const file_had_v1_ha_proto_rawDesc = "" +
 	" \x03(\tR\bwarnings\x12\x12\n" +
 	"\x04next\x18\v \x01(\tR\x04next\x12*\n" +
 	"\x02at\x18\f \x01(\v2\x1a.google.protobuf.TimestampR\x02at\x12/\n" +
-	"\tunsecured\x18\r \x03(\v2\x11.had.v1.UnsecuredR\tunsecured\"\xce\x01\n" +
+	"\tunsecured\x18\r \x03(\v2\x11.had.v1.UnsecuredR\tunsecured\"\xf1\x01\n" +
 	"\tUnsecured\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x14\n" +
 	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\x12,\n" +
@@ -2120,7 +2136,8 @@ const file_had_v1_ha_proto_rawDesc = "" +
 	"\amissing\x18\x05 \x01(\tR\amissing\x12\x14\n" +
 	"\x05tries\x18\x06 \x01(\tR\x05tries\x12\x1f\n" +
 	"\vlease_index\x18\a \x01(\x04R\n" +
-	"leaseIndex\"y\n" +
+	"leaseIndex\x12!\n" +
+	"\fneeds_person\x18\b \x01(\bR\vneedsPerson\"y\n" +
 	"\tFreshness\x12\x1c\n" +
 	"\tconfirmed\x18\x01 \x01(\bR\tconfirmed\x12\x15\n" +
 	"\x06age_ms\x18\x02 \x01(\x01R\x05ageMs\x12\x12\n" +
@@ -2167,14 +2184,15 @@ const file_had_v1_ha_proto_rawDesc = "" +
 	"\x0fpending_reports\x18\r \x01(\rR\x0ependingReports\x12\x1a\n" +
 	"\bproblems\x18\x0e \x03(\tR\bproblems\x12%\n" +
 	"\x0epolicy_version\x18\x0f \x01(\x04R\rpolicyVersion\x12\x16\n" +
-	"\x06layers\x18\x10 \x03(\tR\x06layers\"\xd3\x01\n" +
+	"\x06layers\x18\x10 \x03(\tR\x06layers\"\xf8\x01\n" +
 	"\rPolicySummary\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\x04R\aversion\x12\x16\n" +
 	"\x06digest\x18\x02 \x01(\tR\x06digest\x12*\n" +
 	"\x02at\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\x02at\x12\x0e\n" +
 	"\x02by\x18\x04 \x01(\tR\x02by\x12&\n" +
 	"\x04vips\x18\x05 \x03(\v2\x12.had.v1.VipSummaryR\x04vips\x12,\n" +
-	"\avolumes\x18\x06 \x03(\v2\x12.had.v1.HeldVolumeR\avolumes\":\n" +
+	"\avolumes\x18\x06 \x03(\v2\x12.had.v1.HeldVolumeR\avolumes\x12#\n" +
+	"\rfence_methods\x18\a \x03(\tR\ffenceMethods\":\n" +
 	"\n" +
 	"VipSummary\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
