@@ -19,6 +19,7 @@ import (
 type app struct {
 	in         io.Reader
 	out, err   io.Writer
+	asks       bool                       // in is a terminal: somebody is there to be asked
 	isTerminal bool                       // out is a terminal: colour and redrawing are welcome
 	size       func() (columns, rows int) // of the terminal; called only when isTerminal
 	env        func(string) string
@@ -34,6 +35,7 @@ func hostApp() app {
 		in:         os.Stdin,
 		out:        os.Stdout,
 		err:        os.Stderr,
+		asks:       term.IsTerminal(int(os.Stdin.Fd())),
 		isTerminal: term.IsTerminal(fd),
 		size: func() (int, int) {
 			columns, rows, err := term.GetSize(fd)
@@ -156,7 +158,7 @@ current state · 4 unreachable or no quorum · 5 outcome unknown · 6 not permit
 	flags.DurationVar(&c.timeout, "timeout", 0, "give up after this time (default 10s, move 60s)")
 	flags.StringVarP(&c.output, "output", "o", "table", "form of the answer: `table|json`")
 	root.AddCommand(
-		c.newStatus(), c.newHistory(), c.newWatch(), c.newMove(), c.newPolicy(),
+		c.newStatus(), c.newHistory(), c.newWatch(), c.newMove(), c.newFence(), c.newPolicy(),
 		c.newTiming(), c.newCompletion(), c.newVersion(),
 	)
 	group(root)

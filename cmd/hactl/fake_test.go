@@ -207,6 +207,10 @@ func (f *fakeHA) Move(ctx context.Context, r *hadv1.MoveRequest) (*hadv1.MoveRes
 	return unary(ctx, f, "Move", r, &hadv1.MoveResponse{})
 }
 
+func (f *fakeHA) ConfirmFence(ctx context.Context, r *hadv1.ConfirmFenceRequest) (*hadv1.ConfirmFenceResponse, error) {
+	return unary(ctx, f, "ConfirmFence", r, &hadv1.ConfirmFenceResponse{})
+}
+
 func (f *fakeHA) PolicyValidate(ctx context.Context, r *hadv1.PolicyValidateRequest) (*hadv1.PolicyValidateResponse, error) {
 	return unary(ctx, f, "PolicyValidate", r, &hadv1.PolicyValidateResponse{})
 }

@@ -139,7 +139,7 @@ func strayHolder(s *hadv1.StatusResponse, n *hadv1.NodeStatus) bool {
 }
 
 // addressList names the addresses: those of the epoch, else the policy's. At
-// most three are spelled out.
+// most three are spelled out. A policy may have a volume alone.
 func addressList(s *hadv1.StatusResponse) string {
 	var all []string
 	for _, a := range s.GetOwnership().GetAddresses() {
@@ -151,6 +151,8 @@ func addressList(s *hadv1.StatusResponse) string {
 		}
 	}
 	switch {
+	case len(all) == 0 && len(s.GetPolicy().GetVolumes()) > 0:
+		return "volume " + s.GetPolicy().GetVolumes()[0].GetName()
 	case len(all) == 0:
 		return "the addresses"
 	case len(all) > 3:

@@ -55,7 +55,7 @@ func describe(e *hadv1.Event) (string, style) {
 		p := body.PolicyApplied
 		return fmt.Sprintf("policy version %d applied%s%s", p.GetExpectedVersion()+1, by(p.GetBy()), colon(p.GetReason())), plain
 	case *hadv1.Event_Acquired:
-		return "acquired " + heldAddresses(body.Acquired.GetAddresses()) + colon(body.Acquired.GetCause()), bold
+		return "acquired " + taken(body.Acquired) + colon(body.Acquired.GetCause()), bold
 	case *hadv1.Event_Progress:
 		return describeProgress(body.Progress)
 	case *hadv1.Event_Released:
@@ -71,6 +71,8 @@ func describe(e *hadv1.Event) (string, style) {
 		return describeEvidence(body.Closed), plain
 	case *hadv1.Event_Secured:
 		return describeSecured(body.Secured)
+	case *hadv1.Event_FenceTry:
+		return describeFenceTry(body.FenceTry)
 	}
 	return "something this hactl doesn't know: had is newer (hactl version)", yellow
 }
@@ -187,6 +189,14 @@ func describeSecured(r *hadv1.Secured) (string, style) {
 	return text + colon(r.GetDetail()), s
 }
 
+func describeFenceTry(t *hadv1.FenceTry) (string, style) {
+	took := " after " + span(time.Duration(t.GetDurationNs()).Round(100*time.Microsecond))
+	if t.GetError() != "" {
+		return fmt.Sprintf("%s was NOT seen to be off (%s)%s%s", t.GetNode(), t.GetMethod(), took, colon(t.GetError())), red
+	}
+	return fmt.Sprintf("%s was switched off and seen to be off (%s)%s", t.GetNode(), t.GetMethod(), took), plain
+}
+
 // shortStep is how long a step must have taken to be worth a line's space.
 const shortStep = time.Millisecond
 
@@ -223,6 +233,27 @@ func heldAddresses(held []*hadv1.HeldAddress) string {
 		return "the addresses"
 	}
 	return strings.Join(all, ", ")
+}
+
+// taken names what an epoch is about.
+func taken(a *hadv1.Acquire) string {
+	var volumes []string
+	for _, v := range a.GetVolumes() {
+		volumes = append(volumes, v.GetName())
+	}
+	text := strings.Join(volumes, ", ")
+	switch {
+	case len(volumes) == 0:
+		return heldAddresses(a.GetAddresses())
+	case len(volumes) == 1:
+		text = "volume " + text
+	default:
+		text = "volumes " + text
+	}
+	if len(a.GetAddresses()) == 0 {
+		return text
+	}
+	return heldAddresses(a.GetAddresses()) + " and " + text
 }
 
 func by(who string) string {

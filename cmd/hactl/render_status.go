@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -61,6 +62,7 @@ func (p *page) ownership(s *hadv1.StatusResponse) {
 			label = "         "
 		}
 	}
+	p.volumes(s)
 	if o.GetEpoch() != 0 {
 		text := fmt.Sprintf("epoch %d", o.GetEpoch())
 		if left := millis(o.GetLeaseRemainingMs()); left > 0 {
@@ -85,6 +87,29 @@ func (p *page) ownership(s *hadv1.StatusResponse) {
 		}
 		p.entry("policy   ", plain, text)
 	}
+}
+
+// volumes lists what is mounted with the addresses, and how a silent owner is
+// kept from it.
+func (p *page) volumes(s *hadv1.StatusResponse) {
+	all := s.GetOwnership().GetVolumes()
+	if len(all) == 0 {
+		all = s.GetPolicy().GetVolumes()
+	}
+	label := "volume   "
+	for _, h := range all {
+		p.entry(label, plain, volumeText(h))
+		label = "         "
+	}
+	methods := s.GetPolicy().GetFenceMethods()
+	if len(methods) == 0 || len(all) == 0 {
+		return
+	}
+	text := strings.Join(methods, ", ")
+	if slices.Contains(methods, "lease") {
+		text += " (best effort: nobody sees whether a silent owner still writes)"
+	}
+	p.entry("fence    ", plain, text)
 }
 
 func (p *page) nodes(s *hadv1.StatusResponse) {

@@ -49,7 +49,13 @@ func renderTiming(t *hadv1.TimingResponse, v view) string {
 	ms("renewal", t.GetRenewEveryMs(), "The owner renews its lease this often.")
 	ms("release margin", t.GetReleaseMarginMs(), "An owner that can't renew begins to drop everything this long before its lease ends.")
 	ms("address lifetime", t.GetAddressLifetimeMs(), "The kernel removes an address that nobody has renewed for this long, whatever became of had.")
+	if grace := t.GetReleaseGraceMs(); grace > 0 {
+		ms("release grace", grace, "An owner that can't renew has this long after its lease to stop services in order, by the policy's release_grace. Every wait for a silent owner is longer by it.")
+	}
 	ms("takeover wait", t.GetTakeoverWaitMs(), "A successor waits this long after the last lease entry when the owner hasn't released; the election runs meanwhile.")
+	if wait := t.GetVolumeWaitMs(); wait > 0 {
+		ms("volume wait", wait, "A silent owner's volumes count as unmounted this long after its last lease entry, if nothing could prove it before: by the policy's fence method \"lease\".")
+	}
 	row("clock rate error", fmt.Sprintf("%g %%", t.GetClockRateError()*100), "The clocks of two nodes may differ in speed by this much; the wait includes it.")
 	layers := strings.Join(t.GetLayers(), ", ")
 	if layers == "" {
