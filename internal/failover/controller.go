@@ -88,7 +88,7 @@ func New(cfg Config) *Controller {
 		}
 	}
 	m := &mounts{guard: cfg.Volumes}
-	c.holder = &holder{kernel: cfg.Addresses, gate: cfg.Gate, guard: cfg.Guard, mounts: m, lease: c.lease, now: cfg.Clock, logger: cfg.Logger.Named("lease"), lead: cfg.Timing.Margin / 2}
+	c.holder = &holder{kernel: cfg.Addresses, gate: cfg.Gate, guard: cfg.Guard, mounts: m, lease: c.lease, now: cfg.Clock, logger: cfg.Logger.Named("lease"), margin: cfg.Timing.Margin}
 	c.keeper = &keeper{
 		log: cfg.Log, lease: c.lease, holder: c.holder, instance: cfg.Instance, timing: cfg.Timing, now: cfg.Clock,
 		logger: cfg.Logger.Named("lease"), wake: c.Wake, nudged: make(chan struct{}, 1), returned: make(chan struct{}, 1), begun: make(chan struct{}, 1), awake: make(chan struct{}, 1),

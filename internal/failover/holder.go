@@ -30,9 +30,10 @@ type holder struct {
 	lease  *cluster.Lease
 	now    clock.Source
 	logger hclog.Logger
-	// lead is how long before the lease's end the guard takes the addresses
-	// away: a renewal that came after it would bring them back.
-	lead time.Duration
+	// margin is how long before the lease's end had gives up. The guard begins
+	// half of it before the end, and as early as had where it has volumes to
+	// unmount: see lead.
+	margin time.Duration
 
 	mu    sync.Mutex
 	epoch uint64
@@ -49,6 +50,15 @@ type holder struct {
 }
 
 var errLeaseOver = errors.New("the lease is over")
+
+// lead is how long before the end of what the epoch may hold the guard takes the
+// addresses away: a renewal that came after it would bring them back.
+func (h *holder) lead() time.Duration {
+	if h.mounts.left(h.epoch) {
+		return h.margin
+	}
+	return h.margin / 2
+}
 
 // layers names what ends an epoch's hold on this host without had, as an
 // Acquire promises it to successors.
@@ -182,7 +192,7 @@ func (h *holder) set(ctx context.Context, addrs []vip.Address, end func() (uint6
 		if !ok || epoch != h.epoch {
 			return 0
 		}
-		return until.Add(-h.lead)
+		return until.Add(-h.lead())
 	})
 }
 
@@ -201,7 +211,7 @@ const (
 // it is done.
 func (h *holder) announceAhead(ctx context.Context, addrs []vip.Address) func() {
 	_, until, ok := h.lease.Held()
-	if !ok || !h.now().Before(until.Add(-h.lead)) || len(h.held) > 0 || len(addrs) > announceBatch {
+	if !ok || !h.now().Before(until.Add(-h.lead())) || len(h.held) > 0 || len(addrs) > announceBatch {
 		return func() {}
 	}
 	var telling sync.WaitGroup

@@ -75,7 +75,7 @@ func TestNothingIsAnnouncedAheadAfterTheLease(t *testing.T) {
 		now := start
 		kernel := &countingKernel{}
 		lease := new(cluster.Lease)
-		h := &holder{kernel: kernel, lease: lease, now: func() clock.Instant { return now }, lead: 1}
+		h := &holder{kernel: kernel, lease: lease, now: func() clock.Instant { return now }, margin: 2}
 		lease.Grant(7, now, time.Second)
 		addrs := []vip.Address{{Interface: "eth0"}}
 		if err := h.admit(t.Context(), 7, addrs); err != nil {

@@ -16,6 +16,7 @@ import (
 	"had/internal/journal"
 	"had/internal/policy"
 	hadv1 "had/proto/had/v1"
+	"had/storage"
 )
 
 // withVolumes is the part of a policy that has two volumes, and a fence.
@@ -475,5 +476,19 @@ func TestDecideWithVolumes(t *testing.T) {
 		if got := text(Decide(c.in)); !strings.HasPrefix(got, c.want) {
 			t.Errorf("%s: %s\nwant %s", c.name, got, c.want)
 		}
+	}
+}
+
+// The guard begins earlier where it has volumes: an address that it has taken
+// away by then must not come back.
+func TestAddressesEndEarlierBesideVolumes(t *testing.T) {
+	m := new(mounts)
+	h := &holder{mounts: m, margin: 40 * time.Millisecond, epoch: 7}
+	if h.lead() != 20*time.Millisecond {
+		t.Errorf("without volumes the guard's lead is taken for %v", h.lead())
+	}
+	m.admit(7, []storage.Volume{{Name: "web"}})
+	if h.lead() != 40*time.Millisecond {
+		t.Errorf("with volumes the guard's lead is taken for %v", h.lead())
 	}
 }
