@@ -50,7 +50,7 @@ two ever hold an address at the same time. Operators talk to it with hactl.`,
 	root.SetOut(stdout)
 	root.SetErr(stderr)
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
-	root.AddCommand(runCommand(), validateCommand(), releaseCommand(), devCommand(), guardCommand(), mounterCommand(), versionCommand())
+	root.AddCommand(runCommand(), validateCommand(), releaseCommand(), devCommand(), guardCommand(), mounterCommand(), inspectCommand(), versionCommand())
 	err := root.Execute()
 	if err == nil {
 		return exitDone

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
@@ -52,11 +53,12 @@ func Run(ctx, hard context.Context, cfg Config) (err error) {
 	defer func() { err = errors.Join(err, local.close()) }()
 
 	// Before anybody is met: what an earlier run left in the kernel goes.
-	if _, err := local.recover(ctx); err != nil {
+	recovered, err := local.recover(ctx)
+	if err != nil {
 		return err
 	}
 	notify(cfg.Logger, "STATUS=joining the cluster")
-	n, err := join(ctx, hard, cfg, local)
+	n, err := join(ctx, hard, cfg, local, newLeftovers(recovered, local.recoverAgain))
 	if err != nil || n == nil {
 		return err
 	}
@@ -72,6 +74,8 @@ type node struct {
 	raft       *cluster.Node
 	controller *failover.Controller
 	safeguards *safeguards
+	leftovers  *leftovers
+	preflight  *preflight
 	watcher    *vip.Watcher
 	peers      *api.Peers
 	server     *api.Server
@@ -80,8 +84,8 @@ type node struct {
 
 // join opens the port and the socket, takes part in the birth if there has
 // been none, and opens the log. It returns nil, nil when ctx ends meanwhile.
-func join(ctx, hard context.Context, cfg Config, local *localState) (_ *node, err error) {
-	n := &node{cfg: cfg, local: local}
+func join(ctx, hard context.Context, cfg Config, local *localState, left *leftovers) (_ *node, err error) {
+	n := &node{cfg: cfg, local: local, leftovers: left}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, n.abandon())
@@ -174,20 +178,32 @@ func (n *node) open(birth peer.Birth) error {
 	if n.safeguards != nil {
 		local.scripts.guardedBy(n.safeguards.guard)
 	}
+	n.preflight = newPreflight(f.Node, dataNodes(f), local.inspector, clock.Now)
 	ring := failover.Config{
 		Cluster: f.Cluster, Instance: local.instance, Namespace: local.namespace, Members: members.GetMembers(), Timing: timing,
 		Log: n.raft, Journal: local.journal, Addresses: local.addresses, Network: hostNetwork{local.addresses},
 		Hooks: local.hooks.runner, CheckHook: checkHooks, HostTrouble: n.trouble, Peers: n.peers,
 		Farewell: local.farewell, FarewellTaken: func() error { return guard.ForgetFarewell(f.DataDir) },
+		Off: switchOff, CheckVolumes: n.preflight.CheckVolumes, CarriesVolumes: carriesVolumes,
 		Clock: clock.Now, Logger: n.cfg.Logger, Version: n.cfg.Version.GetVersion(),
 	}
 	n.safeguards.into(&ring)
 	n.controller = failover.New(ring)
 	n.server = api.New(api.Config{
 		Cluster: f.Cluster, Self: f.Node, Members: members.GetMembers(), Node: n.raft, Controller: n.controller,
-		Peers: n.peers, Timing: timing, Clock: clock.Now, Problems: n.problems, Version: n.cfg.Version,
+		Peers: n.peers, Timing: timing, Clock: clock.Now, Problems: n.problems, Version: n.cfg.Version, CarriesVolumes: carriesVolumes,
 	})
 	return nil
+}
+
+// dataNodes are the nodes that may own.
+func dataNodes(f *policy.NodeFile) (names []string) {
+	for _, m := range f.Members {
+		if !m.Witness {
+			names = append(names, m.Name)
+		}
+	}
+	return names
 }
 
 // trouble is why this host should not own at present.
@@ -199,12 +215,15 @@ func (n *node) trouble() []string {
 	if err := n.safeguards.trouble(); err != nil {
 		out = append(out, err.Error())
 	}
+	if why := n.leftovers.trouble(); why != "" {
+		out = append(out, why)
+	}
 	return out
 }
 
 // problems are what status should warn of on this node.
 func (n *node) problems() []string {
-	out := append(n.port.Refusals(), n.safeguards.problems()...)
+	out := slices.Concat(n.port.Refusals(), n.safeguards.problems(), n.preflight.problems())
 	for _, p := range []string{n.local.journal.Problem(), n.raft.Problem()} {
 		if p != "" {
 			out = append(out, p)
@@ -225,6 +244,8 @@ func (n *node) run(ctx, hard context.Context) error {
 	g.Go(func() error { return n.raft.Run(tasks) })
 	g.Go(func() error { return n.watcher.Run(tasks) })
 	g.Go(func() error { return n.followKernel(tasks) })
+	g.Go(func() error { return n.leftovers.run(tasks) })
+	g.Go(func() error { return n.preflight.run(tasks) })
 	g.Go(func() error { return api.Serve(tasks, n.server.Local(), n.socket) })
 	g.Go(func() error { return api.Serve(tasks, n.server.Cluster(), n.port.RPCListener()) })
 	g.Go(func() error { return keepAlive(tasks, n.cfg.Logger) })
@@ -250,7 +271,7 @@ func (n *node) run(ctx, hard context.Context) error {
 // followKernel looks after the addresses when the kernel says that one, or a
 // link, has changed.
 func (n *node) followKernel(ctx context.Context) error {
-	cleared := n.safeguards.cleared()
+	cleared, proven := n.safeguards.cleared(), n.leftovers.cleared
 	for {
 		select {
 		case <-ctx.Done():
@@ -262,6 +283,9 @@ func (n *node) followKernel(ctx context.Context) error {
 			n.controller.Wake()
 		case <-cleared:
 			cleared = nil
+			n.controller.Wake()
+		case <-proven:
+			proven = nil
 			n.controller.Wake()
 		case e := <-n.watcher.Events():
 			if e.Kind != vip.AddressAdded {

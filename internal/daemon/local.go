@@ -17,6 +17,7 @@ import (
 	"had/internal/journal"
 	"had/internal/peer"
 	hadv1 "had/proto/had/v1"
+	"had/storage"
 	"had/vip"
 )
 
@@ -32,6 +33,7 @@ type localState struct {
 	hooks     *hookRunners
 	scripts   *scriptRecorder
 	farewell  *hadv1.Farewell // what the earlier run's guard said; nil: nothing, or it is in the log
+	inspector *inspector
 }
 
 // openLocal opens the data folder. The journal's lock keeps a second had away
@@ -58,7 +60,8 @@ func openLocal(cfg Config, instance *hadv1.Instance) (*localState, error) {
 	scripts := &scriptRecorder{Recorder: j, logger: cfg.Logger.Named("guard")}
 	return &localState{
 		cfg: cfg, instance: instance, namespace: namespace, identity: identity, journal: j, addresses: addresses, scripts: scripts,
-		hooks: &hookRunners{logger: cfg.Logger.Named("hook"), recorder: scripts},
+		hooks:     &hookRunners{logger: cfg.Logger.Named("hook"), recorder: scripts},
+		inspector: &inspector{exe: "/proc/self/exe"},
 	}, nil
 }
 
@@ -77,15 +80,32 @@ func (l *localState) recover(ctx context.Context) (r failover.Recovered, err err
 	if l.farewell, err = guard.Settle(ctx, l.cfg.File.DataDir); err != nil {
 		return r, err
 	}
-	cfg := failover.RecoverConfig{
-		Cluster: l.cfg.File.Cluster, Instance: l.instance, Namespace: l.namespace, Journal: l.journal, Addresses: l.addresses,
-		Farewell: l.farewell, Hooks: l.hooks.runner, Kill: hook.KillOrphan, Logger: l.cfg.Logger,
-	}
+	cfg := l.recoverConfig()
 	if g := l.earlierGate(); g != nil {
 		defer g.Close()
 		cfg.Gate = g
 	}
 	return failover.Recover(ctx, cfg)
+}
+
+// recoverAgain is recover for what could not be proven then. This run's own gate
+// is in the kernel by now, and what was in the earlier one's is gone.
+func (l *localState) recoverAgain(ctx context.Context) (failover.Recovered, error) {
+	return failover.Recover(ctx, l.recoverConfig())
+}
+
+func (l *localState) recoverConfig() failover.RecoverConfig {
+	return failover.RecoverConfig{
+		Cluster: l.cfg.File.Cluster, Instance: l.instance, Namespace: l.namespace, Journal: l.journal, Addresses: l.addresses,
+		Volumes: leftVolumes{inspector: l.inspector, secure: secureLeftovers}, Farewell: l.farewell,
+		Hooks: l.hooks.runner, Kill: hook.KillOrphan, Logger: l.cfg.Logger,
+	}
+}
+
+// secureLeftovers unmounts what an earlier run has left mounted. This version
+// mounts nothing.
+func secureLeftovers(context.Context, []storage.Volume) error {
+	return errors.New("this version of had unmounts no volumes")
 }
 
 // ReleaseLocal drops what this host holds without a running daemon. It fails
@@ -109,6 +129,9 @@ func ReleaseLocal(ctx context.Context, cfg Config) (r failover.Recovered, err er
 	}
 	if r, err = l.recover(ctx); err != nil {
 		return r, err
+	}
+	if r.Unproven != "" {
+		return r, errors.New(r.Unproven)
 	}
 	if c := l.gateConfig(); c.Name != "" {
 		err = gate.Uninstall(c)

@@ -29,7 +29,7 @@ type turn struct {
 }
 
 func (x *executor) newTurn(p *policy.Policy, version uint64, previous string) (*turn, error) {
-	t := &turn{policy: p, version: version, volumes: storageVolumes(p), previous: previous}
+	t := &turn{policy: p, version: version, volumes: StorageVolumes(p), previous: previous}
 	err := t.timeline.Run("resolve_interfaces", func() (err error) {
 		t.vips, t.addrs, err = x.resolve(p)
 		return err

@@ -249,7 +249,7 @@ func (c *Controller) gather() (Inputs, <-chan struct{}) {
 		in.Earlier = c.neverHeld(view)
 	} else if p != nil {
 		o, _ := c.executor.current()
-		in.Remount = !sameVolumes(o.volumes, storageVolumes(p))
+		in.Remount = !sameVolumes(o.volumes, StorageVolumes(p))
 	}
 	in.Now = c.cfg.Clock() // last: nothing above is newer than it
 	in.Prepared = c.executor.isPrepared(in)

@@ -78,8 +78,8 @@ func (m *mounts) gone(epoch uint64, which func(storage.Volume) bool) {
 	}
 }
 
-// storageVolumes are a policy's volumes as storage takes them.
-func storageVolumes(p *policy.Policy) []storage.Volume {
+// StorageVolumes are a policy's volumes as storage takes them.
+func StorageVolumes(p *policy.Policy) []storage.Volume {
 	var out []storage.Volume
 	for _, v := range p.Volumes {
 		out = append(out, storage.Volume{

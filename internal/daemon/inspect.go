@@ -1,0 +1,108 @@
+package daemon
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os/exec"
+	"sync"
+	"syscall"
+
+	"had/storage"
+)
+
+// inspector looks at volumes in a child process, because a look may hang in the
+// kernel for as long as a device or a server doesn't answer. There is one child at
+// a time; while one hangs that even a kill doesn't end, nothing more is asked.
+type inspector struct {
+	exe string // the program
+
+	mu    sync.Mutex
+	child chan struct{} // closed when the latest child has ended; nil: there was none
+}
+
+// What an inspector is asked.
+const (
+	inspectCheck  = "check"  // could this host mount them?
+	inspectUnused = "unused" // is it certain that nothing here can write to them?
+)
+
+// inspection is a question, as JSON on the child's standard input.
+type inspection struct {
+	Op      string           `json:"op"`
+	Volumes []storage.Volume `json:"volumes"`
+}
+
+// Inspect is the child: it answers a question read from in with a list of what is
+// wrong, as JSON. An empty list is good news.
+func Inspect(ctx context.Context, in io.Reader, out io.Writer) error {
+	var q inspection
+	if err := json.NewDecoder(in).Decode(&q); err != nil {
+		return fmt.Errorf("read what to inspect: %w", err)
+	}
+	wrong := []string{}
+	for i, v := range q.Volumes {
+		var err error
+		switch q.Op {
+		case inspectCheck:
+			err = storage.Check(ctx, v, q.Volumes[:i])
+		case inspectUnused:
+			err = storage.Unused(ctx, v)
+		default:
+			return fmt.Errorf("inspect volumes: %q is no question", q.Op)
+		}
+		if err != nil {
+			wrong = append(wrong, err.Error())
+		}
+	}
+	return json.NewEncoder(out).Encode(wrong)
+}
+
+var errHangs = errors.New("a look at the volumes hangs in the kernel: a device or a server doesn't answer")
+
+// ask returns what is wrong with volumes. It returns when ctx ends, whatever the
+// child does.
+func (i *inspector) ask(ctx context.Context, q inspection) (wrong []string, err error) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	select {
+	case <-i.child:
+	default:
+		if i.child != nil {
+			return nil, errHangs
+		}
+	}
+	question, err := json.Marshal(q)
+	if err != nil {
+		return nil, err
+	}
+	var out, said bytes.Buffer
+	cmd := exec.Command(i.exe, "inspect")
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = bytes.NewReader(question), &out, &said
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	if err := cmd.Start(); err != nil {
+		return nil, fmt.Errorf("look at the volumes: %w", err)
+	}
+	ended, result := make(chan struct{}), make(chan error, 1)
+	i.child = ended
+	go func() { // joined by the next ask; what hangs in the kernel can't be
+		result <- cmd.Wait()
+		close(ended)
+	}()
+	select {
+	case err = <-result:
+	case <-ctx.Done():
+		_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) // fsck's like, too; gone already: all the better
+		return nil, fmt.Errorf("%w (%w)", errHangs, context.Cause(ctx))
+	}
+	if err != nil {
+		return nil, fmt.Errorf("look at the volumes: %w: %s", err, bytes.TrimSpace(said.Bytes()))
+	}
+	if err := json.Unmarshal(out.Bytes(), &wrong); err != nil {
+		return nil, fmt.Errorf("look at the volumes: %w", err)
+	}
+	return wrong, nil
+}
