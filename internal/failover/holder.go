@@ -54,7 +54,7 @@ var errLeaseOver = errors.New("the lease is over")
 // lead is how long before the end of what the epoch may hold the guard takes the
 // addresses away: a renewal that came after it would bring them back.
 func (h *holder) lead() time.Duration {
-	if h.mounts.left(h.epoch) {
+	if len(h.mounts.of(h.epoch)) > 0 {
 		return h.margin
 	}
 	return h.margin / 2
@@ -287,7 +287,7 @@ func (h *holder) drop(ctx context.Context, epoch uint64) error {
 // guard, and whether it succeeds changes nothing but the guard's peace.
 func (h *holder) settle(ctx context.Context, epoch uint64) {
 	h.mu.Lock()
-	left := h.epoch <= epoch && len(h.noted) > 0 || h.mounts.left(epoch)
+	left := h.epoch <= epoch && len(h.noted) > 0 || len(h.mounts.left(epoch)) > 0
 	h.mu.Unlock()
 	if h.guard == nil || left {
 		return

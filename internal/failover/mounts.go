@@ -12,24 +12,25 @@ import (
 
 // mounts are the volumes of the held epoch.
 //
-// Invariant: a volume is noted from before the guard may mount it until it is
-// proven that nothing of this host can write to it.
+// Invariant: a volume is noted from before the guard is asked to mount it until it
+// is proven that nothing of this host can write to it.
 type mounts struct {
 	guard Volumes // nil: this host carries none
 
 	mu    sync.Mutex
 	epoch uint64
-	noted []storage.Volume // in the order of mounting
+	all   []storage.Volume // that may be mounted for epoch, in the order of mounting
+	noted []storage.Volume // of those, in the same order
 }
 
-// admit notes that the volumes may be mounted for epoch.
+// admit begins an epoch with these volumes, none of which is mounted yet.
 func (m *mounts) admit(epoch uint64, volumes []storage.Volume) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.epoch, m.noted = epoch, slices.Clone(volumes)
+	m.epoch, m.all, m.noted = epoch, slices.Clone(volumes), nil
 }
 
-// of returns what may be mounted for epoch, in the order of mounting.
+// of returns all that may be mounted for epoch, in the order of mounting.
 func (m *mounts) of(epoch uint64) []storage.Volume {
 	if m == nil {
 		return nil
@@ -39,17 +40,33 @@ func (m *mounts) of(epoch uint64) []storage.Volume {
 	if m.epoch != epoch {
 		return nil
 	}
-	return slices.Clone(m.noted)
+	return m.all
 }
 
-// left reports whether a volume of epoch, or of an earlier one, may be mounted.
-func (m *mounts) left(epoch uint64) bool {
+// left returns what may be mounted of epoch, or of an earlier one, in the order of
+// mounting.
+func (m *mounts) left(epoch uint64) []storage.Volume {
 	if m == nil {
-		return false
+		return nil
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return m.epoch <= epoch && len(m.noted) > 0
+	if m.epoch > epoch {
+		return nil
+	}
+	return slices.Clone(m.noted)
+}
+
+// mount mounts one volume. After an error it may be mounted, or become so.
+func (m *mounts) mount(ctx context.Context, epoch uint64, v storage.Volume, clearMMP bool) error {
+	m.mu.Lock()
+	if m.epoch != epoch {
+		m.mu.Unlock()
+		return errLeaseOver
+	}
+	m.noted = append(m.noted, v)
+	m.mu.Unlock()
+	return m.guard.Mount(ctx, epoch, v.Name, clearMMP)
 }
 
 // unmount unmounts one volume in order.

@@ -87,14 +87,14 @@ func (x *executor) mount(ctx context.Context, epoch uint64, v storage.Volume, cl
 		return errLeaseOver
 	}
 	x.doing(fmt.Sprintf("mounting %s (%s) on %s", v.Name, v.Device, v.Path))
-	return x.mounts.guard.Mount(ctx, epoch, v.Name, clearMMP)
+	return x.mounts.mount(ctx, epoch, v, clearMMP)
 }
 
 // unmountAll ends the services that the scripts of epoch left running, and
 // unmounts its volumes in order, the last one first. After an error some may be
 // mounted.
 func (x *executor) unmountAll(ctx context.Context, epoch uint64, t *steps.Timeline) error {
-	volumes := x.mounts.of(epoch)
+	volumes := x.mounts.left(epoch)
 	if len(volumes) == 0 {
 		return nil
 	}
@@ -145,7 +145,7 @@ func (x *executor) unmount(ctx context.Context, epoch uint64, v storage.Volume) 
 // often as it fails; until then nothing is reported, and the others need other
 // evidence.
 func (x *executor) secure(ctx context.Context, epoch uint64, t *steps.Timeline) error {
-	if !x.mounts.left(epoch) {
+	if len(x.mounts.left(epoch)) == 0 {
 		return nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, secureLimit)
