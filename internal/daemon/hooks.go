@@ -3,6 +3,7 @@ package daemon
 import (
 	"errors"
 	"fmt"
+	"os"
 	"strings"
 	"sync"
 	"time"
@@ -19,6 +20,7 @@ import (
 type hookRunners struct {
 	logger   hclog.Logger
 	recorder hook.Recorder
+	group    func(hook.Run) (*os.File, error) // see hook.Config
 
 	mu      sync.Mutex
 	runners map[runnerKey]*hook.Runner
@@ -36,7 +38,7 @@ func (h *hookRunners) runner(dir string, timeout time.Duration) (failover.Hooks,
 	if r := h.runners[key]; r != nil {
 		return r, nil
 	}
-	r, err := hook.NewRunner(hook.Config{Dir: dir, Timeout: timeout, Logger: h.logger, Recorder: h.recorder})
+	r, err := hook.NewRunner(hook.Config{Dir: dir, Timeout: timeout, Logger: h.logger, Recorder: h.recorder, Group: h.group})
 	if err != nil {
 		return nil, err
 	}

@@ -60,7 +60,7 @@ func openLocal(cfg Config, instance *hadv1.Instance) (*localState, error) {
 	scripts := &scriptRecorder{Recorder: j, logger: cfg.Logger.Named("guard")}
 	return &localState{
 		cfg: cfg, instance: instance, namespace: namespace, identity: identity, journal: j, addresses: addresses, scripts: scripts,
-		hooks:     &hookRunners{logger: cfg.Logger.Named("hook"), recorder: scripts},
+		hooks:     &hookRunners{logger: cfg.Logger.Named("hook"), recorder: scripts, group: services{f.DataDir}.group},
 		inspector: &inspector{exe: "/proc/self/exe"},
 	}, nil
 }
@@ -97,15 +97,15 @@ func (l *localState) recoverAgain(ctx context.Context) (failover.Recovered, erro
 func (l *localState) recoverConfig() failover.RecoverConfig {
 	return failover.RecoverConfig{
 		Cluster: l.cfg.File.Cluster, Instance: l.instance, Namespace: l.namespace, Journal: l.journal, Addresses: l.addresses,
-		Volumes: leftVolumes{inspector: l.inspector, secure: secureLeftovers}, Farewell: l.farewell,
+		Volumes: leftVolumes{inspector: l.inspector, secure: l.secureLeftovers}, Farewell: l.farewell,
 		Hooks: l.hooks.runner, Kill: hook.KillOrphan, Logger: l.cfg.Logger,
 	}
 }
 
-// secureLeftovers unmounts what an earlier run has left mounted. This version
-// mounts nothing.
-func secureLeftovers(context.Context, []storage.Volume) error {
-	return errors.New("this version of had unmounts no volumes")
+// secureLeftovers ends what hooks of earlier runs have left running and unmounts
+// what those runs have left mounted, by force.
+func (l *localState) secureLeftovers(ctx context.Context, volumes []storage.Volume) error {
+	return guard.SecureLeftovers(ctx, guard.LeftoversConfig{DataDir: l.cfg.File.DataDir, Volumes: volumes})
 }
 
 // ReleaseLocal drops what this host holds without a running daemon. It fails

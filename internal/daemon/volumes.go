@@ -4,12 +4,16 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
+	"os"
 	"strings"
 	"sync"
 	"time"
 
 	"had/internal/failover"
 	"had/internal/fence"
+	"had/internal/guard"
+	"had/internal/hook"
 	"had/internal/policy"
 	"had/storage"
 )
@@ -134,4 +138,29 @@ func (l leftVolumes) Unused(ctx context.Context, volumes []storage.Volume) error
 		err = errors.New(strings.Join(why, "; "))
 	}
 	return err
+}
+
+// services are what scripts of epochs with volumes leave running. Their control
+// groups are the guard's; dataDir tells which guard's.
+type services struct{ dataDir string }
+
+// servicesGrace is how long a service that PreRel has left running has to end.
+const servicesGrace = 5 * time.Second
+
+// group is hook.Config's: a script runs in the group of its epoch while there is
+// one.
+func (s services) group(run hook.Run) (*os.File, error) {
+	if run.Env.Epoch == 0 || len(run.Env.Volumes) == 0 {
+		return nil, nil
+	}
+	f, err := guard.OpenServices(s.dataDir, run.Env.Epoch)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	return f, err
+}
+
+// End implements failover.Services.
+func (s services) End(ctx context.Context, epoch uint64) (ended []string, err error) {
+	return guard.StopServices(ctx, s.dataDir, epoch, servicesGrace)
 }
