@@ -8,7 +8,14 @@ import (
 // On a terminal the name has to be typed, and only that name will do.
 func TestAConfirmationIsTyped(t *testing.T) {
 	const status = `Status {"cluster": "office", "leader": "beta", "freshness": {"confirmed": true}, "unsecured": [{"node": "alpha", "epoch": "7", "leaseIndex": "90"}]}`
-	for typed, want := range map[string]int{"alpha\n": exitDone, " alpha \n": exitDone, "alpha": exitDone, "yes\n": exitFailed, "beta\n": exitFailed, "\n": exitFailed, "": exitFailed} {
+	for _, c := range []struct {
+		typed string
+		want  int
+	}{
+		{"alpha\n", exitDone}, {" alpha \n", exitDone}, {"alpha", exitDone},
+		{"yes\n", exitFailed}, {"beta\n", exitFailed}, {"\n", exitFailed}, {"", exitFailed},
+	} {
+		typed, want := c.typed, c.want
 		fake, socket := startFake(t, status+"\nConfirmFence {}\n")
 		a, _, errOut := testApp(socket)
 		a.asks, a.in = true, strings.NewReader(typed)

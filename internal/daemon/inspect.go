@@ -80,7 +80,8 @@ func (i *inspector) ask(ctx context.Context, q inspection) (wrong []string, err 
 		return nil, err
 	}
 	var out, said bytes.Buffer
-	cmd := exec.Command(i.exe, "inspect")
+	// What kills it is below: all of its session, and without waiting for that.
+	cmd := exec.CommandContext(context.WithoutCancel(ctx), i.exe, "inspect")
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = bytes.NewReader(question), &out, &said
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	if err := cmd.Start(); err != nil {

@@ -328,7 +328,7 @@ func (r *rig) betaMounted() *hadv1.Claim {
 
 // A doubt keeps the file system's own protection in force, until it has looked.
 func TestADoubtKeepsTheFileSystemLooking(t *testing.T) {
-	for kind, clear := range map[hadv1.Secured_Kind]bool{hadv1.Secured_KIND_FENCED: true, hadv1.Secured_KIND_LEASE: false, hadv1.Secured_KIND_CONFIRMED: false} {
+	for kind, sure := range map[hadv1.Secured_Kind]bool{hadv1.Secured_KIND_FENCED: true, hadv1.Secured_KIND_LEASE: false, hadv1.Secured_KIND_CONFIRMED: false} {
 		runVolumes(t, func(r *rig, s *shelf) {
 			c := r.betaMounted()
 			r.log.lead()
@@ -341,8 +341,8 @@ func TestADoubtKeepsTheFileSystemLooking(t *testing.T) {
 				LeaseIndex: c.GetLastLeaseIndex(), WaitedNs: int64(time.Minute),
 			}}})
 			time.Sleep(3 * time.Second)
-			if !slices.Equal(s.clearMMP, []bool{clear, clear}) {
-				t.Errorf("%s: clearMMP %v, want %v", kind, s.clearMMP, clear)
+			if !slices.Equal(s.clearMMP, []bool{sure, sure}) {
+				t.Errorf("%s: clearMMP %v, want %v", kind, s.clearMMP, sure)
 			}
 			if v, _ := r.log.View(); len(v.Open) != 1 || v.Doubted != 0 {
 				t.Errorf("%s: open %v, doubted %d after all was mounted", kind, v.Open, v.Doubted)
