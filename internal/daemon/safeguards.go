@@ -15,8 +15,6 @@ import (
 	"had/internal/hook"
 	"had/internal/peer"
 	"had/internal/policy"
-	"had/storage"
-	"had/vip"
 )
 
 // safeguards are what ends a lease when had can't: the packet gate in the
@@ -122,21 +120,10 @@ func (s *safeguards) into(c *failover.Config) {
 	if s == nil {
 		return
 	}
-	c.Guard = guardian{s.guard}
+	c.Guard, c.Volumes = s.guard, s.guard
 	if s.gate != nil {
 		c.Gate = s.gate
 	}
-}
-
-// guardian is the guard as the ring takes it. It carries no volumes yet.
-type guardian struct{ *guard.Supervisor }
-
-// Hold implements failover.Guard.
-func (g guardian) Hold(ctx context.Context, epoch uint64, addrs []vip.Address, volumes []storage.Volume) error {
-	if len(volumes) > 0 {
-		return errors.New("the guard of this version of had mounts no volumes")
-	}
-	return g.Supervisor.Hold(ctx, epoch, addrs)
 }
 
 // problems are what status should say of them.

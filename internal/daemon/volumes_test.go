@@ -154,7 +154,9 @@ func TestAnInspectionThatHangs(t *testing.T) {
 func TestPreflightNeverKeepsAnybodyWaiting(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		looks := 0
-		p := newPreflight("alpha", nil, nil, func() clock.Instant { return clock.Instant(time.Hour).Add(time.Since(time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC))) })
+		p := newPreflight("alpha", nil, nil, func() clock.Instant {
+			return clock.Instant(time.Hour).Add(time.Since(time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC)))
+		})
 		p.volumes = func(context.Context, *policy.Policy) []string {
 			looks++
 			time.Sleep(time.Second)

@@ -15,7 +15,6 @@ import (
 	"had/internal/guard"
 	"had/internal/hook"
 	hadv1 "had/proto/had/v1"
-	"had/storage"
 	"had/vip"
 )
 
@@ -335,11 +334,4 @@ func (p *process) forgetFarewell() error {
 	defer p.h.mu.Unlock()
 	p.h.farewell = nil
 	return nil
-}
-
-// ringGuard is a guard as the ring takes it; nobody has volumes here.
-type ringGuard struct{ *guard.Supervisor }
-
-func (g ringGuard) Hold(ctx context.Context, epoch uint64, addrs []vip.Address, _ []storage.Volume) error {
-	return g.Supervisor.Hold(ctx, epoch, addrs)
 }

@@ -100,7 +100,7 @@ func (p *process) run() error {
 		Peers: &peers{p: p}, Clock: p.clock, Logger: logger, Version: "simulated",
 	}
 	if guards != nil {
-		ring.Guard = ringGuard{guards}
+		ring.Guard = guards
 	}
 	if p.h.kernel.gate != nil {
 		g := &openGate{gate: p.h.kernel.gate, by: p.life}
