@@ -179,6 +179,7 @@ func (c *Controller) loop(ctx context.Context) {
 	tries := 0
 	for ctx.Err() == nil {
 		leadership := c.cfg.Log.LeadershipChanged()
+		c.executor.lookAtLeft(ctx)
 		in, changed := c.gather()
 		plan := Decide(in)
 		c.setPlan(plan)

@@ -51,7 +51,7 @@ type executor struct {
 	leased   context.Context // done when the lease of the held epoch ends; nil: none
 	lasting  context.Context // done when nothing of it may be held any more: with the grace
 	reported uint64          // the newest epoch whose release is in the journal, or was delivered
-	stuck    string          // why nothing can be reported released any more; empty: it can
+	left     []*leftover     // while there is any, nothing can be reported released
 	prepared *preparation    // of the next turn; nil: none
 	giving   givingUp        // the latest release, finished or not
 	busy     string          // what a step is busy with, for status; empty: nothing worth a word
@@ -83,9 +83,9 @@ func (x *executor) setHolding(h Holding) {
 // started; the successor then waits instead.
 func (x *executor) reportReleased(ctx context.Context, r *hadv1.Released) error {
 	x.mu.Lock()
-	stuck, done := x.stuck, r.GetEpoch() <= x.reported
+	done := r.GetEpoch() <= x.reported
 	x.mu.Unlock()
-	if stuck != "" {
+	if _, stuck := x.reports(); stuck != "" {
 		return errors.New(stuck)
 	}
 	if done {
@@ -160,7 +160,7 @@ func (x *executor) stage(ctx context.Context, h policy.Hooks, vips []policy.VIP,
 			Allowed: allowed,
 		})
 		if errors.Is(err, hook.ErrStillRunning) {
-			x.setStuck(fmt.Sprintf("a script can't be ended (%v): this node can't say that it holds nothing, nor own again, until that is gone and had is restarted", err))
+			x.lingers(err, results)
 		}
 		for _, r := range results {
 			if err == nil && !r.OK() {
@@ -177,17 +177,60 @@ func (x *executor) stage(ctx context.Context, h policy.Hooks, vips []policy.VIP,
 	return first
 }
 
-func (x *executor) setStuck(why string) {
+// leftover is a script, or what it started, that can't be ended and may still
+// act on what scripts mounted or started.
+type leftover struct {
+	why  string
+	gone func(ctx context.Context) (bool, error) // nil: nobody will ever know
+}
+
+func (x *executor) lingers(err error, results []hook.Result) {
+	why := steps.Printable(fmt.Sprintf("a script can't be ended (%v): this node can't say that it holds nothing, nor own again, until that is gone", err))
+	var left []*leftover
+	for _, r := range results {
+		if r.Left != nil {
+			left = append(left, &leftover{why, r.Left.Gone})
+		}
+	}
+	if len(left) == 0 {
+		left = []*leftover{{why: why}}
+	}
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	x.stuck = steps.Printable(why)
+	x.left = append(x.left, left...)
+}
+
+// lookAtLeft forgets what is gone by now. It belongs to the ring.
+func (x *executor) lookAtLeft(ctx context.Context) {
+	x.mu.Lock()
+	left := slices.Clone(x.left)
+	x.mu.Unlock()
+	for _, l := range left {
+		if l.gone == nil {
+			continue
+		}
+		gone, err := l.gone(ctx)
+		if err != nil {
+			x.logger.Warn("see to a script that could not be ended", "error", err)
+		}
+		if !gone {
+			continue
+		}
+		x.logger.Info("what could not be ended has ended", "was", l.why)
+		x.mu.Lock()
+		x.left = slices.DeleteFunc(x.left, func(o *leftover) bool { return o == l })
+		x.mu.Unlock()
+	}
 }
 
 // reports returns the newest epoch reported released, and why nothing can be.
 func (x *executor) reports() (newest uint64, stuck string) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	return x.reported, x.stuck
+	if len(x.left) > 0 {
+		stuck = x.left[0].why
+	}
+	return x.reported, stuck
 }
 
 // stageRun is one stage of one turn.

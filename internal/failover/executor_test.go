@@ -129,6 +129,35 @@ func TestNothingIsReportedReleasedWhileAScriptCannotBeEnded(t *testing.T) {
 	}
 }
 
+// A host that was short of time, or a server that answers again: what could not
+// be ended has ended, and what could not be said can be.
+func TestTheReleaseIsReportedOnceTheScriptHasEnded(t *testing.T) {
+	b := newBench(t.Context(), hclog.NewNullLogger())
+	epoch := b.acquire(t, "192.0.2.1")
+	gone := false
+	b.hooks.do[hook.PreRel] = func(context.Context, hook.Run) ([]hook.Result, error) {
+		b.x.left = []*leftover{{"PreRel1 is stuck", func(context.Context) (bool, error) { return gone, nil }}}
+		return nil, nil
+	}
+	b.giveBack(t, epoch)
+	b.x.lookAtLeft(t.Context())
+	if _, stuck := b.x.reports(); stuck != "PreRel1 is stuck" || len(b.journal.released()) != 0 {
+		t.Fatalf("while it runs: stuck %q, released %v", stuck, b.journal.released())
+	}
+	gone = true
+	b.x.lookAtLeft(t.Context())
+	if _, stuck := b.x.reports(); stuck != "" {
+		t.Errorf("it has ended, and the node says %q", stuck)
+	}
+	if err := b.x.reportClean(t.Context(), Step{Epoch: epoch, Cause: "not this"}); err != nil {
+		t.Fatal(err)
+	}
+	v, _ := b.log.View()
+	if len(v.Open) != 0 {
+		t.Errorf("%d epochs are open", len(v.Open))
+	}
+}
+
 // The name of a script may hold any bytes; the report must not be lost.
 func TestReportsSurviveNamesThatAreNotUTF8(t *testing.T) {
 	b := newBench(t.Context(), hclog.NewNullLogger())

@@ -38,6 +38,7 @@ func (x *executor) force(ctx context.Context, step Step) error {
 type givingUp struct {
 	epoch    uint64
 	cause    string
+	forced   bool
 	timeline *steps.Timeline
 }
 
@@ -48,12 +49,20 @@ func (x *executor) givesUp(step Step) givingUp {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	if x.giving.epoch != step.Epoch {
-		x.giving = givingUp{step.Epoch, step.Cause, new(steps.Timeline)}
+		x.giving = givingUp{epoch: step.Epoch, cause: step.Cause, timeline: new(steps.Timeline)}
 	}
 	if len(x.giving.timeline.List()) > longestTimeline {
 		x.giving.timeline = new(steps.Timeline) // what came first is in this node's own log
 	}
 	return x.giving
+}
+
+func (x *executor) gave(epoch uint64, forced bool) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if x.giving.epoch == epoch {
+		x.giving.forced = forced
+	}
 }
 
 // letGo takes the addresses down, makes sure of the volumes and, once all are
@@ -68,6 +77,7 @@ func (x *executor) letGo(ctx context.Context, g givingUp, forced bool) error {
 		return err
 	}
 	x.leave(g.epoch, forced, g.cause)
+	x.gave(g.epoch, forced)
 	x.holder.settle(ctx, g.epoch)
 	err := x.reportReleased(ctx, &hadv1.Released{Epoch: g.epoch, Forced: forced, Cause: g.cause, Steps: g.timeline.List()})
 	if err != nil {
@@ -140,7 +150,14 @@ func (x *executor) reportClean(ctx context.Context, step Step) error {
 	if view, _ := x.log.View(); view.Claim(step.Epoch).GetInstance().GetBootId() != x.instance.GetBootId() {
 		kind = hadv1.Evidence_KIND_REBOOTED
 	}
-	if err := x.reportReleased(ctx, &hadv1.Released{Epoch: step.Epoch, Kind: kind, Cause: step.Cause}); err != nil {
+	r := &hadv1.Released{Epoch: step.Epoch, Kind: kind, Cause: step.Cause}
+	x.mu.Lock()
+	g := x.giving
+	x.mu.Unlock()
+	if g.epoch == step.Epoch { // given back in time; only the report had to wait
+		r.Cause, r.Forced, r.Steps = g.cause, g.forced, g.timeline.List()
+	}
+	if err := x.reportReleased(ctx, r); err != nil {
 		return err
 	}
 	return x.courier.flush(ctx, flushLimit)

@@ -163,7 +163,7 @@ func TestAnOwnerWithAStuckScriptDoesNotSayThatItLetGo(t *testing.T) {
 		if r.phase() != PhaseYielding {
 			t.Fatalf("phase %v, want yielding", r.phase())
 		}
-		r.controller.executor.setStuck("PreRel1 can't be ended")
+		r.controller.executor.lingers(errors.New("PreRel1 can't be ended"), nil)
 		for range 2 {
 			if resp := r.controller.HandOver(context.Background(), &hadv1.HandOverRequest{FromEpoch: epoch}); resp.GetReleased() {
 				t.Error("it says that it holds nothing")

@@ -162,10 +162,11 @@ type Result struct {
 	Signal      string // what ended it, as "SIGKILL"; empty when it exited
 	Started     time.Time
 	Duration    time.Duration
-	OutputTail  []byte // the last bytes of stdout and stderr together, as they were written
-	OutputBytes uint64 // how many there were in all
-	Forced      bool   // ran with HAD_FORCED=1
-	Err         string // a sentence: why it was not run, or was stopped
+	OutputTail  []byte    // the last bytes of stdout and stderr together, as they were written
+	OutputBytes uint64    // how many there were in all
+	Forced      bool      // ran with HAD_FORCED=1
+	Err         string    // a sentence: why it was not run, or was stopped
+	Left        *Leftover // with ErrStillRunning: what SIGKILL didn't end; nil: nothing
 }
 
 // OK reports whether the script did its work: it exited with 0.

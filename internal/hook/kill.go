@@ -221,5 +221,8 @@ func parseStat(stat string) (p proc, alive bool, err error) {
 	if err := errors.Join(errPid, errSession); err != nil {
 		return proc{}, false, fmt.Errorf("parse %q as a process's stat: %w", stat, err)
 	}
-	return proc{pid: pid, session: session}, f[0] != "Z" && f[0] != "X", nil
+	// A zombie whose threads haven't all ended has system calls under way.
+	// num_threads is the 18th of these: proc_pid_stat(5).
+	ended := f[0] == "X" || f[0] == "Z" && (len(f) < 18 || f[17] == "0" || f[17] == "1")
+	return proc{pid: pid, session: session}, !ended, nil
 }

@@ -108,21 +108,21 @@ func (p *process) terminate() {
 
 // kill ends every process of the script's session and waits for that, until
 // the given time.
-func (p *process) kill(until time.Time) error {
-	leader := p.os.Pid
-	return killAll(func() ([]int, error) {
-		procs, err := processes()
-		if err != nil {
-			return nil, err
+func (p *process) kill(until time.Time) error { return killAll(p.session, until) }
+
+// session returns the living processes of the script's session.
+func (p *process) session() ([]int, error) {
+	procs, err := processes()
+	if err != nil {
+		return nil, err
+	}
+	var pids []int
+	for _, q := range procs {
+		if q.session == p.os.Pid {
+			pids = append(pids, q.pid)
 		}
-		var pids []int
-		for _, q := range procs {
-			if q.session == leader {
-				pids = append(pids, q.pid)
-			}
-		}
-		return pids, nil
-	}, until)
+	}
+	return pids, nil
 }
 
 // reap collects the exit status of a script that has exited.
@@ -133,13 +133,6 @@ func (p *process) reap() (syscall.WaitStatus, error) {
 		return 0, fmt.Errorf("collect a hook's exit status: %w", err)
 	}
 	return state.Sys().(syscall.WaitStatus), nil
-}
-
-// abandon gives up on a script that SIGKILL doesn't end. It stays our child:
-// when it ends after all, it is a zombie until the daemon exits.
-func (p *process) abandon() {
-	p.pidfd.Close()
-	_ = p.os.Release()
 }
 
 // startHint turns execve's terse errors into what to do about them.

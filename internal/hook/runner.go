@@ -37,9 +37,9 @@ var ErrStillRunning = errors.New("hook is still running")
 type Recorder interface {
 	// Started is called before the script is forked.
 	Started(context.Context, Running) error
-	// Finished is called for every run that Started was called for, except one
-	// that is still running (ErrStillRunning), and for every script that was
-	// refused before it came to that.
+	// Finished is called for every run that Started was called for, and for
+	// every script that was refused before it came to that. For one that is
+	// still running (ErrStillRunning) it is called when that is gone.
 	Finished(context.Context, Running, Result) error
 }
 
@@ -180,8 +180,10 @@ func (r *Runner) script(ctx context.Context, run Run, s Script) (Result, error) 
 	}
 	result.Duration = time.Since(result.Started)
 	err = errors.Join(errs...)
-	if errors.Is(err, ErrStillRunning) {
-		return result, err // stays recorded as running, which is the truth
+	if l := result.Left; l != nil { // stays recorded as running, which is the truth
+		l.running, l.result = running, result
+		l.result.Left = nil
+		return result, err
 	}
 	return result, errors.Join(err, r.record(ctx, func(ctx context.Context) error { return r.config.Recorder.Finished(ctx, running, result) }))
 }
@@ -236,11 +238,12 @@ func (r *Runner) execute(ctx context.Context, s program, deadline time.Time, res
 	}
 	exited, err := r.await(ctx, p, deadline, result)
 	if !exited {
-		p.abandon()
+		result.Left = &Leftover{runner: r, process: p}
 		return errors.Join(fmt.Errorf("end %s for %s: %w", s.Name, result.VIP, ErrStillRunning), err, r.collectOutput(out, result))
 	}
 	if err != nil {
 		// The script is gone, but not all that it started.
+		result.Left = &Leftover{runner: r, process: p, reaped: true}
 		err = fmt.Errorf("end what %s for %s started: %w: %w", s.Name, result.VIP, ErrStillRunning, err)
 	}
 	status, reapErr := p.reap()
