@@ -457,16 +457,12 @@ func theNextGuardUnmounts(t *testing.T, o *office, fstype string) {
 			if !s.Extend(epoch, clock.Now().Add(20*time.Second)) {
 				t.Error("the lease can't be renewed until the epoch is given up")
 			}
-			if err := s.Unmount(t.Context(), epoch, disk.Name); err != nil {
-				t.Error(err)
-			}
+			eventually(t, "the volume to be unmounted", func() bool { return s.Unmount(t.Context(), epoch, disk.Name) == nil })
 		}
 		if mountedAt(t, disk.Path) {
 			t.Error("the volume is mounted")
 		}
-		if err := s.Drop(t.Context(), epoch); err != nil {
-			t.Error(err)
-		}
+		eventually(t, "the epoch to be dropped", func() bool { return s.Drop(t.Context(), epoch) == nil })
 	}
 	disk.clean(t)
 }

@@ -266,11 +266,8 @@ func (s *Supervisor) Hold(ctx context.Context, epoch uint64, addrs []vip.Address
 	if err != nil {
 		return err
 	}
-	s.mu.Lock()
-	adopting := s.adopting == epoch
-	s.mu.Unlock()
-	if adopting {
-		return fmt.Errorf("hold epoch %d: the guard isn't told yet what its predecessor has mounted", epoch)
+	if err := s.told("hold", epoch); err != nil {
+		return err
 	}
 	err = g.Hold(ctx, epoch, addrs, volumes)
 	if len(volumes) > 0 && (err == nil || errors.Is(err, errDied)) {
@@ -283,7 +280,7 @@ func (s *Supervisor) Hold(ctx context.Context, epoch uint64, addrs []vip.Address
 
 // Mount is Client.Mount.
 func (s *Supervisor) Mount(ctx context.Context, epoch uint64, name string, clearMMP bool) error {
-	g, err := s.current()
+	g, err := s.mounterOf("mount "+name+" for", epoch)
 	if err != nil {
 		return err
 	}
@@ -292,7 +289,7 @@ func (s *Supervisor) Mount(ctx context.Context, epoch uint64, name string, clear
 
 // Unmount is Client.Unmount.
 func (s *Supervisor) Unmount(ctx context.Context, epoch uint64, name string) error {
-	g, err := s.current()
+	g, err := s.mounterOf("unmount "+name+" of", epoch)
 	if err != nil {
 		return err
 	}
@@ -301,11 +298,31 @@ func (s *Supervisor) Unmount(ctx context.Context, epoch uint64, name string) err
 
 // Secure is Client.Secure.
 func (s *Supervisor) Secure(ctx context.Context, epoch uint64) error {
-	g, err := s.current()
+	g, err := s.mounterOf("make sure of the volumes of", epoch)
 	if err != nil {
 		return err
 	}
 	return g.Secure(ctx, epoch)
+}
+
+// mounterOf returns the guard once it knows what its predecessor has mounted.
+func (s *Supervisor) mounterOf(doing string, epoch uint64) (*Guard, error) {
+	g, err := s.current()
+	if err != nil {
+		return nil, err
+	}
+	return g, s.told(doing, epoch)
+}
+
+// told returns an error while the guard doesn't know yet what its predecessor has
+// mounted for an epoch: it would say that there is nothing.
+func (s *Supervisor) told(doing string, epoch uint64) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if epoch != 0 && s.adopting == epoch {
+		return fmt.Errorf("%s epoch %d: the guard isn't told yet what its predecessor has mounted", doing, epoch)
+	}
+	return nil
 }
 
 // Drop is Client.Drop. Without a guard nobody is left to be told, but of an epoch
@@ -315,14 +332,13 @@ func (s *Supervisor) Drop(ctx context.Context, epoch uint64) error {
 	if s.orphan <= epoch {
 		s.orphan = 0
 	}
-	volumes, adopting := s.held.Epoch == epoch, s.adopting == epoch
+	volumes := s.held.Epoch == epoch
 	s.mu.Unlock()
 	g, err := s.current()
-	if err == nil && volumes && adopting {
-		// It would say that there is nothing to drop.
-		return fmt.Errorf("drop epoch %d: the guard isn't told yet what its predecessor has mounted", epoch)
-	}
 	if err == nil {
+		if err := s.told("drop", epoch); err != nil {
+			return err
+		}
 		err = g.Drop(ctx, epoch)
 	} else {
 		err = fmt.Errorf("drop epoch %d: %w: %w", epoch, errDied, err)
