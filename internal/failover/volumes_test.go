@@ -52,6 +52,12 @@ type shelf struct {
 	wrong      []string
 }
 
+func (s *shelf) cleared() []bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Clone(s.clearMMP)
+}
+
 func (s *shelf) Mount(ctx context.Context, epoch uint64, name string, clearMMP bool) error {
 	view, _ := s.r.log.View()
 	tenure, _ := s.r.journal.Tenure()
@@ -341,8 +347,8 @@ func TestADoubtKeepsTheFileSystemLooking(t *testing.T) {
 				LeaseIndex: c.GetLastLeaseIndex(), WaitedNs: int64(time.Minute),
 			}}})
 			time.Sleep(3 * time.Second)
-			if !slices.Equal(s.clearMMP, []bool{sure, sure}) {
-				t.Errorf("%s: clearMMP %v, want %v", kind, s.clearMMP, sure)
+			if got := s.cleared(); !slices.Equal(got, []bool{sure, sure}) {
+				t.Errorf("%s: clearMMP %v, want %v", kind, got, sure)
 			}
 			if v, _ := r.log.View(); len(v.Open) != 1 || v.Doubted != 0 {
 				t.Errorf("%s: open %v, doubted %d after all was mounted", kind, v.Open, v.Doubted)
