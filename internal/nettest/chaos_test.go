@@ -394,17 +394,23 @@ func (w *war) wholeHistory(t *testing.T) string {
 }
 
 // lostOnADisk reports whether a node's disk failed while it had an epoch, or
-// before it had told of its end.
+// before all that it had to tell of it was in the log. Scripts run on after a
+// release, and what a failed disk has lost of them is run once more.
 func (w *war) lostOnADisk(node string, epoch uint64) bool {
-	from, to := time.Time{}, time.Now()
+	var from, last time.Time
+	released := false
 	for _, e := range w.events {
-		switch {
-		case e.GetEpoch() != epoch:
-		case e.GetAcquired() != nil:
-			from = e.GetRecordedAt().AsTime()
-		case e.GetReleased() != nil:
-			to = e.GetRecordedAt().AsTime()
+		if e.GetEpoch() != epoch || e.GetNode() != node {
+			continue
 		}
+		if e.GetAcquired() != nil {
+			from = e.GetRecordedAt().AsTime()
+		}
+		released = released || e.GetReleased() != nil
+		last = e.GetRecordedAt().AsTime()
 	}
-	return slices.ContainsFunc(w.lossy[node], func(s span) bool { return s.from.Before(to) && from.Before(s.to) })
+	if !released {
+		last = time.Now()
+	}
+	return slices.ContainsFunc(w.lossy[node], func(s span) bool { return s.from.Before(last) && from.Before(s.to) })
 }

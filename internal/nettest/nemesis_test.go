@@ -134,6 +134,14 @@ func (w *weather) absenceOf(host string) *absence {
 	return a
 }
 
+// end is when one of the host's processes is alive again.
+func (a *absence) end() {
+	if !a.since.IsZero() {
+		a.spans = append(a.spans, span{a.since, time.Now()})
+	}
+	a.daemon, a.guard, a.since = false, false, time.Time{}
+}
+
 func (w *weather) restart(t *testing.T, host string) {
 	w.signal(host, syscall.SIGTERM, toDaemon)
 	if w.Host(host).Wait(within(t)); !w.Host(host).Running() {
@@ -231,11 +239,10 @@ func (w *weather) calm(t *testing.T) {
 	}
 	w.stopped = nil
 	w.mend(t)
-	for _, a := range w.absent {
-		if !a.since.IsZero() {
-			a.spans = append(a.spans, span{a.since, time.Now()})
+	for host, a := range w.absent {
+		if w.Host(host).Running() {
+			a.end()
 		}
-		a.daemon, a.guard, a.since = false, false, time.Time{}
 	}
 }
 
@@ -252,6 +259,9 @@ func (w *weather) settle(t *testing.T) string {
 		_, err := w.agreed(t)
 		return err
 	})
+	for _, a := range w.absent { // of those that had been killed
+		a.end()
+	}
 	return w.settled(t)
 }
 
