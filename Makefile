@@ -75,12 +75,22 @@ bench: build ## measure failover and its cost beside keepalived (root, about an 
 	exec $$SUDO build/bench/bench -docs docs -n '$(N)' -only '$(ONLY)' -subjects '$(SUBJECTS)'
 
 .PHONY: test
-test: need-go ## every test: unit, simulation, real kernel, end to end (root, under 3 minutes)
+test: need-go need-tools ## every test: unit, simulation, real kernel, end to end (root, some minutes)
 	@$(call as_root,tests with a real kernel need root); \
 	[ -z "$$SUDO" ] || exec $(sudo_make) test; \
 	$(GOTEST) $(unit); \
 	$(MAKE) sim N=6; \
 	$(GOTEST) -p 1 $(privileged)
+
+# What tests run that isn't everywhere, each with its Debian package.
+TOOLS := mkfs.ext4:e2fsprogs mkfs.xfs:xfsprogs blkid:util-linux fence_ipmilan:fence-agents \
+	ipmitool:ipmitool ipmi_sim:openipmi ssh:openssh-client
+
+.PHONY: need-tools
+need-tools:
+	@PATH=$$PATH:/usr/sbin:/sbin; missing=; \
+	for t in $(TOOLS); do command -v "$${t%%:*}" >/dev/null || missing+=" $${t##*:}"; done; \
+	[ -z "$$missing" ] || { echo "make: tests run programs that aren't installed: apt-get install --no-install-recommends$$missing" >&2; exit 1; }
 
 .PHONY: test-unit
 test-unit: need-go ## the tests that need no privilege (under 20 s)
@@ -91,7 +101,7 @@ sim: need-go ## simulate N=1 virtual hours of faults (FROM=1: the first seed), o
 	@go run ./internal/simtest/sim $(if $(SEED),-seed $(SEED) $(if $(TEST),-test '$(TEST)'),-hours $(or $(N),1) $(if $(FROM),-from $(FROM)))
 
 .PHONY: test-race
-test-race: need-go ## all but the end-to-end tests under the race detector (root; needs a C compiler)
+test-race: need-go need-tools ## all but the end-to-end tests under the race detector (root; needs a C compiler)
 	@command -v "$$(go env CC)" >/dev/null || { echo "make $@: the race detector needs a C compiler: apt-get install gcc" >&2; exit 1; }
 	@$(call as_root,tests with a real kernel need root); \
 	[ -z "$$SUDO" ] || exec $(sudo_make) test-race; \
