@@ -2,6 +2,7 @@ package guard
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
@@ -38,9 +39,26 @@ type heard struct {
 	secured  *hadv1.Secured
 }
 
+// vacate removes the control groups that the next start of had would remove.
+func (o *office) vacate() {
+	guards, err := guardGroup(o.dir)
+	if err != nil {
+		return // this host has none
+	}
+	services, err := servicesOf(o.dir)
+	if err != nil {
+		o.t.Error(err)
+		return
+	}
+	eventually(o.t, "the control groups to be empty", func() bool {
+		return errors.Join(clearOut(guards), clearOut(services.Group)) == nil
+	})
+}
+
 func newOffice(t testing.TB, files func(node string) *peer.TLSFiles) *office {
 	t.Helper()
 	o := &office{t: t, heard: make(chan heard, 16)}
+	t.Cleanup(o.vacate)
 	a, b := 16+rand.IntN(200), 1+rand.IntN(250)
 	names := []string{"alpha", "beta", "gamma"}
 	for i, n := range names {
