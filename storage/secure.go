@@ -6,11 +6,12 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"strconv"
 
 	"golang.org/x/sys/unix"
+
+	"had/internal/thread"
 )
 
 // Secure ends volumes by force and proves that they are free, as Unused does.
@@ -167,8 +168,7 @@ func inNamespace(m mount, f func() error) error {
 	}
 	defer ns.Close()
 	done := make(chan error)
-	go func() {
-		runtime.LockOSThread() // for good: the thread ends with this goroutine
+	thread.Go(func() {
 		err := unix.Unshare(unix.CLONE_FS)
 		if err == nil {
 			err = unix.Setns(int(ns.Fd()), unix.CLONE_NEWNS)
@@ -177,7 +177,7 @@ func inNamespace(m mount, f func() error) error {
 			err = f()
 		}
 		done <- err
-	}()
+	})
 	return <-done
 }
 

@@ -41,6 +41,7 @@ var leaves = []string{
 	module + "/internal/peer/...",
 	module + "/internal/policy/...",
 	module + "/internal/steps/...",
+	module + "/internal/thread/...",
 	module + "/internal/wal/...",
 	module + "/storage/...",
 	module + "/vip/...",

@@ -3,12 +3,13 @@ package gate
 import (
 	"errors"
 	"fmt"
-	"runtime"
 
 	"github.com/cilium/ebpf"
 	"github.com/hashicorp/go-hclog"
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
+
+	"had/internal/thread"
 )
 
 // Probe reports whether this host can run a gate: it runs one, for an instant,
@@ -16,12 +17,7 @@ import (
 // error is ErrUnavailable and says what is missing.
 func Probe() error {
 	result := make(chan error, 1)
-	go func() {
-		// Never unlocked: the thread ends with this function, and with the
-		// thread its namespace.
-		runtime.LockOSThread()
-		result <- probe()
-	}()
+	thread.Go(func() { result <- probe() }) // the namespace ends with the thread
 	return <-result
 }
 

@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"had/internal/thread"
 )
 
 // Requests of linux/fs.h: every write to the file system waits, beyond the
@@ -33,9 +35,8 @@ func TestLeftoverIsGoneOnceTheFileSystemAnswers(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			f := newFixture(t)
 			done := make(chan struct{})
-			go func() {
+			thread.Go(func() { // scripts are forked from this thread, in its mount namespace
 				defer close(done)
-				runtime.LockOSThread() // for good: scripts are forked from this thread, in its namespace
 				frozen := frozenFileSystem(t)
 				if frozen == nil {
 					return
@@ -46,7 +47,7 @@ func TestLeftoverIsGoneOnceTheFileSystemAnswers(t *testing.T) {
 				}()
 				f.script("PreRel", strings.ReplaceAll(script, "FROZEN", frozen.Name()))
 				f.seesItsEnd(frozen)
-			}()
+			})
 			<-done
 		})
 	}

@@ -8,6 +8,8 @@ import (
 
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
+
+	"had/internal/thread"
 )
 
 // namespace is an anonymous network namespace (network_namespaces(7)): it has
@@ -111,7 +113,7 @@ type keeper struct {
 func newKeeper(ns *namespace, hostname string) (*keeper, error) {
 	k := &keeper{jobs: make(chan func()), quit: make(chan struct{}), gone: make(chan struct{})}
 	ready := make(chan error, 1)
-	onWorkerThread(func() {
+	thread.Go(func() {
 		// Never unlocked: the thread ends with this function, because its
 		// mount namespace can't be left again.
 		defer close(k.gone)
@@ -168,25 +170,4 @@ func (k *keeper) do(f func() error) error {
 func (k *keeper) close() {
 	close(k.quit)
 	<-k.gone
-}
-
-// onWorkerThread starts f locked to a thread other than the process's first.
-// That one can't end when f does (the runtime parks it for ever), and
-// /proc/self shows its namespaces as if they were the whole process's.
-func onWorkerThread(f func()) {
-	go func() {
-		runtime.LockOSThread()
-		if unix.Gettid() != unix.Getpid() {
-			f()
-			return
-		}
-		started := make(chan struct{})
-		go func() { // can't be the first thread: it is taken until started
-			runtime.LockOSThread()
-			close(started)
-			f()
-		}()
-		<-started
-		runtime.UnlockOSThread()
-	}()
 }
