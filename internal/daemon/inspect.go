@@ -87,20 +87,21 @@ func (i *inspector) ask(ctx context.Context, q inspection) (wrong []string, err 
 	if err := cmd.Start(); err != nil {
 		return nil, fmt.Errorf("look at the volumes: %w", err)
 	}
-	ended, result := make(chan struct{}), make(chan error, 1)
+	var failed error // of the child; to be read when it has ended
+	ended := make(chan struct{})
 	i.child = ended
-	go func() { // joined by the next ask; what hangs in the kernel can't be
-		result <- cmd.Wait()
-		close(ended)
+	go func() { // joined by ended; what hangs in the kernel can't be
+		defer close(ended)
+		failed = cmd.Wait()
 	}()
 	select {
-	case err = <-result:
+	case <-ended:
 	case <-ctx.Done():
 		_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) // fsck's like, too; gone already: all the better
 		return nil, fmt.Errorf("%w (%w)", errHangs, context.Cause(ctx))
 	}
-	if err != nil {
-		return nil, fmt.Errorf("look at the volumes: %w: %s", err, bytes.TrimSpace(said.Bytes()))
+	if failed != nil {
+		return nil, fmt.Errorf("look at the volumes: %w: %s", failed, bytes.TrimSpace(said.Bytes()))
 	}
 	if err := json.Unmarshal(out.Bytes(), &wrong); err != nil {
 		return nil, fmt.Errorf("look at the volumes: %w", err)
