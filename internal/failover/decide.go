@@ -52,11 +52,12 @@ type Inputs struct {
 type Holding struct {
 	Epoch         uint64 // 0: nothing
 	Phase         Phase
-	PolicyVersion uint64 // the policy the held things were made from
-	Forced        bool   // PhaseLeaving: the release was a forced one
-	Cause         string // PhaseLeaving: why it was released
-	Target        string // PhaseYielding: who takes over
-	Failed        string // PhaseServing: the script that failed on the way there, by a policy that carries on
+	PolicyVersion uint64        // the policy the held things were made from
+	Forced        bool          // PhaseLeaving: the release was a forced one
+	Cause         string        // PhaseLeaving: why it was released
+	Target        string        // PhaseYielding: who takes over
+	FinishAt      clock.Instant // PhaseLeaving: what remains is not begun before; 0: at once
+	Failed        string        // PhaseServing: the script that failed on the way there, by a policy that carries on
 	Left          Predecessor
 }
 
@@ -273,6 +274,8 @@ func decideHolder(in Inputs) Plan {
 		giveUp = func(cause string) Plan { return release(cause) }
 	}
 	switch {
+	case h.Phase == PhaseLeaving && in.Now.Before(h.FinishAt):
+		return Plan{Again: h.FinishAt, Why: fmt.Sprintf("%s takes over; the release is finished when it has", h.Target)}
 	case h.Phase == PhaseLeaving:
 		return do(finish)
 	case in.LeaseEpoch != h.Epoch || !in.Now.Before(endOfLease.Add(grace)):

@@ -217,6 +217,12 @@ func TestDecide(t *testing.T) {
 			in.View.Policy, in.Policy = &hadv1.Policy{Version: 2}, nil
 		}), "rest: serving"},
 		{"released, hooks left", set(owner(), func(in *Inputs) { in.Holding.Phase = PhaseLeaving }), "finish"},
+		{"released a moment ago", set(owner(), func(in *Inputs) {
+			in.Holding.Phase, in.Holding.Target, in.Holding.FinishAt = PhaseLeaving, "beta", start.Add(1)
+		}), "rest: beta takes over"},
+		{"released, and the successor had its time", set(owner(), func(in *Inputs) {
+			in.Holding.Phase, in.Holding.Target, in.Holding.FinishAt = PhaseLeaving, "beta", start
+		}), "finish"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			if got := text(Decide(c.in)); !strings.HasPrefix(got, c.want) {

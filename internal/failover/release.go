@@ -6,6 +6,7 @@ import (
 	"slices"
 	"time"
 
+	"had/internal/clock"
 	"had/internal/hook"
 	"had/internal/policy"
 	"had/internal/steps"
@@ -76,7 +77,7 @@ func (x *executor) letGo(ctx context.Context, g givingUp, forced bool) error {
 	if err := x.secure(ctx, g.epoch, g.timeline); err != nil {
 		return err
 	}
-	x.leave(g.epoch, forced, g.cause)
+	x.leave(g.epoch, forced, g.cause, 0)
 	x.gave(g.epoch, forced)
 	x.holder.settle(ctx, g.epoch)
 	err := x.reportReleased(ctx, &hadv1.Released{Epoch: g.epoch, Forced: forced, Cause: g.cause, Steps: g.timeline.List()})
@@ -90,15 +91,16 @@ func (x *executor) letGo(ctx context.Context, g givingUp, forced bool) error {
 	return nil
 }
 
-// leave notes that nothing of the held epoch is in the kernel any more. The
-// first to say so says why: the ring and a successor's request may meet.
-func (x *executor) leave(epoch uint64, forced bool, cause string) {
+// leave notes that nothing of the held epoch is in the kernel any more, and
+// from when on the rest may be done. The first to say so says why: the ring and
+// a successor's request may meet.
+func (x *executor) leave(epoch uint64, forced bool, cause string, finishAt clock.Instant) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	if x.holding.Epoch != epoch || x.holding.Phase == PhaseLeaving {
 		return
 	}
-	x.holding.Phase, x.holding.Forced, x.holding.Cause = PhaseLeaving, forced, cause
+	x.holding.Phase, x.holding.Forced, x.holding.Cause, x.holding.FinishAt = PhaseLeaving, forced, cause, finishAt
 	x.logger.Info("released", "epoch", epoch, "cause", cause, "forced", forced)
 }
 

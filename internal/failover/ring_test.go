@@ -55,6 +55,10 @@ func TestRingAcquiresAndStops(t *testing.T) {
 		if resp := r.controller.HandOver(t.Context(), &hadv1.HandOverRequest{FromEpoch: 3}); !resp.GetReleased() || r.kernel.holds() != 0 {
 			t.Errorf("asked to let go: %v, %d addresses up", resp, r.kernel.holds())
 		}
+		time.Sleep(successorFirst / 2)
+		if rel := r.releases(); len(rel) > 0 {
+			t.Errorf("releases %v: finished while the successor takes over", rel)
+		}
 		time.Sleep(time.Second)
 		r.expect(join([]string{"-192.0.2.10", "-192.0.2.11"}, after)...)
 		rel := r.releases()

@@ -146,6 +146,11 @@ func (x *executor) yield(ctx context.Context, step Step) error {
 	return x.log.Transfer(ctx, step.Target)
 }
 
+// successorFirst is how long an old owner leaves the rest of a release after it
+// has let go. The guard, the report and the scripts would compete with the
+// answer, for which the clients wait, and the clients don't wait for them.
+const successorFirst = 20 * time.Millisecond
+
 // handOver is the old owner's answer to askToLetGo. After a nil error nothing
 // of the epoch is in the kernel, and nothing of it comes back; nor is a script
 // of it left that can't be ended.
@@ -167,7 +172,7 @@ func (x *executor) handOver(ctx context.Context, from uint64) error {
 	if err := x.holder.drop(ctx, from); err != nil {
 		return err
 	}
-	x.leave(from, false, h.Cause)
+	x.leave(from, false, h.Cause, x.now().Add(successorFirst))
 	x.keeper.end(from, errLeaseOver)
 	return nil
 }
