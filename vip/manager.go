@@ -44,7 +44,7 @@ type Manager struct {
 
 	mu   sync.Mutex
 	told map[netip.Addr]bool // every address ever named to Set or Remove
-	held map[Address]bool    // those the last Set put or kept in the kernel
+	held map[Address]placed  // those the last Set put or kept in the kernel, and where
 }
 
 // New opens the kernel's interface. Close frees it.
@@ -62,7 +62,7 @@ func New(config Config) (*Manager, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Manager{config: config, kernel: k, told: map[netip.Addr]bool{}, held: map[Address]bool{}}, nil
+	return &Manager{config: config, kernel: k, told: map[netip.Addr]bool{}, held: map[Address]placed{}}, nil
 }
 
 // Close frees the sockets. It removes no address: what is held expires.
@@ -111,19 +111,20 @@ func (m *Manager) Set(ctx context.Context, want []Address, deadline func() clock
 	}
 	removeErr := m.delete(unwanted)
 	held := m.held
-	m.held = make(map[Address]bool, len(want))
+	m.held = make(map[Address]placed, len(want))
 	set, setErr := m.renew(goal.targets, deadline)
 	var change Change
 	for _, p := range set {
 		a := goal.address[p]
+		_, before := held[a]
 		switch {
 		case there[p]:
-		case held[a]:
+		case before:
 			change.Reasserted = append(change.Reasserted, a)
 		default:
 			change.Added = append(change.Added, a)
 		}
-		m.held[a] = true
+		m.held[a] = p
 	}
 	if n := len(change.Reasserted); n > 0 {
 		m.config.Logger.Warn("something else removed addresses of ours; they are set again", "count", n, "first", change.Reasserted[0])
@@ -223,20 +224,27 @@ func (m *Manager) Remove(_ context.Context, addrs []Address) error {
 		m.told[a.Addr] = true
 		released[a.Addr] = true
 	}
-	for a := range m.held {
+	// First where they were put, without a look: nearly always that is all.
+	var known []placed
+	for a, p := range m.held {
 		if released[a.Addr] {
+			known = append(known, p)
 			delete(m.held, a)
 		}
 	}
-	present, err := m.kernel.find(released)
-	if err != nil {
+	err := m.delete(known)
+	left, lookErr := m.kernel.find(released)
+	if lookErr != nil {
 		// A failed look must not keep an address up: delete it where it was
 		// said to be.
-		return errors.Join(fmt.Errorf("look where the addresses to remove are: %w", err),
-			m.delete(append(present, m.goal(addrs).targets...)))
+		left = append(left, m.goal(addrs).targets...)
 	}
-	err = m.delete(slices.DeleteFunc(present, func(p placed) bool { return !p.isHost() }))
-	left, lookErr := m.kernel.find(released)
+	if elsewhere := slices.DeleteFunc(slices.Clone(left), func(p placed) bool { return !p.isHost() }); len(elsewhere) > 0 {
+		err = errors.Join(err, m.delete(elsewhere))
+		if lookErr == nil {
+			left, lookErr = m.kernel.find(released)
+		}
+	}
 	if lookErr != nil {
 		return errors.Join(err, fmt.Errorf("verify that %d addresses are gone: %w", len(addrs), lookErr))
 	}
