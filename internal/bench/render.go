@@ -352,7 +352,10 @@ so that a busy moment of the machine hits them alike; a fault comes at a random
 moment within a second, when all is well.
 
 - **The client** asks each address twice a millisecond over UDP, through its
-  kernel's neighbour cache: a gap is the time between two answers.
+  kernel's neighbour cache: a gap is the time between two answers. While the
+  machine keeps the client from asking it misses nothing, and a gap begins half
+  a millisecond before its next request; after more than 10 ms of that, or where
+  it asked too seldom in the gap, the trial is one "with a stalled client".
 - **Who answers** is asked of every server at once, each millisecond, on its own
   switch port, so that a partition hides nobody; answers count in the order of
   the kernel's stamps. No list of addresses and no word of a daemon is believed.

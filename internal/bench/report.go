@@ -44,8 +44,8 @@ type Trial struct {
 	// LastedMs is how long the fault lasted, and so the longest time in which
 	// two hosts could answer because of it.
 	LastedMs float64 `json:"lasted_ms"`
-	// Stalled: in the longest gap the client itself asked less than half as
-	// often as it should have.
+	// Stalled: the client itself asked nothing for more than 10 ms before the
+	// longest gap, or less than half as often in it as it should have.
 	Stalled bool `json:"stalled"`
 	// Rebuilt says why the cluster was not well again after the fault and had
 	// to be made anew; "" otherwise.

@@ -182,8 +182,10 @@ func (w *watch) judge(ctx context.Context, t *Trial, struck, mended time.Time) e
 	return errors.Join(errs...)
 }
 
-// clientStalled reports whether it was rather the client that stood still: it
-// asked less than half as often as it should.
+// clientStalled reports whether the client stood still for long before a gap,
+// which may have been that much longer, or in it: then it asked less than half as
+// often as it should.
 func clientStalled(g lab.Gap) bool {
-	return g.Duration() > 10*time.Millisecond && time.Duration(g.Sent)*asking < g.Duration()/2
+	const long = 10 * time.Millisecond
+	return g.Unasked > long || g.Duration() > long && time.Duration(g.Sent)*asking < g.Duration()/2
 }

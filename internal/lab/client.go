@@ -60,7 +60,7 @@ type Client struct {
 // closes.
 func (h *Host) Measure(cfg ClientConfig) (*Client, error) {
 	c := &Client{cfg: cfg.withDefaults(), start: time.Now(), quit: make(chan struct{}), changed: make(chan struct{})}
-	c.report = Report{Start: c.start, Answers: map[string]int{}, resolution: c.cfg.Resolution}
+	c.report = Report{Start: c.start, Answers: map[string]int{}, every: c.cfg.Every, resolution: c.cfg.Resolution}
 	// A connected socket: the kernel passes on only what comes from the target
 	// (udp(7)), so an answer from any other address is no answer.
 	err := h.ns.do(func() (err error) {
@@ -92,13 +92,14 @@ func (c *Client) send() {
 		case <-c.quit:
 			return
 		}
-		request := binary.BigEndian.AppendUint64(nil, uint64(time.Since(c.start)))
+		now := time.Now()
+		c.mu.Lock()
+		c.report.ask(now)
+		c.mu.Unlock()
+		request := binary.BigEndian.AppendUint64(nil, uint64(now.Sub(c.start)))
 		// The kernel refuses while it knows that nobody has the address
 		// (EHOSTUNREACH, ECONNREFUSED): a request without an answer.
 		_, _ = c.conn.Write(request)
-		c.mu.Lock()
-		c.report.Sent++
-		c.mu.Unlock()
 	}
 }
 

@@ -27,13 +27,14 @@ func TestClientMeasuresAGap(t *testing.T) {
 		must(t, l.Cut("client", "alpha"))
 		cutDone := time.Now()
 		<-time.After(made)
+		healing := time.Now()
 		must(t, l.Heal())
 		healed := time.Now()
 		_, err = c.AwaitAnswer(ctx, healed)
 		must(t, err)
 
 		gap, ok := c.Report().LongestGap(from, time.Now())
-		if !ok || gap.Duration() < made-2*time.Millisecond || gap.Start.After(cutDone.Add(20*time.Millisecond)) || gap.FromHost != "alpha" || gap.ToHost != "alpha" {
+		if !ok || gap.Start.Add(-gap.Unasked).After(cutDone.Add(2*time.Millisecond)) || gap.End.Before(healing) || gap.Start.After(cutDone.Add(20*time.Millisecond)) || gap.FromHost != "alpha" || gap.ToHost != "alpha" {
 			t.Errorf("%s: made a gap of %v, measured %v", vip, made, gap)
 		}
 		if late := gap.End.Sub(healed); late > 200*time.Millisecond {

@@ -35,23 +35,25 @@ func TestHistoryJudgesByTransitions(t *testing.T) {
 }
 
 func TestReportFindsGaps(t *testing.T) {
-	r := Report{Start: at(0), Answers: map[string]int{}, resolution: 5 * time.Millisecond}
+	r := Report{Start: at(0), Answers: map[string]int{}, every: time.Millisecond, resolution: 5 * time.Millisecond}
 	answer := func(ms int, host string) {
-		r.Sent++
+		r.ask(at(ms))
 		r.note(at(ms), at(ms), host)
 	}
 	for _, ms := range []int{1, 2, 6} {
 		answer(ms, "alpha")
 	}
-	r.Sent += 90
+	for ms := range 90 {
+		r.ask(at(7 + ms))
+	}
 	answer(100, "alpha") // silence
 	answer(101, "beta")  // a change without silence
 	r.End = at(130)
 
 	want := []Gap{
-		{at(6), at(100), "alpha", "alpha", 91},
-		{at(100), at(101), "alpha", "beta", 1},
-		{at(101), at(130), "beta", "", 0},
+		{at(6), at(100), "alpha", "alpha", 91, 0},
+		{at(100), at(101), "alpha", "beta", 1, 0},
+		{at(101), at(130), "beta", "", 0, 0},
 	}
 	if got := r.Gaps(); !slices.Equal(got, want) {
 		t.Errorf("gaps = %v, want %v", got, want)
@@ -65,5 +67,21 @@ func TestReportFindsGaps(t *testing.T) {
 	r.keep(1)
 	if len(r.Runs) != 1 || r.Gaps()[0] != want[2] {
 		t.Errorf("after forgetting: %v", r.Gaps())
+	}
+}
+
+func TestAClientThatStandsStillMissesNothing(t *testing.T) {
+	r := Report{Start: at(0), Answers: map[string]int{}, every: time.Millisecond, resolution: 5 * time.Millisecond}
+	for _, ms := range []int{1, 2, 50, 51} {
+		r.ask(at(ms))
+		r.note(at(ms), at(ms), "alpha")
+	}
+	r.ask(at(80)) // the first in a long time, and its server is dead
+	r.ask(at(81))
+	r.ask(at(89))
+	r.note(at(89), at(90), "beta")
+	r.End = at(91)
+	if got, want := r.Gaps(), []Gap{{at(79), at(90), "alpha", "beta", 3, 28 * time.Millisecond}}; !slices.Equal(got, want) {
+		t.Errorf("gaps = %v, want %v", got, want)
 	}
 }

@@ -17,8 +17,10 @@ type Run struct {
 	// that the kernel kept while it resolved the address make it long.
 	Slowest time.Duration
 
-	sentBefore int // requests sent when the first answer came
-	sentAfter  int // requests sent when the last answer came
+	silence    time.Time     // when the silence before the first answer began
+	unasked    time.Duration // how long nothing was asked before that
+	sentBefore int           // requests sent when the first answer came
+	sentAfter  int           // requests sent when the last answer came
 }
 
 // Report is what a client saw.
@@ -28,11 +30,16 @@ type Report struct {
 	Answers    map[string]int // by host
 	Runs       []Run          // in order of time
 
-	resolution time.Duration
+	every, resolution time.Duration // of the client
+	// asked is when the first request since the latest answer was sent; zero:
+	// there was none.
+	asked time.Time
 }
 
 // Gap is a time in which the client had no answer: from the last one before
-// to the first one after.
+// to the first one after. A client that stands still, because something else has
+// its CPU, asks nothing and misses nothing: the time before its next request
+// counts no longer than it is between any two.
 type Gap struct {
 	Start, End time.Time
 	FromHost   string // who answered last; "" at the start of the report
@@ -40,6 +47,8 @@ type Gap struct {
 	// Sent is how many requests were sent in it. When that is far less than
 	// its length asks for, it was the client that stalled, not the service.
 	Sent int
+	// Unasked is how long before it nothing was asked, and so nothing is known.
+	Unasked time.Duration
 }
 
 // Duration returns how long the gap was.
@@ -57,15 +66,38 @@ func orNobody(host string) string {
 	return host
 }
 
+// ask adds a request.
+func (r *Report) ask(at time.Time) {
+	r.Sent++
+	if r.asked.IsZero() {
+		r.asked = at
+	}
+}
+
+// silence returns since when there has been no answer, after the latest run or
+// from the start, and for how long nothing was asked before that.
+func (r *Report) silence() (since time.Time, unasked time.Duration) {
+	last := r.Start
+	if i := len(r.Runs) - 1; i >= 0 {
+		last = r.Runs[i].Last
+	}
+	if at := r.asked.Add(-r.every); at.After(last) {
+		return at, at.Sub(last)
+	}
+	return last, 0
+}
+
 // note adds an answer and reports whether it begins a new run.
 func (r *Report) note(asked, at time.Time, host string) bool {
 	r.Answers[host]++
 	i := len(r.Runs) - 1
-	begins := i < 0 || r.Runs[i].Host != host || at.Sub(r.Runs[i].Last) > r.resolution
+	silence, unasked := r.silence()
+	begins := i < 0 || r.Runs[i].Host != host || at.Sub(silence) > r.resolution
 	if begins {
-		r.Runs = append(r.Runs, Run{Host: host, First: at, sentBefore: r.Sent})
+		r.Runs = append(r.Runs, Run{Host: host, First: at, silence: silence, unasked: unasked, sentBefore: r.Sent})
 		i++
 	}
+	r.asked = time.Time{}
 	run := &r.Runs[i]
 	run.Last = at
 	run.Answers++
@@ -79,6 +111,7 @@ func (r *Report) keep(limit int) {
 	if extra := len(r.Runs) - limit; extra > 0 {
 		r.Runs = r.Runs[extra:]
 		r.Start = r.Runs[0].First
+		r.Runs[0].silence, r.Runs[0].unasked = r.Start, 0
 	}
 }
 
@@ -113,12 +146,13 @@ func (r Report) Gaps() []Gap {
 			gaps = append(gaps, g)
 		}
 	}
-	last := Run{Last: r.Start}
+	var last Run
 	for _, run := range r.Runs {
-		add(Gap{last.Last, run.First, last.Host, run.Host, run.sentBefore - last.sentAfter})
+		add(Gap{run.silence, run.First, last.Host, run.Host, run.sentBefore - last.sentAfter, run.unasked})
 		last = run
 	}
-	add(Gap{last.Last, r.End, last.Host, "", r.Sent - last.sentAfter})
+	silence, unasked := r.silence()
+	add(Gap{silence, r.End, last.Host, "", r.Sent - last.sentAfter, unasked})
 	return gaps
 }
 
