@@ -67,12 +67,13 @@ dev: build ## the same cluster left running for you to play with (root)
 N        ?= 20
 ONLY     ?=
 SUBJECTS ?=
+RESUME   ?=
 
 .PHONY: bench
-bench: build ## measure failover and its cost beside keepalived (root, about an hour; N=5 ONLY=crash,idle for less)
+bench: build ## measure failover and its cost beside keepalived (root, about an hour; N=5 ONLY=crash,idle for less; RESUME=1 goes on)
 	@$(call as_root,it makes network namespaces and so needs root); \
 	CGO_ENABLED=0 go build -trimpath -o build/bench/bench ./internal/bench/cmd; \
-	exec $$SUDO build/bench/bench -docs docs -n '$(N)' -only '$(ONLY)' -subjects '$(SUBJECTS)'
+	exec $$SUDO build/bench/bench -docs docs -n '$(N)' -only '$(ONLY)' -subjects '$(SUBJECTS)' $(if $(RESUME),-resume)
 
 .PHONY: test
 test: need-go need-tools ## every test: unit, simulation, real kernel, end to end (root, some minutes)

@@ -33,6 +33,9 @@ type Config struct {
 	Only []string
 	// Subjects are those to measure, by key; empty: all.
 	Subjects []string
+	// Resume goes on with the run whose results are in Dir, if it was of the
+	// same programs and machine: what it has measured isn't measured again.
+	Resume bool
 	// Progress is told what happens, a line each.
 	Progress io.Writer
 }
@@ -76,6 +79,11 @@ func Run(ctx context.Context, cfg Config) (*Report, error) {
 	}
 	if r.report.Machine, err = r.describe(ctx); err != nil {
 		return nil, err
+	}
+	if cfg.Resume {
+		if err := r.resume(); err != nil {
+			return nil, err
+		}
 	}
 	r.announce()
 	if err := errors.Join(r.all(ctx), r.save()); err != nil {
@@ -127,9 +135,43 @@ func faultOf(key string) fault {
 	return all[slices.IndexFunc(all, func(f fault) bool { return f.key == key })]
 }
 
+// resume takes over what an earlier run has measured.
+func (r *runner) resume() error {
+	old, err := ReadReport(filepath.Join(r.cfg.Dir, ResultsFile))
+	if err != nil {
+		return err
+	}
+	same := old.Machine
+	same.Load = r.report.Machine.Load
+	if same != r.report.Machine || old.Trials != r.report.Trials {
+		return fmt.Errorf("go on with the run in %s: it was one of %d trials with %+v, and this is one of %d with %+v; run the same programs, or begin anew",
+			r.cfg.Dir, old.Trials, same, r.report.Trials, r.report.Machine)
+	}
+	r.report.Machine = old.Machine
+	r.report.Faults, r.report.Scale, r.report.Steady, r.report.Idle = old.Faults, old.Scale, old.Steady, old.Idle
+	return nil
+}
+
+// measured returns how often a fault has been measured for a subject.
+func (r *runner) measured(subject, fault string) (n int) {
+	for _, t := range r.report.Faults {
+		if t.Subject == subject && t.Fault == fault {
+			n++
+		}
+	}
+	return n
+}
+
+// idled reports whether what idling costs has been measured for all subjects.
+func (r *runner) idled() bool {
+	return !slices.ContainsFunc(r.subjects, func(s Subject) bool {
+		return !slices.ContainsFunc(r.report.Idle, func(c Cost) bool { return c.Subject == s.Key })
+	})
+}
+
 // all runs the parts one after another.
 func (r *runner) all(ctx context.Context) error {
-	if r.wants(partIdle) || len(r.faults()) > 0 {
+	if r.wants(partIdle) && !r.idled() || r.trials() > 0 {
 		if err := r.onSites(ctx); err != nil {
 			return err
 		}
@@ -156,7 +198,8 @@ func (r *runner) onSites(ctx context.Context) (err error) {
 		}
 		r.sites = append(r.sites, c)
 	}
-	if r.wants(partIdle) {
+	if r.wants(partIdle) && !r.idled() {
+		r.report.Idle = nil
 		if err := r.idle(ctx); err != nil {
 			if err := r.note(ctx, "idle", err); err != nil {
 				return err
@@ -165,8 +208,11 @@ func (r *runner) onSites(ctx context.Context) (err error) {
 	}
 	done, total := 0, r.trials()
 	for _, f := range r.faults() {
-		for range r.cfg.Trials {
+		for n := range r.cfg.Trials {
 			for i := range r.sites {
+				if r.measured(r.subjects[i].Key, f.key) > n {
+					continue
+				}
 				t, err := r.try(ctx, i, f)
 				if err != nil {
 					return err
@@ -180,7 +226,14 @@ func (r *runner) onSites(ctx context.Context) (err error) {
 }
 
 // trials returns how many there are to make.
-func (r *runner) trials() int { return len(r.faults()) * len(r.subjects) * r.cfg.Trials }
+func (r *runner) trials() (n int) {
+	for _, f := range r.faults() {
+		for _, s := range r.subjects {
+			n += max(0, r.cfg.Trials-r.measured(s.Key, f.key))
+		}
+	}
+	return n
+}
 
 // maxRebuilt is how often the cluster of a subject may have to be made anew.
 const maxRebuilt = 5
@@ -259,7 +312,7 @@ func (r *runner) announce() {
 	if r.cfg.Keepalived == "" {
 		r.say("keepalived isn't installed and isn't measured (apt-get install keepalived)")
 	}
-	r.say("%d faults, %d trials in all, some 5 s each; Ctrl-C ends it and keeps what is measured", len(r.faults()), r.trials())
+	r.say("%d faults, %d trials to make, some 5 s each; Ctrl-C ends it and keeps what is measured", len(r.faults()), r.trials())
 }
 
 // tell tells a trial.

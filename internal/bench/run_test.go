@@ -191,3 +191,53 @@ func TestResultsAreReplacedAsAWhole(t *testing.T) {
 		t.Errorf("%d files are left: %v", len(entries), err)
 	}
 }
+
+func TestARunGoesOnWhereItEnded(t *testing.T) {
+	t.Parallel()
+	cfg := Config{Trials: 4, Keepalived: "/k", Progress: io.Discard, Dir: t.TempDir(), Resume: true}
+	start := func(m Machine) (*runner, error) {
+		r, err := newRunner(cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.report.Machine = m
+		return r, r.resume()
+	}
+	if _, err := start(Machine{}); err == nil || !strings.Contains(err.Error(), "measure first") {
+		t.Errorf("without a run before: %v", err)
+	}
+	old := Report{Trials: 4, Machine: Machine{Had: "had 1", Load: "0.01"}}
+	s, f := subjects()[0], faults()[0]
+	for range 3 {
+		old.Faults = append(old.Faults, Trial{Subject: s.Key, Fault: f.key})
+	}
+	for _, s := range subjects() {
+		old.Idle = append(old.Idle, Cost{Subject: s.Key})
+		if s.Scaled {
+			for range 3 * len(triggers()) {
+				old.Scale = append(old.Scale, Many{Subject: s.Key, Family: ipv4, Count: 1})
+			}
+		}
+	}
+	old.Scale = append(old.Scale, Many{Subject: s.Key, Family: ipv6, Count: 1})
+	old.Steady = []Renewal{{Family: ipv4, Count: 1}, {Family: ipv6, Count: 1}}
+	if err := old.Write(filepath.Join(cfg.Dir, ResultsFile)); err != nil {
+		t.Fatal(err)
+	}
+	r, err := start(Machine{Had: "had 1", Load: "3.00"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if all := len(subjects()) * len(faults()) * 4; r.trials() != all-3 || !r.idled() {
+		t.Errorf("%d of %d trials are left after 3; idled: %t", r.trials(), all, r.idled())
+	}
+	if !r.scaled(ipv4, 1) || r.scaled(ipv6, 1) || r.scaled(ipv4, 100) {
+		t.Error("what is measured of many addresses isn't what the results say")
+	}
+	if len(r.report.Steady) != 1 || r.report.Scale[len(r.report.Scale)-1].Family != ipv4 {
+		t.Error("half a measurement is kept")
+	}
+	if _, err := start(Machine{Had: "had 2"}); err == nil || !strings.Contains(err.Error(), "had 2") {
+		t.Errorf("of another program: %v", err)
+	}
+}

@@ -61,7 +61,35 @@ func (r *runner) scale(ctx context.Context) error {
 	return nil
 }
 
+// takeovers is how many are measured for each number, family, trigger and subject.
+func (r *runner) takeovers() int { return max(3, r.cfg.Trials/4) }
+
+// scaled reports whether all of scaleOne has been measured; otherwise it forgets
+// what there is of it.
+func (r *runner) scaled(family string, count int) bool {
+	missing := 0
+	for _, s := range r.subjects {
+		if s.Scaled {
+			missing += r.takeovers() * len(triggers())
+		}
+	}
+	for _, m := range r.report.Scale {
+		if m.Family == family && m.Count == count {
+			missing--
+		}
+	}
+	if missing <= 0 {
+		return true
+	}
+	r.report.Scale = slices.DeleteFunc(r.report.Scale, func(m Many) bool { return m.Family == family && m.Count == count })
+	r.report.Steady = slices.DeleteFunc(r.report.Steady, func(s Renewal) bool { return s.Family == family && s.Count == count })
+	return false
+}
+
 func (r *runner) scaleOne(ctx context.Context, family string, count int) (err error) {
+	if r.scaled(family, count) {
+		return nil
+	}
 	var sites []*site
 	defer func() {
 		for _, c := range sites {
@@ -105,7 +133,7 @@ func (r *runner) scaleOne(ctx context.Context, family string, count int) (err er
 		}
 		return err
 	})
-	for range max(3, r.cfg.Trials/4) {
+	for range r.takeovers() {
 		for _, trigger := range triggers() {
 			err = errors.Join(err, turn(func(c *site) error {
 				m, err := c.many(ctx, family, trigger)

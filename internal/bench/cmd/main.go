@@ -40,6 +40,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	subjects := flags.String("subjects", "", "what to measure, with commas between: "+strings.Join(bench.SubjectKeys(), ", "))
 	keepalived := flags.String("keepalived", "/usr/sbin/keepalived", "the program to compare with")
 	flags.StringVar(&cfg.Dir, "dir", filepath.Join("build", "bench"), "folder for the results")
+	flags.BoolVar(&cfg.Resume, "resume", false, "go on with the run whose results are in the folder")
 	flags.IntVar(&cfg.Trials, "n", 20, "trials a fault")
 	if err := flags.Parse(args); err != nil {
 		return err
