@@ -7,8 +7,11 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"os"
 	"sync"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // ClientConfig says what a client measures.
@@ -44,12 +47,12 @@ func (c ClientConfig) withDefaults() ClientConfig {
 // program on that host does, with the kernel's neighbour cache: a stale entry
 // there is part of what a client of the cluster suffers.
 type Client struct {
-	cfg   ClientConfig
-	conn  *net.UDPConn
-	start time.Time
-	quit  chan struct{}
-	once  sync.Once
-	work  sync.WaitGroup
+	cfg    ClientConfig
+	conn   *net.UDPConn
+	ticker *os.File
+	start  time.Time
+	once   sync.Once
+	work   sync.WaitGroup
 
 	mu      sync.Mutex
 	report  Report
@@ -59,7 +62,7 @@ type Client struct {
 // Measure starts a client on the host; it runs until Stop or until the lab
 // closes.
 func (h *Host) Measure(cfg ClientConfig) (*Client, error) {
-	c := &Client{cfg: cfg.withDefaults(), start: time.Now(), quit: make(chan struct{}), changed: make(chan struct{})}
+	c := &Client{cfg: cfg.withDefaults(), start: time.Now(), changed: make(chan struct{})}
 	c.report = Report{Start: c.start, Answers: map[string]int{}, every: c.cfg.Every, resolution: c.cfg.Resolution}
 	// A connected socket: the kernel passes on only what comes from the target
 	// (udp(7)), so an answer from any other address is no answer.
@@ -70,10 +73,13 @@ func (h *Host) Measure(cfg ClientConfig) (*Client, error) {
 	if err != nil {
 		return nil, fmt.Errorf("connect a client on host %s to %s: %w", h.Name, cfg.Target, err)
 	}
+	if c.ticker, err = newTicker(c.cfg.Every); err != nil {
+		return nil, errors.Join(fmt.Errorf("start a client on host %s: %w", h.Name, err), c.conn.Close())
+	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.clients == nil {
-		return nil, errors.Join(ErrClosed, c.conn.Close())
+		return nil, errors.Join(ErrClosed, c.ticker.Close(), c.conn.Close())
 	}
 	h.clients[c] = true
 	c.work.Go(c.send)
@@ -84,13 +90,10 @@ func (h *Host) Measure(cfg ClientConfig) (*Client, error) {
 // send asks until the client stops. Each request carries the time since the
 // start at which it was sent, in nanoseconds.
 func (c *Client) send() {
-	tick := time.NewTicker(c.cfg.Every)
-	defer tick.Stop()
+	ticks := make([]byte, 8) // how many there were (timerfd_create(2))
 	for {
-		select {
-		case <-tick.C:
-		case <-c.quit:
-			return
+		if _, err := c.ticker.Read(ticks); err != nil {
+			return // closed
 		}
 		now := time.Now()
 		c.mu.Lock()
@@ -101,6 +104,22 @@ func (c *Client) send() {
 		// (EHOSTUNREACH, ECONNREFUSED): a request without an answer.
 		_, _ = c.conn.Write(request)
 	}
+}
+
+// newTicker returns a file that has something to read after every such time. A
+// time.Ticker has whole milliseconds where nothing else wakes the program: it
+// waits in epoll_wait(2).
+func newTicker(every time.Duration) (*os.File, error) {
+	fd, err := unix.TimerfdCreate(unix.CLOCK_MONOTONIC, unix.TFD_NONBLOCK|unix.TFD_CLOEXEC)
+	if err != nil {
+		return nil, os.NewSyscallError("timerfd_create", err)
+	}
+	f := os.NewFile(uintptr(fd), "timerfd")
+	interval := unix.NsecToTimespec(every.Nanoseconds())
+	if err := unix.TimerfdSettime(fd, 0, &unix.ItimerSpec{Interval: interval, Value: interval}, nil); err != nil {
+		return nil, errors.Join(os.NewSyscallError("timerfd_settime", err), f.Close())
+	}
+	return f, nil
 }
 
 // receive notes answers until the socket is closed.
@@ -163,7 +182,7 @@ func (c *Client) AwaitAnswer(ctx context.Context, after time.Time, except ...str
 // Stop ends the client and returns what it has seen. It may be called again.
 func (c *Client) Stop() Report {
 	c.once.Do(func() {
-		close(c.quit)
+		_ = c.ticker.Close()
 		_ = c.conn.Close() // a datagram socket has nothing left to lose
 		c.work.Wait()
 		c.mu.Lock()

@@ -71,3 +71,16 @@ func TestStoppedClientKeepsItsReport(t *testing.T) {
 		t.Errorf("a stopped client went on: %+v, then %+v", first, second)
 	}
 }
+
+func TestAClientAsksAsOftenAsItSays(t *testing.T) {
+	t.Parallel()
+	l := newLab(t, Config{})
+	const every = 500 * time.Microsecond
+	c, err := l.Client.Measure(ClientConfig{Target: l.Host("alpha").V4, Every: every})
+	must(t, err)
+	<-time.After(500 * time.Millisecond)
+	r := c.Stop()
+	if due := int(r.End.Sub(r.Start) / every); r.Sent > due+1 || r.Sent < due*2/3 {
+		t.Errorf("%d requests in %v, want %d", r.Sent, r.End.Sub(r.Start), due)
+	}
+}
