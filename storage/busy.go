@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -70,17 +69,19 @@ func (h host) users(v Volume, dev devno, all []mount) []User {
 	if err != nil {
 		return users
 	}
-	l := usage{dev: dev, path: v.Path, mounts: map[int]devno{}}
-	for _, m := range all {
-		l.mounts[m.ID] = m.dev()
-	}
+	l := newUsage(all, site{dev, v.Path})
 	var opened []User
-	for _, pid := range pids {
-		switch what, device := l.uses(filepath.Join("/proc", strconv.Itoa(pid))); {
-		case device:
-			opened = append(opened, User{PID: pid, Comm: comm(pid), What: what})
-		case what != "":
-			users = append(users, User{PID: pid, Comm: comm(pid), What: what})
+	for _, at := range glances() {
+		for _, pid := range pids {
+			switch u, device := l.user(pid, at); {
+			case device:
+				opened = append(opened, u)
+			case u.What != "":
+				users = append(users, u)
+			}
+		}
+		if len(users) > 0 {
+			break
 		}
 	}
 	if len(users) == 0 { // the device keeps only who opened it with O_EXCL, which doesn't show
@@ -116,88 +117,6 @@ func (h host) holders(dev devno) []User {
 		}
 	}
 	return users
-}
-
-// usage looks for those who use one file system.
-type usage struct {
-	dev    devno
-	path   string        // where it is or was mounted
-	mounts map[int]devno // of every mount, by its ID
-}
-
-// uses says what a process has of the file system, by its folder in /proc, or
-// that it only has the device itself open.
-func (l usage) uses(proc string) (what string, device bool) {
-	for _, link := range []struct{ name, what string }{{"cwd", "working folder"}, {"root", "root folder"}, {"exe", "program"}} {
-		if path := filepath.Join(proc, link.name); l.leadsTo(path) {
-			return link.what + " " + target(path), false
-		}
-	}
-	fds, _ := os.ReadDir(filepath.Join(proc, "fd"))
-	for _, fd := range fds {
-		path := filepath.Join(proc, "fd", fd.Name())
-		// Looking at a file of another, dead file system could take for ever,
-		// and the kernel says where it is. Not so for what was unmounted
-		// lazily, and for devices.
-		id, _ := mountOfFD(filepath.Join(proc, "fdinfo", fd.Name()))
-		dev, mounted := l.mounts[id]
-		switch to := target(path); {
-		case mounted && dev == l.dev, !mounted && l.leadsTo(path):
-			return "open file " + to, false
-		case strings.HasPrefix(to, "/dev/") && l.leadsTo(path):
-			what, device = "open device "+to, true
-		}
-	}
-	maps, _ := os.ReadFile(filepath.Join(proc, "maps"))
-	mark := fmt.Sprintf("%02x:%02x", l.dev.major, l.dev.minor)
-	for line := range strings.Lines(string(maps)) {
-		if f := strings.Fields(line); len(f) >= 6 && f[3] == mark {
-			return "mapped file " + strings.Join(f[5:], " "), false
-		}
-	}
-	return what, device
-}
-
-// leadsTo reports whether a link of /proc leads to the file system or its
-// device. One that was shut down may say nothing of itself but EIO.
-func (l usage) leadsTo(link string) bool {
-	is, err := onDevice(link, l.dev)
-	return is || errors.Is(err, unix.EIO) && within(target(link), l.path)
-}
-
-// mountOfFD reads the ID of the mount that a descriptor's file is on
-// (proc_pid_fdinfo(5)).
-func mountOfFD(fdinfo string) (id int, ok bool) {
-	b, err := os.ReadFile(fdinfo)
-	if err != nil {
-		return 0, false
-	}
-	for line := range strings.Lines(string(b)) {
-		if value, found := strings.CutPrefix(line, "mnt_id:"); found {
-			id, err := strconv.Atoi(strings.TrimSpace(value))
-			return id, err == nil
-		}
-	}
-	return 0, false
-}
-
-// onDevice reports whether a path leads to the file system on a device, or to
-// the device itself. No server is asked.
-func onDevice(path string, dev devno) (bool, error) {
-	var st unix.Statx_t
-	if err := unix.Statx(unix.AT_FDCWD, path, unix.AT_STATX_DONT_SYNC, unix.STATX_TYPE, &st); err != nil {
-		return false, err
-	}
-	is := devno{st.Dev_major, st.Dev_minor} == dev
-	return is || st.Mode&unix.S_IFMT == unix.S_IFBLK && devno{st.Rdev_major, st.Rdev_minor} == dev, nil
-}
-
-func target(link string) string {
-	t, err := os.Readlink(link)
-	if err != nil {
-		return "?"
-	}
-	return t
 }
 
 // stillThere explains why a volume couldn't be unmounted.

@@ -104,7 +104,7 @@ func TestSecureOnABrokenDisk(t *testing.T) {
 		own, err := ownMounts()
 		must(t, err)
 		m, _ := top(own, under.Path)
-		must(t, shutdown([]mount{m}, m.dev()))
+		must(t, thisHost().shutDown([]mount{m}, m.dev()))
 		must(t, Secure(ctx, []Volume{v}))
 		err = Mount(ctx, v, MountOptions{})
 		if err == nil {

@@ -18,12 +18,15 @@ type host struct {
 	sys   string   // where sysfs is mounted
 	fstab string   // the file
 	units []string // folders with systemd's units, the most important first
+
+	shutdown int // what a file system still writes when it is shut down
 }
 
 func thisHost() host {
 	return host{
-		sys:   "/sys",
-		fstab: "/etc/fstab",
+		sys:      "/sys",
+		fstab:    "/etc/fstab",
+		shutdown: shutdownLog,
 		units: []string{
 			"/etc/systemd/system", "/run/systemd/system", "/run/systemd/generator.early", "/run/systemd/generator",
 			"/run/systemd/generator.late", "/usr/local/lib/systemd/system", "/usr/lib/systemd/system", "/lib/systemd/system",

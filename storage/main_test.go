@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"syscall"
@@ -55,6 +56,12 @@ func TestMain(m *testing.M) {
 	}
 }
 
+func init() {
+	if os.Getenv(helperVariable) == "headless" {
+		runtime.LockOSThread() // main is on the first thread
+	}
+}
+
 // help is what the helpers do. Each says a line when it has begun, and goes on
 // until its input ends.
 func help(name string, args []string) int {
@@ -64,6 +71,11 @@ func help(name string, args []string) int {
 		_, err = os.OpenFile(args[0], os.O_CREATE|os.O_RDWR, 0o600)
 	case "chdir":
 		err = os.Chdir(args[0])
+	case "headless": // a file, by a process whose first thread has ended
+		if _, err = os.OpenFile(args[0], os.O_CREATE|os.O_RDWR, 0o600); err == nil {
+			fmt.Println("ready")
+			_, _, _ = unix.RawSyscall(unix.SYS_EXIT, 0, 0, 0)
+		}
 	case "map": // a file
 		err = mapFile(args[0])
 	case "nothing": // but to live in its mount namespace

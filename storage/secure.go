@@ -23,8 +23,9 @@ import (
 // Whoever writes must be dead before: a sync that is under way may otherwise
 // report success for what is lost. One volume that can't be ended doesn't keep
 // the others from it; the error names all. nil is the proof for all.
-func Secure(ctx context.Context, vs []Volume) error {
-	h := thisHost()
+func Secure(ctx context.Context, vs []Volume) error { return thisHost().secure(ctx, vs) }
+
+func (h host) secure(ctx context.Context, vs []Volume) error {
 	here, err := ownMounts()
 	if err != nil {
 		return fmt.Errorf("end the volumes by force: %w", err)
@@ -37,7 +38,7 @@ func Secure(ctx context.Context, vs []Volume) error {
 			errs = append(errs, err)
 			continue
 		}
-		e.shut = shutdown(e.mounts, e.dev)
+		e.shut = h.shutDown(e.mounts, e.dev)
 		ends = append(ends, e)
 	}
 	for _, e := range ends {
@@ -76,11 +77,9 @@ func (h host) ending(ctx context.Context, v Volume, here []mount) (ending, error
 			}
 		}
 	} else {
-		ds, err := h.candidates(ctx, v)
-		if err != nil {
+		if devs, err = h.suspects(ctx, v); err != nil {
 			return ending{}, err
 		}
-		devs = numbers(ds)
 	}
 	for _, dev := range devs {
 		if ms := of(all, dev); len(ms) > 0 {
@@ -92,7 +91,7 @@ func (h host) ending(ctx context.Context, v Volume, here []mount) (ending, error
 
 func (h host) end(ctx context.Context, e ending) error {
 	if len(e.mounts) == 0 {
-		return Unused(ctx, e.Volume)
+		return h.proof(ctx, e.Volume)
 	}
 	err := h.unmountByForce(ctx, e)
 	if err != nil && e.shut != nil {
@@ -183,26 +182,27 @@ func inNamespace(m mount, f func() error) error {
 
 // Requests to a file system: XFS_IOC_GOINGDOWN of fs/xfs/libxfs/xfs_fs.h, which
 // ext4 and f2fs took over as EXT4_IOC_SHUTDOWN and F2FS_IOC_SHUTDOWN, with how
-// much is still written: here, the log.
+// much is still written.
 const (
-	iocShutdown = 0x8004587d
-	shutdownLog = 1
+	iocShutdown   = 0x8004587d
+	shutdownLog   = 1 // the log
+	shutdownNoLog = 2 // nothing
 )
 
 // shutdown makes every write to a file system fail from now on, whoever has it
 // open, however it is mounted besides. For one that can't do that, such as vfat
 // or nfs, unmounting is all that there is.
-func shutdown(mounts []mount, dev devno) error {
+func (h host) shutDown(mounts []mount, dev devno) error {
 	var err error
 	for _, m := range mounts {
-		if err = shutdownAt(fmt.Sprintf("/proc/%d/root%s", m.pid, m.Mountpoint), dev); err == nil {
+		if err = shutdownAt(fmt.Sprintf("/proc/%d/root%s", m.pid, m.Mountpoint), dev, h.shutdown); err == nil {
 			return nil
 		}
 	}
 	return err
 }
 
-func shutdownAt(path string, dev devno) error {
+func shutdownAt(path string, dev devno, how int) error {
 	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0)
 	if err != nil {
 		return fmt.Errorf("shut down its file system: %w", err)
@@ -216,7 +216,7 @@ func shutdownAt(path string, dev devno) error {
 		return fmt.Errorf("shut down its file system: another one is mounted over it on %s", f.Name())
 	}
 	for {
-		err = unix.IoctlSetPointerInt(int(f.Fd()), iocShutdown, shutdownLog)
+		err = unix.IoctlSetPointerInt(int(f.Fd()), iocShutdown, how)
 		if !errors.Is(err, unix.EINTR) {
 			break
 		}

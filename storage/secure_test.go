@@ -178,7 +178,7 @@ func TestSecureStopsWriters(t *testing.T) {
 }
 
 // countStamps returns how many records there are in a row.
-func countStamps(t *testing.T, b []byte) int {
+func countStamps(t testing.TB, b []byte) int {
 	t.Helper()
 	n := 0
 	for line := range strings.Lines(string(b)) {

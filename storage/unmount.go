@@ -3,7 +3,6 @@ package storage
 import (
 	"context"
 	"errors"
-	"fmt"
 	"os"
 	"time"
 
@@ -34,10 +33,10 @@ func Unmount(ctx context.Context, v Volume) error {
 	h := thisHost()
 	m, mounted := h.mountedHere(ctx, v, own)
 	if !mounted {
-		return Unused(ctx, v)
+		return h.proof(ctx, v)
 	}
-	if err := flush(v.Path); err != nil { // unmounting doesn't say what was lost
-		return v.errorf("%w", err)
+	if err := Flush(v); err != nil { // unmounting doesn't say what was lost
+		return err
 	}
 	if err := unmountPatiently(ctx, v.Path, 0); err != nil {
 		return h.stillThere(v, m.dev(), err)
@@ -45,15 +44,16 @@ func Unmount(ctx context.Context, v Volume) error {
 	return h.freed(ctx, v, m.dev())
 }
 
-// flush writes all that there is to write to a file system.
-func flush(path string) error {
-	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_DIRECTORY, 0)
+// Flush writes all that there is to write to a mounted volume, which may be in use:
+// unmounted soon after, it is so quickly.
+func Flush(v Volume) error {
+	f, err := os.OpenFile(v.Path, os.O_RDONLY|unix.O_DIRECTORY, 0)
 	if err != nil {
-		return fmt.Errorf("write what isn't on its disk yet: %w", err)
+		return v.errorf("write what isn't on its disk yet: %w", err)
 	}
 	defer f.Close()
 	if err := unix.Syncfs(int(f.Fd())); err != nil {
-		return fmt.Errorf("write what isn't on its disk yet, on %s: %w; what was acknowledged as synced is there, the rest may be lost", path, err)
+		return v.errorf("write what isn't on its disk yet, on %s: %w; what was acknowledged as synced is there, the rest may be lost", v.Path, err)
 	}
 	return nil
 }
@@ -91,6 +91,9 @@ func (h host) mountedHere(ctx context.Context, v Volume, own []mount) (mount, bo
 	}
 	if v.Network() {
 		return m, sameSource(m.Source, v.Device)
+	}
+	if was, known := parseIdentity(v.Mounted); known && was.dev == m.dev() && h.fateOf(was) != replaced {
+		return m, true
 	}
 	name, value, ok := v.tag()
 	if !ok {

@@ -20,21 +20,26 @@ import (
 //     O_EXCL, which the kernel allows only while nothing else claims it: no
 //     mount, hidden ones included, and no device that is made of it (open(2)).
 //
-// A device that isn't there proves nothing: ErrAbsent. Where several match,
-// all of them must be free. When one isn't, the error is a *BusyError.
+// A device that isn't there proves nothing: ErrAbsent. Only when it is known
+// which one it was (Volume.Mounted), and the kernel has deleted that, it does:
+// what is left of it writes nowhere any more. Where several devices match, all of
+// them must be free. When one isn't, the error is a *BusyError.
 func Unused(ctx context.Context, v Volume) error {
 	if err := v.check(); err != nil {
 		return err
 	}
-	h := thisHost()
+	return thisHost().proof(ctx, v)
+}
+
+func (h host) proof(ctx context.Context, v Volume) error {
 	if v.Network() {
 		return h.free(ctx, v, nil, exclusive)
 	}
-	ds, err := h.candidates(ctx, v)
+	devs, err := h.suspects(ctx, v)
 	if err != nil {
 		return err
 	}
-	return h.free(ctx, v, numbers(ds), exclusive)
+	return h.free(ctx, v, devs, exclusive)
 }
 
 func numbers(ds []device) []devno {
@@ -54,8 +59,9 @@ func (h host) freed(ctx context.Context, v Volume, dev devno) error {
 	err := h.free(ctx, v, []devno{dev}, func(path string) error {
 		return patiently(ctx, func() error { return exclusive(path) })
 	})
-	if errors.Is(err, ErrAbsent) { // unplugged, and maybe back under another name
-		return Unused(ctx, v)
+	if _, there := h.identify(dev); err == nil && !there { // unplugged, and maybe back under another name
+		v.Mounted = identity{dev: dev}.String()
+		return h.proof(ctx, v)
 	}
 	return err
 }
@@ -79,6 +85,9 @@ func (h host) free(ctx context.Context, v Volume, devs []devno, open func(path s
 		}
 	}
 	for _, dev := range devs {
+		if _, there := h.identify(dev); !there {
+			continue // see fateOf
+		}
 		d, err := h.named(dev)
 		if err == nil {
 			err = open(d.path)

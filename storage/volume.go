@@ -41,6 +41,11 @@ type Volume struct {
 	Options []string
 
 	Preen bool // fsck -p before each mount
+
+	// Mounted is what the volume was mounted from, as Identify said; "": nobody
+	// knows. With it a device that has vanished, or has another name by now, can
+	// still be ended and proven to be free.
+	Mounted string
 }
 
 // Network reports whether a server exports the volume: there is no device that
