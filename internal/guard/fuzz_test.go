@@ -66,7 +66,7 @@ func FuzzMessages(f *testing.F) {
 	unmount := Request{Op: OpUnmount, Epoch: 7, Name: "data"}
 	f.Add(datagrams(f, full, mount, Request{Op: OpDrop, Epoch: 7}, unmount, Request{Op: OpDrop, Epoch: 7}, Request{Op: OpClose}), uint16(1))
 	f.Add(datagrams(f, full, mount, Request{Op: OpSecure, Epoch: 7}, mount, hold, full, Request{Op: OpDrop, Epoch: 7}), uint16(900))
-	full.Adopted = true
+	full.Adopted, full.Mounted = true, []string{"data"}
 	f.Add(datagrams(f, full, Request{Op: OpDrop, Epoch: 7}, unmount, mount), uint16(3000))
 	script := &hook.Running{ID: "r1", Stage: hook.PreAcq, Script: "PreAcq10"}
 	f.Add(datagrams(f, hold, longer, Request{Op: OpDrop, Epoch: 7}, next), uint16(1))

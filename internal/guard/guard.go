@@ -226,7 +226,7 @@ func (g *Guard) receive() {
 			continue
 		}
 		if a.Refused != "" {
-			c <- fmt.Errorf("the guard refused: %s", a.Refused)
+			c <- refusal(a)
 		} else {
 			c <- nil
 		}

@@ -176,6 +176,7 @@ func (g *process) openVolumes() error {
 		return err
 	}
 	g.mounters = newMounters("", lock, ownGroup())
+	g.mounters.within = g.setup.Margin / 4
 	s, err := servicesOf(g.setup.DataDir)
 	if err != nil {
 		g.logger.Debug("hooks get no control groups", "error", err)
@@ -291,7 +292,7 @@ func (g *process) serve(conn *net.UnixConn, calls chan<- Call, over <-chan struc
 func (g *process) answer(conn *net.UnixConn, number uint64, err error) {
 	a := answer{Number: number}
 	if err != nil {
-		a.Refused = err.Error()
+		a.Refused, a.NotMounted = err.Error(), errors.Is(err, ErrNotMounted)
 	}
 	if err := send(conn, a); err != nil {
 		g.logger.Warn("had was not answered", "error", err)

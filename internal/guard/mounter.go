@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -31,9 +32,14 @@ type mounters struct {
 	lock  *mounterLock  // every mounter has it too, for as long as it lives
 	group *cgroup.Group // which mounters get a group in; nil: none
 
+	within time.Duration // of task
+
 	turn    chan struct{} // of capacity 1
 	current *mounter      // nil: there is none
 	number  int
+
+	mu      sync.Mutex
+	mounted map[string]string // for storage.Volume.Mounted, by the volume's device
 }
 
 // mounter is a mounter's process.
@@ -50,25 +56,62 @@ const (
 
 	// killedPatience is how long a call waits for the death of what it has killed.
 	killedPatience = time.Second
+
+	// lookPatience is mounters.within where no lease ends.
+	lookPatience = time.Second
 )
 
 func newMounters(exe string, lock *mounterLock, group *cgroup.Group) *mounters {
-	return &mounters{exe: exe, lock: lock, group: group, turn: make(chan struct{}, 1)}
+	return &mounters{exe: exe, lock: lock, group: group, within: lookPatience, turn: make(chan struct{}, 1)}
 }
 
 // Mount implements Volumes.
 func (m *mounters) Mount(ctx context.Context, v storage.Volume, clearMMP bool) error {
-	return m.call(ctx, task{Op: OpMount, Volumes: []storage.Volume{v}, ClearMMP: clearMMP})
+	r, err := m.call(ctx, task{Op: OpMount, Volumes: []storage.Volume{v}, ClearMMP: clearMMP})
+	if err == nil {
+		m.note(v, r.Mounted)
+	}
+	return err
 }
 
 // Unmount implements Volumes.
 func (m *mounters) Unmount(ctx context.Context, v storage.Volume) error {
-	return m.call(ctx, task{Op: OpUnmount, Volumes: []storage.Volume{v}})
+	_, err := m.call(ctx, task{Op: OpUnmount, Volumes: m.noted(v)})
+	if err == nil {
+		m.note(v, "")
+	}
+	return err
 }
 
 // Secure implements Volumes.
 func (m *mounters) Secure(ctx context.Context, vs []storage.Volume) error {
-	return m.call(ctx, task{Op: OpSecure, Volumes: vs})
+	_, err := m.call(ctx, task{Op: OpSecure, Volumes: m.noted(vs...), Within: m.within})
+	if err == nil {
+		for _, v := range vs {
+			m.note(v, "")
+		}
+	}
+	return err
+}
+
+// note remembers what a volume was mounted from; "": it is unmounted.
+func (m *mounters) note(v storage.Volume, from string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.mounted == nil {
+		m.mounted = map[string]string{}
+	}
+	m.mounted[v.Device] = from
+}
+
+func (m *mounters) noted(vs ...storage.Volume) []storage.Volume {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	vs = slices.Clone(vs)
+	for i, v := range vs {
+		vs[i].Mounted = m.mounted[v.Device]
+	}
+	return vs
 }
 
 // Rest implements Volumes: the idle mounter ends.
@@ -99,32 +142,32 @@ func (m *mounters) close() error {
 // call has a mounter do something. It fails while an earlier mounter lives that
 // was killed. After an error of ctx, or of the mounter's death, it isn't known
 // what came of it.
-func (m *mounters) call(ctx context.Context, t task) error {
+func (m *mounters) call(ctx context.Context, t task) (result, error) {
 	select {
 	case m.turn <- struct{}{}:
 	case <-ctx.Done():
-		return context.Cause(ctx)
+		return result{}, context.Cause(ctx)
 	}
 	defer m.done()
 	p, err := m.ready(ctx)
 	if err != nil {
-		return err
+		return result{}, err
 	}
 	answers := make(chan result, 1)
 	go func() { answers <- p.ask(t) }()
 	select {
 	case r := <-answers:
 		if r.Err == "" {
-			return nil
+			return r, nil
 		}
 		// A program that it has started, and given up, may still be at work.
 		if err := p.end(); err != nil || r.lost {
-			return errors.Join(errors.New(r.Err), err)
+			return r, errors.Join(errors.New(r.Err), err)
 		}
-		return r.err()
+		return r, r.err()
 	case <-ctx.Done():
 		err := fmt.Errorf("%s: it was given up: %w", t.Op, context.Cause(ctx))
-		return errors.Join(err, p.end()) // its socket's end ends ask
+		return result{}, errors.Join(err, p.end()) // its socket's end ends ask
 	}
 }
 

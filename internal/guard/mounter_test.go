@@ -1,6 +1,7 @@
 package guard
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -419,16 +420,21 @@ func stuck(t *testing.T, pid int) bool {
 // and can unmount it in order. One that the dead guard had ended it only ends.
 func theNextGuardUnmounts(t *testing.T, o *office, fstype string) {
 	disk := newDisk(t, t.TempDir(), "data", fstype)
+	absent := storage.Volume{Name: "absent", Device: "UUID=00000000-1111-2222-3333-444444444444", Path: filepath.Join(t.TempDir(), "absent"), FSType: "ext4"}
 	s, stop := supervise(t, o)
 	defer stop()
 	for i, ended := range []bool{false, true} {
 		epoch := uint64(7 + i)
-		hold := func() error { return s.Hold(t.Context(), epoch, virtual(1), []storage.Volume{disk.Volume}) }
+		hold := func() error { return s.Hold(t.Context(), epoch, virtual(1), []storage.Volume{disk.Volume, absent}) }
 		eventually(t, "an epoch to begin", func() bool {
 			return s.Extend(epoch, clock.Now().Add(20*time.Second)) && hold() == nil
 		})
 		if err := s.Mount(t.Context(), epoch, disk.Name, false); err != nil {
 			t.Fatal(err)
+		}
+		// What was certainly not mounted is nothing that the next guard must prove.
+		if err := s.Mount(t.Context(), epoch, absent.Name, false); !errors.Is(err, ErrNotMounted) {
+			t.Errorf("a device that isn't there was mounted: %v", err)
 		}
 		old := s.pid(t)
 		if ended {

@@ -9,6 +9,7 @@ import (
 	"os/signal"
 	"slices"
 	"syscall"
+	"time"
 
 	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
@@ -21,12 +22,16 @@ type task struct {
 	Op       Op               `json:"op"` // OpMount, OpUnmount: one volume; OpSecure
 	Volumes  []storage.Volume `json:"volumes"`
 	ClearMMP bool             `json:"clear_mmp,omitempty"`
+	// Within is how long OpSecure may look for those who use the volumes before it
+	// goes on without: the lease's end doesn't wait.
+	Within time.Duration `json:"within,omitempty"`
 }
 
 // result is the mounter's answer.
 type result struct {
 	Err        string `json:"err,omitempty"` // "": it is done, and proven where there is something to prove
 	NotMounted bool   `json:"not_mounted,omitempty"`
+	Mounted    string `json:"mounted,omitempty"` // OpMount: for storage.Volume.Mounted
 
 	lost bool // there was no answer
 }
@@ -86,13 +91,15 @@ func (t task) carryOut(ctx context.Context) (r result) {
 	if err := t.call(ctx); err != nil {
 		r.Err = err.Error()
 		r.NotMounted = t.Op == OpMount && notMounted(ctx, t.Volumes[0], err)
+	} else if t.Op == OpMount {
+		r.Mounted, _ = storage.Identify(t.Volumes[0]) // unknown: the volume's name has to do
 	}
 	return r
 }
 
 func (t task) call(ctx context.Context) error {
 	if t.Op == OpSecure {
-		return secure(ctx, t.Volumes)
+		return secure(ctx, t.Volumes, t.Within)
 	}
 	if len(t.Volumes) != 1 {
 		return fmt.Errorf("%s: told of %d volumes", t.Op, len(t.Volumes))
@@ -120,9 +127,13 @@ func notMounted(ctx context.Context, v storage.Volume, failed error) bool {
 
 // secure ends volumes by force. Those who use them outside of the hooks' control
 // group, such as a service that a hook has started through systemd, are killed
-// when they turn out to be in the way.
-func secure(ctx context.Context, vs []storage.Volume) error {
+// first, as far as they are found in time, and again when they turn out to be in
+// the way.
+func secure(ctx context.Context, vs []storage.Volume, within time.Duration) error {
 	const rounds = 5
+	limited, cancel := context.WithTimeout(ctx, within)
+	_, unkilled := storage.KillUsers(limited, vs)
+	cancel()
 	var err error
 	for range rounds {
 		if err = storage.Secure(ctx, vs); err == nil {
@@ -130,10 +141,10 @@ func secure(ctx context.Context, vs []storage.Volume) error {
 		}
 		killed, killErr := killUsers(err)
 		if killErr != nil || killed == 0 {
-			return errors.Join(err, killErr)
+			return errors.Join(err, killErr, unkilled)
 		}
 	}
-	return err
+	return errors.Join(err, unkilled)
 }
 
 // killUsers kills the processes that errors name as users of a volume, and waits

@@ -8,6 +8,7 @@ import (
 	"io"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -40,7 +41,8 @@ type Request struct {
 	Until     clock.Instant    `json:"until,omitempty"`     // OpHold: the lease's end when it was sent
 	Addresses []vip.Address    `json:"addresses,omitempty"` // OpHold: all that may be in the kernel
 	Volumes   []storage.Volume `json:"volumes,omitempty"`   // OpHold: all that the epoch may ever mount, in this order
-	Adopted   bool             `json:"adopted,omitempty"`   // OpHold: an earlier guard held it, and may have mounted all of them
+	Adopted   bool             `json:"adopted,omitempty"`   // OpHold: an earlier guard held it
+	Mounted   []string         `json:"mounted,omitempty"`   // OpHold, Adopted: the volumes that one may have left mounted, by name
 	Name      string           `json:"name,omitempty"`      // OpMount, OpUnmount: the volume's
 	ClearMMP  bool             `json:"clear_mmp,omitempty"` // OpMount: there is evidence that nobody else has it mounted
 	Script    *hook.Running    `json:"script,omitempty"`    // OpScript
@@ -64,6 +66,7 @@ func (r Request) check() error {
 	switch r.Op {
 	case OpHold:
 		bare.Epoch, bare.Until, bare.Addresses, bare.Volumes, bare.Adopted = r.Epoch, r.Until, r.Addresses, r.Volumes, r.Adopted
+		bare.Mounted = r.Mounted
 		if err := r.checkHold(); err != nil {
 			return err
 		}
@@ -129,6 +132,11 @@ func (r Request) checkHold() error {
 	if err := checkVolumes(r.Volumes); err != nil {
 		return fmt.Errorf("a hold of epoch %d: %w", r.Epoch, err)
 	}
+	for _, name := range r.Mounted {
+		if !r.Adopted || !slices.ContainsFunc(r.Volumes, func(v storage.Volume) bool { return v.Name == name }) {
+			return fmt.Errorf("a hold of epoch %d has %.40q mounted, which isn't another guard's volume", r.Epoch, name)
+		}
+	}
 	return nil
 }
 
@@ -181,9 +189,18 @@ type message struct {
 
 // answer is a datagram from the guard: had may go on when Refused is empty.
 type answer struct {
-	Number  uint64 `json:"number"`
-	Refused string `json:"refused,omitempty"`
+	Number     uint64 `json:"number"`
+	Refused    string `json:"refused,omitempty"`
+	NotMounted bool   `json:"not_mounted,omitempty"` // it was refused with ErrNotMounted
 }
+
+// refusal is an answer's error.
+type refusal answer
+
+func (r refusal) Error() string { return "the guard refused: " + r.Refused }
+
+// Is implements errors.Is.
+func (r refusal) Is(target error) bool { return r.NotMounted && target == ErrNotMounted } //nolint:errorlint // as errors.Is compares
 
 // encode returns v as one datagram.
 func encode(v any) ([]byte, error) {

@@ -40,6 +40,9 @@ type Supervisor struct {
 	orphan uint64
 	lease  clock.Instant // of orphan, when its guard went
 	held   Request       // Hold of the epoch with volumes that isn't dropped yet; zero: there is none
+	// asked are the volumes of held that a guard was asked to mount, until it has
+	// said that they aren't mounted.
+	asked map[string]bool
 	// adopting is the epoch that the guard has yet to be told of, with what is
 	// mounted for it; 0: none. Nothing else is asked for it before.
 	adopting uint64
@@ -138,6 +141,7 @@ func (s *Supervisor) begin(ctx context.Context) (*Guard, error) {
 func (s *Supervisor) adopt(ctx context.Context, g *Guard) (err error) {
 	s.mu.Lock()
 	r, ended, until := s.held, s.held.Epoch != s.orphan, s.lease
+	r.Mounted = slices.Sorted(maps.Keys(s.asked))
 	s.mu.Unlock()
 	r.Adopted = true
 	switch {
@@ -272,6 +276,9 @@ func (s *Supervisor) Hold(ctx context.Context, epoch uint64, addrs []vip.Address
 	err = g.Hold(ctx, epoch, addrs, volumes)
 	if len(volumes) > 0 && (err == nil || errors.Is(err, errDied)) {
 		s.mu.Lock()
+		if s.held.Epoch != epoch {
+			s.asked = map[string]bool{}
+		}
 		s.held = Request{Op: OpHold, Epoch: epoch, Addresses: addrs, Volumes: volumes}
 		s.mu.Unlock()
 	}
@@ -284,7 +291,28 @@ func (s *Supervisor) Mount(ctx context.Context, epoch uint64, name string, clear
 	if err != nil {
 		return err
 	}
-	return g.Mount(ctx, epoch, name, clearMMP)
+	s.mu.Lock()
+	if s.held.Epoch == epoch {
+		s.asked[name] = true
+	}
+	s.mu.Unlock()
+	err = g.Mount(ctx, epoch, name, clearMMP)
+	if errors.Is(err, ErrNotMounted) {
+		s.unmounted(epoch, name)
+	}
+	return err
+}
+
+// unmounted notes that volumes of an epoch are not mounted.
+func (s *Supervisor) unmounted(epoch uint64, names ...string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.held.Epoch != epoch {
+		return
+	}
+	for _, name := range names {
+		delete(s.asked, name)
+	}
 }
 
 // Unmount is Client.Unmount.
@@ -293,7 +321,11 @@ func (s *Supervisor) Unmount(ctx context.Context, epoch uint64, name string) err
 	if err != nil {
 		return err
 	}
-	return g.Unmount(ctx, epoch, name)
+	err = g.Unmount(ctx, epoch, name)
+	if err == nil {
+		s.unmounted(epoch, name)
+	}
+	return err
 }
 
 // Secure is Client.Secure.
@@ -302,7 +334,14 @@ func (s *Supervisor) Secure(ctx context.Context, epoch uint64) error {
 	if err != nil {
 		return err
 	}
-	return g.Secure(ctx, epoch)
+	err = g.Secure(ctx, epoch)
+	if err == nil {
+		s.mu.Lock()
+		names := slices.Collect(maps.Keys(s.asked))
+		s.mu.Unlock()
+		s.unmounted(epoch, names...)
+	}
+	return err
 }
 
 // mounterOf returns the guard once it knows what its predecessor has mounted.
@@ -348,7 +387,7 @@ func (s *Supervisor) Drop(ctx context.Context, epoch uint64) error {
 	}
 	if err == nil && volumes {
 		s.mu.Lock()
-		s.held = Request{}
+		s.held, s.asked = Request{}, nil
 		s.mu.Unlock()
 	}
 	return err

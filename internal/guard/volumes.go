@@ -114,10 +114,8 @@ func (w *Warden) holdVolumes(r Request) {
 	if len(r.Volumes) == 0 {
 		return
 	}
-	if r.Adopted {
-		for _, v := range r.Volumes {
-			w.disks.maybe[v.Name] = true
-		}
+	for _, name := range r.Mounted {
+		w.disks.maybe[name] = true
 	}
 	if w.cfg.Services == nil {
 		return

@@ -335,16 +335,16 @@ func TestHadDiesDuringAMount(t *testing.T) {
 	})
 }
 
-// An epoch whose guard has died goes to the next one with all that it may have
+// An epoch whose guard has died goes to the next one with what it may have
 // mounted.
 func TestAdoptedVolumesAreTakenForMounted(t *testing.T) {
 	bubble(t, func(t *testing.T, h *host) {
 		h.mounted = []string{"data"} // the earlier guard's
-		r := Request{Op: OpHold, Epoch: 7, Until: h.now().Add(testTTL), Addresses: vips(), Volumes: twoVolumes(), Adopted: true}
+		r := Request{Op: OpHold, Epoch: 7, Until: h.now().Add(testTTL), Addresses: vips(), Volumes: twoVolumes(), Adopted: true, Mounted: []string{"data"}}
 		if err := h.ask(t.Context(), r); err != nil {
 			t.Fatal(err)
 		}
-		h.refused("drop", h.ask(t.Context(), Request{Op: OpDrop, Epoch: 7}), "not proven unmounted: [data logs]")
+		h.refused("drop", h.ask(t.Context(), Request{Op: OpDrop, Epoch: 7}), "not proven unmounted: [data]")
 		synctest.Wait()
 		h.die()
 		h.sleep(0)
