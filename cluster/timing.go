@@ -41,7 +41,7 @@ type Timing struct {
 	Commit          time.Duration // raft CommitTimeout: how long a leader with nothing to add waits before it tells what is committed
 	TTL             time.Duration // of a lease
 	Renew           time.Duration // between renewals
-	Margin          time.Duration // a forced release starts this long before the lease ends
+	Margin          time.Duration // a forced release starts this long before the lease ends; with volumes, half of it earlier
 	AddressLifetime time.Duration
 }
 

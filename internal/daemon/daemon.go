@@ -184,7 +184,7 @@ func (n *node) open(birth peer.Birth) error {
 		Log: n.raft, Journal: local.journal, Addresses: local.addresses, Network: hostNetwork{local.addresses},
 		Hooks: local.hooks.runner, CheckHook: checkHooks, HostTrouble: n.trouble, Peers: n.peers,
 		Farewell: local.farewell, FarewellTaken: func() error { return guard.ForgetFarewell(f.DataDir) },
-		Services: services{f.DataDir}, Off: switchOff, CheckVolumes: n.preflight.CheckVolumes, CarriesVolumes: carriesVolumes,
+		Services: services{f.DataDir}, Flush: local.flush, Off: switchOff, CheckVolumes: n.preflight.CheckVolumes, CarriesVolumes: carriesVolumes,
 		Clock: clock.Now, Logger: n.cfg.Logger, Version: n.cfg.Version.GetVersion(),
 	}
 	n.safeguards.into(&ring)

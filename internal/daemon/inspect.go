@@ -27,7 +27,8 @@ type inspector struct {
 // What an inspector is asked.
 const (
 	inspectCheck  = "check"  // could this host mount them?
-	inspectUnused = "unused" // is it certain that nothing here can write to them?
+	inspectUnused = "unused" // is it certain that nothing of this kernel, which started anew, can write to them?
+	inspectFlush  = "flush"  // is what was written to them on their disks? It is then
 )
 
 // inspection is a question, as JSON on the child's standard input.
@@ -51,6 +52,11 @@ func Inspect(ctx context.Context, in io.Reader, out io.Writer) error {
 			err = storage.Check(ctx, v, q.Volumes[:i])
 		case inspectUnused:
 			err = storage.Unused(ctx, v)
+			if errors.Is(err, storage.ErrAbsent) {
+				err = nil // had has mounted nothing of it since, and nobody what isn't there
+			}
+		case inspectFlush:
+			err = storage.Flush(v)
 		default:
 			return fmt.Errorf("inspect volumes: %q is no question", q.Op)
 		}

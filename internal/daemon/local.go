@@ -34,6 +34,7 @@ type localState struct {
 	scripts   *scriptRecorder
 	farewell  *hadv1.Farewell // what the earlier run's guard said; nil: nothing, or it is in the log
 	inspector *inspector
+	flusher   *inspector
 }
 
 // openLocal opens the data folder. The journal's lock keeps a second had away
@@ -61,7 +62,7 @@ func openLocal(cfg Config, instance *hadv1.Instance) (*localState, error) {
 	return &localState{
 		cfg: cfg, instance: instance, namespace: namespace, identity: identity, journal: j, addresses: addresses, scripts: scripts,
 		hooks:     &hookRunners{logger: cfg.Logger.Named("hook"), recorder: scripts, group: services{f.DataDir}.group},
-		inspector: &inspector{exe: "/proc/self/exe"},
+		inspector: &inspector{exe: "/proc/self/exe"}, flusher: &inspector{exe: "/proc/self/exe"},
 	}, nil
 }
 
@@ -100,6 +101,12 @@ func (l *localState) recoverConfig() failover.RecoverConfig {
 		Volumes: leftVolumes{inspector: l.inspector, secure: l.secureLeftovers}, Farewell: l.farewell,
 		Hooks: l.hooks.runner, Kill: hook.KillOrphan, Logger: l.cfg.Logger,
 	}
+}
+
+// flush implements failover.Flush in a child of its own: a look at the volumes that
+// is under way must not hold it up.
+func (l *localState) flush(ctx context.Context, volumes []storage.Volume) error {
+	return answer(l.flusher.ask(ctx, inspection{Op: inspectFlush, Volumes: volumes}))
 }
 
 // secureLeftovers ends what hooks of earlier runs have left running and unmounts

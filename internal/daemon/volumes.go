@@ -133,9 +133,13 @@ func (l leftVolumes) Secure(ctx context.Context, _ uint64, volumes []storage.Vol
 
 // Unused implements failover.RecoverVolumes.
 func (l leftVolumes) Unused(ctx context.Context, volumes []storage.Volume) error {
-	why, err := l.inspector.ask(ctx, inspection{Op: inspectUnused, Volumes: volumes})
-	if err == nil && len(why) > 0 {
-		err = errors.New(strings.Join(why, "; "))
+	return answer(l.inspector.ask(ctx, inspection{Op: inspectUnused, Volumes: volumes}))
+}
+
+// answer is an inspector's as one error.
+func answer(wrong []string, err error) error {
+	if err == nil && len(wrong) > 0 {
+		err = errors.New(strings.Join(wrong, "; "))
 	}
 	return err
 }

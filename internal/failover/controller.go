@@ -32,6 +32,7 @@ type Config struct {
 	Guard         Guard        // nil: this host has none
 	Volumes       Volumes      // nil: this host carries none
 	Services      Services     // nil: nothing that scripts start is in had's hands
+	Flush         Flush        // nil: unmounting does it
 	Off           evidence.Off // nil: this host has no means to switch another off
 	Network       Network
 	Hooks         HookRunners
@@ -108,7 +109,7 @@ func New(cfg Config) *Controller {
 	}
 	c.executor = &executor{
 		cluster: cfg.Cluster, instance: cfg.Instance, netns: cfg.Namespace, timing: cfg.Timing, log: cfg.Log, peers: cfg.Peers, journal: cfg.Journal,
-		network: cfg.Network, hooks: cfg.Hooks, keeper: c.keeper, holder: c.holder, mounts: m, services: cfg.Services, courier: c.courier,
+		network: cfg.Network, hooks: cfg.Hooks, keeper: c.keeper, holder: c.holder, mounts: m, services: cfg.Services, flush: cfg.Flush, courier: c.courier,
 		now: cfg.Clock, logger: cfg.Logger,
 	}
 	c.evidence = evidence.New(evidence.Config{
@@ -220,7 +221,7 @@ func (c *Controller) gather() (Inputs, <-chan struct{}) {
 	epoch, until, _ := c.lease.Held()
 	holding := c.executor.held()
 	in := Inputs{
-		Instance: c.cfg.Instance, Witness: c.self.GetWitness(), Margin: c.cfg.Timing.Margin,
+		Instance: c.cfg.Instance, Witness: c.self.GetWitness(), Margin: c.holder.ahead(holding.Epoch),
 		Leadership: leadership, View: view, LastLease: c.cfg.Log.LastLease(), Policy: p, PolicySeen: c.parsed.seenAt(),
 		Holding: holding, LeaseEpoch: epoch, LeaseUntil: until, Peers: c.poller.view(), Fencing: c.evidence.Tries(),
 		TransferAfter: c.backoff.transferAfter(view.LastEpoch), TurnAfter: c.backoff.turnAfter(),

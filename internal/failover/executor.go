@@ -40,6 +40,7 @@ type executor struct {
 	holder   *holder
 	mounts   *mounts
 	services Services // nil: nothing that scripts start is in had's hands
+	flush    Flush    // nil: unmounting does it
 	courier  *courier
 	now      clock.Source
 	logger   hclog.Logger

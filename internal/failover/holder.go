@@ -30,10 +30,7 @@ type holder struct {
 	lease  *cluster.Lease
 	now    clock.Source
 	logger hclog.Logger
-	// margin is how long before the lease's end had gives up. The guard begins
-	// half of it before the end, and as early as had where it has volumes to
-	// unmount: see lead.
-	margin time.Duration
+	margin time.Duration // see lead and ahead
 
 	mu    sync.Mutex
 	epoch uint64
@@ -51,14 +48,18 @@ type holder struct {
 
 var errLeaseOver = errors.New("the lease is over")
 
-// lead is how long before the end of what the epoch may hold the guard takes the
+// lead is how long before the end of what an epoch may hold the guard takes the
 // addresses away: a renewal that came after it would bring them back.
-func (h *holder) lead() time.Duration {
-	if len(h.mounts.of(h.epoch)) > 0 {
+func (h *holder) lead(epoch uint64) time.Duration {
+	if len(h.mounts.of(epoch)) > 0 {
 		return h.margin
 	}
 	return h.margin / 2
 }
+
+// ahead is how long before the end had itself gives up: before the guard does,
+// which is there for a had that can't.
+func (h *holder) ahead(epoch uint64) time.Duration { return h.lead(epoch) + h.margin/2 }
 
 // layers names what ends an epoch's hold on this host without had, as an
 // Acquire promises it to successors.
@@ -192,7 +193,7 @@ func (h *holder) set(ctx context.Context, addrs []vip.Address, end func() (uint6
 		if !ok || epoch != h.epoch {
 			return 0
 		}
-		return until.Add(-h.lead())
+		return until.Add(-h.lead(epoch))
 	})
 }
 
@@ -211,7 +212,7 @@ const (
 // it is done.
 func (h *holder) announceAhead(ctx context.Context, addrs []vip.Address) func() {
 	_, until, ok := h.lease.Held()
-	if !ok || !h.now().Before(until.Add(-h.lead())) || len(h.held) > 0 || len(addrs) > announceBatch {
+	if !ok || !h.now().Before(until.Add(-h.lead(h.epoch))) || len(h.held) > 0 || len(addrs) > announceBatch {
 		return func() {}
 	}
 	var telling sync.WaitGroup

@@ -11,6 +11,7 @@ import (
 
 	"had/cluster"
 	"had/internal/clock"
+	"had/storage"
 	"had/vip"
 )
 
@@ -134,4 +135,18 @@ func bringUp(ctx context.Context, h *holder, epoch uint64, addrs []vip.Address) 
 		return err
 	}
 	return h.raise(ctx, epoch, addrs)
+}
+
+// The guard begins earlier where it has volumes: an address that it has taken
+// away by then must not come back.
+func TestAddressesEndEarlierBesideVolumes(t *testing.T) {
+	m := new(mounts)
+	h := &holder{mounts: m, margin: 40 * time.Millisecond, epoch: 7}
+	if h.lead(7) != 20*time.Millisecond || h.ahead(7) != 40*time.Millisecond {
+		t.Errorf("without volumes the guard's lead is taken for %v, and had begins %v before the end", h.lead(7), h.ahead(7))
+	}
+	m.admit(7, []storage.Volume{{Name: "web"}})
+	if h.lead(7) != 40*time.Millisecond || h.ahead(7) != 60*time.Millisecond {
+		t.Errorf("with volumes the guard's lead is taken for %v, and had begins %v before the end", h.lead(7), h.ahead(7))
+	}
 }

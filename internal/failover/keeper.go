@@ -15,8 +15,8 @@ import (
 )
 
 // keeper keeps an epoch alive while it should live, and ends it when it must
-// end, whatever the Executor is busy with. It takes the addresses away a
-// margin before the lease ends; the guard does when had can't.
+// end, whatever the Executor is busy with. It takes the addresses away some
+// time before the lease ends (see holder.ahead); the guard does when had can't.
 type keeper struct {
 	log      Log
 	lease    *cluster.Lease
@@ -279,7 +279,8 @@ func (k *keeper) look(ctx context.Context, due *clock.Instant) time.Duration {
 	epoch := k.current()
 	_, until, _ := k.lease.Held()
 	held, over, ok := k.lease.Over()
-	until, over = until.Add(-k.timing.Margin), over.Add(-k.timing.Margin)
+	ahead := k.holder.ahead(epoch)
+	until, over = until.Add(-ahead), over.Add(-ahead)
 	now := k.now()
 	if !ok || held != epoch || !now.Before(over) {
 		k.logger.Warn("the lease has ended; taking the addresses down", "epoch", epoch)

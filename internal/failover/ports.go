@@ -79,6 +79,10 @@ type Services interface {
 	End(ctx context.Context, epoch uint64) (ended []string, err error)
 }
 
+// Flush brings what was written to volumes to their disks, while they are in use.
+// It returns when ctx ends, whatever the disks do.
+type Flush func(ctx context.Context, volumes []storage.Volume) error
+
 // Network is what this host knows of its networks.
 type Network interface {
 	Resolve(want []vip.Wanted) []vip.Resolved

@@ -20,6 +20,7 @@ import (
 func (x *executor) release(ctx context.Context, step Step) error {
 	o, lasting := x.remaining()
 	g := x.givesUp(step)
+	x.flushAhead(lasting, step.Epoch, g.timeline)
 	x.releaseStage(lasting, o, g.timeline, stageRun{epoch: step.Epoch, cause: g.cause, leased: true}, hook.PreRel)
 	err := x.unmountAll(lasting, step.Epoch, g.timeline)
 	if err != nil {

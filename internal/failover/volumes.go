@@ -25,6 +25,7 @@ const (
 	preenLimit  = 10 * time.Minute // fsck -p before it
 	busyLimit   = 5 * time.Second  // something that still has a file open may be about to end
 	busyPause   = 250 * time.Millisecond
+	flushAtMost = 10 * time.Second // what is served meanwhile goes on
 	secureLimit = 15 * time.Second
 )
 
@@ -88,6 +89,20 @@ func (x *executor) mount(ctx context.Context, epoch uint64, v storage.Volume, cl
 	}
 	x.doing(fmt.Sprintf("mounting %s (%s) on %s", v.Name, v.Device, v.Path))
 	return x.mounts.mount(ctx, epoch, v, clearMMP)
+}
+
+// flushAhead has what was written brought to the disks while clients are still
+// served: what is left then is done quickly once they aren't.
+func (x *executor) flushAhead(ctx context.Context, epoch uint64, t *steps.Timeline) {
+	volumes := x.mounts.left(epoch)
+	if x.flush == nil || len(volumes) == 0 || !x.keeper.holds(epoch) {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, flushAtMost)
+	defer cancel()
+	if err := t.Run("flush_volumes", func() error { return x.flush(ctx, volumes) }); err != nil {
+		x.logger.Warn("what was written is not on the disks before the services stop; that comes when they have", "epoch", epoch, "error", err)
+	}
 }
 
 // unmountAll ends the services that the scripts of epoch left running, and

@@ -42,8 +42,8 @@ type Services interface {
 // mounted.
 var ErrNotMounted = errors.New("nothing was mounted")
 
-// Lead is how long before a lease's end the guard begins, to be done at it. had
-// itself begins a whole margin before. Addresses take no time; volumes do.
+// Lead is how long before a lease's end the guard begins, to be done at it.
+// Addresses take no time; volumes do. had itself begins half a margin earlier.
 func Lead(margin time.Duration, volumes bool) time.Duration {
 	if volumes {
 		return margin
