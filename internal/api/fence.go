@@ -35,7 +35,7 @@ func unsecured(view cluster.View, local failover.Status, leader string) (out []*
 func needsPerson(t *hadv1.Terms, failed bool) bool {
 	has := func(m string) bool { return slices.Contains(t.GetFenceMethods(), m) }
 	switch {
-	case has(cluster.MethodLease):
+	case has(cluster.MethodLease), has(cluster.MethodWatchdog) && t.GetWatchdogTimeoutNs() > 0:
 		return false
 	case has(cluster.MethodAgent), has(cluster.MethodCommand):
 		return failed

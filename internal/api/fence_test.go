@@ -89,9 +89,9 @@ func TestStatusNamesTheCommandOnlyWhenAPersonIsNeeded(t *testing.T) {
 // What a policy adds to the waits is said before anybody has to wait.
 func TestTimingHasThePolicysWaits(t *testing.T) {
 	t0 := cluster.TimingFor(500 * time.Millisecond)
-	bare := timing(t0, []string{cluster.LayerGate}, nil)
+	bare := timing(t0, []string{cluster.LayerGate}, nil, 0)
 	p := &policy.Policy{ReleaseGrace: 10 * time.Second, Fence: policy.Fence{Methods: []policy.Method{policy.MethodLease}, Margin: 5 * time.Second}}
-	got := timing(t0, []string{cluster.LayerGate}, p)
+	got := timing(t0, []string{cluster.LayerGate}, p, 0)
 	if bare.GetVolumeWaitMs() != 0 || bare.GetReleaseGraceMs() != 0 {
 		t.Errorf("without a policy: %v", bare)
 	}
@@ -100,5 +100,9 @@ func TestTimingHasThePolicysWaits(t *testing.T) {
 	}
 	if w := got.GetVolumeWaitMs(); w < 15750 || w > 15770 {
 		t.Errorf("volumes wait %g ms, want lease, grace and margin", w)
+	}
+	p.Fence.Methods = []policy.Method{policy.MethodWatchdog}
+	if w := timing(t0, []string{cluster.LayerGate}, p, 5*time.Second).GetVolumeWaitMs(); w < 25750 || w > 25780 {
+		t.Errorf("volumes wait %g ms, want lease, grace, margin and twice the watchdog's timeout", w)
 	}
 }

@@ -166,16 +166,20 @@ func (s *Server) Move(ctx context.Context, req *hadv1.MoveRequest) (*hadv1.MoveR
 // the policy in force.
 func (s *Server) Timing(context.Context, *hadv1.TimingRequest) (*hadv1.TimingResponse, error) {
 	view, _ := s.cfg.Node.View()
-	return timing(s.cfg.Timing, s.cfg.Controller.Layers(), inForce(view.Policy)), nil
+	return timing(s.cfg.Timing, s.cfg.Controller.Layers(), inForce(view.Policy), s.cfg.Controller.Watchdog()), nil
 }
 
-func timing(t cluster.Timing, layers []string, p *policy.Policy) *hadv1.TimingResponse {
+func timing(t cluster.Timing, layers []string, p *policy.Policy, watchdog time.Duration) *hadv1.TimingResponse {
 	terms := t.Terms(layers...)
 	var volumes time.Duration
 	if p != nil {
 		terms.ReleaseGraceNs, terms.VolumeMarginNs = int64(p.ReleaseGrace), int64(p.Fence.Margin)
-		if slices.Contains(p.Fence.Methods, policy.MethodLease) {
+		switch {
+		case slices.Contains(p.Fence.Methods, policy.MethodLease):
 			volumes, _ = cluster.VolumeWait(terms, hadv1.Secured_KIND_LEASE)
+		case slices.Contains(p.Fence.Methods, policy.MethodWatchdog) && watchdog > 0:
+			terms.WatchdogTimeoutNs = int64(watchdog)
+			volumes, _ = cluster.VolumeWait(terms, hadv1.Secured_KIND_WATCHDOG)
 		}
 	}
 	return &hadv1.TimingResponse{

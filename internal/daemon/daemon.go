@@ -76,6 +76,7 @@ type node struct {
 	safeguards *safeguards
 	leftovers  *leftovers
 	preflight  *preflight
+	watchdog   *watchdog
 	watcher    *vip.Watcher
 	peers      *api.Peers
 	server     *api.Server
@@ -184,11 +185,16 @@ func (n *node) open(birth peer.Birth) error {
 		Log: n.raft, Journal: local.journal, Addresses: local.addresses, Network: hostNetwork{local.addresses},
 		Hooks: local.hooks.runner, CheckHook: checkHooks, HostTrouble: n.trouble, Peers: n.peers,
 		Farewell: local.farewell, FarewellTaken: func() error { return guard.ForgetFarewell(f.DataDir) },
-		Services: services{f.DataDir}, Flush: local.flush, Off: switchOff, CheckVolumes: n.preflight.CheckVolumes, CarriesVolumes: carriesVolumes,
+		Services: services{f.DataDir}, Flush: local.flush, Off: switchOff, CheckVolumes: n.checkVolumes, CarriesVolumes: carriesVolumes,
 		Clock: clock.Now, Logger: n.cfg.Logger, Version: n.cfg.Version.GetVersion(),
+	}
+	n.watchdog = &watchdog{configured: f.Watchdog.Device != "", unproven: n.leftovers.trouble, logger: n.cfg.Logger}
+	if n.safeguards != nil {
+		n.watchdog.guard, ring.Watchdog = n.safeguards.guard, n.safeguards.guard.Armed
 	}
 	n.safeguards.into(&ring)
 	n.controller = failover.New(ring)
+	n.watchdog.policy = n.controller.PolicyInForce
 	n.server = api.New(api.Config{
 		Cluster: f.Cluster, Self: f.Node, Members: members.GetMembers(), Node: n.raft, Controller: n.controller,
 		Peers: n.peers, Timing: timing, Clock: clock.Now, Problems: n.problems, Version: n.cfg.Version, CarriesVolumes: carriesVolumes,
@@ -221,6 +227,11 @@ func (n *node) trouble() []string {
 	return out
 }
 
+// checkVolumes is why this node could not carry a policy's volumes.
+func (n *node) checkVolumes(p *policy.Policy) []string {
+	return append(n.preflight.CheckVolumes(p), n.watchdog.trouble(p)...)
+}
+
 // problems are what status should warn of on this node.
 func (n *node) problems() []string {
 	out := slices.Concat(n.port.Refusals(), n.safeguards.problems(), n.preflight.problems())
@@ -246,6 +257,7 @@ func (n *node) run(ctx, hard context.Context) error {
 	g.Go(func() error { return n.followKernel(tasks) })
 	g.Go(func() error { return n.leftovers.run(tasks) })
 	g.Go(func() error { return n.preflight.run(tasks) })
+	g.Go(func() error { return n.watchdog.run(tasks) })
 	g.Go(func() error { return api.Serve(tasks, n.server.Local(), n.socket) })
 	g.Go(func() error { return api.Serve(tasks, n.server.Cluster(), n.port.RPCListener()) })
 	g.Go(func() error { return keepAlive(tasks, n.cfg.Logger) })

@@ -52,6 +52,9 @@ func guardConfig(cfg Config, l *localState, timing cluster.Timing) guard.Config 
 		Margin: timing.Margin,
 		Logger: cfg.Logger.Named("guard"), LogLevel: cfg.Logger.GetLevel(), LogJSON: cfg.LogJSON,
 	}
+	if f.Watchdog.Device != "" {
+		c.Watchdog = &guard.WatchdogConfig{Device: f.Watchdog.Device, Timeout: f.Watchdog.Timeout}
+	}
 	if f.TLS.Enabled() {
 		c.TLS = &guard.TLSPaths{CA: f.TLS.CA, Cert: f.TLS.Cert, Key: f.TLS.Key}
 	}

@@ -210,25 +210,40 @@ func (s *Seeker) try(ctx context.Context, term, epoch uint64, m policy.Method) b
 		}
 		r.Kind, r.Detail = hadv1.Secured_KIND_FENCED, steps.Printable(what)
 	case policy.MethodLease:
-		at, ok := cluster.SecuredAt(s.cfg.Log.LastLease(), c, hadv1.Secured_KIND_LEASE)
-		if !ok {
+		r.Kind = hadv1.Secured_KIND_LEASE
+		if !s.wait(ctx, m, c, r, "waiting for the margin after the lease of "+c.GetInstance().GetNode()) {
 			return false
 		}
-		s.of(epoch).begin(m, fmt.Sprintf("waiting for the margin after the lease of %s", c.GetInstance().GetNode()), at)
-		s.cfg.Changed()
-		if !s.until(ctx, func() clock.Instant {
-			at, _ := cluster.SecuredAt(s.cfg.Log.LastLease(), c, hadv1.Secured_KIND_LEASE)
-			return at
-		}) {
+	case policy.MethodWatchdog:
+		r.Kind = hadv1.Secured_KIND_WATCHDOG
+		if !s.wait(ctx, m, c, r, "waiting until the watchdog of "+c.GetInstance().GetNode()+" has certainly fired") {
 			return false
 		}
-		r.Kind, r.WaitedNs = hadv1.Secured_KIND_LEASE, int64(s.cfg.Clock().Sub(s.cfg.Log.LastLease()))
 	case policy.MethodConfirm:
 		return false // a person does
 	default:
 		return false // of a version that knows more
 	}
 	return s.propose(ctx, m, r)
+}
+
+// wait waits until time is evidence of r's kind, and notes how long that was. It
+// returns false at once where the epoch's terms don't let it count.
+func (s *Seeker) wait(ctx context.Context, m policy.Method, c *hadv1.Claim, r *hadv1.Secured, what string) bool {
+	at, ok := cluster.SecuredAt(s.cfg.Log.LastLease(), c, r.GetKind())
+	if !ok {
+		return false
+	}
+	s.of(c.GetEpoch()).begin(m, what, at)
+	s.cfg.Changed()
+	if !s.until(ctx, func() clock.Instant {
+		at, _ := cluster.SecuredAt(s.cfg.Log.LastLease(), c, r.GetKind())
+		return at
+	}) {
+		return false
+	}
+	r.WaitedNs = int64(s.cfg.Clock().Sub(s.cfg.Log.LastLease()))
+	return true
 }
 
 // off switches the owner of a claim off, and tells how that went.

@@ -226,6 +226,33 @@ func TestASilentOwnerIsSwitchedOffAfterItsLease(t *testing.T) {
 	})
 }
 
+// A watchdog that was armed when the epoch was opened has fired once its time has
+// passed; one that wasn't counts for nothing.
+func TestAWatchdogsTimePasses(t *testing.T) {
+	with := terms("watchdog", "confirm")
+	with.WatchdogTimeoutNs = int64(5 * time.Second)
+	play(t, with, func(s *scene) {
+		wait, _ := cluster.VolumeWait(with, hadv1.Secured_KIND_WATCHDOG)
+		time.Sleep(wait - 10*time.Millisecond)
+		if r := s.secured(); r != nil {
+			t.Fatalf("too early: %v", r)
+		}
+		if got := s.seeker.Tries()[3].Text; !strings.HasPrefix(got, "watchdog: waiting until the watchdog of alpha has certainly fired") {
+			t.Errorf("it says %q", got)
+		}
+		time.Sleep(20 * time.Millisecond)
+		if r := s.secured(); r.GetKind() != hadv1.Secured_KIND_WATCHDOG || r.GetWaitedNs() < int64(wait) {
+			t.Errorf("the log has %v", r)
+		}
+	})
+	play(t, terms("watchdog", "confirm"), func(s *scene) {
+		time.Sleep(time.Hour)
+		if r := s.secured(); r != nil {
+			t.Errorf("the log has %v", r)
+		}
+	})
+}
+
 // What the owner says itself comes first, and ends a try under way.
 func TestAWordOfTheOwnerEndsTheSearch(t *testing.T) {
 	released := &hadv1.Command{Record: &hadv1.Command_Deliver{Deliver: &hadv1.Deliver{Reports: []*hadv1.Report{{

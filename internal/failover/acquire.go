@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"slices"
 	"sync"
 	"time"
 
@@ -24,6 +25,7 @@ type turn struct {
 	vips     []policy.VIP // with this node's interfaces
 	addrs    []vip.Address
 	volumes  []storage.Volume
+	watchdog time.Duration // that the epoch's terms promise; 0: none
 	previous string
 	timeline steps.Timeline
 }
@@ -101,6 +103,8 @@ func (x *executor) claim(in Inputs, t *turn, cause string, evidence ...*hadv1.Ev
 		for _, m := range t.policy.Fence.Methods {
 			terms.FenceMethods = append(terms.FenceMethods, string(m))
 		}
+		t.watchdog = x.armed(t.policy)
+		terms.WatchdogTimeoutNs = int64(t.watchdog)
 	}
 	a := &hadv1.Acquire{
 		Term: in.Leadership.Term, Instance: x.instance, Terms: terms,
@@ -153,6 +157,14 @@ func (x *executor) own(ctx context.Context, t *turn, a *hadv1.Acquire, before fu
 	}
 	x.serve(ctx, epoch, t)
 	return nil
+}
+
+// armed is the watchdog that a policy counts on.
+func (x *executor) armed(p *policy.Policy) time.Duration {
+	if x.watchdog == nil || !slices.Contains(p.Fence.Methods, policy.MethodWatchdog) {
+		return 0
+	}
+	return x.watchdog()
 }
 
 func (t *turn) owned() owned { return owned{hooks: t.policy.Hooks, vips: t.vips, volumes: t.volumes} }
@@ -208,6 +220,11 @@ func (x *executor) takeOn(ctx context.Context, epoch uint64, t *turn, cause stri
 	x.mounts.admit(epoch, t.volumes)
 	if err := t.timeline.Run("arm", func() error { return x.holder.admit(ctx, epoch, t.addrs) }); err != nil {
 		return because(ctx, fmt.Errorf("arm guard and gate: %w", err))
+	}
+	// By now the guard that feeds the watchdog is the one that mounts: another one
+	// would only unmount what this one leaves.
+	if armed := x.armed(t.policy); armed != t.watchdog && len(t.volumes) > 0 {
+		return fmt.Errorf("the epoch was opened with a watchdog of %s, which is %s now: the guard was replaced", t.watchdog, armed)
 	}
 	if before != nil {
 		if err := before(ctx, epoch); err != nil {

@@ -28,12 +28,13 @@ type Config struct {
 	Log           Log
 	Journal       Journal
 	Addresses     Addresses
-	Gate          Gate         // nil: this host has none
-	Guard         Guard        // nil: this host has none
-	Volumes       Volumes      // nil: this host carries none
-	Services      Services     // nil: nothing that scripts start is in had's hands
-	Flush         Flush        // nil: unmounting does it
-	Off           evidence.Off // nil: this host has no means to switch another off
+	Gate          Gate                 // nil: this host has none
+	Guard         Guard                // nil: this host has none
+	Volumes       Volumes              // nil: this host carries none
+	Services      Services             // nil: nothing that scripts start is in had's hands
+	Flush         Flush                // nil: unmounting does it
+	Watchdog      func() time.Duration // after which this host is reset when its guard is gone; 0: it has none armed; nil: likewise
+	Off           evidence.Off         // nil: this host has no means to switch another off
 	Network       Network
 	Hooks         HookRunners
 	CheckHook     func(p *policy.Policy) (HookFolders, error) // an error: the scripts can't do an acquisition as they are
@@ -109,11 +110,11 @@ func New(cfg Config) *Controller {
 	}
 	c.executor = &executor{
 		cluster: cfg.Cluster, instance: cfg.Instance, netns: cfg.Namespace, timing: cfg.Timing, log: cfg.Log, peers: cfg.Peers, journal: cfg.Journal,
-		network: cfg.Network, hooks: cfg.Hooks, keeper: c.keeper, holder: c.holder, mounts: m, services: cfg.Services, flush: cfg.Flush, courier: c.courier,
+		network: cfg.Network, hooks: cfg.Hooks, keeper: c.keeper, holder: c.holder, mounts: m, services: cfg.Services, flush: cfg.Flush, watchdog: cfg.Watchdog, courier: c.courier,
 		now: cfg.Clock, logger: cfg.Logger,
 	}
 	c.evidence = evidence.New(evidence.Config{
-		Self: c.self, Log: cfg.Log, Policy: c.policyInForce, Off: cfg.switchOff(), Report: c.executor.fenceTry,
+		Self: c.self, Log: cfg.Log, Policy: c.PolicyInForce, Off: cfg.switchOff(), Report: c.executor.fenceTry,
 		Changed: c.Wake, Clock: cfg.Clock, Logger: cfg.Logger.Named("fence"),
 	})
 	c.backoff = newBackoff(cfg.Clock)
@@ -403,8 +404,17 @@ func (c *parsedPolicy) of(p *hadv1.Policy) (*policy.Policy, error) {
 	return c.policy, nil
 }
 
-// policyInForce returns the policy of the log; nil when there is none yet.
-func (c *Controller) policyInForce() (*policy.Policy, error) {
+// Watchdog is how long after its guard's end this host is reset; 0: no watchdog of
+// its own is armed.
+func (c *Controller) Watchdog() time.Duration {
+	if c.cfg.Watchdog == nil {
+		return 0
+	}
+	return c.cfg.Watchdog()
+}
+
+// PolicyInForce returns the policy of the log; nil when there is none yet.
+func (c *Controller) PolicyInForce() (*policy.Policy, error) {
 	view, _ := c.cfg.Log.View()
 	return c.parsed.of(view.Policy)
 }

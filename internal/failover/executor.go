@@ -39,8 +39,9 @@ type executor struct {
 	keeper   *keeper
 	holder   *holder
 	mounts   *mounts
-	services Services // nil: nothing that scripts start is in had's hands
-	flush    Flush    // nil: unmounting does it
+	services Services             // nil: nothing that scripts start is in had's hands
+	flush    Flush                // nil: unmounting does it
+	watchdog func() time.Duration // of Config
 	courier  *courier
 	now      clock.Source
 	logger   hclog.Logger

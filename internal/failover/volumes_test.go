@@ -47,8 +47,9 @@ type shelf struct {
 	hangMount  bool
 	busy       error // of every Unmount
 	failSecure error
-	clearMMP   []bool   // of every Mount
-	flushed    []string // "web db, before PreRel"
+	clearMMP   []bool          // of every Mount
+	flushed    []string        // "web db, before PreRel"
+	watchdog   []time.Duration // each look finds the next, the last ones the last
 	wrong      []string
 }
 

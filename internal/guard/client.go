@@ -150,6 +150,18 @@ func (c *Client) Secure(ctx context.Context, epoch uint64) error {
 	return c.ask(ctx, Request{Op: OpSecure, Epoch: epoch})
 }
 
+// Arm has the guard arm this host's watchdog and feed it from then on. It fails
+// while it holds an epoch with volumes.
+func (c *Client) Arm(ctx context.Context) error { return c.ask(ctx, Request{Op: OpArm}) }
+
+// Disarm has the guard stop the watchdog. It fails while it holds an epoch with
+// volumes.
+func (c *Client) Disarm(ctx context.Context) error { return c.ask(ctx, Request{Op: OpDisarm}) }
+
+// Armed returns how long after the guard's end the watchdog resets this host; 0:
+// the guard feeds none.
+func (c *Client) Armed() time.Duration { return time.Duration(c.page.watchdog.Load()) }
+
 // Script tells the guard of a script before it is started: should had die, the
 // guard ends it.
 func (c *Client) Script(ctx context.Context, r hook.Running) error {

@@ -26,7 +26,8 @@ type Config struct {
 	Members  []peer.Member   // had.hcl's whole list
 	TLS      *TLSPaths       // nil: none, as had's own port
 	Version  string
-	Gate     string // name of the daemon's packet gate, open when the guard starts; "": none
+	Watchdog *WatchdogConfig // nil: this host has none
+	Gate     string          // name of the daemon's packet gate, open when the guard starts; "": none
 
 	Margin time.Duration // how long before a lease's end had itself begins to give up; see Lead
 
@@ -179,7 +180,7 @@ func (g *Guard) introduce(ctx context.Context, cfg Config) error {
 	defer stop()
 	i := cfg.Instance
 	err := send(g.conn, setup{
-		DataDir: cfg.DataDir, Cluster: cfg.Cluster, Members: cfg.Members, TLS: cfg.TLS, Version: cfg.Version, Gate: cfg.Gate,
+		DataDir: cfg.DataDir, Cluster: cfg.Cluster, Members: cfg.Members, TLS: cfg.TLS, Version: cfg.Version, Gate: cfg.Gate, Watchdog: cfg.Watchdog,
 		Node: i.GetNode(), NodeID: i.GetNodeId(), BootID: i.GetBootId(), Nonce: i.GetNonce(),
 		Margin: cfg.Margin, LogLevel: cfg.LogLevel.String(), LogJSON: cfg.LogJSON,
 	})

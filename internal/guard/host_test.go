@@ -56,6 +56,7 @@ type host struct {
 	rests    int
 	deeds    []string // what was done to volumes and services
 
+	dog     dog
 	disk    chan struct{} // closed: the disk answers; nil: it does
 	removed int
 }
@@ -79,11 +80,11 @@ func newHost(t *testing.T) *host {
 		kernel: map[netip.Addr]bool{}, lives: map[string]bool{}, busy: map[string]bool{}, guarded: map[netip.Addr]bool{},
 		hangs: map[string]bool{}, services: map[uint64]bool{},
 	}
-	h.client = NewClient(h.page, h.ask, h.now)
+	h.client, h.dog.h = NewClient(h.page, h.ask, h.now), h
 	w := NewWarden(WardenConfig{
 		Instance: &hadv1.Instance{Node: "alpha", NodeId: "a1", BootId: "b1", Nonce: testNonce},
 		Margin:   2 * testLead, Page: h.page, Now: h.now, Alarm: newTestAlarm(h.now),
-		Volumes: (*testVolumes)(h), Services: (*testServices)(h),
+		Volumes: (*testVolumes)(h), Services: (*testServices)(h), Watchdog: &h.dog,
 		Kernel: (*testKernel)(h), Gate: (*testGate)(h), Kill: h.killScript, Teller: (*testTeller)(h), Spool: (*testSpool)(h),
 		Logger: hclog.NewNullLogger(),
 	})

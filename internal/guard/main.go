@@ -116,7 +116,8 @@ type process struct {
 	addresses *vip.Manager
 	gate      *gate.Control // nil: there is none
 	mounters  *mounters
-	services  *services // nil: there are no control groups
+	services  *services     // nil: there are no control groups
+	watchdog  *hostWatchdog // nil: there is none
 	alarm     *bootAlarm
 	logs      *logWriter
 	logger    hclog.Logger
@@ -176,7 +177,10 @@ func (g *process) openVolumes() error {
 		return err
 	}
 	g.mounters = newMounters("", lock, ownGroup())
-	g.mounters.within = g.setup.Margin / 4
+	g.mounters.within = g.setup.Margin / 2
+	if g.setup.Watchdog != nil {
+		g.watchdog = &hostWatchdog{cfg: *g.setup.Watchdog, lock: lock}
+	}
 	s, err := servicesOf(g.setup.DataDir)
 	if err != nil {
 		g.logger.Debug("hooks get no control groups", "error", err)
@@ -202,6 +206,9 @@ func (g *process) run(conn *net.UnixConn) error {
 	cfg.Volumes = g.mounters
 	if g.services != nil {
 		cfg.Services = g.services
+	}
+	if g.watchdog != nil {
+		cfg.Watchdog = g.watchdog
 	}
 	w := NewWarden(cfg)
 	calls := make(chan Call)
@@ -238,6 +245,11 @@ func (g *process) run(conn *net.UnixConn) error {
 		}
 	}()
 	err := w.Run(ctx, calls, died)
+	if err == nil && g.watchdog != nil { // nothing is left to guard
+		if err := g.watchdog.Disarm(); err != nil {
+			g.logger.Error("the watchdog goes on", "error", err)
+		}
+	}
 	g.mounters.Rest()
 	close(over)
 	// The answer to had's Close is still on its way.

@@ -29,6 +29,8 @@ type words struct {
 	deadline atomic.Int64
 	// looked is when the guard last looked at the page.
 	looked atomic.Int64
+	// watchdog is the timeout of the watchdog that the guard feeds, in ns; 0: none.
+	watchdog atomic.Int64
 }
 
 const (

@@ -30,6 +30,8 @@ const (
 	OpClose       Op = "close"        // had ends in an orderly way and holds nothing
 	OpMount       Op = "mount"        // mount a volume of the epoch
 	OpUnmount     Op = "unmount"      // unmount one in order, and prove it
+	OpArm         Op = "arm"          // arm this host's watchdog, and feed it
+	OpDisarm      Op = "disarm"       // stop it
 	OpSecure      Op = "secure"       // end all of the epoch's by force, prove it, and mount nothing of it any more
 )
 
@@ -96,7 +98,7 @@ func (r Request) check() error {
 		if err := checkRunID(r.ID); err != nil {
 			return err
 		}
-	case OpClose:
+	case OpClose, OpArm, OpDisarm:
 	default:
 		return fmt.Errorf("%.40q is no request", r.Op)
 	}

@@ -393,6 +393,33 @@ func (s *Supervisor) Drop(ctx context.Context, epoch uint64) error {
 	return err
 }
 
+// Arm is Client.Arm.
+func (s *Supervisor) Arm(ctx context.Context) error {
+	g, err := s.current()
+	if err != nil {
+		return err
+	}
+	return g.Arm(ctx)
+}
+
+// Disarm is Client.Disarm.
+func (s *Supervisor) Disarm(ctx context.Context) error {
+	g, err := s.current()
+	if err != nil {
+		return err
+	}
+	return g.Disarm(ctx)
+}
+
+// Armed is Client.Armed.
+func (s *Supervisor) Armed() time.Duration {
+	g, err := s.current()
+	if err != nil {
+		return 0
+	}
+	return g.Armed()
+}
+
 // Script is Client.Script. It also notes the script for a later guard.
 func (s *Supervisor) Script(ctx context.Context, r hook.Running) error {
 	s.mu.Lock()

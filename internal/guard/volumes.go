@@ -67,7 +67,7 @@ const (
 type disks struct {
 	all    []storage.Volume // all that the epoch may mount, in order
 	maybe  map[string]bool
-	closed bool // nothing is mounted any more: had has asked for Secure, or the lease has ended
+	closed bool // nothing is mounted any more: had has asked for Secure, the lease has ended, or another guard had the epoch
 
 	work *work // what is under way; nil: nothing
 
@@ -110,7 +110,7 @@ func sameVolumes(a, b []storage.Volume) bool {
 
 // holdVolumes begins to hold them.
 func (w *Warden) holdVolumes(r Request) {
-	w.disks = disks{all: slices.Clone(r.Volumes), maybe: map[string]bool{}}
+	w.disks = disks{all: slices.Clone(r.Volumes), maybe: map[string]bool{}, closed: r.Adopted}
 	if len(r.Volumes) == 0 {
 		return
 	}

@@ -69,6 +69,7 @@ type WardenConfig struct {
 	Kill     Killer
 	Volumes  Volumes  // nil: an epoch with volumes can't be held
 	Services Services // nil: there are no control groups
+	Watchdog Watchdog // nil: there is none
 	Teller   Teller
 	Spool    Spool
 	Logger   hclog.Logger
@@ -99,6 +100,7 @@ type Warden struct {
 	scripts map[string]hook.Running // what could act after had's death, by ID
 
 	disks    disks
+	feeding  feeding
 	finished chan func(ctx context.Context) // what is left to do in the loop after a slow call
 	tasks    sync.WaitGroup
 
@@ -127,7 +129,10 @@ func NewWarden(cfg WardenConfig) *Warden {
 	if cfg.Gate == nil {
 		cfg.Gate = noGate{}
 	}
-	return &Warden{cfg: cfg, scripts: map[string]hook.Running{}, finished: make(chan func(context.Context), 1)}
+	return &Warden{
+		cfg: cfg, scripts: map[string]hook.Running{}, finished: make(chan func(context.Context), 1),
+		feeding: feeding{busy: make(chan struct{}, 1)},
+	}
 }
 
 type noGate struct{}
@@ -173,6 +178,7 @@ func (w *Warden) Run(ctx context.Context, calls <-chan Call, died <-chan struct{
 func (w *Warden) watch(ctx context.Context) clock.Instant {
 	now := w.cfg.Now()
 	w.cfg.Page.look(now)
+	w.feed(now)
 	again := now.Add(lookEvery)
 	if w.epoch == 0 {
 		return again
@@ -217,6 +223,10 @@ func (w *Warden) handle(r Request) error {
 	case OpScriptEnded:
 		delete(w.scripts, r.ID)
 		return nil
+	case OpArm:
+		return w.arm()
+	case OpDisarm:
+		return w.disarm()
 	case OpClose:
 		if w.epoch != 0 || len(w.scripts) > 0 {
 			return fmt.Errorf("end the guard: epoch %d is held and %d scripts run", w.epoch, len(w.scripts))
@@ -272,7 +282,9 @@ func (w *Warden) bury(ctx context.Context) error {
 	steps, err := w.giveBack(ctx)
 	for err != nil {
 		w.complain("what had held is not proven gone; trying on, and telling nobody", err)
-		w.cfg.Page.look(w.cfg.Now())
+		now := w.cfg.Now()
+		w.cfg.Page.look(now)
+		w.feed(now)
 		w.cfg.Alarm.Set(w.cfg.Now().Add(retryEvery))
 		select {
 		case <-ctx.Done():

@@ -16,7 +16,7 @@ type Fence struct {
 	Methods  []Method               // tried in this order; empty without a fence block
 	Agents   map[string][][]Agent   // by node: levels, the first to be tried first; all of one level must succeed
 	Commands map[string][][]Command // by node, as Agents
-	Margin   time.Duration          // MethodLease waits for it on top of the lease; 0 without that method
+	Margin   time.Duration          // MethodWatchdog and MethodLease wait for it on top of the lease; 0 without them
 }
 
 // Method is a way to know that a silent owner no longer writes.
@@ -25,10 +25,11 @@ type Method string
 // An operator can always confirm: MethodConfirm alone means that nothing else
 // is tried.
 const (
-	MethodAgent   Method = "agent"   // a program of fence-agents switched the node off, and saw it off
-	MethodCommand Method = "command" // so did a command of the operator's own
-	MethodConfirm Method = "confirm" // a person looked
-	MethodLease   Method = "lease"   // only time has passed: best effort
+	MethodAgent    Method = "agent"    // a program of fence-agents switched the node off, and saw it off
+	MethodCommand  Method = "command"  // so did a command of the operator's own
+	MethodWatchdog Method = "watchdog" // the node's own watchdog has reset it
+	MethodConfirm  Method = "confirm"  // a person looked
+	MethodLease    Method = "lease"    // only time has passed: best effort
 )
 
 // methods are those that this version can carry out, with a line for people.
@@ -42,13 +43,14 @@ func methods() []struct {
 	}{
 		{MethodAgent, `another node switches the silent one off by a program of fence-agents (IPMI, power strips, hypervisors) and sees it off; needs agent "NODE" { … } for each node it is to switch off`},
 		{MethodCommand, `the same by a command of your own; needs command "NODE" { … } for each`},
+		{MethodWatchdog, `the silent node's own watchdog resets it, and so much time has passed; needs watchdog { … } in had.hcl of each node that may own`},
 		{MethodConfirm, `nothing happens until you have seen that the node is off and say so: hactl fence confirm NODE`},
 		{MethodLease, `only wait until the owner must have unmounted by itself; best effort, not proof: a node whose kernel lives on without had may still write`},
 	}
 }
 
 // laterMethods are those of later versions.
-func laterMethods() []string { return []string{"reservation", "watchdog"} }
+func laterMethods() []string { return []string{"reservation"} }
 
 const (
 	defaultMargin    = 5 * time.Second
@@ -72,6 +74,7 @@ func fenceShape() shape {
 		others: map[string]string{
 			"confirm":       `it needs no block: name it in methods = ["confirm"]`,
 			"lease":         `it needs no block: name it in methods = ["lease"]`,
+			"watchdog":      `name it in methods = ["watchdog"]; the device is the node's own: watchdog { … } belongs in had.hcl`,
 			"release_grace": "it belongs at the top level of the policy",
 			"timeout":       "it belongs in an agent or command block",
 			"device":        "it is called \"agent\"",
@@ -155,11 +158,11 @@ func (s *source) validFence(raw rawFence, volumes []rawVolume) Fence {
 		Agents:   s.validAgents(raw.agents),
 		Commands: s.validCommands(raw.commands),
 	}
-	waits := slices.Contains(f.Methods, MethodLease)
+	waits := slices.Contains(f.Methods, MethodLease) || slices.Contains(f.Methods, MethodWatchdog)
 	if waits {
 		f.Margin = raw.margin
 	} else if raw.marginAt.Filename != "" && len(f.Methods) > 0 {
-		s.errorf(raw.marginAt, `leave it out: only the method "lease" waits for time`, "margin has no effect: no method uses it")
+		s.errorf(raw.marginAt, `leave it out: only the methods "watchdog" and "lease" wait for time`, "margin has no effect: no method uses it")
 	}
 	if !s.failed() {
 		s.checkBlocks(raw, f)
@@ -182,7 +185,7 @@ func (s *source) validMethods(raw []text) []Method {
 		known = append(known, string(m.method))
 	}
 	var valid []Method
-	var lease text
+	var lease, ends text // the method that always comes to an end
 	for _, t := range raw {
 		m := Method(t.value)
 		switch {
@@ -192,13 +195,17 @@ func (s *source) validMethods(raw []text) []Method {
 			s.errorf(t.at, suggest(t.value, known), "unknown method %s", quote(t.value))
 		case slices.Contains(valid, m):
 			s.errorf(t.at, "name each method once", "methods name %s twice", quote(t.value))
-		case lease.ok && m != MethodConfirm:
-			s.errorf(t.at, `write "lease" last, or leave it out`, `%s would never be tried: "lease" before it always comes to an end`, quote(t.value))
+		case ends.ok && m != MethodConfirm:
+			s.errorf(t.at, fmt.Sprintf("write %s last, or leave it out", quote(ends.value)), "%s would never be tried: %s before it always comes to an end", quote(t.value), quote(ends.value))
 		default:
 			valid = append(valid, m)
 		}
-		if m == MethodLease {
-			lease = t
+		switch m {
+		case MethodLease:
+			lease, ends = t, t
+		case MethodWatchdog:
+			ends = t
+		case MethodAgent, MethodCommand, MethodConfirm:
 		}
 	}
 	if lease.ok {
@@ -240,8 +247,8 @@ func (s *source) checkFenced(raw rawFence, f Fence, members []Member) {
 	for _, c := range raw.commands {
 		s.checkOwner(c.node, members)
 	}
-	if !slices.Contains(f.Methods, MethodAgent) && !slices.Contains(f.Methods, MethodCommand) {
-		return
+	if !slices.Contains(f.Methods, MethodAgent) && !slices.Contains(f.Methods, MethodCommand) || slices.Contains(f.Methods, MethodWatchdog) {
+		return // nothing is to be switched off, or each node's own watchdog comes next
 	}
 	for _, m := range members {
 		if !m.Witness && len(f.Agents[m.Name]) == 0 && len(f.Commands[m.Name]) == 0 {

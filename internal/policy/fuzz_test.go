@@ -147,7 +147,8 @@ func checkVolumes(t *testing.T, p *policy.Policy) {
 	if len(p.Volumes) > 0 && len(f.Methods) == 0 {
 		t.Error("volumes were accepted without a fence")
 	}
-	if slices.Contains(f.Methods, policy.MethodLease) != (f.Margin > 0) || p.ReleaseGrace < 0 || p.ReleaseGrace.Minutes() > 10 {
+	timed := slices.Contains(f.Methods, policy.MethodLease) || slices.Contains(f.Methods, policy.MethodWatchdog)
+	if timed != (f.Margin > 0) || p.ReleaseGrace < 0 || p.ReleaseGrace.Minutes() > 10 {
 		t.Errorf("methods %v, margin %s, grace %s", f.Methods, f.Margin, p.ReleaseGrace)
 	}
 	if len(f.Agents) > 0 != slices.Contains(f.Methods, policy.MethodAgent) || len(f.Commands) > 0 != slices.Contains(f.Methods, policy.MethodCommand) {

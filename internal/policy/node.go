@@ -35,6 +35,7 @@ type NodeFile struct {
 	DataDir           string
 	Socket            string // Unix socket that hactl talks to
 	TLS               TLS
+	Watchdog          Watchdog
 }
 
 // Member is one node of the cluster.
@@ -63,13 +64,18 @@ func nodeShape() shape {
 	const inPolicy = "it belongs in the policy (hactl policy apply), not in the node file"
 	return shape{
 		attrs: map[string]string{"node": `"alpha"`, "data_dir": quote(defaultDataDir), "socket": quote(runDir + "/office.sock")},
-		later: []string{"watchdog", "telemetry"},
+		later: []string{"telemetry"},
 		others: map[string]string{
 			"vip": inPolicy, "hooks": inPolicy, "prefer": inPolicy, "volume": inPolicy, "fence": inPolicy,
 			"check": inPolicy, "sync": inPolicy, "failback": inPolicy, "limits": inPolicy, "notify": inPolicy,
 			"reconnect_token": inPolicy, "release_grace": inPolicy, "detect": "it belongs in the cluster block", "two_voters": "it belongs in the cluster block",
 		},
 		blocks: map[string]shape{
+			"watchdog": {
+				what:  "watchdog",
+				attrs: map[string]string{"device": quote(defaultWatchdog), "timeout": quote(shortest(defaultDogTime))},
+				once:  "a host has one for all that it owns",
+			},
 			"tls": {
 				what:  "tls",
 				attrs: map[string]string{"ca": quote(tlsDir + "/ca.pem"), "cert": quote(tlsDir + "/node.pem"), "key": quote(tlsDir + "/node-key.pem"), "insecure": "true"},
@@ -130,7 +136,8 @@ type rawNodeFile struct {
 	members   []rawMember
 
 	node, dataDir, socket text
-	tls                   *rawTLS // nil when not written
+	tls                   *rawTLS      // nil when not written
+	watchdog              *rawWatchdog // nil when not written
 }
 
 type rawMember struct{ name, address, role text }
@@ -150,6 +157,8 @@ func (s *source) rawNodeFile(body *hclsyntax.Body) (raw rawNodeFile, ok bool) {
 		case "cluster":
 			ok = true
 			s.rawCluster(b, &raw)
+		case "watchdog":
+			raw.watchdog = s.rawWatchdog(b)
 		case "tls":
 			raw.tls = &rawTLS{
 				ca:       s.optional(b.Body, "ca", quote(tlsDir+"/ca.pem")),
@@ -197,6 +206,7 @@ func (s *source) validNodeFile(raw rawNodeFile, hostname string) *NodeFile {
 		s.errorf(raw.socket.at, "choose a shorter one", "socket is longer than the %d bytes Linux allows", maxSocket)
 	}
 	f.TLS = s.validTLS(raw.tls, loopbacks == len(f.Members))
+	f.Watchdog = s.validWatchdog(raw.watchdog)
 	return f
 }
 
