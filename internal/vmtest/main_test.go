@@ -9,6 +9,13 @@ import (
 )
 
 func TestMain(m *testing.M) {
+	if is, err := program(); is {
+		if err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
 	if device := os.Getenv(holdVariable); device != "" {
 		err := hold(device)
 		fmt.Fprintln(os.Stderr, "the holder ended by itself:", err)
