@@ -3,7 +3,6 @@ package vip
 import (
 	"context"
 	"net/netip"
-	"runtime"
 	"slices"
 	"testing"
 	"time"
@@ -12,6 +11,7 @@ import (
 	"github.com/vishvananda/netns"
 
 	"had/internal/clock"
+	"had/internal/thread"
 )
 
 func TestWatcherSeesWhatOthersDo(t *testing.T) {
@@ -130,14 +130,13 @@ func watch(t *testing.T, w *Watcher) <-chan Event {
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
-	go func() {
-		runtime.LockOSThread() // and the thread dies with the goroutine
+	thread.Go(func() {
 		if err := netns.Set(ns); err != nil {
 			ended <- err
 			return
 		}
 		ended <- w.Run(ctx)
-	}()
+	})
 	t.Cleanup(func() {
 		cancel()
 		if err := <-ended; err != nil {

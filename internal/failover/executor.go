@@ -84,13 +84,10 @@ func (x *executor) setHolding(h Holding) {
 // can't be ended, for that may still act on what the scripts mounted or
 // started; the successor then waits instead.
 func (x *executor) reportReleased(ctx context.Context, r *hadv1.Released) error {
-	x.mu.Lock()
-	done := r.GetEpoch() <= x.reported
-	x.mu.Unlock()
-	if _, stuck := x.reports(); stuck != "" {
+	switch reported, stuck := x.reports(); {
+	case stuck != "":
 		return errors.New(stuck)
-	}
-	if done {
+	case r.GetEpoch() <= reported:
 		return nil
 	}
 	r.Reporter, r.Cause = x.instance, steps.Printable(r.GetCause())

@@ -139,10 +139,11 @@ func (x *executor) finish(ctx context.Context, step Step) error {
 	return nil
 }
 
-// reportClean closes an epoch of this instance that was committed after the
-// instance had given up on it, or of an earlier run that died before it could
-// note it. Nothing of it was ever touched: effects come after the commit is
-// known, and after the note.
+// reportClean closes an open epoch of which this node has nothing: one of this
+// instance that was committed after the instance had given up on it, or that it has
+// given back without being able to report it; or one of an earlier run that died
+// before it could note it. Effects come after the commit is known, and after the
+// note.
 func (x *executor) reportClean(ctx context.Context, step Step) error {
 	x.keeper.end(step.Epoch, errLeaseOver)
 	if err := x.holder.drop(ctx, step.Epoch); err != nil {

@@ -9,7 +9,6 @@ import (
 	"net/netip"
 	"os"
 	"os/exec"
-	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -22,6 +21,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"had/internal/clock"
+	"had/internal/thread"
 )
 
 // TestMain is also the process that arms a gate and is then killed.
@@ -332,14 +332,13 @@ func run(t *testing.T, h *host, g *Gate) {
 	t.Helper()
 	ctx, stop := context.WithCancel(t.Context())
 	done := make(chan error, 1)
-	go func() {
-		runtime.LockOSThread() // for good: the thread ends with the goroutine
+	thread.Go(func() {
 		if err := netns.Set(h.ns); err != nil {
 			done <- err
 			return
 		}
 		done <- g.Run(ctx)
-	}()
+	})
 	t.Cleanup(func() {
 		stop()
 		if err := <-done; err != nil {

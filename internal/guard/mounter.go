@@ -8,7 +8,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -18,6 +17,7 @@ import (
 
 	"had/internal/cgroup"
 	"had/internal/clock"
+	"had/internal/hook"
 	"had/storage"
 )
 
@@ -248,25 +248,14 @@ func (p *mounter) end() error {
 	return nil
 }
 
-// killSession kills all of a session and waits until nobody of it is left. It
-// looks at what can't block, whatever a process is stuck in (proc_pid_stat(5)).
+// killSession kills all of a session and waits until nobody of it is left.
 func killSession(ctx context.Context, session int) error {
 	again := time.NewTicker(time.Millisecond)
 	defer again.Stop()
 	for {
-		entries, err := os.ReadDir("/proc")
+		left, err := hook.InSession(session)
 		if err != nil {
-			return fmt.Errorf("list the processes: %w", err)
-		}
-		var left []int
-		for _, e := range entries {
-			pid, err := strconv.Atoi(e.Name())
-			if err != nil {
-				continue
-			}
-			if f, err := statOf(pid); err == nil && lives(f) && f[3] == strconv.Itoa(session) {
-				left = append(left, pid)
-			}
+			return err
 		}
 		if len(left) == 0 {
 			return nil
@@ -280,14 +269,6 @@ func killSession(ctx context.Context, session int) error {
 		case <-again.C:
 		}
 	}
-}
-
-// lives reports whether any thread of a process does, by statOf: the first one
-// may be a zombie while another is stuck in the kernel.
-func lives(stat []string) bool {
-	const state, threads = 0, 17
-	dead := stat[state] == "Z" || stat[state] == "X"
-	return !dead || stat[threads] != "0" && stat[threads] != "1"
 }
 
 // spawn starts a mounter.

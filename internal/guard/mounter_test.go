@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"had/internal/clock"
+	"had/internal/hook"
 	"had/storage"
 )
 
@@ -379,7 +380,10 @@ func childrenOf(t *testing.T, pid int) (children []int) {
 		if err != nil {
 			continue
 		}
-		if f, err := statOf(child); err == nil && f[1] == strconv.Itoa(pid) && lives(f) {
+		if f, err := statOf(child); err != nil || f[1] != strconv.Itoa(pid) {
+			continue
+		}
+		if left, err := hook.InSession(child); err == nil && len(left) > 0 { // a mounter has one of its own
 			children = append(children, child)
 		}
 	}

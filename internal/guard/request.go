@@ -202,7 +202,7 @@ type refusal answer
 func (r refusal) Error() string { return "the guard refused: " + r.Refused }
 
 // Is implements errors.Is.
-func (r refusal) Is(target error) bool { return r.NotMounted && target == ErrNotMounted } //nolint:errorlint // as errors.Is compares
+func (r refusal) Is(target error) bool { return r.NotMounted && target == ErrNotMounted }
 
 // encode returns v as one datagram.
 func encode(v any) ([]byte, error) {

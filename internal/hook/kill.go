@@ -200,6 +200,19 @@ func processes() ([]proc, error) {
 	return procs, nil
 }
 
+// InSession lists the processes of a session (setsid(2)) of which any thread lives:
+// the first one may be a zombie while another is stuck in the kernel. It looks at
+// what can't block, whatever they are stuck in.
+func InSession(session int) (pids []int, err error) {
+	all, err := processes()
+	for _, p := range all {
+		if p.session == session {
+			pids = append(pids, p.pid)
+		}
+	}
+	return pids, err
+}
+
 func vanished(err error) bool {
 	return errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ESRCH)
 }
