@@ -114,32 +114,49 @@ func TestSecureOnABrokenDisk(t *testing.T) {
 	}
 }
 
-// On a disk that doesn't answer nothing ends, and nobody says that it did.
+// On a disk that doesn't answer nothing ends, and nobody says that it did, while a
+// write is under way. Where none is, and unmounting takes none, all ends at once.
 func TestSecureOnAStalledDisk(t *testing.T) {
-	const freeze, thaw = 0xc0045877, 0xc0045878 // include/uapi/linux/fs.h
 	for _, fstype := range fileSystems() {
-		under, v := lower(t, fstype)
-		must(t, Mount(t.Context(), v, MountOptions{}))
-		must(t, os.WriteFile(filepath.Join(v.Path, "file"), make([]byte, 1<<20), 0o600))
-		dir, err := os.Open(under.Path)
-		must(t, err)
-		must(t, unix.IoctlSetInt(int(dir.Fd()), freeze, 0))
-		done := make(chan error, 1)
-		go func() { done <- Secure(t.Context(), []Volume{v}) }()
-		for range 20 {
-			select {
-			case err := <-done:
-				t.Errorf("%s: Secure ended on a stalled disk: %v", fstype, err)
-				done <- err
-			case <-time.After(10 * time.Millisecond):
+		for _, underWay := range []bool{true, false} {
+			under, v := lower(t, fstype)
+			must(t, Mount(t.Context(), v, MountOptions{}))
+			file, err := os.Create(filepath.Join(v.Path, "file"))
+			must(t, err)
+			_, err = file.Write(make([]byte, 1<<20))
+			must(t, err)
+			thaw := stall(t, under)
+			if underWay { // and nobody waits for it
+				must(t, unix.SyncFileRange(int(file.Fd()), 0, 0, unix.SYNC_FILE_RANGE_WRITE))
 			}
-			if err := Unused(t.Context(), v); !errors.Is(err, ErrInUse) {
-				t.Fatalf("%s: proof on a stalled disk: %v", fstype, err)
+			must(t, file.Close())
+			done := make(chan error, 1)
+			go func() { done <- Secure(t.Context(), []Volume{v}) }()
+			if fstype == "xfs" && !underWay {
+				must(t, <-done)
+				image := filepath.Join(under.Path, "image")
+				before := digest(t, image)
+				thaw()
+				must(t, Unused(t.Context(), v))
+				if before != digest(t, image) {
+					t.Error("it was written after the proof")
+				}
+				continue
 			}
+			for range 20 {
+				select {
+				case err := <-done:
+					t.Errorf("%s: Secure ended on a stalled disk: %v", fstype, err)
+					done <- err
+				case <-time.After(10 * time.Millisecond):
+				}
+				if err := Unused(t.Context(), v); !errors.Is(err, ErrInUse) {
+					t.Fatalf("%s: proof on a stalled disk: %v", fstype, err)
+				}
+			}
+			thaw()
+			must(t, <-done)
 		}
-		must(t, unix.IoctlSetInt(int(dir.Fd()), thaw, 0))
-		must(t, dir.Close())
-		must(t, <-done)
 	}
 }
 

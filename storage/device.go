@@ -26,7 +26,7 @@ func thisHost() host {
 	return host{
 		sys:      "/sys",
 		fstab:    "/etc/fstab",
-		shutdown: shutdownLog,
+		shutdown: shutdownNoLog,
 		units: []string{
 			"/etc/systemd/system", "/run/systemd/system", "/run/systemd/generator.early", "/run/systemd/generator",
 			"/run/systemd/generator.late", "/usr/local/lib/systemd/system", "/usr/lib/systemd/system", "/lib/systemd/system",

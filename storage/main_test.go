@@ -56,9 +56,9 @@ func TestMain(m *testing.M) {
 	}
 }
 
-func init() {
+func init() { //nolint:gochecknoinits // only here it is certain which thread runs this
 	if os.Getenv(helperVariable) == "headless" {
-		runtime.LockOSThread() // main is on the first thread
+		runtime.LockOSThread() // main stays on the first thread
 	}
 }
 

@@ -51,28 +51,35 @@ func BenchmarkSecure(b *testing.B) {
 // BenchmarkShutdown compares what a shutdown may still write: what is lost of what
 // a killed writer was told is safe, and how long the forced end takes.
 func BenchmarkShutdown(b *testing.B) {
-	const dirty = 150 << 20
+	dirty := make([]byte, 150<<20)
+	_, _ = rand.Read(dirty)
 	for _, fstype := range fileSystems() {
-		for _, size := range []int{0, dirty} {
+		for load, prepare := range map[string]func(dir string){
+			"idle":  func(string) {},
+			"dirty": func(dir string) { must(b, os.WriteFile(filepath.Join(dir, "dirty"), dirty, 0o600)) },
+			"files": func(dir string) {
+				for i := range 5000 {
+					must(b, os.WriteFile(filepath.Join(dir, fmt.Sprint(i)), dirty[:100], 0o600))
+				}
+			},
+		} {
 			for how, flag := range map[string]int{"log": shutdownLog, "nolog": shutdownNoLog} {
-				b.Run(fmt.Sprintf("%s/%dMB/%s", fstype, size>>20, how), func(b *testing.B) { benchShutdown(b, fstype, size, flag) })
+				b.Run(strings.Join([]string{fstype, load, how}, "/"), func(b *testing.B) { benchShutdown(b, fstype, prepare, flag) })
 			}
 		}
 	}
 }
 
-func benchShutdown(b *testing.B, fstype string, size, flag int) {
+func benchShutdown(b *testing.B, fstype string, prepare func(dir string), flag int) {
 	image := newImage(b, fstype)
 	v, other := volumeOn(b, image), volumeOn(b, image)
 	h := thisHost()
 	h.shutdown = flag
-	data := make([]byte, size)
-	_, _ = rand.Read(data)
 	var times []time.Duration
 	lost, safe := 0, 0
 	for b.Loop() {
 		must(b, Mount(b.Context(), v, MountOptions{}))
-		must(b, os.WriteFile(filepath.Join(v.Path, "dirty"), data, 0o600))
+		prepare(v.Path)
 		w := startHelper(b, 0, "write", filepath.Join(v.Path, "stamps"))
 		for range 10 {
 			w.line()
@@ -86,7 +93,11 @@ func benchShutdown(b *testing.B, fstype string, size, flag int) {
 		must(b, err)
 		lost += max(0, told-countStamps(b, stamps))
 		safe += told
-		must(b, os.Remove(filepath.Join(other.Path, "stamps")))
+		left, err := filepath.Glob(filepath.Join(other.Path, "[0-9ds]*"))
+		must(b, err)
+		for _, f := range left {
+			must(b, os.Remove(f))
+		}
 		must(b, Unmount(b.Context(), other))
 		clean(b, fstype, other.Device)
 	}

@@ -18,6 +18,7 @@ type usage struct {
 	// near are the places where they are mounted, if only what is there by its name
 	// is worth a closer look: quick, and blind to what was unmounted lazily.
 	near   []string
+	quick  bool          // may decides who is looked at
 	marks  [][]byte      // of their devices, as in proc_pid_maps(5)
 	mounts map[int]devno // of every mount, by its ID
 }
@@ -113,6 +114,40 @@ func (l usage) mapped(proc string) (what string, device bool) {
 		}
 	}
 	return "", false
+}
+
+// may reports whether a process may have something of the file systems open, by
+// names alone: quickly, since it is asked of every process.
+func (l usage) may(pid int) bool {
+	proc, err := unix.Open("/proc/"+strconv.Itoa(pid), unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return false // it has ended
+	}
+	defer unix.Close(proc)
+	buf := make([]byte, 4096)
+	leads := func(dir int, name string) bool {
+		n, err := unix.Readlinkat(dir, name, buf)
+		return err == nil && l.concerns(string(buf[:n]))
+	}
+	if _, err := unix.Readlinkat(proc, "cwd", buf); err != nil || leads(proc, "cwd") || leads(proc, "root") || leads(proc, "exe") {
+		return true // or its first thread has ended
+	}
+	fds, err := unix.Openat(proc, "fd", unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return false
+	}
+	defer unix.Close(fds)
+	entries := make([]byte, 8192)
+	for {
+		n, err := unix.ReadDirent(fds, entries)
+		if n <= 0 || err != nil {
+			return false
+		}
+		_, _, names := unix.ParseDirent(entries[:n], -1, nil)
+		if slices.ContainsFunc(names, func(fd string) bool { return leads(fds, fd) }) {
+			return true
+		}
+	}
 }
 
 // concerns reports whether what has this name may be on the file systems. To follow

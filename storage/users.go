@@ -42,12 +42,14 @@ func (h host) killUsers(ctx context.Context, vs []Volume) (killed []User, err er
 		return nil, fmt.Errorf("look who uses the volumes: %w", err)
 	}
 	var errs []error
-	for _, at := range glances() {
-		used = slices.DeleteFunc(used, func(m mount) bool { return len(of(all, m.dev())) == 1 && idle(m) })
+	for i, at := range glances() {
+		used = slices.DeleteFunc(used, func(m mount) bool { return m.Major != 0 && len(of(all, m.dev())) == 1 && idle(m) })
 		if len(used) == 0 {
 			break
 		}
-		victims, err := near(all, used).kill(ctx, pids, at)
+		l := near(all, used)
+		l.quick = i == 0
+		victims, err := l.kill(ctx, pids, at)
 		errs = append(errs, err)
 		for _, v := range victims {
 			if err := v.wait(ctx); err != nil {
@@ -78,7 +80,8 @@ func near(all, used []mount) usage {
 // idle reports whether nobody uses a mount. Without a look at any process: what
 // could be unmounted after a while of no use is marked by the first such call, and
 // unmounted by the second only if it wasn't used in between (MNT_EXPIRE of
-// umount(2)).
+// umount(2)). It isn't asked of what a server exports: to use that could take for
+// ever.
 func idle(m mount) bool {
 	f, err := os.Open(m.Mountpoint) // a use
 	if err != nil {
@@ -116,7 +119,7 @@ func (l usage) kill(ctx context.Context, pids []int, at glance) ([]victim, error
 					return
 				}
 				var v *victim
-				if !slices.Contains(spared, pids[i]) {
+				if !slices.Contains(spared, pids[i]) && (!l.quick || l.may(pids[i])) {
 					v = l.killIfUser(pids[i], at)
 				}
 				looked <- v
