@@ -293,6 +293,7 @@ func (w *Warden) bury(ctx context.Context) error {
 		}
 		steps, err = w.giveBack(ctx)
 	}
+	w.unfed()
 	if w.epoch != 0 {
 		w.farewell(ctx, steps)
 	}

@@ -89,6 +89,21 @@ func (w *Warden) feed(now clock.Instant) {
 	}()
 }
 
+// unfed stops the watchdog once nothing is left that its reset was to end: what is
+// told then may wait for a disk, and nobody feeds.
+func (w *Warden) unfed() {
+	if !w.feeding.armed {
+		return
+	}
+	w.feeding.armed = false
+	dog, logger := w.cfg.Watchdog, w.cfg.Logger
+	go func() { // not joined: as feeding; the guard's process stops it once more at its end
+		if err := dog.Disarm(); err != nil {
+			logger.Error("the watchdog goes on", "error", err)
+		}
+	}()
+}
+
 // WatchdogConfig is the watchdog of this host.
 type WatchdogConfig struct {
 	Device  string        `json:"device"`

@@ -84,6 +84,27 @@ func TestTheWatchdogIsFedWhileNothingIsMounted(t *testing.T) {
 	})
 }
 
+// A farewell that waits for its disk isn't cut short by the watchdog.
+func TestTheWatchdogIsStoppedBeforeTheFarewell(t *testing.T) {
+	bubble(t, func(t *testing.T, h *host) {
+		if err := h.client.Arm(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		h.hold(7)
+		h.add()
+		h.disk = make(chan struct{})
+		h.die()
+		h.sleep(0)
+		h.turns.Add(1)
+		if h.dog.armed || len(h.kernel) > 0 {
+			t.Errorf("armed: %v, in the kernel: %v", h.dog.armed, h.kernel)
+		}
+		h.sleep(spoolPatience)
+		h.farewells(7)
+		close(h.disk)
+	})
+}
+
 // Once the lease is over it is fed only when the volumes are proven unmounted,
 // whoever lives.
 func TestTheWatchdogIsNotFedBesideWhatMayBeMounted(t *testing.T) {
