@@ -69,36 +69,38 @@ func (c *Client) Extend(epoch uint64, until clock.Instant) bool {
 // there that wasn't in addrs before. It fails when the epoch is over, when an
 // earlier one isn't dropped yet, and when the guard doesn't answer.
 func (c *Client) Hold(ctx context.Context, epoch uint64, addrs []vip.Address, volumes []storage.Volume) error {
-	return c.hold(ctx, Request{Op: OpHold, Epoch: epoch, Addresses: addrs, Volumes: volumes})
+	_, err := c.hold(ctx, Request{Op: OpHold, Epoch: epoch, Addresses: addrs, Volumes: volumes})
+	return err
 }
 
-func (c *Client) hold(ctx context.Context, r Request) error {
+// hold reports with an error whether the guard knows of the epoch all the same.
+func (c *Client) hold(ctx context.Context, r Request) (told bool, err error) {
 	epoch := r.Epoch
 	c.mu.Lock()
 	l, undone, over := c.lease, c.undone, epoch <= c.last
 	c.mu.Unlock()
 	if over || l.epoch != epoch {
-		return fmt.Errorf("let the guard hold epoch %d: it has no lease", epoch)
+		return false, fmt.Errorf("let the guard hold epoch %d: it has no lease", epoch)
 	}
 	if undone != 0 {
 		if err := c.Drop(ctx, undone); err != nil {
-			return err
+			return false, err
 		}
 	}
 	r.Until = l.until
 	if err := c.ask(ctx, r); err != nil {
-		return err
+		return false, err
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if epoch <= c.last {
-		return fmt.Errorf("let the guard hold epoch %d: it was dropped meanwhile", epoch)
+		return true, fmt.Errorf("let the guard hold epoch %d: it was dropped meanwhile", epoch)
 	}
 	c.held = epoch
 	if !c.page.extend(c.lease.until) {
-		return fmt.Errorf("let the guard hold epoch %d: its lease ended meanwhile", epoch)
+		return true, fmt.Errorf("let the guard hold epoch %d: its lease ended meanwhile", epoch)
 	}
-	return nil
+	return true, nil
 }
 
 // Drop tells the guard that everything of epoch is proven gone. After nil the

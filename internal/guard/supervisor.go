@@ -129,7 +129,9 @@ func (s *Supervisor) begin(ctx context.Context) (*Guard, error) {
 		}
 	}
 	if err := s.adopt(ctx, g); err != nil {
-		s.logger.Error("the new guard doesn't take over the volumes of the one that is gone; nobody unmounts them before the next start of had", "error", err)
+		// Another is told again: nobody else unmounts them.
+		err = fmt.Errorf("have the guard take over the volumes of the one that is gone: %w", err)
+		return nil, errors.Join(err, g.Kill())
 	}
 	s.poke()
 	return g, nil
@@ -152,7 +154,10 @@ func (s *Supervisor) adopt(ctx context.Context, g *Guard) (err error) {
 		err = g.ask(ctx, r)
 	default:
 		g.Extend(r.Epoch, until)
-		err = g.hold(ctx, r)
+		var told bool
+		if told, err = g.hold(ctx, r); told {
+			err = nil // that the lease has ended meanwhile is for the guard to see to
+		}
 	}
 	if err == nil {
 		s.mu.Lock()
