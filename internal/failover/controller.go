@@ -254,6 +254,7 @@ func (c *Controller) gather() (Inputs, <-chan struct{}) {
 		o, _ := c.executor.current()
 		in.Remount = !sameVolumes(o.volumes, StorageVolumes(p))
 	}
+	in.Unproven = c.executor.unproven() != ""
 	in.Now = c.cfg.Clock() // last: nothing above is newer than it
 	in.Prepared = c.executor.isPrepared(in)
 	return in, changed

@@ -40,6 +40,7 @@ type Inputs struct {
 	Retire     string                    // why the owner should give up, while it still can serve; empty: it needn't
 	Stopping   bool
 	Remount    bool // the policy's volumes are not those that the held epoch mounted
+	Unproven   bool // it was tried to end the held epoch's volumes by force, and it isn't proven that they are unmounted
 	Prepared   bool // what the next turn needs beforehand has just been done
 	NoMove     bool // the held epoch could not be moved in order when it was tried: release it instead
 	// Backoff of this node, so that leadership doesn't wander and a failing
@@ -279,7 +280,13 @@ func decideHolder(in Inputs) Plan {
 	case h.Phase == PhaseLeaving:
 		return do(finish)
 	case in.LeaseEpoch != h.Epoch || !in.Now.Before(endOfLease.Add(grace)):
-		return force(whyLeaseEnded(in))
+		p := force(whyLeaseEnded(in))
+		if in.Unproven && in.Leadership.Leading && !in.Now.Before(in.TransferAfter) {
+			// While this node leads, nobody may say that it is off: another must
+			// lead to find the evidence that it can't give.
+			p.Steps = append(transferTo(in, "it isn't proven here that the volumes are unmounted"), p.Steps...)
+		}
+		return p
 	case in.View.Claim(h.Epoch) == nil:
 		return force("the epoch was closed in the log")
 	case in.View.Claim(h.Epoch).GetSecured() != nil:

@@ -51,6 +51,9 @@ func (c *Controller) blockers(view cluster.View, p *policy.Policy, h Holding, ho
 	if h.Phase == PhaseLeaving {
 		add("its last release still runs hooks")
 	}
+	if why := c.executor.unproven(); why != "" {
+		add("%s", why)
+	}
 	if c.farewells.waits(c.self.GetNodeId()) {
 		add("what its guard said of the earlier run is on its way into the log")
 	}

@@ -42,6 +42,7 @@ type givingUp struct {
 	cause    string
 	forced   bool
 	timeline *steps.Timeline
+	unproven string // why it isn't proven that nothing of this host can write to the volumes; empty: it is, or wasn't asked yet
 }
 
 // longestTimeline keeps a release that fails for hours from filling the log.

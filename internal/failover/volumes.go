@@ -166,11 +166,34 @@ func (x *executor) secure(ctx context.Context, epoch uint64, t *steps.Timeline) 
 	ctx, cancel := context.WithTimeout(ctx, secureLimit)
 	defer cancel()
 	if err := t.Run("secure_volumes", func() error { return x.mounts.secure(ctx, epoch) }); err != nil {
-		x.doing(fmt.Sprintf("%v: %v; trying again", errStillMounted, err))
+		why := fmt.Sprintf("%v: %v; trying again", errStillMounted, err)
+		x.doubt(epoch, why)
+		x.doing(why)
 		return fmt.Errorf("%w: %w", errStillMounted, err)
 	}
+	x.doubt(epoch, "")
 	x.doing("")
 	return nil
+}
+
+// doubt notes why the volumes of an epoch that is given up are not proven
+// unmounted; empty: they are.
+func (x *executor) doubt(epoch uint64, why string) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if x.giving.epoch == epoch {
+		x.giving.unproven = steps.Printable(why)
+	}
+}
+
+// unproven is what doubt was last told of the held epoch.
+func (x *executor) unproven() string {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if x.holding.Epoch == 0 || x.giving.epoch != x.holding.Epoch {
+		return ""
+	}
+	return x.giving.unproven
 }
 
 // doing says what a step is busy with, for status.

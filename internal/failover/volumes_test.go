@@ -477,6 +477,24 @@ func TestDecideWithVolumes(t *testing.T) {
 			in.View.Move = &hadv1.Move{Order: &hadv1.MoveOrder{Target: "beta", FromEpoch: 9}}
 			return in
 		}(), "release, transfer to beta, finish"},
+		{"a leader that can't unmount", func() Inputs {
+			in := owner()
+			in.View.Open = []*hadv1.Claim{mountedBy("alpha", 9)}
+			in.LeaseEpoch, in.Unproven = 0, true
+			return in
+		}(), "transfer to gamma, force, finish"},
+		{"it may have succeeded: it was not tried", func() Inputs {
+			in := owner()
+			in.View.Open = []*hadv1.Claim{mountedBy("alpha", 9)}
+			in.LeaseEpoch = 0
+			return in
+		}(), "force, finish"},
+		{"it has just handed leadership on, and got it back", func() Inputs {
+			in := owner()
+			in.View.Open = []*hadv1.Claim{mountedBy("alpha", 9)}
+			in.LeaseEpoch, in.Unproven, in.TransferAfter = 0, true, start.Add(time.Second)
+			return in
+		}(), "force, finish"},
 		{"other volumes", func() Inputs {
 			in := owner()
 			in.View.Policy, in.Remount = &hadv1.Policy{Version: 2}, true
@@ -487,4 +505,36 @@ func TestDecideWithVolumes(t *testing.T) {
 			t.Errorf("%s: %s\nwant %s", c.name, got, c.want)
 		}
 	}
+}
+
+// A leader whose volumes can't be proven unmounted lets another lead, for only
+// then can anybody say that it is off; and it can't own until they are.
+func TestALeaderThatCantUnmountLetsAnotherLead(t *testing.T) {
+	runVolumes(t, func(r *rig, s *shelf) {
+		r.policy("", withVolumes)
+		time.Sleep(time.Second)
+		r.took()
+		s.set(func(s *shelf) {
+			s.busy = errors.New("bash (812) has its working directory there")
+			s.failSecure = errors.New("rsync (813) can't be killed")
+		})
+		if _, err := r.controller.Move(t.Context(), &hadv1.MoveRequest{Operation: "op", Target: "beta"}); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(2 * busyLimit)
+		if got := r.took(); !strings.Contains(got, "transfer to beta") {
+			t.Errorf("leadership stays here: %v", got)
+		}
+		if h := r.controller.Health(); h.GetEligible() || !strings.Contains(fmt.Sprint(h.GetReasons()), "rsync (813) can't be killed") {
+			t.Errorf("it says that it could own: %v, %v", h.GetEligible(), h.GetReasons())
+		}
+		s.set(func(s *shelf) { s.busy, s.failSecure = nil, nil })
+		time.Sleep(2 * time.Second)
+		if rel := r.releases(); len(rel) != 1 {
+			t.Errorf("releases %v", rel)
+		}
+		if h := r.controller.Health(); !h.GetEligible() {
+			t.Errorf("it says that it can't own: %v", h.GetReasons())
+		}
+	})
 }
