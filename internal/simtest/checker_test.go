@@ -37,13 +37,15 @@ type checker struct {
 	farewells  map[string]bool                     // what guards said; the log may do without
 	transfers  int
 	violations int
+
+	storageTable
 }
 
 func newChecker(w *world) *checker {
 	c := &checker{
 		w: w, tables: map[string]map[netip.Addr]time.Time{}, adds: map[string]int{},
 		acquired: map[uint64]*hadv1.Instance{}, refused: map[uint64]string{},
-		farewells: map[string]bool{},
+		farewells: map[string]bool{}, storageTable: newStorageTable(),
 	}
 	for _, name := range names {
 		c.tables[name] = map[netip.Addr]time.Time{}
@@ -142,12 +144,18 @@ func (c *checker) told(f *hadv1.Farewell) {
 	c.farewells[reportKey(r.GetReporter().GetNode(), f.GetAt().AsTime(), r)] = true
 }
 
-// look notes the newest replicated state that p or any other daemon has. It
-// is called with mu held.
+// look notes the newest replicated state that p, if there is one, or any other
+// daemon has. It is called with mu held.
 func (c *checker) look(p *process) {
+	before := c.newest.Applied
+	defer func() {
+		if c.newest.Applied > before {
+			c.storageHolds()
+		}
+	}()
 	for _, h := range c.w.hosts {
 		q := h.process()
-		if h == p.h {
+		if p != nil && h == p.h {
 			q = p
 		}
 		if q == nil || q.stopped() {
@@ -220,6 +228,11 @@ func (c *checker) hookBegins(p *process, run hook.Run) {
 		if !mine {
 			c.violate("%s on %s runs for epoch %d, which is not open for this run", run.Stage, p.h.name, run.Env.Epoch)
 		}
+		for v := range run.Env.Volumes {
+			if m := c.mounts[p.h.name][v]; run.Stage == hook.PreAcq && m != (mount{run.Env.Epoch, true}) && !p.stopped() {
+				c.violate("PreAcq on %s runs for epoch %d, and %s is not mounted", p.h.name, run.Env.Epoch, v)
+			}
+		}
 		if run.Stage == hook.PreAcq && has {
 			c.violate("PreAcq on %s runs with %s up already", p.h.name, run.VIP)
 		}
@@ -234,6 +247,11 @@ func (c *checker) hookBegins(p *process, run hook.Run) {
 		if has {
 			c.violate("PostRel on %s runs with %s still up", p.h.name, run.VIP)
 		}
+		for v := range run.Env.Volumes {
+			if m := c.mounts[p.h.name][v]; m.epoch == run.Env.Epoch {
+				c.violate("PostRel on %s runs for epoch %d with %s mounted", p.h.name, run.Env.Epoch, v)
+			}
+		}
 	case hook.Test:
 	}
 }
@@ -242,6 +260,9 @@ func (c *checker) hookBegins(p *process, run hook.Run) {
 func (c *checker) proposed(p *process, cmd *hadv1.Command, v cluster.Verdict, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if c.w.layout.volumes > 0 && cmd.GetLeaseRenew() == nil {
+		c.look(p)
+	}
 	switch {
 	case v.Refused != "":
 		c.refused[v.Index] = v.Refused
@@ -345,12 +366,12 @@ func (c *checker) reports(history []*hadv1.Event) {
 	want := map[string]int{}
 	for _, h := range c.w.hosts {
 		for _, r := range h.journal.reports() {
-			want[reportKey(r.GetNode(), r.GetAt().AsTime(), r.GetHookResult(), r.GetProgress(), r.GetReleased())]++
+			want[reportKey(r.GetNode(), r.GetAt().AsTime(), r.GetHookResult(), r.GetProgress(), r.GetReleased(), r.GetFenceTry())]++
 		}
 	}
 	for _, e := range history {
-		if e.GetHook() != nil || e.GetProgress() != nil || e.GetReleased() != nil {
-			want[reportKey(e.GetNode(), e.GetAt().AsTime(), e.GetHook(), e.GetProgress(), e.GetReleased())]--
+		if e.GetHook() != nil || e.GetProgress() != nil || e.GetReleased() != nil || e.GetFenceTry() != nil {
+			want[reportKey(e.GetNode(), e.GetAt().AsTime(), e.GetHook(), e.GetProgress(), e.GetReleased(), e.GetFenceTry())]--
 		}
 	}
 	for key, n := range want {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
@@ -28,6 +29,7 @@ type guardian struct {
 	ctx    context.Context // until death
 	cancel context.CancelFunc
 	ended  chan struct{}
+	epoch  atomic.Uint64 // that it was last told to hold
 }
 
 // socketRoom is how many requests the socket holds for a stopped guard.
@@ -60,13 +62,14 @@ func (p *process) startGuard(logger hclog.Logger) (*guard.Guard, error) {
 		return nil, err
 	}
 	g := &guardian{life: newLife(p.h), had: p, page: guard.NewPage(), inbox: make(chan guard.Call, socketRoom), ended: make(chan struct{})}
+	g.guards = true
 	g.ctx, g.cancel = context.WithCancel(context.Background())
 	p.h.mu.Lock()
 	defer p.h.mu.Unlock()
 	if p.h.guard != nil {
 		return nil, errors.New("simulation: another guard works on this host")
 	}
-	p.h.guard = g
+	p.h.guard, p.h.disturbedAt = g, time.Now()
 	p.h.w.tasks.Go(func() { g.run(logger) })
 	kill := func() error {
 		if err := p.pass(); err != nil {
@@ -82,6 +85,8 @@ func (p *process) startGuard(logger hclog.Logger) (*guard.Guard, error) {
 func (g *guardian) die() {
 	if g.end() {
 		g.cancel()
+		g.h.disturb()
+		g.h.shelf.killOf(g.life)
 	}
 }
 
@@ -108,6 +113,12 @@ func (g *guardian) run(logger hclog.Logger) {
 	if g.h.kernel.gate != nil {
 		cfg.Gate = &openGate{gate: g.h.kernel.gate, by: g.life}
 	}
+	if g.h.w.layout.volumes > 0 {
+		cfg.Volumes = mounter{g}
+		if g.h.services.grouped {
+			cfg.Services = groups{g}
+		}
+	}
 	err := guard.NewWarden(cfg).Run(g.ctx, calls, died)
 	wake.stop()
 	g.h.w.diary.logged("%s: the guard ends: %v", g.h.name, err)
@@ -127,7 +138,7 @@ func (g *guardian) clock() clock.Instant {
 	return g.h.now()
 }
 
-// serve takes requests from the socket, one at a time.
+// serve takes requests from the socket, fast ones one at a time.
 func (g *guardian) serve(calls chan<- guard.Call) {
 	for {
 		select {
@@ -136,19 +147,35 @@ func (g *guardian) serve(calls chan<- guard.Call) {
 				return
 			}
 			answered := make(chan error, 1)
+			call := guard.Call{Request: c.Request, Reply: func(err error) { answered <- err }}
+			if slow(c.Request) {
+				call.Reply = c.Reply
+			}
 			select {
-			case calls <- guard.Call{Request: c.Request, Reply: func(err error) { answered <- err }}:
-				c.Reply(<-answered)
+			case calls <- call:
 			case <-g.dead:
 				return
 			}
+			if slow(c.Request) {
+				continue
+			}
+			err := <-answered
+			if err == nil && c.Request.Op == guard.OpHold {
+				g.epoch.Store(c.Request.Epoch)
+			}
+			c.Reply(err)
 		case <-g.dead:
 			return
 		}
 	}
 }
 
-// requestLimit is how long a daemon waits for its guard's answer.
+// slow reports whether a request takes as long as a device does.
+func slow(r guard.Request) bool {
+	return r.Op == guard.OpMount || r.Op == guard.OpUnmount || r.Op == guard.OpSecure
+}
+
+// requestLimit is how long a daemon waits for its guard's answer to a fast one.
 const requestLimit = time.Second
 
 // request is the daemon's side of the socket.
@@ -162,15 +189,19 @@ func (g *guardian) request(ctx context.Context, r guard.Request) error {
 	default:
 		return errors.New("simulation: the socket to the guard is full")
 	}
-	timer := time.NewTimer(requestLimit)
-	defer timer.Stop()
+	var limit <-chan time.Time
+	if !slow(r) {
+		timer := time.NewTimer(requestLimit)
+		defer timer.Stop()
+		limit = timer.C
+	}
 	select {
 	case err := <-answered:
 		return errors.Join(err, g.had.pass())
 	case <-g.ended:
 		_ = g.had.pass()
 		return errors.New("simulation: the guard has died")
-	case <-timer.C:
+	case <-limit:
 		_ = g.had.pass()
 		return errors.New("simulation: the guard doesn't answer")
 	case <-ctx.Done():
@@ -191,6 +222,7 @@ type alarm struct {
 
 func (a *alarm) Set(at clock.Instant) {
 	after := time.Duration(float64(at.Sub(a.g.h.now()))/a.g.h.rate) + 1 // rounded up: an alarm never comes early
+	after += a.g.h.w.layout.tamper.sleepy
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.timer != nil {
@@ -244,6 +276,19 @@ func (g *guardian) Tell(ctx context.Context, f *hadv1.Farewell) {
 	}
 	g.h.w.diary.logged("%s: the guard tells: epoch %d is released", g.h.name, f.GetReleased().GetEpoch())
 	g.h.w.checker.told(f)
+	g.tellAll(ctx, tellEvery, func(c *failover.Controller) { c.TakeFarewell(proto.CloneOf(f)) })
+}
+
+// TellSecured tells them of the volumes.
+func (g *guardian) TellSecured(ctx context.Context, s *hadv1.Secured) {
+	if g.pass() != nil {
+		return
+	}
+	g.h.w.diary.logged("%s: the guard tells: the volumes of epoch %d are safe", g.h.name, s.GetEpoch())
+	g.tellAll(ctx, 10*tellEvery, func(c *failover.Controller) { c.TakeSecured(proto.CloneOf(s)) })
+}
+
+func (g *guardian) tellAll(ctx context.Context, every time.Duration, take func(c *failover.Controller)) {
 	var wg sync.WaitGroup
 	for _, h := range g.h.w.hosts {
 		if h == g.h {
@@ -257,11 +302,11 @@ func (g *guardian) Tell(ctx context.Context, f *hadv1.Farewell) {
 					if c == nil {
 						return struct{}{}, errRefused
 					}
-					c.TakeFarewell(proto.CloneOf(f))
+					take(c)
 					return struct{}{}, nil
 				})
 				cancel()
-				if err == nil || wait(ctx, tellEvery, g.dead) != nil {
+				if err == nil || wait(ctx, every, g.dead) != nil {
 					return
 				}
 			}
@@ -289,11 +334,8 @@ func (s spool) Keep(f *hadv1.Farewell) error {
 	return nil
 }
 
-// TellSecured and KeepSecured are never called: this host mounts nothing, so no
-// epoch with volumes can be held.
-func (g *guardian) TellSecured(context.Context, *hadv1.Secured) {}
-
-func (s spool) KeepSecured(*hadv1.Secured) error { return nil }
+// KeepSecured forgets it: the next start proves the same, or says nothing.
+func (s spool) KeepSecured(*hadv1.Secured) error { return s.g.pass() }
 
 // settlePatience is how long a guard of the earlier run may take to finish.
 const settlePatience = 5 * time.Second

@@ -20,11 +20,17 @@ type scripts struct {
 	count   int
 	fail    map[hook.Stage]float64 // how often a script of a stage fails
 	longest time.Duration          // a script takes up to this
-	running map[string]bool
+	running map[string]*script
+}
+
+// script is one that runs.
+type script struct {
+	epoch  uint64 // in whose control group it is; 0: none
+	killed chan struct{}
 }
 
 func newScripts(h *host) *scripts {
-	s := &scripts{h: h, running: map[string]bool{}}
+	s := &scripts{h: h, running: map[string]*script{}}
 	s.behave()
 	return s
 }
@@ -46,36 +52,69 @@ func (s *scripts) misbehave(stage hook.Stage, fail float64, longest time.Duratio
 	s.fail[stage], s.longest = fail, longest
 }
 
-func (s *scripts) begin(stage hook.Stage) (id, script string, took time.Duration, fails bool) {
+func (s *scripts) begin(stage hook.Stage, group uint64) (id, name string, took time.Duration, fails bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.count++
 	id = fmt.Sprintf("%s%d", s.h.name, s.count)
-	s.running[id] = true
+	s.running[id] = &script{epoch: group, killed: make(chan struct{})}
 	return id, fmt.Sprintf("%s-%d", stage, s.count), s.h.draw(s.longest), float64(s.h.draw(1000)) < 1000*s.fail[stage]
 }
 
 func (s *scripts) runs(id string) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.running[id]
+	return s.running[id] != nil
 }
 
 // kill ends a script and returns how many processes that were.
 func (s *scripts) kill(id string) int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if !s.running[id] {
+	r := s.running[id]
+	if r == nil {
 		return 0
 	}
+	close(r.killed)
 	delete(s.running, id)
 	return 1
+}
+
+// killGroup ends all scripts in the control group of an epoch.
+func (s *scripts) killGroup(epoch uint64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for id, r := range s.running {
+		if r.epoch == epoch {
+			close(r.killed)
+			delete(s.running, id)
+		}
+	}
+}
+
+// death is closed when a script is killed.
+func (s *scripts) death(id string) <-chan struct{} {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if r := s.running[id]; r != nil {
+		return r.killed
+	}
+	return closed()
+}
+
+func closed() <-chan struct{} {
+	c := make(chan struct{})
+	close(c)
+	return c
 }
 
 // forget ends all scripts: the host was switched off.
 func (s *scripts) forget() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	for _, r := range s.running {
+		close(r.killed)
+	}
 	clear(s.running)
 }
 
@@ -96,10 +135,14 @@ func (r *runner) Stage(ctx context.Context, run hook.Run) ([]hook.Result, error)
 	if ctx.Err() != nil {
 		return nil, fmt.Errorf("run %s for %s: %w", run.Stage, run.VIP, context.Cause(ctx))
 	}
-	s := r.p.h.scripts
-	id, script, took, fails := s.begin(run.Stage)
+	s, services := r.p.h.scripts, r.p.h.services
+	var group uint64
+	if run.Env.Epoch != 0 && len(run.Env.Volumes) > 0 && services.group(run.Env.Epoch) {
+		group = run.Env.Epoch
+	}
+	id, script, took, fails := s.begin(run.Stage, group)
 	running := hook.Running{
-		ID: id, Stage: run.Stage, Event: run.Event, Script: script, VIP: run.VIP,
+		ID: id, Stage: run.Stage, Event: run.Event, Script: script, VIP: run.VIP, Grouped: group != 0,
 		Node: run.Env.Node, Epoch: run.Env.Epoch, Forced: run.Env.Forced, Started: time.Now(),
 	}
 	if err := r.journal.Started(ctx, running); err != nil {
@@ -123,9 +166,20 @@ func (r *runner) Stage(ctx context.Context, run hook.Run) ([]hook.Result, error)
 			return []hook.Result{result}, r.journal.Finished(ctx, running, result)
 		}
 	}
+	if group != 0 && !services.group(group) {
+		s.kill(id)
+		result.Outcome, result.Err = hook.Refused, "not started: its control group is gone"
+		return []hook.Result{result}, r.journal.Finished(ctx, running, result)
+	}
 	r.p.h.w.checker.hookBegins(r.p, run)
-	err := wait(ctx, min(took, hookTimeout), r.p.dead)
+	killed := s.death(id)
+	if run.Stage == hook.PreAcq && len(run.Env.Volumes) > 0 {
+		services.start(id, service{vip: run.VIP.String(), epoch: run.Env.Epoch, grouped: group != 0})
+	}
+	err := r.runs(ctx, min(took, hookTimeout), killed)
 	switch {
+	case errors.Is(err, errKilled):
+		result.ExitCode = -1
 	case errors.Is(err, errDead):
 		return nil, err // the script runs on
 	case err != nil:
@@ -134,6 +188,8 @@ func (r *runner) Stage(ctx context.Context, run hook.Run) ([]hook.Result, error)
 		result.Outcome, result.Err = hook.TimedOut, "it took too long"
 	case fails:
 		result.ExitCode = 1
+	case run.Stage == hook.PreRel:
+		services.stop(run.VIP.String())
 	}
 	if err := r.p.pass(); err != nil {
 		return nil, err
@@ -144,4 +200,23 @@ func (r *runner) Stage(ctx context.Context, run hook.Run) ([]hook.Result, error)
 	}
 	result.Duration = time.Since(result.Started)
 	return []hook.Result{result}, r.journal.Finished(ctx, running, result)
+}
+
+// runs waits for the end of a script.
+func (r *runner) runs(ctx context.Context, d time.Duration, killed <-chan struct{}) error {
+	if d <= 0 {
+		return ctx.Err()
+	}
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return nil
+	case <-killed:
+		return errors.Join(errKilled, r.p.alive())
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	case <-r.p.dead:
+		return errDead
+	}
 }

@@ -23,6 +23,9 @@ type host struct {
 	journal *journalFile
 	kernel  *kernel
 	scripts *scripts
+	// shelf and services are there where volumes are.
+	shelf    *shelf
+	services *services
 
 	mu     sync.Mutex
 	random *rand.Rand
@@ -35,6 +38,9 @@ type host struct {
 	guard  *guardian // the guard that runs; nil: none
 	// farewell is what a guard left on the disk.
 	farewell *hadv1.Farewell
+	off      bool // it was switched off, and is to be switched on again
+	// disturbedAt is when its guard was last kept from its work, or began it.
+	disturbedAt time.Time
 }
 
 func newHost(w *world, m *hadv1.Member, detect time.Duration, random *rand.Rand) *host {
@@ -53,6 +59,8 @@ func newHost(w *world, m *hadv1.Member, detect time.Duration, random *rand.Rand)
 		h.kernel.gate = newKernelGate(h)
 	}
 	h.scripts = newScripts(h)
+	h.shelf = newShelf(h)
+	h.services = newServices(h, w.layout.groups > len(w.hosts))
 	h.boot()
 	return h
 }
@@ -97,7 +105,7 @@ const restartDelay = time.Second
 // start starts a daemon unless one runs.
 func (h *host) start() {
 	h.mu.Lock()
-	if h.proc != nil || isClosed(h.w.ended) {
+	if h.proc != nil || h.off || isClosed(h.w.ended) {
 		if h.proc != nil {
 			h.proc.again = h.proc.asked // as systemctl start does while it stops
 		}
@@ -107,7 +115,7 @@ func (h *host) start() {
 	h.starts++
 	p := newProcess(h, &hadv1.Instance{
 		Node: h.name, NodeId: h.member.GetNodeId(),
-		BootId: fmt.Sprintf("boot-%s-%d", h.name, h.boots), Nonce: fmt.Sprintf("run-%d", h.starts),
+		BootId: bootID(h.name, h.boots), Nonce: fmt.Sprintf("run-%d", h.starts),
 	})
 	h.proc = p
 	h.mu.Unlock()
@@ -196,10 +204,13 @@ func (h *host) terminate() {
 	}
 }
 
-// powerOff ends the daemon and empties the kernel; another boot follows.
+// powerOff ends all processes and empties the kernel; another boot follows.
 func (h *host) powerOff() {
+	h.killGuard() // before it sees its daemon die
 	h.vanish()
 	h.kernel.clear()
+	h.shelf.crash()
+	h.services.crash()
 	h.scripts.forget()
 	h.boot()
 }

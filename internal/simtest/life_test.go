@@ -19,8 +19,9 @@ import (
 // The runtime of make sim lets time go on. There a process is stopped at any
 // seam, in the middle of what it does, and of a kernel call too.
 type life struct {
-	h    *host
-	dead chan struct{}
+	h      *host
+	dead   chan struct{}
+	guards bool // it is a guard's
 
 	mu     sync.Mutex
 	frozen chan struct{} // closed at SIGCONT; nil: not stopped
@@ -59,6 +60,9 @@ func (l *life) stop() {
 func (l *life) freeze() {
 	if l.frozen == nil {
 		l.frozen = make(chan struct{})
+		if l.guards {
+			l.h.disturb()
+		}
 	}
 }
 
@@ -77,6 +81,9 @@ func (l *life) cont() {
 	if l.frozen != nil {
 		close(l.frozen)
 		l.frozen = nil
+		if l.guards {
+			l.h.disturb()
+		}
 	}
 }
 

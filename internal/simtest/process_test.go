@@ -49,6 +49,7 @@ func newProcess(h *host, instance *hadv1.Instance) *process {
 func (p *process) die() {
 	if p.end() {
 		p.cancel()
+		p.h.shelf.killOf(p.life)
 	}
 }
 
@@ -102,13 +103,17 @@ func (p *process) run() error {
 	if guards != nil {
 		ring.Guard = guards
 	}
+	p.carry(&recovery, &ring, guards)
 	if p.h.kernel.gate != nil {
 		g := &openGate{gate: p.h.kernel.gate, by: p.life}
 		recovery.Gate, ring.Gate = g, g
 	}
-	if _, err := failover.Recover(p.ctx, recovery); err != nil {
+	recovered, err := failover.Recover(p.ctx, recovery)
+	if err != nil {
 		return err
 	}
+	left := &leftovers{p: p, why: recovered.Unproven}
+	ring.HostTrouble = left.trouble
 	if err := p.pass(); err != nil {
 		return err
 	}
@@ -129,6 +134,7 @@ func (p *process) run() error {
 	defer stop()
 	g, tasks := errgroup.WithContext(tasks)
 	g.Go(func() error { return node.Run(tasks) })
+	g.Go(func() error { return left.run(tasks, recovery, controller.Wake) })
 	if guards != nil {
 		g.Go(func() error { return guards.Run(tasks) })
 		g.Go(func() error { return p.follow(tasks, guards, controller) })
@@ -270,6 +276,11 @@ type tamper struct {
 	rate      func(node int) float64 // of a host's clock
 	leakyGate bool                   // gates let everything through
 	beforeSet func(p *process)       // runs when addresses are about to be set
+
+	unproven   bool          // guards say that volumes are safe, and do nothing
+	hasty      bool          // guards don't wait for the death of a mounter that they have killed
+	lyingFence bool          // the fence device says that a host is off, and isn't
+	sleepy     time.Duration // guards wake up so much too late
 }
 
 func (l *seenLog) LeaderGone(node string) {

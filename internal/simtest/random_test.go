@@ -42,7 +42,34 @@ func drawLayout(seed uint64) layout {
 	} else {
 		l.gates = l.data
 	}
+	l.drawVolumes()
 	return l
+}
+
+// drawVolumes gives half of the clusters volumes, and what belongs to them.
+func (l *layout) drawVolumes() {
+	r := rng(l.seed, "volumes")
+	if r.IntN(2) == 0 || l.bare {
+		return
+	}
+	l.volumes = 1 + r.IntN(2)
+	l.groups = l.data
+	if r.IntN(3) == 0 {
+		l.groups = r.IntN(l.data + 1)
+	}
+	if r.IntN(3) == 0 {
+		l.grace = time.Duration(1+r.IntN(4)) * time.Second
+	}
+	switch r.IntN(6) {
+	case 0:
+		l.fence = "lease"
+	case 1:
+		l.operator = time.Duration(5+r.IntN(10)) * time.Second // nothing but a person helps
+		return
+	default:
+		l.fence = "command"
+	}
+	l.operator = 30 * time.Second
 }
 
 // TestRandomFaults lets clusters live through random faults and checks the
@@ -89,11 +116,18 @@ func keptSeeds(t *testing.T) []uint64 {
 func enduresFaults(t *testing.T, seed uint64) {
 	l := drawLayout(seed)
 	schedule := drawFaults(l, chaos)
+	if l.volumes > 0 {
+		schedule = merge(schedule, drawStorageFaults(l, chaos))
+	}
 	simulate(t, l, func(w *world) {
 		w.begin()
 		w.endure(schedule)
 		// A node that failed its turn, or didn't take leadership, is left alone
 		// for a while.
-		w.finish(w.bound() + 30*time.Second)
+		limit := w.bound() + 30*time.Second
+		if l.volumes > 0 {
+			limit += 2 * time.Minute // a mount that hung, and what was tried in vain before, is tried again later
+		}
+		w.finish(limit)
 	})
 }

@@ -45,8 +45,8 @@ func (w *world) inPhase(phase failover.Phase) *process {
 
 var vips = []netip.Addr{netip.MustParseAddr("192.0.2.10"), netip.MustParseAddr("192.0.2.11"), netip.MustParseAddr("2001:db8::10")}
 
-// policyText is a policy with the first n addresses.
-func policyText(n int) string {
+// policyText is a policy with the first n addresses and some volumes.
+func (w *world) policyText(n, volumes int) string {
 	var b strings.Builder
 	if n == len(vips) {
 		b.WriteString("prefer = [\"beta\"]\n")
@@ -55,6 +55,7 @@ func policyText(n int) string {
 		fmt.Fprintf(&b, "vip \"v%d\" {\n  address = %q\n}\n", i, a)
 	}
 	fmt.Fprintf(&b, "hooks {\n  dir = \"/etc/had/hooks\"\n  timeout = \"%v\"\n}\n", hookTimeout)
+	w.volumesText(&b, volumes)
 	return b.String()
 }
 
@@ -65,9 +66,10 @@ func (w *world) policy(n int) {
 	if p == nil {
 		return
 	}
+	text := w.policyText(n, w.carried)
 	w.tasks.Go(func() {
 		cmd := &hadv1.Command{Record: &hadv1.Command_PolicyApply{PolicyApply: &hadv1.PolicyApply{
-			ExpectedVersion: p.view().Policy.GetVersion(), Text: policyText(n), By: "root@" + p.h.name,
+			ExpectedVersion: p.view().Policy.GetVersion(), Text: text, By: "root@" + p.h.name,
 		}}}
 		if p.pass() == nil {
 			v, err := p.node.Propose(p.hard, cmd)
@@ -138,6 +140,9 @@ func (w *world) settled() string {
 	}
 	want := strings.Count(v.Policy.GetText(), "vip \"")
 	for _, h := range w.hosts {
+		if !w.rightlyMounted(h, p.h == h, strings.Count(v.Policy.GetText(), "volume \"")) {
+			return ""
+		}
 		has := len(w.checker.heldBy(h.name))
 		if h == p.h && (has != want || !w.checker.answers(h.name)) || h != p.h && has != 0 {
 			return ""
@@ -159,22 +164,26 @@ func (w *world) begin() {
 // health checks before it, and the hooks.
 func (w *world) bound() time.Duration {
 	terms := cluster.TimingFor(w.layout.slowest()).Terms(cluster.LayerLifetime)
-	return cluster.TakeoverWait(terms) + 10*w.layout.slowest() + 2*time.Second
+	return cluster.TakeoverWait(terms) + 10*w.layout.slowest() + 2*time.Second + w.volumesBound()
 }
 
 // heal repairs everything and starts every daemon.
 func (w *world) heal() {
 	w.diary.fault("heal")
 	w.network.heal()
+	w.pdu.fail(works)
 	for _, h := range w.hosts {
 		h.disk.slow(0, 0)
 		h.disk.fill(false)
 		h.kernel.halve(false)
 		h.scripts.behave()
 		h.kernel.link(true)
+		h.shelf.mend()
+		h.services.ignoreTerm(false)
 		for _, l := range h.lives() {
 			l.cont()
 		}
+		h.switchOn()
 		h.start()
 	}
 }

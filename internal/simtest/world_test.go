@@ -21,7 +21,14 @@ type layout struct {
 	gates   int             // how many of the first nodes have a packet gate
 	bare    bool            // no node has a guard
 	swift   bool            // scripts take no time, so that nothing delays a takeover
-	tamper  tamper          // what is broken on purpose, to see the checker find it
+	volumes int             // that the policy has at first; there is shared storage if it isn't 0
+	fence   string          // the policy's method beside "confirm", if there is one
+	grace   time.Duration   // the policy's release_grace
+	groups  int             // how many of the first hosts have control groups
+	// operator is how long a person waits for other evidence; 0: there is none.
+	operator time.Duration
+	misled   bool   // an operator's wrong word is part of the play
+	tamper   tamper // what is broken on purpose, to see the checker find it
 }
 
 // nodes is how many there are.
@@ -54,6 +61,8 @@ type world struct {
 	network *network
 	checker *checker
 	diary   *diary
+	pdu     *pdu
+	carried int // volumes of the policy that was applied last
 
 	ended chan struct{}  // closed when the test is over
 	tasks sync.WaitGroup // every goroutine of the simulation
@@ -74,6 +83,9 @@ func simulate(t *testing.T, l layout, play func(w *world)) {
 		for _, h := range w.hosts {
 			h.start()
 		}
+		if l.operator > 0 {
+			w.tasks.Go(w.operate)
+		}
 		play(w)
 	})
 }
@@ -81,6 +93,7 @@ func simulate(t *testing.T, l layout, play func(w *world)) {
 func newWorld(t *testing.T, l layout) *world {
 	w := &world{t: t, layout: l, began: time.Now(), ended: make(chan struct{}), diary: newDiary()}
 	w.network = newNetwork(w, rng(l.seed, "network"))
+	w.pdu, w.carried = newPDU(w), l.volumes
 	w.checker = newChecker(w)
 	w.birth = &hadv1.Birth{Cluster: "office", ClusterId: "c-1"}
 	for i := range l.nodes() {
@@ -156,7 +169,8 @@ func (w *world) until(limit time.Duration, what string, cond func() bool) time.D
 func (w *world) situation() string {
 	var b strings.Builder
 	for _, h := range w.hosts {
-		fmt.Fprintf(&b, "  %s: in its kernel %v", h.name, w.checker.heldBy(h.name))
+		mounted, _ := w.checker.mountedOn(h.name)
+		fmt.Fprintf(&b, "  %s: in its kernel %v, mounted %v", h.name, w.checker.heldBy(h.name), mounted)
 		p := h.process()
 		if p == nil || p.stopped() {
 			b.WriteString("; no daemon, or a stopped one\n")
