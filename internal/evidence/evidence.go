@@ -123,8 +123,8 @@ func (s *Seeker) concerns(c *hadv1.Claim) bool {
 
 // seek tries the methods of an epoch's terms in their order, again and again,
 // until the epoch is secured or closed.
-func (s *Seeker) seek(ctx context.Context, term, epoch uint64) {
-	ctx, cancel := context.WithCancel(ctx)
+func (s *Seeker) seek(leading context.Context, term, epoch uint64) {
+	ctx, cancel := context.WithCancel(leading)
 	var watching sync.WaitGroup
 	defer watching.Wait()
 	defer cancel()
@@ -138,7 +138,12 @@ func (s *Seeker) seek(ctx context.Context, term, epoch uint64) {
 			return
 		}
 		for _, m := range c.GetTerms().GetFenceMethods() {
-			if s.try(ctx, term, epoch, policy.Method(m)) || ctx.Err() != nil {
+			r := s.try(ctx, term, epoch, policy.Method(m))
+			if ctx.Err() != nil {
+				return
+			}
+			// That the log takes it ends the search, and must not cut off the answer.
+			if r != nil && s.propose(leading, policy.Method(m), r) {
 				return
 			}
 		}
@@ -193,38 +198,38 @@ func (s *Seeker) until(ctx context.Context, at func() clock.Instant) bool {
 	}
 }
 
-// try tries one method and reports whether the log has taken its evidence.
-func (s *Seeker) try(ctx context.Context, term, epoch uint64, m policy.Method) bool {
+// try tries one method and returns its evidence; nil: there is none.
+func (s *Seeker) try(ctx context.Context, term, epoch uint64, m policy.Method) *hadv1.Secured {
 	// The claim as it is before the try begins: should its owner renew meanwhile,
 	// what was found out is about the past.
 	c := s.claim(epoch)
 	if c == nil {
-		return false
+		return nil
 	}
 	r := &hadv1.Secured{Term: term, Epoch: epoch, Instance: c.GetInstance(), By: s.cfg.Self.GetName(), LeaseIndex: c.GetLastLeaseIndex()}
 	switch m {
 	case policy.MethodAgent, policy.MethodCommand:
 		what, err := s.off(ctx, c, m)
 		if err != nil {
-			return false
+			return nil
 		}
 		r.Kind, r.Detail = hadv1.Secured_KIND_FENCED, steps.Printable(what)
 	case policy.MethodLease:
 		r.Kind = hadv1.Secured_KIND_LEASE
 		if !s.wait(ctx, m, c, r, "waiting for the margin after the lease of "+c.GetInstance().GetNode()) {
-			return false
+			return nil
 		}
 	case policy.MethodWatchdog:
 		r.Kind = hadv1.Secured_KIND_WATCHDOG
 		if !s.wait(ctx, m, c, r, "waiting until the watchdog of "+c.GetInstance().GetNode()+" has certainly fired") {
-			return false
+			return nil
 		}
 	case policy.MethodConfirm:
-		return false // a person does
+		return nil // a person does
 	default:
-		return false // of a version that knows more
+		return nil // of a version that knows more
 	}
-	return s.propose(ctx, m, r)
+	return r
 }
 
 // wait waits until time is evidence of r's kind, and notes how long that was. It

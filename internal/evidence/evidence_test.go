@@ -40,6 +40,7 @@ type scene struct {
 	off     func(ctx context.Context, m policy.Method) error
 	did     []string // "agent 1.2s": what was tried, and when after the last lease entry
 	told    []*hadv1.FenceTry
+	log     strings.Builder // the seeker's
 }
 
 const ttl = 750 * time.Millisecond
@@ -71,7 +72,7 @@ func play(t *testing.T, t3 *hadv1.Terms, do func(s *scene)) {
 		}}})
 		s.off = func(context.Context, policy.Method) error { return nil }
 		s.seeker = New(Config{
-			Self: &hadv1.Member{Name: "beta", NodeId: "id-beta"}, Log: s, Clock: now, Logger: hclog.NewNullLogger(), Changed: func() {},
+			Self: &hadv1.Member{Name: "beta", NodeId: "id-beta"}, Log: s, Clock: now, Logger: hclog.New(&hclog.LoggerOptions{Output: &s.log}), Changed: func() {},
 			Policy: func() (*policy.Policy, error) { return &policy.Policy{}, nil },
 			Off: func(ctx context.Context, _ policy.Fence, m policy.Method, node string) (string, error) {
 				s.note("%s %s", m, node)
@@ -115,7 +116,23 @@ func (s *scene) must(cmd *hadv1.Command) {
 	}
 }
 
-func (s *scene) Propose(_ context.Context, cmd *hadv1.Command) (cluster.Verdict, error) {
+// Propose answers a moment after the state has changed, as a log does.
+func (s *scene) Propose(ctx context.Context, cmd *hadv1.Command) (cluster.Verdict, error) {
+	v, err := s.apply(cmd)
+	if cmd.GetSecured() == nil {
+		return v, err
+	}
+	timer := time.NewTimer(time.Microsecond)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return v, err
+	case <-ctx.Done():
+		return cluster.Verdict{}, context.Cause(ctx)
+	}
+}
+
+func (s *scene) apply(cmd *hadv1.Command) (cluster.Verdict, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if cmd.GetProposer() == "" {
@@ -222,6 +239,9 @@ func TestASilentOwnerIsSwitchedOffAfterItsLease(t *testing.T) {
 		time.Sleep(time.Hour)
 		if got := s.tried(); len(got) != 1 {
 			t.Errorf("tried again: %v", got)
+		}
+		if log := s.log.String(); strings.Contains(log, "not in the log") || !strings.Contains(log, "safe from its owner") {
+			t.Errorf("its log says:\n%s", log)
 		}
 	})
 }
