@@ -83,11 +83,10 @@ func (p *process) startGuard(logger hclog.Logger) (*guard.Guard, error) {
 
 // die is SIGKILL.
 func (g *guardian) die() {
-	if g.end() {
-		g.cancel()
-		g.h.disturb()
-		g.h.shelf.killOf(g.life)
-	}
+	g.end()
+	g.cancel()
+	g.h.disturb()
+	g.h.shelf.killOf(g.life)
 }
 
 // run is the life of a guard.

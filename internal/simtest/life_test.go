@@ -25,7 +25,8 @@ type life struct {
 
 	mu     sync.Mutex
 	frozen chan struct{} // closed at SIGCONT; nil: not stopped
-	doomed int           // it is stopped at so many seams from now; 0: it isn't
+	doomed int           // it is stopped, or killed, at so many seams from now; 0: it isn't
+	fall   func()        // what remains to be done when it is killed there; nil: it is stopped
 	killed bool
 }
 
@@ -37,16 +38,14 @@ var errDead = errors.New("simulation: this process is dead")
 
 func newLife(h *host) *life { return &life{h: h, dead: make(chan struct{})} }
 
-// end closes dead; it reports whether that is news.
-func (l *life) end() bool {
+// end closes dead.
+func (l *life) end() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.killed {
-		return false
+	if !l.killed {
+		l.killed = true
+		close(l.dead)
 	}
-	l.killed = true
-	close(l.dead)
-	return true
 }
 
 // stop is SIGSTOP. Nothing of the process may be running.
@@ -70,7 +69,15 @@ func (l *life) freeze() {
 func (l *life) stopAt(n int) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.doomed = n
+	l.doomed, l.fall = n, nil
+}
+
+// killAt is SIGKILL for the process at its nth seam from now, in the middle of what
+// it does; fall does what else comes with its death.
+func (l *life) killAt(n int, fall func()) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.doomed, l.fall = n, fall
 }
 
 // cont is SIGCONT.
@@ -100,8 +107,7 @@ func (l *life) pass() error {
 		l.mu.Lock()
 		if l.doomed > 0 {
 			if l.doomed--; l.doomed == 0 {
-				l.freeze()
-				l.h.w.diary.logged("%s: stopped in the middle", l.h.name)
+				l.strike()
 			}
 		}
 		frozen := l.frozen
@@ -117,6 +123,22 @@ func (l *life) pass() error {
 		case <-l.dead:
 		}
 	}
+}
+
+// strike stops or kills the process at a seam; mu is held.
+func (l *life) strike() {
+	if l.fall == nil {
+		l.freeze()
+		l.h.w.diary.logged("%s: stopped in the middle", l.h.name)
+		return
+	}
+	if l.killed {
+		return
+	}
+	l.killed = true
+	close(l.dead)
+	l.h.w.diary.logged("%s: killed in the middle", l.h.name)
+	l.h.w.tasks.Go(l.fall)
 }
 
 // midCall is the seam within a kernel call, before its effect. Without a gate

@@ -47,10 +47,9 @@ func newProcess(h *host, instance *hadv1.Instance) *process {
 }
 
 func (p *process) die() {
-	if p.end() {
-		p.cancel()
-		p.h.shelf.killOf(p.life)
-	}
+	p.end()
+	p.cancel()
+	p.h.shelf.killOf(p.life)
 }
 
 // clock is the controller's clock.Source, and a seam: the lease's keeper reads

@@ -55,8 +55,9 @@ func drawStorageFault(l layout, r *rand.Rand) fault {
 	}
 	n, moment := r.IntN(3), time.Duration(r.Int64N(int64(300*time.Millisecond)))
 	slow := time.Duration(r.Int64N(int64(2 * time.Second)))
-	kind := r.IntN(14)
-	if l.fence == "lease" && kind < 9 {
+	point, both := 1+r.IntN(1000), r.IntN(2) == 0
+	kind := r.IntN(18)
+	if l.fence == "lease" && (kind < 9 || kind > 13) {
 		kind = 9 + kind%2 // time proves something only where guards do their work
 	}
 	switch kind {
@@ -83,6 +84,19 @@ func drawStorageFault(l layout, r *rand.Rand) fault {
 			w.move("")
 			w.after(moment, h.killGuard)
 		})
+	case 14, 15, 16:
+		return on(fmt.Sprintf("SIGKILL in the middle (%d, both %t) after a move was ordered, started again after %v", point, both, length), func(w *world, h *host) {
+			w.move("")
+			h.killIn(point, both)
+			w.after(length, h.start)
+		})
+	case 17:
+		return on(fmt.Sprintf("SIGKILL of the guard in the middle (%d) after a move was ordered", point/10+1), func(w *world, h *host) {
+			w.move("")
+			if g := h.guardian(); g != nil {
+				g.killAt(point/10+1, g.die)
+			}
+		})
 	case 9:
 		return strike("refuses to mount", trouble{refuses: true})
 	case 10:
@@ -102,4 +116,21 @@ func drawStorageFault(l layout, r *rand.Rand) fault {
 			w.after(length, func() { w.pdu.fail(works) })
 		}}
 	}
+}
+
+// killIn is SIGKILL for a host's daemon in the middle of what it does, and at the
+// same time for its guard.
+func (h *host) killIn(point int, both bool) {
+	p := h.process()
+	if p == nil {
+		return
+	}
+	p.killAt(point, func() {
+		if both {
+			h.killGuard()
+		}
+		if h.process() == p {
+			h.kill()
+		}
+	})
 }

@@ -406,7 +406,7 @@ func TestVolumesMoveIsInterrupted(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			parallel(t)
 			for _, victim := range []string{"alpha", "beta"} {
-				for ms := 0; ms < 600; ms += 40 {
+				for ms := 0; ms < 600; ms += 60 {
 					l := stored
 					l.seed = uint64(ms) + 1 //nolint:gosec // not negative
 					simulate(t, l, func(w *world) {
@@ -420,6 +420,37 @@ func TestVolumesMoveIsInterrupted(t *testing.T) {
 					})
 					if t.Failed() {
 						t.Fatalf("%s of %s, %d ms after the move was ordered", name, victim, ms)
+					}
+				}
+			}
+		})
+	}
+}
+
+// The same at any step: between two things that daemon or guard do.
+func TestVolumesMoveIsInterruptedInTheMiddle(t *testing.T) {
+	for name, strike := range map[string]func(h *host, point int){
+		"daemon": func(h *host, point int) { h.killIn(10*point, false) },
+		"both":   func(h *host, point int) { h.killIn(10*point, true) },
+		"guard":  func(h *host, point int) { h.guardian().killAt(point, h.guardian().die) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			parallel(t)
+			for _, victim := range []string{"alpha", "beta"} {
+				for point := 1; point < 60; point += 4 {
+					l := stored
+					l.seed = uint64(point) //nolint:gosec // not negative
+					simulate(t, l, func(w *world) {
+						w.begin()
+						w.moveTo("alpha")
+						strike(w.host(victim), point)
+						w.move("beta")
+						w.elapse(4 * time.Second)
+						w.host(victim).start()
+						w.finish(w.bound() + 30*time.Second)
+					})
+					if t.Failed() {
+						t.Fatalf("%s of %s at step %d of a move", name, victim, point)
 					}
 				}
 			}

@@ -58,6 +58,7 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	}
 	worlds := []world{
 		{test: "TestBrokenClustersAreFoundOut", seed: 1, twice: true},
+		{test: "TestBrokenVolumesAreFoundOut", seed: 1, twice: true},
 		{test: "TestSchedule1.*", seed: 1, twice: true}, // only here is a process stopped in a kernel call
 	}
 	for line := range strings.Lines(string(kept)) {
