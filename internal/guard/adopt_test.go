@@ -77,7 +77,7 @@ func TestVolumesAreTakenOver(t *testing.T) {
 				}
 				cancel()
 				close(guards[len(guards)-1].died)
-				_ = <-ended // whether it ended in order is not the question
+				<-ended // whether in order is not the question
 			})
 		})
 	}

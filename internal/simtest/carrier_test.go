@@ -57,7 +57,8 @@ const leftoversEvery = 5 * time.Second
 
 func (l *leftovers) run(ctx context.Context, recovery failover.RecoverConfig, wake func()) error {
 	for len(l.trouble()) > 0 {
-		if wait(ctx, leftoversEvery, l.p.dead) != nil || l.p.pass() != nil {
+		_ = wait(ctx, leftoversEvery, l.p.dead) // seen below
+		if ctx.Err() != nil || l.p.pass() != nil {
 			return nil
 		}
 		r, err := failover.Recover(ctx, recovery)

@@ -149,7 +149,7 @@ func (c *checker) stillWrites(name string) {
 		if !m.there || !told {
 			continue
 		}
-		if now := h.now(); now > until && !h.disturbed() {
+		if now := h.now(); now > until && !h.disturbed(m.epoch) {
 			c.violate("%s wrote to %s until %v after the lease of epoch %d, and nothing kept its guard from its work", name, v, now.Sub(until), m.epoch)
 		}
 	}
@@ -186,11 +186,12 @@ func (h *host) disturb() {
 // recovery is how soon after a disturbance a guard has caught up.
 const recovery = 3 * time.Second
 
-// disturbed reports whether a host's guard may be late with what it does.
-func (h *host) disturbed() bool {
+// disturbed reports whether the guard of an epoch of this host is gone, or may be
+// late with what it does.
+func (h *host) disturbed(epoch uint64) bool {
 	g := h.guardian()
 	h.mu.Lock()
 	at := h.disturbedAt
 	h.mu.Unlock()
-	return g == nil || g.stopped() || h.shelf.troubled.Load() || time.Since(at) < recovery
+	return g == nil || g.epoch.Load() != epoch || g.stopped() || h.shelf.troubled.Load() || time.Since(at) < recovery
 }

@@ -161,6 +161,9 @@ func (g *guardian) serve(calls chan<- guard.Call) {
 			err := <-answered
 			if err == nil && c.Request.Op == guard.OpHold {
 				g.epoch.Store(c.Request.Epoch)
+				if c.Request.Adopted {
+					g.h.disturb()
+				}
 			}
 			c.Reply(err)
 		case <-g.dead:
