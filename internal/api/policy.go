@@ -26,9 +26,6 @@ func (s *Server) check(ctx context.Context, filename, text string) policy.Diagno
 		members = append(members, policy.Member{Name: m.GetName(), Address: m.GetAddress(), Witness: m.GetWitness()})
 	}
 	diags = append(diags, p.CheckMembers(members)...)
-	if !s.cfg.CarriesVolumes {
-		diags = append(diags, p.CheckSupported()...)
-	}
 	if diags.HasErrors() {
 		return diags
 	}

@@ -31,9 +31,6 @@ type Config struct {
 	Clock      clock.Source
 	Problems   func() []string // of this node, whole sentences
 	Version    *hadv1.VersionResponse
-
-	// CarriesVolumes: policies with volumes and a release_grace may be applied.
-	CarriesVolumes bool
 }
 
 // Server implements the HA and Peer services.

@@ -185,7 +185,7 @@ func (n *node) open(birth peer.Birth) error {
 		Log: n.raft, Journal: local.journal, Addresses: local.addresses, Network: hostNetwork{local.addresses},
 		Hooks: local.hooks.runner, CheckHook: checkHooks, HostTrouble: n.trouble, Peers: n.peers,
 		Farewell: local.farewell, FarewellTaken: func() error { return guard.ForgetFarewell(f.DataDir) },
-		Services: services{f.DataDir}, Flush: local.flush, Off: switchOff, CheckVolumes: n.checkVolumes, CarriesVolumes: carriesVolumes,
+		Services: services{f.DataDir}, Flush: local.flush, Off: switchOff, CheckVolumes: n.checkVolumes,
 		Clock: clock.Now, Logger: n.cfg.Logger, Version: n.cfg.Version.GetVersion(),
 	}
 	n.watchdog = &watchdog{configured: f.Watchdog.Device != "", unproven: n.leftovers.trouble, logger: n.cfg.Logger}
@@ -197,7 +197,7 @@ func (n *node) open(birth peer.Birth) error {
 	n.watchdog.policy = n.controller.PolicyInForce
 	n.server = api.New(api.Config{
 		Cluster: f.Cluster, Self: f.Node, Members: members.GetMembers(), Node: n.raft, Controller: n.controller,
-		Peers: n.peers, Timing: timing, Clock: clock.Now, Problems: n.problems, Version: n.cfg.Version, CarriesVolumes: carriesVolumes,
+		Peers: n.peers, Timing: timing, Clock: clock.Now, Problems: n.problems, Version: n.cfg.Version,
 	})
 	return nil
 }

@@ -18,11 +18,6 @@ import (
 	"had/storage"
 )
 
-// carriesVolumes says that this version carries out policies with volumes, their
-// fence and a release_grace. Otherwise they are refused. It goes away when all of
-// it works.
-const carriesVolumes = false
-
 // switchOff implements evidence.Off: it switches a node off by what a policy has
 // for it.
 func switchOff(ctx context.Context, f policy.Fence, m policy.Method, node string) (what string, err error) {

@@ -46,10 +46,6 @@ type Config struct {
 	Clock         clock.Source
 	Logger        hclog.Logger
 	Version       string
-
-	// CarriesVolumes: policies with volumes and a release_grace are carried out;
-	// otherwise this node says that it can't.
-	CarriesVolumes bool
 }
 
 // Controller is the ring on one node: it gathers, decides and has the steps
@@ -118,7 +114,7 @@ func New(cfg Config) *Controller {
 		Changed: c.Wake, Clock: cfg.Clock, Logger: cfg.Logger.Named("fence"),
 	})
 	c.backoff = newBackoff(cfg.Clock)
-	c.parsed.now, c.parsed.carriesVolumes = cfg.Clock, cfg.CarriesVolumes
+	c.parsed.now = cfg.Clock
 	return c
 }
 
@@ -375,8 +371,7 @@ func (c *Controller) setPlan(p Plan) {
 
 // parsedPolicy keeps the policy of the newest version parsed.
 type parsedPolicy struct {
-	now            clock.Source
-	carriesVolumes bool
+	now clock.Source
 
 	mu      sync.Mutex
 	seen    clock.Instant // when this version was first asked for
@@ -394,9 +389,6 @@ func (c *parsedPolicy) of(p *hadv1.Policy) (*policy.Policy, error) {
 	defer c.mu.Unlock()
 	if c.version != p.GetVersion() {
 		parsed, diags := policy.ParsePolicy(fmt.Sprintf("policy version %d", p.GetVersion()), []byte(p.GetText()))
-		if parsed != nil && !c.carriesVolumes {
-			diags = append(diags, parsed.CheckSupported()...)
-		}
 		c.version, c.policy, c.err, c.seen = p.GetVersion(), parsed, diags.Err(), c.now()
 	}
 	if c.err != nil {

@@ -67,7 +67,7 @@ func newRig(t *testing.T) *rig {
 		Log: r.log, Journal: r.journal, Addresses: r.kernel, Network: r.network,
 		Hooks:     func(string, time.Duration) (Hooks, error) { return r, nil },
 		CheckHook: func(*policy.Policy) (HookFolders, error) { return HookFolders{}, nil },
-		Peers:     r.beta, Clock: bubbleClock, Logger: hclog.NewNullLogger(), Volumes: r.shelf, Flush: r.shelf.flush, Watchdog: r.shelf.armed, Off: r.off, CarriesVolumes: true,
+		Peers:     r.beta, Clock: bubbleClock, Logger: hclog.NewNullLogger(), Volumes: r.shelf, Flush: r.shelf.flush, Watchdog: r.shelf.armed, Off: r.off,
 	})
 	r.must(&hadv1.Command{Record: &hadv1.Command_Birth{Birth: &hadv1.Birth{Cluster: "office", Members: members}}})
 	return r

@@ -116,7 +116,6 @@ func checkPolicy(t *testing.T, p *policy.Policy) {
 	}
 	checkVolumes(t, p)
 	checkRendering(t, p.CheckMembers(members))
-	checkRendering(t, p.CheckSupported())
 	checkRendering(t, p.CheckNode(&policy.NodeFile{Node: "alpha", DataDir: "/srv/had", Socket: "/srv/web/had.sock"}))
 }
 

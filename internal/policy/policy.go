@@ -18,7 +18,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/hashicorp/hcl/v2"
 	"github.com/hashicorp/hcl/v2/hclsyntax"
 )
 
@@ -143,7 +142,6 @@ type rawPolicy struct {
 	volumes []rawVolume
 	fence   rawFence
 	grace   time.Duration
-	graceAt hcl.Range // when grace isn't 0
 }
 
 type rawVIP struct {
@@ -157,9 +155,6 @@ func (s *source) rawPolicy(body *hclsyntax.Body) rawPolicy {
 		prefer: s.list(body, "prefer", `["alpha", "beta"]`),
 		hooks:  rawHooks{timeout: defaultHooksTimeout},
 		grace:  s.grace(body),
-	}
-	if a := body.Attributes["release_grace"]; a != nil {
-		raw.graceAt = a.NameRange
 	}
 	for _, b := range body.Blocks {
 		switch b.Type {

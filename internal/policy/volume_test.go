@@ -1,7 +1,6 @@
 package policy_test
 
 import (
-	"slices"
 	"strings"
 	"testing"
 
@@ -55,22 +54,6 @@ func TestVolumesDontHideANodesFiles(t *testing.T) {
 		if len(diags) != 1 || !diags.HasErrors() || diags[0].Line != 4 || !strings.Contains(diags[0].Summary, `"`+tc.hidden+`"`) {
 			t.Errorf("%s: got\n%s", tc.name, diags)
 		}
-	}
-}
-
-// As long as the daemon can't carry them out, it must hear of each.
-func TestCheckSupported(t *testing.T) {
-	if diags := parsePolicy(t, "vip \"web\" { address = \"192.0.2.10\" }\nrelease_grace = \"0s\"\n").CheckSupported(); len(diags) > 0 {
-		t.Errorf("an address alone is refused:\n%s", diags)
-	}
-	var lines []int
-	for _, d := range parsePolicy(t, oneVolume).CheckSupported() {
-		if d.Severity == policy.Error {
-			lines = append(lines, d.Line)
-		}
-	}
-	if want := []int{2, 6, 7}; !slices.Equal(lines, want) {
-		t.Errorf("refused lines %v, want %v", lines, want)
 	}
 }
 

@@ -16,7 +16,7 @@ func (p *process) carry(recovery *failover.RecoverConfig, ring *failover.Config,
 	if p.h.w.layout.volumes == 0 {
 		return
 	}
-	ring.CarriesVolumes, ring.Off = true, p.h.w.pdu.offBy(p)
+	ring.Off = p.h.w.pdu.offBy(p)
 	if guards == nil {
 		return
 	}
