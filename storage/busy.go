@@ -15,6 +15,10 @@ type User struct {
 	PID  int    // 0: no process, but something that What describes
 	Comm string // the process's name
 	What string // what it has: "working folder /srv/web", "open file /srv/web/log"
+
+	// Device says that it has nothing of the file system, and only the device
+	// itself open: that keeps it if it was opened with O_EXCL, which doesn't show.
+	Device bool
 }
 
 func (u User) String() string {
@@ -84,7 +88,7 @@ func (h host) users(v Volume, dev devno, all []mount) []User {
 			break
 		}
 	}
-	if len(users) == 0 { // the device keeps only who opened it with O_EXCL, which doesn't show
+	if len(users) == 0 {
 		return opened
 	}
 	return users

@@ -10,6 +10,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"had/internal/thread"
 )
 
 func TestBusyNamesWhoUsesIt(t *testing.T) {
@@ -34,6 +36,40 @@ func TestBusyNamesWhoUsesIt(t *testing.T) {
 		h.kill()
 	}
 	must(t, Unmount(ctx, v)) // right after a kill
+}
+
+// Whoever has the device open is no user of the file system, wherever the
+// device's own name is: here in a mount namespace that no process shows.
+func TestBusyTellsTheDeviceFromTheFileSystem(t *testing.T) {
+	ctx := t.Context()
+	v := newVolume(t, "ext4")
+	must(t, Mount(ctx, v, MountOptions{}))
+	opened := make(chan error)
+	thread.Go(func() { // its namespace ends with it
+		err := unix.Unshare(unix.CLONE_FS | unix.CLONE_NEWNS)
+		if err == nil {
+			var fd int
+			if fd, err = unix.Open(v.Device, unix.O_RDONLY|unix.O_CLOEXEC, 0); err == nil {
+				t.Cleanup(func() { _ = unix.Close(fd) })
+			}
+		}
+		opened <- err
+	})
+	must(t, <-opened)
+	h := startHelper(t, 0, "chdir", v.Path)
+	busy, ok := errors.AsType[*BusyError](Unmount(ctx, v))
+	if !ok || len(busy.Users) != 1 || busy.Users[0].PID != h.cmd.Process.Pid {
+		t.Errorf("in use by %v, want process %d alone", busy, h.cmd.Process.Pid)
+	}
+	h.kill()
+	must(t, Unmount(ctx, v))
+	fd, err := unix.Open(v.Device, unix.O_RDONLY|unix.O_EXCL|unix.O_CLOEXEC, 0)
+	must(t, err)
+	defer unix.Close(fd)
+	busy, ok = errors.AsType[*BusyError](Unused(ctx, v))
+	if !ok || len(busy.Users) == 0 {
+		t.Errorf("opened with O_EXCL: in use by %v", busy)
+	}
 }
 
 // Who has the file open when it is killed may keep it for a moment.

@@ -60,7 +60,7 @@ func (l usage) user(pid int, at glance) (u User, device bool) {
 	}
 	for _, f := range folders {
 		if u.What, device = at(l, f); u.What != "" {
-			u.PID, u.Comm = pid, comm(pid)
+			u.PID, u.Comm, u.Device = pid, comm(pid), device
 			break
 		}
 	}
@@ -88,8 +88,10 @@ func (l usage) opened(proc string) (what string, device bool) {
 		// Looking at a file of another, dead file system could take for ever,
 		// and the kernel says where it is. Not so for what was unmounted lazily.
 		id, _ := mountOfFD(proc + "/fdinfo/" + fd)
-		dev, mounted := l.mounts[id]
-		if mounted && l.at(dev) || !mounted && l.leadsTo(path) {
+		switch dev, mounted := l.mounts[id]; {
+		case !mounted && l.isDevice(path): // by its name elsewhere
+			what, device = "open device "+to, true
+		case mounted && l.at(dev), !mounted && l.leadsTo(path):
 			return "open file " + to, false
 		}
 	}
@@ -168,6 +170,13 @@ func (l usage) leadsTo(link string) bool {
 		return errors.Is(err, unix.EIO) && slices.ContainsFunc(l.sites, func(p site) bool { return within(target(link), p.path) })
 	}
 	return l.at(on) || device != devno{} && l.at(device)
+}
+
+// isDevice reports whether a link of /proc leads to the device of one of the file
+// systems.
+func (l usage) isDevice(link string) bool {
+	_, device, err := deviceOf(link)
+	return err == nil && device != devno{} && l.at(device)
 }
 
 // onDevice reports whether a path leads to the file system on a device, or to

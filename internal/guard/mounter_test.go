@@ -197,6 +197,33 @@ func aUserFromElsewhere(t *testing.T, o *office, fstype string) {
 	disk.clean(t)
 }
 
+// A volume stays for those who use its file system: who looks at its device alone,
+// as multipathd does, is left alone.
+func TestWhoOnlyHasTheDeviceOpenIsNotKilled(t *testing.T) {
+	user := func(device bool) (storage.User, *exec.Cmd) {
+		cmd := exec.Command("sleep", "60")
+		cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() {
+			_ = cmd.Process.Kill()
+			_ = cmd.Wait()
+		})
+		return storage.User{PID: cmd.Process.Pid, Device: device}, cmd
+	}
+	looks, looking := user(true)
+	writes, writing := user(false)
+	n, err := killUsers(errors.Join(&storage.BusyError{Users: []storage.User{looks, writes}}))
+	if n != 1 || err != nil {
+		t.Errorf("killed %d, %v", n, err)
+	}
+	_ = writing.Wait()
+	if dead, err := syscall.Wait4(looking.Process.Pid, nil, syscall.WNOHANG, nil); dead != 0 || err != nil {
+		t.Errorf("who looks has ended: %v", err)
+	}
+}
+
 // diskOnDisk makes a disk whose writes can be stalled: its image is on another.
 func diskOnDisk(t *testing.T) (disk testDisk, below string) {
 	t.Helper()

@@ -148,13 +148,14 @@ func secure(ctx context.Context, vs []storage.Volume, within time.Duration) erro
 }
 
 // killUsers kills the processes that errors name as users of a volume, and waits
-// for none of them.
+// for none of them. Who only has its device open may just be looking at it, and
+// isn't the reason why the file system stays: that is for a person to end.
 func killUsers(err error) (killed int, _ error) {
 	var errs []error
 	for _, busy := range busyIn(err) {
 		for _, u := range busy.Users {
-			if u.PID <= 1 || u.PID == os.Getpid() || u.PID == os.Getppid() {
-				continue // nobody, init, this process, the guard
+			if u.PID <= 1 || u.PID == os.Getpid() || u.PID == os.Getppid() || u.Device {
+				continue // nobody, init, this process, the guard; see above
 			}
 			if err := unix.Kill(u.PID, unix.SIGKILL); err != nil && !errors.Is(err, unix.ESRCH) {
 				errs = append(errs, fmt.Errorf("kill %s, which uses volume %s: %w", u, busy.Volume.Name, err))
