@@ -140,11 +140,16 @@ func (x *executor) unmountAll(ctx context.Context, epoch uint64, t *steps.Timeli
 func (x *executor) unmount(ctx context.Context, epoch uint64, v storage.Volume) error {
 	ctx, cancel := context.WithTimeout(ctx, busyLimit)
 	defer cancel()
+	var busy error // the latest that says what is in the way
 	for {
 		err := x.mounts.unmount(ctx, epoch, v.Name)
 		if err == nil {
 			return nil
 		}
+		if busy != nil && ctx.Err() != nil {
+			return busy // that the time is up says less
+		}
+		busy = err
 		x.doing(fmt.Sprintf("unmounting %s: %v", v.Path, err))
 		timer := time.NewTimer(busyPause)
 		select {

@@ -83,11 +83,18 @@ func (s *shelf) Mount(ctx context.Context, epoch uint64, name string, clearMMP b
 	return nil
 }
 
-func (s *shelf) Unmount(_ context.Context, _ uint64, name string) error {
+func (s *shelf) Unmount(ctx context.Context, _ uint64, name string) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.busy != nil {
-		return s.busy
+		s.mu.Unlock()
+		defer s.mu.Lock()
+		select { // it waits for a while, then looks who it is
+		case <-time.After(2 * time.Second):
+			return s.busy
+		case <-ctx.Done():
+			return fmt.Errorf("it doesn't answer: %w", ctx.Err())
+		}
 	}
 	if i := slices.Index(s.mounted, name); i >= 0 {
 		s.r.diary.add("unmount %s", name)
