@@ -135,21 +135,26 @@ func (h *Host) FillDisk() error {
 		return nil
 	}
 	return h.onDisk("fill the disk", func(dir *os.File) error {
-		f, err := os.OpenFile(filepath.Join(dir.Name(), fillerName), os.O_CREATE|os.O_WRONLY, 0o600)
-		if err != nil {
-			return err
-		}
-		end, err := f.Seek(0, 2)
-		for size := int64(diskSize); err == nil && size >= 4096; {
-			err = unix.Fallocate(int(f.Fd()), 0, end, size)
-			if errors.Is(err, unix.ENOSPC) {
-				size, err = size/2, nil
-				continue
-			}
-			end += size
-		}
-		return errors.Join(err, f.Close())
+		return fill(dir.Name(), diskSize)
 	})
+}
+
+// fill takes all the space of the file system at dir, which has this size.
+func fill(dir string, size int64) error {
+	f, err := os.OpenFile(filepath.Join(dir, fillerName), os.O_CREATE|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+	end, err := f.Seek(0, 2)
+	for err == nil && size >= 4096 {
+		err = unix.Fallocate(int(f.Fd()), 0, end, size)
+		if errors.Is(err, unix.ENOSPC) {
+			size, err = size/2, nil
+			continue
+		}
+		end += size
+	}
+	return errors.Join(err, f.Close())
 }
 
 // StallDisk makes every write to the data folder's disk wait, beyond the reach

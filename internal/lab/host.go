@@ -42,6 +42,8 @@ type Host struct {
 	keeper *keeper
 	slice  *slice // nil: there are no control groups
 	disk   *disk  // nil without Config.Disks
+	plugs  []plug // one for each of Config.Volumes
+	off    bool   // its power is
 
 	services []io.Closer // set once, by startServices
 
@@ -228,5 +230,8 @@ func (h *Host) close() error {
 		errs = append(errs, h.ns.close())
 	}
 	errs = append(errs, h.slice.close())
+	for _, p := range h.plugs {
+		errs = append(errs, p.loop.Close())
+	}
 	return errors.Join(errs...)
 }

@@ -57,6 +57,11 @@ type Config struct {
 	// Disks gives each server's data folder a small disk of its own, which can
 	// be filled, stalled and broken. It needs mkfs.ext4.
 	Disks bool
+	// Volumes are disks that every server sees, each through a device of its own,
+	// as hosts see a disk of a storage network. None is mounted.
+	Volumes []Volume
+	// Array has the volumes' disks on one that can be stalled.
+	Array bool
 	// Web makes the web service of a server (port 80); default: a line of text
 	// that says "hello from" and the server's name.
 	Web func(h *Host) http.Handler
@@ -92,6 +97,9 @@ func (c Config) validate() error {
 		if slices.Contains(c.Names[:i], name) {
 			return fmt.Errorf("name two servers %q: names must differ", name)
 		}
+	}
+	if err := validVolumes(c.Volumes); err != nil {
+		return err
 	}
 	for _, name := range c.Witnesses {
 		if !slices.Contains(c.Names, name) {
@@ -153,6 +161,9 @@ func New(cfg Config) (_ *Lab, err error) {
 	if l.Client, err = l.addHost(ClientName, clientNumber); err != nil {
 		return nil, err
 	}
+	if err := l.makeVolumes(); err != nil {
+		return nil, err
+	}
 	if l.Observer, err = newObserver(l.fabric, l.servers, cfg.VIPs); err != nil {
 		return nil, err
 	}
@@ -202,6 +213,9 @@ func (l *Lab) outfit(h *Host) error {
 		if err := h.addDisk(); err != nil {
 			return err
 		}
+	}
+	if err := h.plugVolumes(); err != nil {
+		return err
 	}
 	return h.startServices(l.cfg.Web(h))
 }
@@ -254,6 +268,9 @@ func (l *Lab) close() error {
 	defer cancel()
 	var errs []error
 	inodes := map[uint64]bool{}
+	if l.cfg.Array && l.Client != nil {
+		errs = append(errs, l.ResumeVolumes())
+	}
 	for _, h := range l.hosts() {
 		inodes[h.ns.ino] = true
 		if h.disk != nil {

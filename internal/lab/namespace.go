@@ -103,9 +103,10 @@ func sysctl(name, value string) error {
 // forked, not the process (prctl(2)); hence the thread lives as long as the
 // host does.
 type keeper struct {
-	jobs chan func()
-	quit chan struct{}
-	gone chan struct{}
+	thread int // its number, as in /proc/self/task
+	jobs   chan func()
+	quit   chan struct{}
+	gone   chan struct{}
 }
 
 // newKeeper starts the thread in ns, with a mount table of its own, whose
@@ -117,6 +118,7 @@ func newKeeper(ns *namespace, hostname string) (*keeper, error) {
 		// Never unlocked: the thread ends with this function, because its
 		// mount namespace can't be left again.
 		defer close(k.gone)
+		k.thread = unix.Gettid()
 		err := settle(ns, hostname)
 		ready <- err
 		if err != nil {

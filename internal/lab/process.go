@@ -120,6 +120,9 @@ func (h *Host) StartDaemon() error {
 	if h.Running() {
 		return fmt.Errorf("start the daemon of host %s: it runs already", h.Name)
 	}
+	if h.off {
+		return fmt.Errorf("start the daemon of host %s: its power is off", h.Name)
+	}
 	if h.lab.cfg.HadBinary == "" {
 		return fmt.Errorf("start the daemon of host %s: the lab has no had binary", h.Name)
 	}
