@@ -133,6 +133,12 @@ chaos: need-go ## random faults on real daemons: make chaos [TIME=60m] [SEED=n];
 trials: need-go ## each fault of an owner, N times: make trials [N=50] [FAULT=kill-daemon,…]; report in build/ (root)
 	$(call chaos,trials,-chaos.fault $(or $(FAULT),all) -chaos.n $(or $(N),50))
 
+.PHONY: steps
+steps: need-go need-tools ## end owners of volumes at each step of a move, in every way: make steps [N=5] (root)
+	@$(call as_root,it makes network namespaces and so needs root); \
+	mkdir -p build; go test -c -o build/steps.test ./internal/nettest; \
+	cd internal/nettest; exec $$SUDO ../../build/steps.test -test.run '^TestOwnersEndAtEveryStep$$' -test.timeout 0 -test.v -volumes.n $(or $(N),5)
+
 .PHONY: fuzz
 fuzz: need-go ## every fuzz target for a time each, one after another: make fuzz TIME=10m
 	@grep -rlE --include='*_test.go' '^func Fuzz' . | xargs -n1 dirname | sort -u | while read -r dir; do \

@@ -228,6 +228,19 @@ func (h *Host) EmptyVolume(name string) error {
 	})
 }
 
+// BreakVolume makes every access to a volume fail with EIO on the host that has it
+// mounted, until it is mounted again. What was not on disk yet is lost.
+func (h *Host) BreakVolume(name string) error {
+	return h.inVolume("break", name, func(path string) error {
+		dir, err := os.Open(path)
+		if err != nil {
+			return err
+		}
+		// The request is xfs's, too.
+		return errors.Join(unix.IoctlSetPointerInt(int(dir.Fd()), ext4Shutdown, shutdownNoSync), dir.Close())
+	})
+}
+
 func (h *Host) inVolume(what, name string, f func(dir string) error) error {
 	if err := h.keeper.do(func() error { return f(h.plug(name).Path()) }); err != nil {
 		return fmt.Errorf("%s volume %s on host %s: %w", what, name, h.Name, err)

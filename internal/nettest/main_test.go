@@ -8,11 +8,22 @@ import (
 	"testing"
 )
 
-// hadBinary is the daemon under test, built once for all tests.
-var hadBinary string
+// hadBinary is the daemon under test, built once for all tests, as is hactl.
+var hadBinary, hactlBinary string
 
 func TestMain(m *testing.M) {
+	if len(os.Args) > 1 {
+		if help := helpers()[os.Args[1]]; help != nil {
+			os.Exit(help(os.Args[2:]))
+		}
+	}
 	os.Exit(buildAndRun(m))
+}
+
+// helpers are the programs that scripts and policies of tests run: the test
+// binary itself, by its first argument. They return their exit codes.
+func helpers() map[string]func(args []string) int {
+	return map[string]func(args []string) int{"stamp": stamp, "power": power}
 }
 
 func buildAndRun(m *testing.M) int {
@@ -22,9 +33,9 @@ func buildAndRun(m *testing.M) int {
 		return 1
 	}
 	defer os.RemoveAll(dir)
-	hadBinary = filepath.Join(dir, "had")
-	if out, err := exec.Command("go", "build", "-o", hadBinary, "had/cmd/had").CombinedOutput(); err != nil {
-		fmt.Fprintf(os.Stderr, "build the daemon: %v\n%s", err, out)
+	hadBinary, hactlBinary = filepath.Join(dir, "had"), filepath.Join(dir, "hactl")
+	if out, err := exec.Command("go", "build", "-o", dir+"/", "had/cmd/had", "had/cmd/hactl").CombinedOutput(); err != nil {
+		fmt.Fprintf(os.Stderr, "build the daemon and hactl: %v\n%s", err, out)
 		return 1
 	}
 	return m.Run()

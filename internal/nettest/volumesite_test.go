@@ -1,0 +1,302 @@
+package nettest
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"had/internal/clock"
+	"had/internal/lab"
+	hadv1 "had/proto/had/v1"
+)
+
+// volumeSite is a cluster with two volumes, one of each file system, a service
+// that writes to both, a power strip, and an observer of the kernels.
+type volumeSite struct {
+	*site
+	volumes  []lab.Volume
+	mounts   *lab.MountObserver
+	strip    *strip
+	notesDir string   // what the services on all hosts have noted as safe
+	methods  []string // of the fence
+	exe      string
+	array    bool // the volumes can be stalled
+}
+
+func newVolumeSite(t *testing.T, cfg lab.Config, methods ...string) *volumeSite {
+	t.Helper()
+	cfg.Volumes = []lab.Volume{{Name: "data", FSType: "ext4"}, {Name: "more", FSType: "xfs"}}
+	s := &volumeSite{volumes: cfg.Volumes, methods: methods, array: cfg.Array, notesDir: filepath.Join(t.TempDir(), "noted")}
+	must(t, os.Mkdir(s.notesDir, 0o700))
+	var err error
+	s.exe, err = os.Executable()
+	must(t, err)
+	s.site = newIdleSite(t, cfg)
+	s.mounts = s.WatchMounts()
+	t.Cleanup(s.mounts.Close)
+	s.strip = newStrip(t, s.site)
+	for _, v := range s.volumes {
+		// The service has ended when its process is a zombie: nobody may wait for it.
+		vars := strings.NewReplacer("EXE", s.exe, "FILE", filepath.Join(v.Path(), "stamps"), "NOTES", filepath.Join(s.notesDir, v.Name), "PID", filepath.Join(s.notesDir, v.Name))
+		s.hooks.add(t, s.vips[0], "PostAcq50"+v.Name, vars.Replace(`'EXE' stamp 'FILE' 'NOTES'.$HAD_NODE </dev/null >/dev/null 2>&1 &
+echo $! >'PID'-$HAD_NODE.pid`))
+		s.hooks.add(t, s.vips[0], "PreRel50"+v.Name, vars.Replace(`if read pid <'PID'-$HAD_NODE.pid; then
+  kill $pid 2>/dev/null
+  while [ -s /proc/$pid/cmdline ]; do sleep 0.01; done
+fi`))
+	}
+	s.apply(t, s.Servers()[0].Name, s.volumePolicy())
+	s.allSettled(t)
+	return s
+}
+
+func (s *volumeSite) volumePolicy() string {
+	var b strings.Builder
+	b.WriteString(s.policy(s.vips...))
+	for _, v := range s.volumes {
+		fmt.Fprintf(&b, "volume %q {\n  device = %q\n  path = %q\n}\n", v.Name, v.Device(), v.Path())
+	}
+	fmt.Fprintf(&b, "fence {\n  methods = [%s]\n", `"`+strings.Join(s.methods, `", "`)+`"`)
+	if slices.Contains(s.methods, "command") {
+		for _, h := range s.Servers() {
+			b.WriteString(s.strip.policy(s.exe, h.Name))
+		}
+	}
+	b.WriteString("}\n")
+	return b.String()
+}
+
+// scenario runs one fault, as site.scenario does, and judges the volumes, too.
+func (s *volumeSite) scenario(t *testing.T, name string, fault func(t *testing.T, owner string)) {
+	t.Helper()
+	t.Run(name, func(t *testing.T) {
+		began := time.Now()
+		s.mendAll(t)
+		owner := s.allSettled(t)
+		s.strip.switched()
+		since := time.Now()
+		fault(t, owner)
+		healed := time.Now()
+		s.mendAll(t)
+		s.judgeAll(t, since)
+		t.Logf("%v to the fault, which took %v; %v to one owner", since.Sub(began), healed.Sub(since), time.Since(healed))
+	})
+}
+
+// judgeAll judges addresses and volumes, once one owner has settled for so long
+// that all is in the history. A busy machine may cost it its lease meanwhile.
+func (s *volumeSite) judgeAll(t *testing.T, since time.Time) {
+	t.Helper()
+	for range 5 {
+		s.allSettled(t)
+		epoch := s.epoch(t)
+		s.fullHistory(t)
+		if s.settled(t); s.epoch(t) == epoch {
+			break
+		}
+	}
+	s.judge(t, since)
+	s.judgeVolumes(t)
+}
+
+// mendAll is mend with the power back on. A daemon that is stopped goes on only
+// now, if its host is on.
+func (s *volumeSite) mendAll(t *testing.T) {
+	t.Helper()
+	s.strip.breakDown(false)
+	if s.array {
+		must(t, s.ResumeVolumes())
+	}
+	for _, h := range s.Servers() {
+		must(t, h.PowerOn())
+		for _, v := range s.volumes {
+			must(t, h.PlugVolume(v.Name))
+		}
+		_, err := h.SignalGuard(syscall.SIGCONT)
+		must(t, err)
+	}
+	s.mend(t)
+}
+
+// allSettled returns the owner, once it is one for the addresses, and both
+// volumes are mounted there and written.
+func (s *volumeSite) allSettled(t *testing.T) string {
+	t.Helper()
+	var owner string
+	since := clock.Now()
+	eventually(t, "all nodes, and the kernels, agree on one owner, which writes to its volumes", func() (err error) {
+		for _, h := range s.Servers() { // one may have been switched off meanwhile
+			if h.Off() {
+				must(t, h.PowerOn())
+			}
+			if !h.Running() {
+				must(t, h.StartDaemon())
+			}
+		}
+		if owner, err = s.agreed(t); err != nil {
+			return err
+		}
+		if err := s.mountedOn(owner); err != nil {
+			return err
+		}
+		return s.hasWritten(t, owner, since)
+	})
+	s.answered(t, owner)
+	return owner
+}
+
+// mountedOn says why the volumes aren't mounted on one host alone; "": on none.
+func (s *volumeSite) mountedOn(host string) error {
+	for _, v := range s.volumes {
+		turns, _, err := s.mounts.Turns(v.Name)
+		if err != nil {
+			return err
+		}
+		var on []string
+		for _, turn := range turns {
+			if turn.To.IsZero() {
+				on = append(on, turn.Host)
+			}
+		}
+		want := []string{host}
+		if host == "" {
+			want = nil
+		}
+		if !slices.Equal(on, want) {
+			return fmt.Errorf("volume %s is on %v, want %v", v.Name, on, want)
+		}
+	}
+	return nil
+}
+
+// mounted waits until the volumes are mounted on that host alone.
+func (s *volumeSite) mounted(t *testing.T, host string) {
+	t.Helper()
+	eventually(t, fmt.Sprintf("the volumes are mounted on %q alone", host), func() error { return s.mountedOn(host) })
+}
+
+// hasWritten says on which volume nothing that a host wrote has become safe since.
+func (s *volumeSite) hasWritten(t *testing.T, host string, since clock.Instant) error {
+	for _, v := range s.volumes {
+		if !slices.ContainsFunc(s.notes(t, v.Name), func(r record) bool { return r.node == host && since.Before(r.at) }) {
+			return fmt.Errorf("nothing that %s wrote to volume %s has become safe", host, v.Name)
+		}
+	}
+	return nil
+}
+
+// volumesTaken returns the next owner, once it has the addresses and the volumes.
+func (s *volumeSite) volumesTaken(t *testing.T, old string) string {
+	t.Helper()
+	owner := s.takenOver(t, old)
+	since := clock.Now()
+	eventually(t, owner+" has the volumes, and writes to them", func() error {
+		if err := s.mountedOn(owner); err != nil {
+			return err
+		}
+		return s.hasWritten(t, owner, since)
+	})
+	return owner
+}
+
+// movedAway has the volumes moved, and returns the next owner once it writes to
+// them.
+func (s *volumeSite) movedAway(t *testing.T, owner string) string {
+	t.Helper()
+	s.addressesMovedAway(t, owner)
+	return s.volumesTaken(t, owner)
+}
+
+// addressesMovedAway has everything moved, and returns who has the addresses then.
+// On a busy machine a move may come to nothing: then it is asked for again.
+func (s *volumeSite) addressesMovedAway(t *testing.T, owner string) string {
+	t.Helper()
+	for range 3 {
+		s.moveTo(t, owner, s.others(owner)[0])
+		ctx, cancel := context.WithTimeout(t.Context(), patience/3)
+		_, err := s.Observer.AwaitHolder(ctx, s.vips[0], owner)
+		cancel()
+		if err == nil {
+			return s.takenOver(t, owner)
+		}
+	}
+	t.Fatalf("%s keeps the addresses, however often they are moved", owner)
+	return ""
+}
+
+// judgeVolumes checks what must hold of the volumes after every fault: at no time
+// had two hosts one, nothing that was synced is lost, and nobody wrote out of
+// turn.
+func (s *volumeSite) judgeVolumes(t *testing.T) {
+	t.Helper()
+	owner := s.allSettled(t)
+	for _, v := range s.volumes {
+		turns, blind, err := s.mounts.Turns(v.Name)
+		must(t, err)
+		for _, o := range lab.MountOverlaps(turns) {
+			t.Errorf("two hosts had volume %s at once: %s", v.Name, o)
+		}
+		if blind > 100*time.Millisecond {
+			t.Logf("the observer of the mounts didn't look for %v", blind)
+		}
+		notes := s.notes(t, v.Name)
+		text, err := s.Host(owner).Exec(t.Context(), "cat", filepath.Join(v.Path(), "stamps"))
+		must(t, err)
+		for _, wrong := range judgeStamps(text, notes) {
+			t.Errorf("volume %s: %s", v.Name, wrong)
+		}
+	}
+}
+
+// judgeStamps compares what is on a volume with what had been noted as safe before
+// it was read, and returns what is wrong.
+func judgeStamps(text string, notes []record) (wrong []string) {
+	say := func(format string, args ...any) { wrong = append(wrong, fmt.Sprintf(format, args...)) }
+	there, torn := parseRecords(text)
+	at := map[record]bool{}
+	var newest record
+	turns := 1
+	for _, r := range there {
+		if at[r] {
+			say("%v is there twice", r)
+		}
+		if r.epoch < newest.epoch {
+			say("%v was written after %v", r, newest)
+		}
+		if newest.epoch != 0 && r.epoch != newest.epoch {
+			turns++
+		}
+		at[r], newest = true, r
+	}
+	if torn > turns {
+		say("%d lines are no records, after %d turns", torn, turns)
+	}
+	notes = slices.Clone(notes)
+	slices.SortFunc(notes, func(a, b record) int { return cmp.Compare(a.at, b.at) })
+	var last record
+	for _, n := range notes {
+		if n.epoch < last.epoch {
+			say("%v became safe after %v", n, last)
+		}
+		last = n
+		r := n
+		r.at = 0
+		if !at[r] {
+			say("%v was synced, and isn't there", n)
+		}
+	}
+	return wrong
+}
+
+// lastReleased returns the newest release of a node's that the log has.
+func (s *volumeSite) lastReleased(t *testing.T, node string) *hadv1.Released {
+	t.Helper()
+	return lastReleaseBy(s.fullHistory(t), node)
+}
