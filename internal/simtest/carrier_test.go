@@ -59,7 +59,7 @@ func (l *leftovers) run(ctx context.Context, recovery failover.RecoverConfig, wa
 	for len(l.trouble()) > 0 {
 		_ = wait(ctx, leftoversEvery, l.p.dead) // seen below
 		if ctx.Err() != nil || l.p.pass() != nil {
-			return nil
+			return nil //nolint:nilerr // it is dead, which is no error of its own
 		}
 		r, err := failover.Recover(ctx, recovery)
 		if err != nil {
