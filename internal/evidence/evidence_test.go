@@ -240,6 +240,7 @@ func TestASilentOwnerIsSwitchedOffAfterItsLease(t *testing.T) {
 		if got := s.tried(); len(got) != 1 {
 			t.Errorf("tried again: %v", got)
 		}
+		synctest.Wait() // also for what it still writes
 		if log := s.log.String(); strings.Contains(log, "not in the log") || !strings.Contains(log, "safe from its owner") {
 			t.Errorf("its log says:\n%s", log)
 		}
