@@ -1,19 +1,20 @@
 package vip
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"net"
 	"os"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
-	"github.com/gopacket/gopacket/layers"
 	"github.com/mdlayher/packet"
 	"golang.org/x/net/bpf"
+
+	"had/internal/frame"
 )
 
 // Conflict is another host that answers for an address, or asks for it at the
@@ -89,14 +90,14 @@ func (m *Manager) Conflicts(ctx context.Context, addrs []Address, window time.Du
 	for _, l := range asked {
 		errs = append(errs, l.err)
 		for c := range l.claims {
-			found = append(found, Conflict{Address{c.addr, l.segment.link.Name}, net.HardwareAddr(c.mac)})
+			found = append(found, Conflict{Address{c.addr, l.segment.link.Name}, c.mac[:]})
 		}
 	}
 	slices.SortFunc(found, func(a, b Conflict) int {
 		if order := a.Addr.Compare(b.Addr); order != 0 {
 			return order
 		}
-		return strings.Compare(string(a.MAC), string(b.MAC))
+		return bytes.Compare(a.MAC, b.MAC)
 	})
 	return found, errors.Join(errs...)
 }
@@ -114,13 +115,13 @@ type listener struct {
 // listen opens the segment's socket, so that no answer to a later send is
 // missed.
 func (s *segment) listen(ours []net.HardwareAddr) (*listener, error) {
-	protocol, filter := int(layers.EthernetTypeARP), []bpf.RawInstruction(nil)
+	protocol, filter := frame.TypeARP, []bpf.RawInstruction(nil)
 	if !s.v4 {
 		var err error
-		if filter, err = bpf.Assemble(neighbourDiscovery()); err != nil {
+		if filter, err = bpf.Assemble(onlyNeighbourDiscovery()); err != nil {
 			return nil, fmt.Errorf("assemble the packet filter: %w", err)
 		}
-		protocol = int(layers.EthernetTypeIPv6)
+		protocol = frame.TypeIPv6
 	}
 	conn, err := s.open(protocol, filter)
 	if err != nil {
@@ -140,16 +141,16 @@ func (s *segment) listen(ours []net.HardwareAddr) (*listener, error) {
 	return l, nil
 }
 
-// neighbourDiscovery passes neighbour solicitations and advertisements in
+// onlyNeighbourDiscovery passes neighbour solicitations and advertisements in
 // Ethernet frames that carry them right after the IPv6 header, as all do
 // (RFC 4861 has no extension header before them on one link).
-func neighbourDiscovery() []bpf.Instruction {
+func onlyNeighbourDiscovery() []bpf.Instruction {
 	return []bpf.Instruction{
 		bpf.LoadAbsolute{Off: 14 + 6, Size: 1}, // IPv6 next header
-		bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: uint32(layers.IPProtocolICMPv6), SkipTrue: 4},
+		bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: frame.ProtocolICMPv6, SkipTrue: 4},
 		bpf.LoadAbsolute{Off: 14 + 40, Size: 1}, // ICMPv6 type
-		bpf.JumpIf{Cond: bpf.JumpEqual, Val: layers.ICMPv6TypeNeighborSolicitation, SkipTrue: 1},
-		bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: layers.ICMPv6TypeNeighborAdvertisement, SkipTrue: 1},
+		bpf.JumpIf{Cond: bpf.JumpEqual, Val: frame.Solicitation, SkipTrue: 1},
+		bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: frame.Advertisement, SkipTrue: 1},
 		bpf.RetConstant{Val: 1 << 16},
 		bpf.RetConstant{Val: 0},
 	}
@@ -157,7 +158,6 @@ func neighbourDiscovery() []bpf.Instruction {
 
 // run reads until stop.
 func (l *listener) run() {
-	parser := newClaimParser()
 	buf := make([]byte, 2048)
 	for {
 		n, _, err := l.conn.ReadFrom(buf)
@@ -168,7 +168,7 @@ func (l *listener) run() {
 			l.err = fmt.Errorf("listen for answers on %s: %w", l.segment.link.Name, err)
 			return
 		}
-		c, ok := parser.parse(buf[:n])
+		c, ok := parseClaim(buf[:n])
 		if !ok || l.segment.frames[c.addr] == nil || l.isOurs(c.mac) {
 			continue
 		}
@@ -176,8 +176,8 @@ func (l *listener) run() {
 	}
 }
 
-func (l *listener) isOurs(mac string) bool {
-	return slices.ContainsFunc(l.ours, func(m net.HardwareAddr) bool { return string(m) == mac })
+func (l *listener) isOurs(mac frame.MAC) bool {
+	return slices.ContainsFunc(l.ours, func(m net.HardwareAddr) bool { return bytes.Equal(m, mac[:]) })
 }
 
 // stop makes run return.

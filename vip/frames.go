@@ -1,14 +1,10 @@
 package vip
 
 import (
-	"bytes"
-	"encoding/binary"
-	"fmt"
 	"net"
 	"net/netip"
 
-	"github.com/gopacket/gopacket"
-	"github.com/gopacket/gopacket/layers"
+	"had/internal/frame"
 )
 
 // ndHopLimit proves that a neighbour discovery packet comes from the same
@@ -36,60 +32,36 @@ func probe(addr netip.Addr, mac net.HardwareAddr) ([]byte, error) {
 }
 
 func arpRequest(mac net.HardwareAddr, sender, target netip.Addr) ([]byte, error) {
-	return serialize(
-		&layers.Ethernet{SrcMAC: mac, DstMAC: layers.EthernetBroadcast, EthernetType: layers.EthernetTypeARP},
-		&layers.ARP{
-			AddrType:          layers.LinkTypeEthernet,
-			Protocol:          layers.EthernetTypeIPv4,
-			HwAddressSize:     6,
-			ProtAddressSize:   4,
-			Operation:         layers.ARPRequest,
-			SourceHwAddress:   mac,
-			SourceProtAddress: sender.AsSlice(),
-			DstHwAddress:      make([]byte, 6),
-			DstProtAddress:    target.AsSlice(),
-		})
+	arp := frame.NewARP(frame.ARPRequest)
+	arp.SenderMAC, arp.Sender, arp.Target = frame.MAC(mac), sender.As4(), target.As4()
+	return frame.Build(frame.Ethernet{To: frame.Broadcast(), From: frame.MAC(mac), Type: frame.TypeARP}, arp)
 }
 
 func neighbourAdvertisement(mac net.HardwareAddr, addr netip.Addr) ([]byte, error) {
-	const override = 0x20 // RFC 4861 §4.4
-	return icmpv6(mac, addr, netip.IPv6LinkLocalAllNodes(), layers.ICMPv6TypeNeighborAdvertisement,
-		&layers.ICMPv6NeighborAdvertisement{
-			Flags:         override,
-			TargetAddress: addr.AsSlice(),
-			Options:       layers.ICMPv6Options{{Type: layers.ICMPv6OptTargetAddress, Data: mac}},
-		})
+	return neighbourDiscovery(mac, addr, netip.IPv6LinkLocalAllNodes(),
+		frame.Neighbour{Type: frame.Advertisement, Flags: frame.Override, Target: addr.As16()},
+		frame.LinkAddress{Type: frame.TargetLinkAddress, Length: 1, MAC: frame.MAC(mac)})
 }
 
 func neighbourSolicitation(mac net.HardwareAddr, addr netip.Addr) ([]byte, error) {
-	return icmpv6(mac, netip.IPv6Unspecified(), solicitedNode(addr), layers.ICMPv6TypeNeighborSolicitation,
-		&layers.ICMPv6NeighborSolicitation{TargetAddress: addr.AsSlice()})
+	return neighbourDiscovery(mac, netip.IPv6Unspecified(), solicitedNode(addr),
+		frame.Neighbour{Type: frame.Solicitation, Target: addr.As16()})
 }
 
-func icmpv6(mac net.HardwareAddr, from, to netip.Addr, kind uint8, body gopacket.SerializableLayer) ([]byte, error) {
-	ip := &layers.IPv6{
-		Version:    6,
-		NextHeader: layers.IPProtocolICMPv6,
-		HopLimit:   ndHopLimit,
-		SrcIP:      from.AsSlice(),
-		DstIP:      to.AsSlice(),
-	}
-	icmp := &layers.ICMPv6{TypeCode: layers.CreateICMPv6TypeCode(kind, 0)}
-	if err := icmp.SetNetworkLayerForChecksum(ip); err != nil {
+func neighbourDiscovery(mac net.HardwareAddr, from, to netip.Addr, message frame.Neighbour, options ...any) ([]byte, error) {
+	rest, err := frame.Join(options...)
+	if err != nil {
 		return nil, err
 	}
-	return serialize(
-		&layers.Ethernet{SrcMAC: mac, DstMAC: multicastMAC(to), EthernetType: layers.EthernetTypeIPv6},
-		ip, icmp, body)
-}
-
-func serialize(l ...gopacket.SerializableLayer) ([]byte, error) {
-	buf := gopacket.NewSerializeBuffer()
-	opts := gopacket.SerializeOptions{FixLengths: true, ComputeChecksums: true}
-	if err := gopacket.SerializeLayers(buf, opts, l...); err != nil {
-		return nil, fmt.Errorf("build a frame: %w", err)
+	icmp, err := frame.Join(message, rest)
+	if err != nil {
+		return nil, err
 	}
-	return buf.Bytes(), nil
+	message.Checksum = frame.Checksum(from, to, frame.ProtocolICMPv6, icmp)
+	return frame.Build(
+		frame.Ethernet{To: frame.MAC(multicastMAC(to)), From: frame.MAC(mac), Type: frame.TypeIPv6},
+		frame.NewIPv6(from, to, frame.ProtocolICMPv6, ndHopLimit, len(icmp)),
+		message, rest)
 }
 
 // solicitedNode is the multicast group of those who have an address with
@@ -107,77 +79,63 @@ func multicastMAC(group netip.Addr) net.HardwareAddr {
 	return append(net.HardwareAddr{0x33, 0x33}, b[12:]...)
 }
 
-// claimParser reads frames that say who has an address. It isn't for
-// concurrent use: it decodes into its own layers.
-type claimParser struct {
-	parser *gopacket.DecodingLayerParser
-
-	eth           layers.Ethernet
-	arp           layers.ARP
-	ip            layers.IPv6
-	icmp          layers.ICMPv6
-	advertisement layers.ICMPv6NeighborAdvertisement
-	solicitation  layers.ICMPv6NeighborSolicitation
-	decoded       []gopacket.LayerType
-}
-
-func newClaimParser() *claimParser {
-	c := &claimParser{}
-	c.parser = gopacket.NewDecodingLayerParser(layers.LayerTypeEthernet,
-		&c.eth, &c.arp, &c.ip, &c.icmp, &c.advertisement, &c.solicitation)
-	c.parser.IgnoreUnsupported = true // of no interest
-	return c
-}
-
 // claim is a frame's statement that mac has addr or wants it.
 type claim struct {
 	addr netip.Addr
-	mac  string // raw bytes, comparable
+	mac  frame.MAC
 }
 
-// parse returns what the frame claims, if anything. A probe by another host
-// is a claim: two that ask at once must both see the other (RFC 5227 §2.1.1,
-// RFC 4862 §5.4.3).
-func (c *claimParser) parse(frame []byte) (claim, bool) {
-	if c.parser.DecodeLayers(frame, &c.decoded) != nil || len(c.decoded) == 0 {
-		return claim{}, false // not for us to complain about others' frames
-	}
-	switch c.decoded[len(c.decoded)-1] {
-	case layers.LayerTypeARP:
-		return c.parseARP()
-	case layers.LayerTypeICMPv6NeighborAdvertisement:
-		mac := []byte(c.eth.SrcMAC)
-		for _, o := range c.advertisement.Options {
-			if o.Type == layers.ICMPv6OptTargetAddress && len(o.Data) == 6 {
-				mac = o.Data
-			}
-		}
-		return c.neighbour(c.advertisement.TargetAddress, mac)
-	case layers.LayerTypeICMPv6NeighborSolicitation:
-		if !c.ip.SrcIP.IsUnspecified() {
-			return claim{}, false // an ordinary question for somebody's MAC
-		}
-		return c.neighbour(c.solicitation.TargetAddress, c.eth.SrcMAC)
+// parseClaim returns what the frame claims, if anything. A probe by another
+// host is a claim: two that ask at once must both see the other (RFC 5227
+// §2.1.1, RFC 4862 §5.4.3). It is not for us to complain about others' frames.
+func parseClaim(b []byte) (claim, bool) {
+	eth, rest, ok := frame.Cut[frame.Ethernet](b)
+	switch {
+	case !ok:
+		return claim{}, false
+	case eth.Type == frame.TypeARP:
+		return parseARP(rest)
+	case eth.Type == frame.TypeIPv6:
+		return parseNeighbour(eth.From, rest)
 	}
 	return claim{}, false
 }
 
-func (c *claimParser) parseARP() (claim, bool) {
-	if c.arp.Protocol != layers.EthernetTypeIPv4 || len(c.arp.SourceHwAddress) != 6 || len(c.arp.SourceProtAddress) != 4 {
+func parseARP(b []byte) (claim, bool) {
+	arp, _, ok := frame.Cut[frame.ARP](b)
+	if !ok || !arp.IsIPv4OnEthernet() {
 		return claim{}, false
 	}
-	owner := c.arp.SourceProtAddress
-	if binary.BigEndian.Uint32(owner) == 0 && c.arp.Operation == layers.ARPRequest {
-		owner = c.arp.DstProtAddress
+	owner := netip.AddrFrom4(arp.Sender)
+	if owner.IsUnspecified() && arp.Operation == frame.ARPRequest {
+		owner = netip.AddrFrom4(arp.Target)
 	}
-	addr, ok := netip.AddrFromSlice(owner)
-	return claim{addr, string(c.arp.SourceHwAddress)}, ok && addr.Is4()
+	return claim{owner, arp.SenderMAC}, true
 }
 
-func (c *claimParser) neighbour(target net.IP, mac []byte) (claim, bool) {
-	if c.ip.HopLimit != ndHopLimit {
+// parseNeighbour reads neighbour discovery right after the IPv6 header: on one
+// link RFC 4861 has no extension header between them.
+func parseNeighbour(sender frame.MAC, b []byte) (claim, bool) {
+	ip, rest, ok := frame.CutIPv6(b)
+	if !ok || ip.NextHeader != frame.ProtocolICMPv6 || ip.HopLimit != ndHopLimit {
 		return claim{}, false
 	}
-	addr, ok := netip.AddrFromSlice(bytes.Clone(target))
-	return claim{addr, string(mac)}, ok
+	message, rest, ok := frame.Cut[frame.Neighbour](rest)
+	if !ok {
+		return claim{}, false
+	}
+	options, ok := frame.Options(rest)
+	if !ok {
+		return claim{}, false
+	}
+	c := claim{netip.AddrFrom16(message.Target), sender}
+	switch message.Type {
+	case frame.Advertisement:
+		c.mac = frame.TargetMAC(options, sender)
+		return c, true
+	case frame.Solicitation:
+		// Any other source is an ordinary question for somebody's MAC.
+		return c, netip.AddrFrom16(ip.From).IsUnspecified()
+	}
+	return claim{}, false
 }

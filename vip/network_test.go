@@ -10,11 +10,13 @@ import (
 	"testing"
 	"time"
 
+	"github.com/gopacket/gopacket"
 	"github.com/gopacket/gopacket/layers"
 	"github.com/mdlayher/packet"
 	"golang.org/x/sys/unix"
 
 	"had/internal/clock"
+	"had/internal/frame"
 )
 
 var formerOwner = net.HardwareAddr{0x02, 0, 0x5e, 0, 0x53, 0x01}
@@ -42,54 +44,81 @@ func TestAnAnnouncementReplacesWhatNeighboursRemember(t *testing.T) {
 }
 
 // What goes over the wire, field by field: RFC 5227 §3 and §2.1.1, RFC 4861
-// §7.2.6, RFC 4862 §5.4.2.
+// §7.2.6, RFC 4862 §5.4.2. Somebody else reads it, and its checksums.
 func TestFrames(t *testing.T) {
 	mac := net.HardwareAddr{0x02, 0, 0x5e, 0, 0x53, 0x07}
 	v4, v6 := netip.MustParseAddr("192.0.2.10"), netip.MustParseAddr("2001:db8::1234:5678")
-	parse := func(t *testing.T, frame []byte, err error) (*claimParser, claim) {
+	parse := func(t *testing.T, addr netip.Addr, f []byte, err error) *wire {
 		t.Helper()
 		if err != nil {
 			t.Fatal(err)
 		}
-		p := newClaimParser()
-		c, ok := p.parse(frame)
-		if !ok || c.mac != string(mac) {
-			t.Errorf("claim = %v, %v; want one of %s", c, ok, mac)
+		if c, ok := parseClaim(f); !ok || c != (claim{addr, frame.MAC(mac)}) {
+			t.Errorf("claim = %v, %v; want one of %s at %s", c, ok, addr, mac)
 		}
-		return p, c
+		return readFrame(t, f)
 	}
 	t.Run("ARP announcement", func(t *testing.T) {
 		f, err := announcement(v4, mac)
-		p, c := parse(t, f, err)
-		if c.addr != v4 || p.arp.Operation != layers.ARPRequest || p.eth.DstMAC.String() != "ff:ff:ff:ff:ff:ff" ||
-			!slices.Equal(p.arp.SourceProtAddress, p.arp.DstProtAddress) {
-			t.Errorf("%+v", p.arp)
+		w := parse(t, v4, f, err)
+		if w.arp.Operation != layers.ARPRequest || w.eth.DstMAC.String() != "ff:ff:ff:ff:ff:ff" ||
+			!slices.Equal(w.arp.SourceProtAddress, w.arp.DstProtAddress) {
+			t.Errorf("%+v", w.arp)
 		}
 	})
 	t.Run("ARP probe", func(t *testing.T) {
 		f, err := probe(v4, mac)
-		p, c := parse(t, f, err)
-		if c.addr != v4 || p.arp.Operation != layers.ARPRequest || !net.IP(p.arp.SourceProtAddress).IsUnspecified() {
-			t.Errorf("%+v", p.arp)
+		w := parse(t, v4, f, err)
+		if w.arp.Operation != layers.ARPRequest || !net.IP(w.arp.SourceProtAddress).IsUnspecified() {
+			t.Errorf("%+v", w.arp)
 		}
 	})
 	t.Run("unsolicited neighbour advertisement", func(t *testing.T) {
 		f, err := announcement(v6, mac)
-		p, c := parse(t, f, err)
-		na := p.advertisement
-		if c.addr != v6 || p.ip.DstIP.String() != "ff02::1" || p.ip.HopLimit != 255 || p.eth.DstMAC.String() != "33:33:00:00:00:01" ||
+		w := parse(t, v6, f, err)
+		na := w.advertisement
+		if w.ip.DstIP.String() != "ff02::1" || w.ip.HopLimit != 255 || w.eth.DstMAC.String() != "33:33:00:00:00:01" ||
 			!na.Override() || na.Solicited() || na.Router() || len(na.Options) != 1 || !slices.Equal(na.Options[0].Data, mac) {
-			t.Errorf("%+v in %+v", na, p.ip)
+			t.Errorf("%+v in %+v", na, w.ip)
 		}
 	})
 	t.Run("neighbour solicitation of DAD", func(t *testing.T) {
 		f, err := probe(v6, mac)
-		p, c := parse(t, f, err)
-		if c.addr != v6 || !p.ip.SrcIP.IsUnspecified() || p.ip.DstIP.String() != "ff02::1:ff34:5678" ||
-			p.eth.DstMAC.String() != "33:33:ff:34:56:78" || p.ip.HopLimit != 255 || len(p.solicitation.Options) != 0 {
-			t.Errorf("%+v in %+v", p.solicitation, p.ip)
+		w := parse(t, v6, f, err)
+		if !w.ip.SrcIP.IsUnspecified() || w.ip.DstIP.String() != "ff02::1:ff34:5678" ||
+			w.eth.DstMAC.String() != "33:33:ff:34:56:78" || w.ip.HopLimit != 255 || len(w.solicitation.Options) != 0 {
+			t.Errorf("%+v in %+v", w.solicitation, w.ip)
 		}
 	})
+}
+
+// wire is a frame as gopacket reads it.
+type wire struct {
+	eth           layers.Ethernet
+	arp           layers.ARP
+	ip            layers.IPv6
+	icmp          layers.ICMPv6
+	advertisement layers.ICMPv6NeighborAdvertisement
+	solicitation  layers.ICMPv6NeighborSolicitation
+}
+
+func readFrame(t *testing.T, f []byte) *wire {
+	t.Helper()
+	w := &wire{}
+	p := gopacket.NewDecodingLayerParser(layers.LayerTypeEthernet, &w.eth, &w.arp, &w.ip, &w.icmp, &w.advertisement, &w.solicitation)
+	p.IgnoreUnsupported = true // padding
+	var found []gopacket.LayerType
+	if err := p.DecodeLayers(f, &found); err != nil {
+		t.Fatalf("read %x: %v", f, err)
+	}
+	if slices.Contains(found, layers.LayerTypeICMPv6) {
+		err := w.icmp.SetNetworkLayerForChecksum(&w.ip)
+		wrong, sum := w.icmp.VerifyChecksum()
+		if err != nil || wrong != nil || !sum.Valid {
+			t.Errorf("checksum of %x: %+v, %v, %v", f, sum, wrong, err)
+		}
+	}
+	return w
 }
 
 func TestConflictsNameTheOtherHost(t *testing.T) {
@@ -227,17 +256,16 @@ func FuzzClaims(f *testing.F) {
 	mac := net.HardwareAddr{0x02, 0, 0x5e, 0, 0x53, 0x07}
 	for _, a := range on("", "192.0.2.10", "2001:db8::10") {
 		for _, build := range []func(netip.Addr, net.HardwareAddr) ([]byte, error){probe, announcement} {
-			frame, err := build(a.Addr, mac)
+			b, err := build(a.Addr, mac)
 			if err != nil {
 				f.Fatal(err)
 			}
-			f.Add(frame)
+			f.Add(b)
 		}
 	}
-	p := newClaimParser()
-	f.Fuzz(func(t *testing.T, frame []byte) {
-		if c, ok := p.parse(frame); ok && (!c.addr.IsValid() || len(c.mac) != 6) {
-			t.Errorf("claim %+v from %x", c, frame)
+	f.Fuzz(func(t *testing.T, b []byte) {
+		if c, ok := parseClaim(b); ok && c.addr.Is4() != (b[13] == frame.TypeARP&0xff) {
+			t.Errorf("claim %+v from %x", c, b)
 		}
 	})
 }

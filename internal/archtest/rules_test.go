@@ -35,6 +35,7 @@ var leaves = []string{
 	module + "/internal/clock/...",
 	module + "/internal/durable/...",
 	module + "/internal/fence/...",
+	module + "/internal/frame/...",
 	module + "/internal/gate/...",
 	module + "/internal/hook/...",
 	module + "/internal/journal/...",
@@ -125,6 +126,10 @@ var bans = []ban{
 		from: []string{module + "/..."}, except: []string{module + "/internal/simtest/...", module + "/internal/nettest/..."},
 		to:  []string{module + "/internal/simtest/...", module + "/internal/nettest/...", module + "/internal/vmtest/...", module + "/internal/archtest/...", "testing/..."},
 		why: "test scaffolding stays out of the product",
+	},
+	{
+		from: []string{module + "/..."}, to: []string{"github.com/gopacket/..."},
+		why: "it fills 5 MB of tables in each process it is linked into; tests may compare with it",
 	},
 	{
 		from: []string{module + "/..."}, to: []string{module + "/cmd/..."},

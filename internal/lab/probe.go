@@ -11,11 +11,11 @@ import (
 	"sync"
 	"time"
 
-	"github.com/gopacket/gopacket"
-	"github.com/gopacket/gopacket/layers"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/net/bpf"
 	"golang.org/x/sys/unix"
+
+	"had/internal/frame"
 )
 
 const (
@@ -198,28 +198,21 @@ func (p *Prober) send() {
 
 // request builds the frame that asks a server's responder at a VIP.
 func (p *Prober) request(to proberTarget, vip netip.Addr, seq uint64) ([]byte, error) {
-	eth := &layers.Ethernet{SrcMAC: p.bridge, DstMAC: to.mac, EthernetType: layers.EthernetTypeIPv4}
-	udp := &layers.UDP{SrcPort: proberPort, DstPort: ResponderPort}
-	var ip interface {
-		gopacket.SerializableLayer
-		gopacket.NetworkLayer
+	eth := frame.Ethernet{To: frame.MAC(to.mac), From: frame.MAC(p.bridge), Type: frame.TypeIPv4}
+	udp := frame.UDP{From: proberPort, To: ResponderPort, Length: 8 + 8}
+	from := hostAddr4(proberNumber)
+	if vip.Is6() {
+		eth.Type, from = frame.TypeIPv6, hostAddr6(proberNumber)
 	}
-	if vip.Is4() {
-		ip = &layers.IPv4{Version: 4, TTL: 64, Protocol: layers.IPProtocolUDP, SrcIP: hostAddr4(proberNumber).AsSlice(), DstIP: vip.AsSlice()}
-	} else {
-		eth.EthernetType = layers.EthernetTypeIPv6
-		ip = &layers.IPv6{Version: 6, HopLimit: 64, NextHeader: layers.IPProtocolUDP, SrcIP: hostAddr6(proberNumber).AsSlice(), DstIP: vip.AsSlice()}
-	}
-	if err := udp.SetNetworkLayerForChecksum(ip); err != nil {
+	message, err := frame.Join(udp, seq)
+	if err != nil {
 		return nil, fmt.Errorf("build a request for %s: %w", vip, err)
 	}
-	buf := gopacket.NewSerializeBuffer()
-	options := gopacket.SerializeOptions{FixLengths: true, ComputeChecksums: true}
-	payload := gopacket.Payload(binary.BigEndian.AppendUint64(nil, seq))
-	if err := gopacket.SerializeLayers(buf, options, eth, ip, udp, payload); err != nil {
-		return nil, fmt.Errorf("build a request for %s: %w", vip, err)
+	udp.Checksum = frame.Checksum(from, vip, frame.ProtocolUDP, message)
+	if vip.Is6() {
+		return frame.Build(eth, frame.NewIPv6(from, vip, frame.ProtocolUDP, 64, len(message)), udp, seq)
 	}
-	return buf.Bytes(), nil
+	return frame.Build(eth, frame.NewIPv4(from, vip, frame.ProtocolUDP, len(message)), udp, seq)
 }
 
 // take notes an answer.
@@ -261,15 +254,22 @@ func noteAnswer(spans []answers, host string, seq uint64, at time.Time) []answer
 }
 
 // parseAnswer reads which VIP answered which request.
-func parseAnswer(frame []byte) (vip netip.Addr, seq uint64, ok bool) {
-	packet := gopacket.NewPacket(frame, layers.LayerTypeEthernet, gopacket.DecodeOptions{Lazy: true, NoCopy: true})
-	network := packet.NetworkLayer()
-	udp, isUDP := packet.Layer(layers.LayerTypeUDP).(*layers.UDP)
-	if network == nil || !isUDP || udp.SrcPort != ResponderPort || udp.DstPort != proberPort || len(udp.Payload) < 8 {
-		return vip, 0, false
+func parseAnswer(b []byte) (vip netip.Addr, seq uint64, ok bool) {
+	eth, rest, _ := frame.Cut[frame.Ethernet](b)
+	var protocol uint8
+	switch eth.Type {
+	case frame.TypeIPv4: // without options: nobody here sends any
+		var ip frame.IPv4
+		ip, rest, _ = frame.Cut[frame.IPv4](rest)
+		vip, protocol = netip.AddrFrom4(ip.From), ip.Protocol
+	case frame.TypeIPv6:
+		var ip frame.IPv6
+		ip, rest, _ = frame.CutIPv6(rest)
+		vip, protocol = netip.AddrFrom16(ip.From), ip.NextHeader
 	}
-	vip, ok = netip.AddrFromSlice(network.NetworkFlow().Src().Raw())
-	return vip, binary.BigEndian.Uint64(udp.Payload), ok
+	udp, rest, _ := frame.Cut[frame.UDP](rest)
+	seq, _, ok = frame.Cut[uint64](rest)
+	return vip, seq, ok && protocol == frame.ProtocolUDP && udp.From == ResponderPort && udp.To == proberPort
 }
 
 // stamp reads when the kernel got a frame (SO_TIMESTAMPNS, socket(7)).

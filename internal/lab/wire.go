@@ -11,9 +11,9 @@ import (
 	"sync"
 	"time"
 
-	"github.com/gopacket/gopacket"
-	"github.com/gopacket/gopacket/layers"
 	"golang.org/x/sys/unix"
+
+	"had/internal/frame"
 )
 
 // Claim is a frame in which a host says that an address is at its MAC.
@@ -134,27 +134,25 @@ func (w *Wire) take(m message) error {
 }
 
 // parseClaim reads the claim a frame makes, if any.
-func parseClaim(frame []byte) (Claim, bool) {
-	p := gopacket.NewPacket(frame, layers.LayerTypeEthernet, gopacket.Default)
-	if arp, ok := p.Layer(layers.LayerTypeARP).(*layers.ARP); ok {
+func parseClaim(b []byte) (Claim, bool) {
+	eth, rest, _ := frame.Cut[frame.Ethernet](b)
+	switch eth.Type {
+	case frame.TypeARP:
 		// A probe's sender address is 0.0.0.0: it claims nothing (RFC 5227
 		// section 1.1).
-		sender, ok := netip.AddrFromSlice(arp.SourceProtAddress)
+		arp, _, ok := frame.Cut[frame.ARP](rest)
 		kind := "request"
-		if arp.Operation == layers.ARPReply {
+		if arp.Operation == frame.ARPReply {
 			kind = "reply"
 		}
-		return Claim{VIP: sender, MAC: arp.SourceHwAddress, Kind: kind}, ok
-	}
-	if na, ok := p.Layer(layers.LayerTypeICMPv6NeighborAdvertisement).(*layers.ICMPv6NeighborAdvertisement); ok {
-		target, ok := netip.AddrFromSlice(na.TargetAddress)
-		c := Claim{VIP: target, Kind: "advertisement"}
-		for _, o := range na.Options {
-			if o.Type == layers.ICMPv6OptTargetAddress {
-				c.MAC = o.Data
-			}
-		}
-		return c, ok
+		return Claim{VIP: netip.AddrFrom4(arp.Sender), MAC: arp.SenderMAC[:], Kind: kind}, ok && arp.IsIPv4OnEthernet()
+	case frame.TypeIPv6:
+		ip, rest, _ := frame.CutIPv6(rest)
+		na, rest, ok := frame.Cut[frame.Neighbour](rest)
+		options, fit := frame.Options(rest)
+		mac := frame.TargetMAC(options, eth.From)
+		return Claim{VIP: netip.AddrFrom16(na.Target), MAC: mac[:], Kind: "advertisement"},
+			ok && fit && ip.NextHeader == frame.ProtocolICMPv6 && na.Type == frame.Advertisement
 	}
 	return Claim{}, false
 }
