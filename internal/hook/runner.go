@@ -59,8 +59,9 @@ type Config struct {
 
 // Runner runs stages. Its methods may be called concurrently.
 type Runner struct {
-	config Config
-	drains drains
+	config    Config
+	drains    drains
+	hugePages hugePages
 }
 
 // NewRunner checks the configuration.
@@ -81,7 +82,7 @@ func NewRunner(c Config) (*Runner, error) {
 	if c.Logger == nil {
 		c.Logger = hclog.NewNullLogger()
 	}
-	return &Runner{config: c}, nil
+	return &Runner{config: c, hugePages: hugePages{forgone: forgone()}}, nil
 }
 
 // Close stops reading from services that scripts left running with their own
@@ -229,7 +230,11 @@ func (r *Runner) execute(ctx context.Context, s program, deadline time.Time, res
 		result.Outcome, result.Err = Refused, "not run: "+err.Error()
 		return err
 	}
-	p, err := start(s, theirs)
+	var p *process
+	err = r.hugePages.lend(func() (err error) {
+		p, err = start(s, theirs)
+		return err
+	})
 	theirs.Close()
 	go out.collect() // joined by out.stop in collectOutput
 	if err != nil {
