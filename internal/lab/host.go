@@ -1,6 +1,7 @@
 package lab
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -14,9 +15,7 @@ import (
 	"sync"
 	"time"
 
-	"github.com/hashicorp/hcl/v2/hclwrite"
 	"github.com/vishvananda/netlink"
-	"github.com/zclconf/go-cty/cty"
 	"golang.org/x/sys/unix"
 )
 
@@ -105,22 +104,16 @@ func (h *Host) writeConfig() error {
 	if n := len(h.Socket()); n > maxSocketPath {
 		return fmt.Errorf("place the socket at %s: %d bytes, at most %d; choose a shorter lab directory", h.Socket(), n, maxSocketPath)
 	}
-	f := hclwrite.NewEmptyFile()
-	top := f.Body()
-	cluster := top.AppendNewBlock("cluster", []string{h.lab.cfg.Cluster}).Body()
-	cluster.SetAttributeValue("detect", cty.StringVal(h.lab.cfg.Detect.String()))
+	var f bytes.Buffer
+	fmt.Fprintf(&f, "cluster %q {\n  detect = %q\n", h.lab.cfg.Cluster, h.lab.cfg.Detect)
 	for i, name := range h.lab.cfg.Names {
-		node := cluster.AppendNewBlock("node", []string{name}).Body()
-		addr := netip.AddrPortFrom(hostAddr4(firstServer+i), raftPort)
-		node.SetAttributeValue("address", cty.StringVal(addr.String()))
+		fmt.Fprintf(&f, "  node %q {\n    address = %q\n", name, netip.AddrPortFrom(hostAddr4(firstServer+i), raftPort))
 		if slices.Contains(h.lab.cfg.Witnesses, name) {
-			node.SetAttributeValue("role", cty.StringVal("witness"))
+			fmt.Fprintln(&f, `    role = "witness"`)
 		}
+		fmt.Fprintln(&f, "  }")
 	}
-	top.SetAttributeValue("node", cty.StringVal(h.Name))
-	top.SetAttributeValue("data_dir", cty.StringVal(h.DataDir()))
-	top.SetAttributeValue("socket", cty.StringVal(h.Socket()))
-	top.AppendNewBlock("tls", nil).Body().SetAttributeValue("insecure", cty.True)
+	fmt.Fprintf(&f, "}\nnode = %q\ndata_dir = %q\nsocket = %q\ntls {\n  insecure = true\n}\n", h.Name, h.DataDir(), h.Socket())
 	if err := os.WriteFile(h.Config(), f.Bytes(), 0o600); err != nil {
 		return fmt.Errorf("write the configuration of host %s: %w", h.Name, err)
 	}
