@@ -204,17 +204,19 @@ func TestWitnessHandsLeadershipOn(t *testing.T) {
 	}
 }
 
-// All hosts lose their power at once.
+// All hosts lose their power at once, also with volumes mounted on one.
 func TestPowerIsLostEverywhere(t *testing.T) {
-	simulate(t, three, func(w *world) {
-		w.begin()
-		for _, h := range w.hosts {
-			h.powerOff()
-		}
-		w.elapse(10 * time.Second)
-		w.heal()
-		w.finish(w.bound())
-	})
+	for _, l := range []layout{three, asked} {
+		simulate(t, l, func(w *world) {
+			w.begin()
+			for _, h := range w.hosts {
+				h.powerOff()
+			}
+			w.elapse(10 * time.Second)
+			w.heal()
+			w.finish(w.bound())
+		})
+	}
 }
 
 // The policy gives addresses up and takes others on while an owner serves.

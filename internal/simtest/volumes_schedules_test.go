@@ -331,19 +331,6 @@ func TestVolumesAreReleasedInTheGrace(t *testing.T) {
 	})
 }
 
-// All hosts lose their power with everything mounted on one.
-func TestVolumesAfterAPowerCut(t *testing.T) {
-	simulate(t, asked, func(w *world) {
-		w.begin()
-		for _, h := range w.hosts {
-			h.powerOff()
-		}
-		w.elapse(10 * time.Second)
-		w.heal()
-		w.finish(w.bound())
-	})
-}
-
 // Storage that fails a leader for good: it can't say that nothing is mounted, so
 // it must let another lead, who has it switched off.
 func TestVolumesOnStorageThatNeverComesBack(t *testing.T) {
