@@ -50,13 +50,14 @@ type detector struct {
 	pace    *pace // of this node's own messages, should it lead
 	logger  hclog.Logger
 
-	farewells chan string // leaders that are said to have died
+	farewells chan obituary
 
 	support support
 
 	// Of run alone.
 	gone    contact   // whose process is gone, as seen from here
 	goneAt  time.Time // since when that is known
+	certain bool      // of gone: its own guard has said so, and nobody else need be asked
 	stoodIn contact   // in whose turn this node has stood; it does so once
 }
 
@@ -77,17 +78,17 @@ func (d *detector) run(ctx context.Context) {
 	timer := time.NewTimer(d.detect)
 	defer timer.Stop()
 	for {
-		suspect := ""
+		var suspect obituary
 		select {
 		case <-ctx.Done():
 			return
 		case <-timer.C:
 		case <-d.hearing.asked:
 		case <-d.hearing.turned:
-		case suspect = <-ended:
+		case suspect.node = <-ended:
 		case suspect = <-d.farewells:
 		}
-		if suspect != "" {
+		if suspect.node != "" {
 			d.lookFor(ctx, suspect)
 		}
 		due = d.look(ctx, due)
@@ -154,13 +155,14 @@ func (d *detector) meet(ctx context.Context, m *hadv1.Member, patience time.Dura
 
 // lookFor finds out whether the process of a node is gone, if it is the one
 // that leads.
-func (d *detector) lookFor(ctx context.Context, node string) {
+func (d *detector) lookFor(ctx context.Context, o obituary) {
 	c := d.hearing.heard()
-	if c.leader != node || d.gone.sameTurn(c) || d.raft.State() != raft.Follower {
+	known := d.gone.sameTurn(c)
+	if c.leader != o.node || known && (d.certain || !o.certain) || d.raft.State() != raft.Follower {
 		return
 	}
-	if d.absent(ctx, c.leader, c.term) {
-		d.gone, d.goneAt = c, time.Now()
+	if o.certain || d.absent(ctx, c.leader, c.term) {
+		d.gone, d.goneAt, d.certain = c, time.Now(), o.certain
 	}
 }
 
@@ -206,7 +208,7 @@ func (d *detector) look(ctx context.Context, due time.Time) time.Time {
 	}
 	gone := d.gone.sameTurn(c)
 	if gone && c.at.After(d.goneAt.Add(stagger)) { // it isn't
-		d.gone, gone = contact{}, false
+		d.gone, d.certain, gone = contact{}, false, false
 	}
 	turn := c.at.Add(d.detect)
 	if gone && d.goneAt.Before(turn) {
@@ -230,8 +232,10 @@ func (d *detector) look(ctx context.Context, due time.Time) time.Time {
 		if witness {
 			return later // it leads only if no data node can
 		}
-		if agreed, wait := d.ask(ctx, c, gone); !agreed {
-			return time.Now().Add(wait)
+		if !gone || !d.certain {
+			if agreed, wait := d.ask(ctx, c, gone); !agreed {
+				return time.Now().Add(wait)
+			}
 		}
 	}
 	if again := d.hearing.heard(); again != c && !gone || !again.sameTurn(c) {
@@ -378,10 +382,16 @@ func (d *detector) answer(ctx context.Context, req *hadv1.ContactRequest) *hadv1
 	return resp
 }
 
+// obituary says that a node's process has died.
+type obituary struct {
+	node    string
+	certain bool // it is known to be the run that leads
+}
+
 // tellGone notes that a node's process is said to have died.
-func (d *detector) tellGone(node string) {
+func (d *detector) tellGone(o obituary) {
 	select {
-	case d.farewells <- node:
+	case d.farewells <- o:
 	default: // so many have come that one is as good as the other
 	}
 }

@@ -89,6 +89,28 @@ func TestTheNextInRankSucceeds(t *testing.T) {
 	}
 }
 
+// A guard's word about the very run that leads needs nobody's agreement: here the
+// leader lives, so nobody would agree. It costs the leader its office once.
+func TestACertainWordNeedsNoAsking(t *testing.T) {
+	for size, birth := range map[string]*hadv1.Birth{"three": dataNodes(), "two and a witness": testBirth()} {
+		synctest.Test(t, func(t *testing.T) {
+			c := startNodes(t, birth, detect)
+			lead := c.leader()
+			term := c.hosts[lead].Leadership().Term
+			want := bestAfter(birth, lead)
+			for range 3 {
+				for _, name := range c.others(lead) {
+					c.hosts[name].LeaderGone(lead, true)
+				}
+			}
+			time.Sleep(stagger)
+			if got := c.leader(); got != want || c.hosts[got].Leadership().Term != term+1 {
+				t.Errorf("%s: %s leads in term %d; want %s in term %d", size, got, c.hosts[got].Leadership().Term, want, term+1)
+			}
+		})
+	}
+}
+
 // A node that is cut off from the leader alone, or from everybody, finds
 // nobody who misses the leader.
 func TestACutOffFollowerDisturbsNobody(t *testing.T) {
@@ -143,7 +165,7 @@ func TestAWrongWordCostsOneElection(t *testing.T) {
 		term := c.hosts[lead].Leadership().Term
 		for _, name := range c.others(lead) {
 			c.hosts[name].transport.refused.Store(&lead)
-			c.hosts[name].LeaderGone(lead)
+			c.hosts[name].LeaderGone(lead, false)
 		}
 		time.Sleep(detect)
 		next := c.leader()
@@ -153,7 +175,7 @@ func TestAWrongWordCostsOneElection(t *testing.T) {
 		before := c.hosts[next].Leadership().Term
 		for range 10 { // of a leader that leads no more
 			for _, name := range c.others(lead) {
-				c.hosts[name].LeaderGone(lead)
+				c.hosts[name].LeaderGone(lead, false)
 			}
 			time.Sleep(detect)
 		}
@@ -170,9 +192,9 @@ func TestAWordAboutALivingLeaderChangesNothing(t *testing.T) {
 		term := c.hosts[lead].Leadership().Term
 		for range 20 {
 			for _, name := range c.others(lead) {
-				c.hosts[name].LeaderGone(lead)
+				c.hosts[name].LeaderGone(lead, false)
 				c.hosts[name].transport.lose(lead)
-				c.hosts[name].LeaderGone("nobody")
+				c.hosts[name].LeaderGone("nobody", false)
 			}
 			time.Sleep(detect / 2)
 		}
@@ -229,7 +251,7 @@ func TestTransfersNeedNoDetector(t *testing.T) {
 			term, to := c.hosts[lead].Leadership().Term, c.others(lead)[0]
 			for _, name := range c.others(lead) {
 				c.hosts[name].transport.lose(lead)
-				c.hosts[name].LeaderGone(lead)
+				c.hosts[name].LeaderGone(lead, false)
 			}
 			if err := c.hosts[lead].Transfer(t.Context(), to); err != nil {
 				t.Fatal(err)

@@ -49,10 +49,11 @@ func (e *RefusedError) Error() string { return e.Reason }
 // Leadership is what this node knows of who leads. Compare terms; never count
 // changes.
 type Leadership struct {
-	Leading bool
-	Ready   bool   // leading, and every entry of earlier terms has been applied here
-	Term    uint64 // this node's current term
-	Leader  string // node name; empty when none is known
+	Leading  bool
+	Ready    bool   // leading, and every entry of earlier terms has been applied here
+	Standing bool   // a candidate in an election under way, won or lost in a moment
+	Term     uint64 // this node's current term
+	Leader   string // node name; empty when none is known
 }
 
 // Node is one member of the raft group.
@@ -116,7 +117,7 @@ func Open(cfg Config) (n *Node, err error) {
 	lines, _ := cfg.Transport.(Lines)
 	n.detect = &detector{
 		self: cfg.Instance.GetNode(), members: cfg.Birth.GetMembers(), detect: cfg.Timing.Detect, peers: cfg.Peers, lines: lines,
-		hearing: heard, logger: cfg.Logger.Named("detect"), farewells: make(chan string, 4), pace: pace,
+		hearing: heard, logger: cfg.Logger.Named("detect"), farewells: make(chan obituary, 4), pace: pace,
 		greet: func(m *hadv1.Member) {
 			_ = cfg.Transport.AppendEntries(raft.ServerID(m.GetNodeId()), raft.ServerAddress(m.GetName()), greeting(), &raft.AppendEntriesResponse{})
 		},
@@ -301,15 +302,16 @@ func (n *Node) signal() {
 // Leadership returns who leads, as far as this node knows.
 func (n *Node) Leadership() Leadership {
 	term := n.raft.CurrentTerm()
-	leading := n.raft.State() == raft.Leader
+	state := n.raft.State()
 	for t := n.raft.CurrentTerm(); t != term; t = n.raft.CurrentTerm() {
-		// leading may belong to either term.
-		term, leading = t, n.raft.State() == raft.Leader
+		// The state may belong to either term.
+		term, state = t, n.raft.State()
 	}
+	leading := state == raft.Leader
 	_, id := n.raft.LeaderWithID()
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	return Leadership{Leading: leading, Ready: leading && n.readyTerm == term, Term: term, Leader: n.names[id]}
+	return Leadership{Leading: leading, Ready: leading && n.readyTerm == term, Standing: state == raft.Candidate, Term: term, Leader: n.names[id]}
 }
 
 // LeadershipChanged returns a channel that is closed at the next change, or
@@ -321,9 +323,10 @@ func (n *Node) LeadershipChanged() <-chan struct{} {
 }
 
 // LeaderGone tells that the process of a node is said to have died. If that
-// node leads and its host confirms it, this node stands for election when it
-// is its turn.
-func (n *Node) LeaderGone(node string) { n.detect.tellGone(node) }
+// node leads, this node stands for election when it is its turn: at once if it
+// is certain that it was the run which leads, otherwise when that node's host
+// and a majority confirm it.
+func (n *Node) LeaderGone(node string, certain bool) { n.detect.tellGone(obituary{node, certain}) }
 
 // Contact answers another node that misses the leader. It takes no longer than
 // a quarter of detect.

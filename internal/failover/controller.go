@@ -234,7 +234,7 @@ func (c *Controller) gather() (Inputs, <-chan struct{}) {
 	switch {
 	case err != nil:
 		in.Blockers = []string{err.Error()}
-	case in.Leadership.Leading && holding.Epoch == 0:
+	case (in.Leadership.Leading || in.Leadership.Standing) && holding.Epoch == 0:
 		_, hooks := c.hookFolders(p)
 		in.Blockers = c.blockers(view, p, holding, hooks, c.lookOnce(p))
 	}

@@ -150,6 +150,8 @@ func Decide(in Inputs) Plan {
 		return do(Step{Kind: StepReportClean, Epoch: c.GetEpoch(), Cause: "had ended before it took anything of the epoch on"})
 	}
 	switch {
+	case in.Leadership.Standing && preparesStanding(in):
+		return do(Step{Kind: StepPrepare, Cause: causeOf(in)})
 	case !in.Leadership.Leading && in.Leadership.Leader == "":
 		return Plan{Why: "no leader is known: without a quorum nobody may take over"}
 	case !in.Leadership.Leading:
@@ -210,6 +212,18 @@ func Decide(in Inputs) Plan {
 		return Plan{Again: in.TurnAfter, Why: "the last turn failed; trying again soon"}
 	}
 	return do(Step{Kind: StepAcquire, Cause: causeOf(in), Evidence: waitedOut(in)})
+}
+
+// preparesStanding reports whether a candidate prepares the turn that it takes
+// if it is elected: the look at the network takes as long as the election. One
+// that has long to wait afterwards prepares then.
+func preparesStanding(in Inputs) bool {
+	self := in.Instance.GetNode()
+	if in.Prepared || in.Stopping || in.Stuck != "" || in.Witness || len(in.Blockers) > 0 || in.View.Move != nil ||
+		nothingToOwn(in) != "" || unsecured(in) != "" || in.Now.Before(in.TurnAfter) || betterThan(in, self) != "" {
+		return false
+	}
+	return len(in.View.Open) == 0 || !in.Now.Add(prepareAhead).Before(cluster.TakeoverAt(in.LastLease, in.View.Open))
 }
 
 // ownClaim returns the open claim of this very instance, nil when there is

@@ -68,6 +68,9 @@ func text(p Plan) string {
 	return strings.Join(out, ", ")
 }
 
+// candidate makes alpha one.
+func candidate(in *Inputs) { in.Leadership = cluster.Leadership{Standing: true, Term: 4} }
+
 func TestDecide(t *testing.T) {
 	set := func(base Inputs, change func(in *Inputs)) Inputs { change(&base); return base }
 	for _, c := range []struct {
@@ -83,6 +86,22 @@ func TestDecide(t *testing.T) {
 		{"no policy", set(idleLeader(), func(in *Inputs) { in.View.Policy, in.Policy = nil, nil }), "rest: there is no policy yet"},
 		{"a policy without addresses", set(idleLeader(), func(in *Inputs) { in.Policy = &policy.Policy{} }), "rest: the policy names no address"},
 		{"stopping", set(idleLeader(), func(in *Inputs) { in.Stopping = true }), "transfer to gamma"},
+
+		// While the votes are counted.
+		{"a candidate prepares", set(idleLeader(), candidate), "prepare"},
+		{"a candidate prepares once", set(idleLeader(), func(in *Inputs) { candidate(in); in.Prepared = true }), "rest: no leader is known"},
+		{"a candidate whom a move names has been asked", set(idleLeader(), func(in *Inputs) {
+			candidate(in)
+			in.View.Move = &hadv1.Move{Order: &hadv1.MoveOrder{Target: "alpha"}}
+		}), "rest: no leader is known"},
+		{"a candidate that can't own prepares nothing", set(idleLeader(), func(in *Inputs) { candidate(in); in.Blockers = []string{"no link"} }), "rest: no leader is known"},
+		{"a witness stands and prepares nothing", set(idleLeader(), func(in *Inputs) { candidate(in); in.Witness = true }), "rest: no leader is known"},
+		{"a candidate with a better one prepares nothing", set(idleLeader(), func(in *Inputs) { candidate(in); in.View.LastEpoch = 0 }), "rest: no leader is known"},
+		{"a candidate has a long wait before it", set(idleLeader(), func(in *Inputs) {
+			candidate(in)
+			in.Policy.Prefer = nil
+			in.View.Open, in.LastLease = []*hadv1.Claim{claimOf(named("beta"), 7)}, start
+		}), "rest: no leader is known"},
 
 		// Who should.
 		{"a witness hands on at once", set(idleLeader(), func(in *Inputs) { in.Witness = true }), "transfer to gamma"},

@@ -402,4 +402,4 @@ func (b *bench) inputs(addrs ...string) Inputs {
 	return Inputs{Instance: b.x.instance, Leadership: b.log.Leadership(), View: v, Policy: p}
 }
 
-func (*lonelyLog) LeaderGone(string) {}
+func (*lonelyLog) LeaderGone(string, bool) {}

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/hashicorp/go-hclog"
+	"google.golang.org/protobuf/proto"
 
 	"had/cluster"
 	hadv1 "had/proto/had/v1"
@@ -180,7 +181,11 @@ func carry(ctx context.Context, log Log, peers Peers, cmd *hadv1.Command) error 
 func (c *Controller) TakeFarewell(fw *hadv1.Farewell) {
 	c.cfg.Logger.Info("a guard says that its daemon has died", "node", fw.GetReleased().GetReporter().GetNode(), "epoch", fw.GetReleased().GetEpoch())
 	c.farewells.add(fw)
-	c.cfg.Log.LeaderGone(fw.GetReleased().GetReporter().GetNode())
+	// A later run of that daemon that led would have closed the epoch first.
+	view, _ := c.cfg.Log.View()
+	dead := fw.GetReleased().GetReporter()
+	certain := proto.Equal(view.Claim(fw.GetReleased().GetEpoch()).GetInstance(), dead)
+	c.cfg.Log.LeaderGone(dead.GetNode(), certain)
 }
 
 // TakeSecured takes what another node's guard says of volumes that it has made

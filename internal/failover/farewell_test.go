@@ -1,9 +1,12 @@
 package failover
 
 import (
+	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"google.golang.org/protobuf/proto"
 
 	"had/cluster"
 	hadv1 "had/proto/had/v1"
@@ -55,6 +58,25 @@ func TestAGuardsWordIsPassedOn(t *testing.T) {
 			})
 		})
 	}
+}
+
+// A word about the run that the open epoch belongs to is certain; an earlier
+// run's, or one that comes a second time, must not cost a leader its office.
+func TestAWordIsCertainAboutTheRunThatOwns(t *testing.T) {
+	run(t, func(r *rig) {
+		c := r.betaMounts()
+		earlier := proto.CloneOf(c.GetInstance())
+		earlier.Nonce = "earlier"
+		for _, run := range []*hadv1.Instance{earlier, c.GetInstance(), c.GetInstance()} {
+			r.controller.TakeFarewell(&hadv1.Farewell{NodeId: "id-beta", Released: &hadv1.Released{
+				Epoch: c.GetEpoch(), Reporter: run, Kind: hadv1.Evidence_KIND_RELEASED, Forced: true,
+			}})
+			synctest.Wait()
+		}
+		if want := []string{"beta false", "beta true", "beta false"}; !slices.Equal(r.log.gone, want) {
+			t.Errorf("told %q, want %q", r.log.gone, want)
+		}
+	})
 }
 
 // After the farewell the log has no use for what was said before it.

@@ -24,8 +24,8 @@ type Log interface {
 	View() (cluster.View, <-chan struct{})
 	LastLease() clock.Instant
 	// LeaderGone tells that a node's daemon is said to have died: a leader
-	// need not be waited for.
-	LeaderGone(node string)
+	// need not be waited for. It is certain if it was the run that may lead now.
+	LeaderGone(node string, certain bool)
 }
 
 // Addresses are the virtual addresses in this host's kernel. vip.Manager is

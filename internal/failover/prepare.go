@@ -20,10 +20,10 @@ const preparedFor = 2 * time.Second
 // preparation is a turn whose Test scripts have passed before it could begin.
 // It is good only for the turn it was made for.
 type preparation struct {
-	turn  *turn
-	term  uint64        // in which this node leads
-	last  uint64        // View.LastEpoch: nobody has owned since
-	ended clock.Instant // when the last script and the probe had ended
+	turn    *turn         // nil: a candidate's, which failed; a leader tries anew
+	version uint64        // of the policy
+	last    uint64        // View.LastEpoch: nobody has owned since
+	ended   clock.Instant // when the last script and the probe had ended
 	// answered says who had an address then. It is no veto: until the wait is
 	// over that may be the owner that is waited for.
 	answered error
@@ -31,8 +31,8 @@ type preparation struct {
 
 // goodFor reports whether it is for the turn that would begin now.
 func (p *preparation) goodFor(in Inputs) bool {
-	return p != nil && p.term == in.Leadership.Term && p.last == in.View.LastEpoch &&
-		p.turn.version == in.View.Policy.GetVersion() && in.Now.Before(p.ended.Add(preparedFor))
+	return p != nil && (p.turn != nil || in.Leadership.Standing) && p.last == in.View.LastEpoch &&
+		p.version == in.View.Policy.GetVersion() && in.Now.Before(p.ended.Add(preparedFor))
 }
 
 // prepare does ahead what needs no epoch: the Test scripts, and a first probe.
@@ -43,12 +43,15 @@ func (x *executor) prepare(ctx context.Context, in Inputs, step Step) error {
 	if err == nil {
 		err, answered = x.test(ctx, t, 0, step.Cause, nil)
 	}
-	if err != nil {
+	switch {
+	case err != nil && in.Leadership.Standing:
+		t = nil // it may never lead, and a veto is a leader's to report
+	case err != nil:
 		return x.vetoed(ctx, in, t, err)
 	}
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	x.prepared = &preparation{turn: t, term: in.Leadership.Term, last: in.View.LastEpoch, ended: x.now(), answered: answered}
+	x.prepared = &preparation{turn: t, version: in.View.Policy.GetVersion(), last: in.View.LastEpoch, ended: x.now(), answered: answered}
 	return nil
 }
 

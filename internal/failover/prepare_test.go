@@ -22,6 +22,18 @@ func (r *rig) betaFellSilent() time.Duration {
 	return cluster.TakeoverWait(v.Open[0].GetTerms())
 }
 
+// betaOwnsUntilSoon makes beta an owner whose lease is over in less than
+// prepareAhead.
+func (r *rig) betaOwnsUntilSoon() *hadv1.Claim {
+	r.t.Helper()
+	r.betaOwns()
+	v, _ := r.log.View()
+	c := v.Open[0]
+	time.Sleep(cluster.TakeoverWait(c.GetTerms()) - prepareAhead/2)
+	r.expect()
+	return c
+}
+
 func TestTheTurnAfterAWaitIsPrepared(t *testing.T) {
 	run(t, func(r *rig) {
 		wait := r.betaFellSilent()
@@ -32,6 +44,41 @@ func TestTheTurnAfterAWaitIsPrepared(t *testing.T) {
 		r.expect("Test 192.0.2.10", "Test 192.0.2.11")
 		time.Sleep(11 * time.Millisecond)
 		r.expect(own[2:]...)
+	})
+}
+
+// A candidate looks at the network while the votes are counted: what it finds
+// serves the turn that it wins.
+func TestACandidatePreparesItsTurn(t *testing.T) {
+	run(t, func(r *rig) {
+		c := r.betaOwnsUntilSoon()
+		r.log.stand()
+		synctest.Wait()
+		r.expect("Test 192.0.2.10", "Test 192.0.2.11")
+		r.log.lead()
+		synctest.Wait()
+		r.must(released(c))
+		r.expect(own[2:]...)
+	})
+}
+
+// What a candidate fails in is nobody's business, and no reason to try again
+// until it leads.
+func TestACandidatesVetoIsForgotten(t *testing.T) {
+	run(t, func(r *rig) {
+		c := r.betaOwnsUntilSoon()
+		r.scripts(hook.Test, 0, true)
+		r.log.stand()
+		time.Sleep(time.Second)
+		r.expect("Test 192.0.2.10")
+		r.scripts(hook.Test, 0, false)
+		r.must(released(c))
+		r.log.lead()
+		synctest.Wait()
+		r.expect(own...)
+		if r.outcomes() != "SERVING" {
+			t.Errorf("outcomes %q", r.outcomes())
+		}
 	})
 }
 
@@ -86,18 +133,18 @@ func TestAVetoDuringTheWaitGivesTheTurnToAnother(t *testing.T) {
 }
 
 // What was prepared is for the turn after that wait: not for another policy,
-// another term, another wait, nor much later.
+// another wait, nor much later. A candidate's that failed keeps it from trying
+// again, and a leader tries.
 func TestAPreparationIsForOneTurn(t *testing.T) {
 	in := idleLeader()
 	made := func() *preparation {
-		return &preparation{turn: &turn{version: in.View.Policy.GetVersion()}, term: in.Leadership.Term, last: in.View.LastEpoch, ended: in.Now}
+		return &preparation{turn: &turn{}, version: in.View.Policy.GetVersion(), last: in.View.LastEpoch, ended: in.Now}
 	}
 	if !made().goodFor(in) {
 		t.Error("it isn't good for its own turn")
 	}
 	for name, change := range map[string]func(p *preparation){
-		"policy": func(p *preparation) { p.turn.version++ },
-		"term":   func(p *preparation) { p.term-- },
+		"policy": func(p *preparation) { p.version++ },
 		"epoch":  func(p *preparation) { p.last-- },
 		"age":    func(p *preparation) { p.ended = in.Now.Add(-preparedFor) },
 	} {
@@ -108,6 +155,13 @@ func TestAPreparationIsForOneTurn(t *testing.T) {
 	}
 	if (*preparation)(nil).goodFor(in) {
 		t.Error("nothing is good for a turn")
+	}
+	failed := made()
+	failed.turn = nil
+	standing := in
+	standing.Leadership = cluster.Leadership{Standing: true}
+	if failed.goodFor(in) || !failed.goodFor(standing) {
+		t.Error("what failed is good for a turn, or a candidate tries it again")
 	}
 }
 

@@ -170,6 +170,7 @@ type steeredLog struct {
 	leads      chan struct{}
 	silent     bool // proposals get no answer and aren't committed
 	lastLease  clock.Instant
+	gone       []string // what LeaderGone was told
 }
 
 func (l *steeredLog) commit(cmd *hadv1.Command) (cluster.Verdict, error) {
@@ -218,6 +219,15 @@ func (l *steeredLog) follow(leader string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.leadership = cluster.Leadership{Term: l.leadership.Term + 1, Leader: leader}
+	close(l.leads)
+	l.leads = make(chan struct{})
+}
+
+// stand makes alpha a candidate.
+func (l *steeredLog) stand() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.leadership = cluster.Leadership{Standing: true, Term: l.leadership.Term + 1}
 	close(l.leads)
 	l.leads = make(chan struct{})
 }
@@ -432,4 +442,8 @@ func (r *rig) scripts(stage hook.Stage, take time.Duration, fail bool) {
 	r.takes[stage], r.fails[stage] = take, fail
 }
 
-func (*steeredLog) LeaderGone(string) {}
+func (l *steeredLog) LeaderGone(node string, certain bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.gone = append(l.gone, fmt.Sprintf("%s %v", node, certain))
+}

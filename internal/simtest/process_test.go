@@ -282,8 +282,8 @@ type tamper struct {
 	sleepy     time.Duration // guards wake up so much too late
 }
 
-func (l *seenLog) LeaderGone(node string) {
+func (l *seenLog) LeaderGone(node string, certain bool) {
 	if l.p.pass() == nil {
-		l.node.LeaderGone(node)
+		l.node.LeaderGone(node, certain)
 	}
 }
