@@ -51,6 +51,7 @@ type detector struct {
 	logger  hclog.Logger
 
 	farewells chan obituary
+	word      interruption
 
 	support support
 
@@ -161,9 +162,14 @@ func (d *detector) lookFor(ctx context.Context, o obituary) {
 	if c.leader != o.node || known && (d.certain || !o.certain) || d.raft.State() != raft.Follower {
 		return
 	}
-	if o.certain || d.absent(ctx, c.leader, c.term) {
-		d.gone, d.goneAt, d.certain = c, time.Now(), o.certain
+	if !o.certain {
+		ctx, cancel := d.word.interrupts(ctx, c.leader, d.patience())
+		defer cancel()
+		if !d.absent(ctx, c.leader, c.term) {
+			return
+		}
 	}
+	d.gone, d.goneAt, d.certain = c, time.Now(), o.certain
 }
 
 // absent reports whether the process that led in a term is certainly gone: its
@@ -173,8 +179,6 @@ func (d *detector) absent(ctx context.Context, leader string, term uint64) bool 
 	if d.lines == nil || d.peers == nil {
 		return false
 	}
-	ctx, cancel := context.WithTimeout(ctx, d.patience())
-	defer cancel()
 	for {
 		err := d.lines.Probe(ctx, leader)
 		switch {
@@ -233,6 +237,9 @@ func (d *detector) look(ctx context.Context, due time.Time) time.Time {
 			return later // it leads only if no data node can
 		}
 		if !gone || !d.certain {
+			if len(d.farewells) > 0 {
+				return now // one may be certain
+			}
 			if agreed, wait := d.ask(ctx, c, gone); !agreed {
 				return time.Now().Add(wait)
 			}
@@ -301,7 +308,7 @@ func (d *detector) ask(ctx context.Context, c contact, gone bool) (agreed bool, 
 	if d.peers == nil {
 		return false, d.detect
 	}
-	ctx, cancel := context.WithTimeout(ctx, d.patience())
+	ctx, cancel := d.word.interrupts(ctx, c.leader, d.patience())
 	req := &hadv1.ContactRequest{Leader: c.leader, Term: c.term, Asker: d.self, Look: gone}
 	var lacking []time.Duration // of each answer: how much silence it lacks
 	answers := make(chan time.Duration, len(d.members))
@@ -370,7 +377,9 @@ func (d *detector) answer(ctx context.Context, req *hadv1.ContactRequest) *hadv1
 	}
 	resp.SilentNs = int64(now.Sub(c.at))
 	if req.GetLook() && req.GetLeader() != d.self {
-		resp.Absent = d.absent(ctx, req.GetLeader(), req.GetTerm())
+		looking, cancel := context.WithTimeout(ctx, d.patience())
+		defer cancel()
+		resp.Absent = d.absent(looking, req.GetLeader(), req.GetTerm())
 	}
 	if !resp.Absent && now.Sub(c.at) < enough(d.detect) {
 		return resp
@@ -380,18 +389,4 @@ func (d *detector) answer(ctx context.Context, req *hadv1.ContactRequest) *hadv1
 		return &hadv1.ContactResponse{Term: term, SilentNs: -1}
 	}
 	return resp
-}
-
-// obituary says that a node's process has died.
-type obituary struct {
-	node    string
-	certain bool // it is known to be the run that leads
-}
-
-// tellGone notes that a node's process is said to have died.
-func (d *detector) tellGone(o obituary) {
-	select {
-	case d.farewells <- o:
-	default: // so many have come that one is as good as the other
-	}
 }

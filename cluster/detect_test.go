@@ -305,3 +305,20 @@ func TestRankIsTheSameEverywhere(t *testing.T) {
 		}
 	}
 }
+
+// A certain word ends the question whether it is so: here nobody answers it.
+func TestACertainWordEndsTheAsking(t *testing.T) {
+	i := new(interruption)
+	ctx, cancel := i.interrupts(t.Context(), "alpha", time.Hour)
+	defer cancel()
+	i.of("beta")
+	if ctx.Err() != nil {
+		t.Error("a word about another node ended the question")
+	}
+	i.of("alpha")
+	if ctx.Err() == nil {
+		t.Error("the word didn't end the question")
+	}
+	cancel()
+	i.of("alpha") // nobody asks any more
+}

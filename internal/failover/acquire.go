@@ -9,6 +9,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"had/cluster"
 	"had/internal/hook"
 	"had/internal/policy"
@@ -213,13 +215,19 @@ func (x *executor) serve(ctx context.Context, epoch uint64, t *turn) {
 // takeOn makes the epoch's things be there. ctx ends with the lease.
 func (x *executor) takeOn(ctx context.Context, epoch uint64, t *turn, cause string, before func(ctx context.Context, epoch uint64) error) error {
 	run := stageRun{event: hook.Acquire, epoch: epoch, cause: cause, previous: t.previous, volumes: t.volumes, leased: true}
-	err := t.timeline.Run("record_tenure", func() error { return x.journal.SetTenure(x.tenure(epoch, t.owned(), t.version)) })
-	if err != nil {
-		return err
-	}
 	x.mounts.admit(epoch, t.volumes)
-	if err := t.timeline.Run("arm", func() error { return x.holder.admit(ctx, epoch, t.addrs) }); err != nil {
-		return because(ctx, fmt.Errorf("arm guard and gate: %w", err))
+	// Arming puts nothing there that a later run would have to know of.
+	var arming errgroup.Group
+	arming.Go(func() error {
+		err := t.timeline.Run("arm", func() error { return x.holder.admit(ctx, epoch, t.addrs) })
+		if err != nil {
+			return because(ctx, fmt.Errorf("arm guard and gate: %w", err))
+		}
+		return nil
+	})
+	err := t.timeline.Run("record_tenure", func() error { return x.journal.SetTenure(x.tenure(epoch, t.owned(), t.version)) })
+	if err := errors.Join(arming.Wait(), err); err != nil {
+		return err
 	}
 	// By now the guard that feeds the watchdog is the one that mounts: another one
 	// would only unmount what this one leaves.

@@ -133,9 +133,16 @@ func (f *farewells) Run(ctx context.Context) error {
 	}
 }
 
+// courtesy is how long a node that doesn't lead leaves a farewell to the leader,
+// who was told as well and needs the log for the takeover.
+const courtesy = 25 * time.Millisecond
+
 // deliver passes on what waits and reports whether nothing is left.
 func (f *farewells) deliver(ctx context.Context) bool {
 	for w := f.first(); w != nil; w = f.first() {
+		if w.farewell != nil {
+			f.letLeader(ctx)
+		}
 		err := carry(ctx, f.log, f.peers, w.command())
 		refused, isRefused := errors.AsType[*cluster.RefusedError](err)
 		switch {
@@ -149,6 +156,21 @@ func (f *farewells) deliver(ctx context.Context) bool {
 		f.done(w)
 	}
 	return true
+}
+
+// letLeader waits until this node leads, for courtesy at the most.
+func (f *farewells) letLeader(ctx context.Context) {
+	timer := time.NewTimer(courtesy)
+	defer timer.Stop()
+	for changed := f.log.LeadershipChanged(); !f.log.Leadership().Leading; changed = f.log.LeadershipChanged() {
+		select {
+		case <-changed:
+		case <-timer.C:
+			return
+		case <-ctx.Done():
+			return
+		}
+	}
 }
 
 // carry commits a command here or through the leader.

@@ -46,6 +46,7 @@ func TestAGuardsWordIsPassedOn(t *testing.T) {
 				r.controller.TakeFarewell(&hadv1.Farewell{NodeId: "id-beta", Released: &hadv1.Released{
 					Epoch: c.GetEpoch(), Reporter: c.GetInstance(), Kind: hadv1.Evidence_KIND_RELEASED, Forced: true,
 				}})
+				time.Sleep(courtesy)
 				synctest.Wait()
 				secured := reported(r, func(e *hadv1.Event) *hadv1.Secured { return e.GetSecured() })
 				farewells := reported(r, func(e *hadv1.Event) *hadv1.Released { return e.GetReleased() })
@@ -71,6 +72,7 @@ func TestAWordIsCertainAboutTheRunThatOwns(t *testing.T) {
 			r.controller.TakeFarewell(&hadv1.Farewell{NodeId: "id-beta", Released: &hadv1.Released{
 				Epoch: c.GetEpoch(), Reporter: run, Kind: hadv1.Evidence_KIND_RELEASED, Forced: true,
 			}})
+			time.Sleep(courtesy)
 			synctest.Wait()
 		}
 		if want := []string{"beta false", "beta true", "beta false"}; !slices.Equal(r.log.gone, want) {
