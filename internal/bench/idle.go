@@ -38,37 +38,37 @@ func (c *site) measure(ctx context.Context, h *lab.Host, d time.Duration) (from,
 	return from, to, err
 }
 
-// idle measures every server of every site over the same minute.
-func (r *runner) idle(ctx context.Context) error {
+// idle measures every server of a site over the same minute.
+func (r *runner) idle(ctx context.Context, c *site) error {
 	r.say("idle    measuring every daemon for %s", idling)
+	owner, err := c.settled(ctx)
+	if err != nil {
+		return err
+	}
 	var mu sync.Mutex
+	var costs []Cost
 	g, ctx := errgroup.WithContext(ctx)
-	for _, c := range r.sites {
-		owner, err := c.settled(ctx)
-		if err != nil {
-			return err
-		}
-		for _, h := range c.lab.Servers() {
-			g.Go(func() error {
-				from, to, err := c.measure(ctx, h, idling)
-				if err != nil {
-					return err
-				}
-				cost := costOf(c.subject.Key, "standby", from, to)
-				if h == owner {
-					cost.Role = "owner"
-				}
-				mu.Lock()
-				defer mu.Unlock()
-				r.report.Idle = append(r.report.Idle, cost)
-				r.say("idle    %-34s %-7s %s", c.subject.Title, cost.Role, cost)
-				return nil
-			})
-		}
+	for _, h := range c.lab.Servers() {
+		g.Go(func() error {
+			from, to, err := c.measure(ctx, h, idling)
+			if err != nil {
+				return err
+			}
+			cost := costOf(c.subject.Key, "standby", from, to)
+			if h == owner {
+				cost.Role = "owner"
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			costs = append(costs, cost)
+			r.say("idle    %-34s %-7s %s", c.subject.Title, cost.Role, cost)
+			return nil
+		})
 	}
 	if err := g.Wait(); err != nil {
 		return fmt.Errorf("measure what idling costs: %w", err)
 	}
+	r.report.Idle = append(r.report.Idle, costs...)
 	return r.save()
 }
 

@@ -347,9 +347,10 @@ const method = `## How it is measured
 Every subject has a cluster of its own: three servers and a client, each in
 network, mount and host name namespaces of its own, on one bridge
 ([internal/lab](../internal/lab/DESIGN.md)). The daemons are the programs as they
-are installed, without hooks or check scripts. Trials of all subjects take turns,
-so that a busy moment of the machine hits them alike; a fault comes at a random
-moment within a second, when all is well.
+are installed, without hooks or check scripts. The subjects take turns of five
+trials a fault, in which theirs is the only cluster on the machine, so that a
+busy while hits them alike; a fault comes at a random moment within a second,
+when all is well.
 
 - **The client** asks each address twice a millisecond over UDP, through its
   kernel's neighbour cache: a gap is the time between two answers. While the

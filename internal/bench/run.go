@@ -63,7 +63,9 @@ type runner struct {
 	cfg      Config
 	subjects []Subject
 	report   *Report
-	sites    []*site // one a subject, in the same order, for all that isn't scale
+	site     *site // of the subject whose turn it is
+	made     int   // trials
+	toMake   int
 	rebuilt  map[string]int
 	start    time.Time
 
@@ -162,19 +164,15 @@ func (r *runner) measured(subject, fault string) (n int) {
 	return n
 }
 
-// idled reports whether what idling costs has been measured for all subjects.
-func (r *runner) idled() bool {
-	return !slices.ContainsFunc(r.subjects, func(s Subject) bool {
-		return !slices.ContainsFunc(r.report.Idle, func(c Cost) bool { return c.Subject == s.Key })
-	})
+// idled reports whether what idling costs has been measured for a subject.
+func (r *runner) idled(subject string) bool {
+	return slices.ContainsFunc(r.report.Idle, func(c Cost) bool { return c.Subject == subject })
 }
 
 // all runs the parts one after another.
 func (r *runner) all(ctx context.Context) error {
-	if r.wants(partIdle) && !r.idled() || r.trials() > 0 {
-		if err := r.onSites(ctx); err != nil {
-			return err
-		}
+	if err := r.turns(ctx); err != nil {
+		return err
 	}
 	if r.wants(partScale) {
 		return r.scale(ctx)
@@ -182,44 +180,49 @@ func (r *runner) all(ctx context.Context) error {
 	return nil
 }
 
-// onSites runs what needs the two addresses that a client asks for.
-func (r *runner) onSites(ctx context.Context) (err error) {
-	defer func() {
-		for _, c := range r.sites {
-			err = closing(err, c)
+// perTurn is how many trials of each fault a subject makes in its turn.
+const perTurn = 5
+
+// turns gives every subject its turns.
+func (r *runner) turns(ctx context.Context) error {
+	for upTo := 0; upTo < r.cfg.Trials; {
+		upTo = min(upTo+perTurn, r.cfg.Trials)
+		for _, s := range r.subjects {
+			if err := r.turn(ctx, s, upTo); err != nil {
+				return err
+			}
 		}
-		r.sites = nil
-	}()
-	for _, s := range r.subjects {
-		r.say("start   %s", s.Title)
-		c, err := r.newSite(ctx, s, lab.DefaultVIPs())
-		if err != nil {
-			return err
-		}
-		r.sites = append(r.sites, c)
 	}
-	if r.wants(partIdle) && !r.idled() {
-		r.report.Idle = nil
-		if err := r.idle(ctx); err != nil {
+	return nil
+}
+
+// turn measures one subject, whose cluster is the only one meanwhile, until each
+// fault has so many trials.
+func (r *runner) turn(ctx context.Context, s Subject, upTo int) (err error) {
+	lacks := func(f fault) bool { return r.measured(s.Key, f.key) < upTo }
+	idle := r.wants(partIdle) && !r.idled(s.Key)
+	if !idle && !slices.ContainsFunc(r.faults(), lacks) {
+		return nil
+	}
+	r.say("start   %s", s.Title)
+	if r.site, err = r.newSite(ctx, s, lab.DefaultVIPs()); err != nil {
+		return err
+	}
+	defer func() { err = closing(err, r.site) }()
+	if idle {
+		if err := r.idle(ctx, r.site); err != nil {
 			if err := r.note(ctx, "idle", err); err != nil {
 				return err
 			}
 		}
 	}
-	done, total := 0, r.trials()
 	for _, f := range r.faults() {
-		for n := range r.cfg.Trials {
-			for i := range r.sites {
-				if r.measured(r.subjects[i].Key, f.key) > n {
-					continue
-				}
-				t, err := r.try(ctx, i, f)
-				if err != nil {
-					return err
-				}
-				done++
-				r.tell(done, total, r.subjects[i], t)
+		for lacks(f) {
+			t, err := r.try(ctx, f)
+			if err != nil {
+				return err
 			}
+			r.tell(s, t)
 		}
 	}
 	return nil
@@ -240,9 +243,9 @@ const maxRebuilt = 5
 
 // try makes a trial. A cluster that isn't well after it, or in which the trial
 // could not be made, is made anew.
-func (r *runner) try(ctx context.Context, i int, f fault) (Trial, error) {
+func (r *runner) try(ctx context.Context, f fault) (Trial, error) {
 	for {
-		c := r.sites[i]
+		c := r.site
 		t, failed := c.trial(ctx, f)
 		if ctx.Err() != nil {
 			return t, context.Cause(ctx)
@@ -263,7 +266,7 @@ func (r *runner) try(ctx context.Context, i int, f fault) (Trial, error) {
 		if err != nil {
 			return t, errors.Join(err, failed)
 		}
-		r.sites[i] = anew
+		r.site = anew
 		if err := c.lab.Close(); err != nil {
 			return t, err
 		}
@@ -312,11 +315,13 @@ func (r *runner) announce() {
 	if r.cfg.Keepalived == "" {
 		r.say("keepalived isn't installed and isn't measured (apt-get install keepalived)")
 	}
-	r.say("%d faults, %d trials to make, some 5 s each; Ctrl-C ends it and keeps what is measured", len(r.faults()), r.trials())
+	r.toMake = r.trials()
+	r.say("%d faults, %d trials to make, some 5 s each; Ctrl-C ends it and keeps what is measured", len(r.faults()), r.toMake)
 }
 
 // tell tells a trial.
-func (r *runner) tell(done, total int, s Subject, t Trial) {
+func (r *runner) tell(s Subject, t Trial) {
+	r.made++
 	note := ""
 	if t.Successor == "" {
 		note = ", nobody took over"
@@ -325,5 +330,5 @@ func (r *runner) tell(done, total int, s Subject, t Trial) {
 		note += ", the client stalled"
 	}
 	r.say("%3d/%d  %-9s %-34s no answer for %.1f ms (v6 %.1f), two answered for %.1f ms, %.1f ms after it was mended%s",
-		done, total, t.Fault, s.Title, t.V4.Gap, t.V6.Gap, max(t.V4.Both, t.V6.Both), max(t.V4.HealGap, t.V6.HealGap), note)
+		r.made, r.toMake, t.Fault, s.Title, t.V4.Gap, t.V6.Gap, max(t.V4.Both, t.V6.Both), max(t.V4.HealGap, t.V6.HealGap), note)
 }

@@ -228,8 +228,8 @@ func TestARunGoesOnWhereItEnded(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if all := len(subjects()) * len(faults()) * 4; r.trials() != all-3 || !r.idled() {
-		t.Errorf("%d of %d trials are left after 3; idled: %t", r.trials(), all, r.idled())
+	if all := len(subjects()) * len(faults()) * 4; r.trials() != all-3 || !r.idled(s.Key) {
+		t.Errorf("%d of %d trials are left after 3; idled: %t", r.trials(), all, r.idled(s.Key))
 	}
 	if !r.scaled(ipv4, 1) || r.scaled(ipv6, 1) || r.scaled(ipv4, 100) {
 		t.Error("what is measured of many addresses isn't what the results say")
