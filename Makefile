@@ -90,7 +90,7 @@ test: need-go need-tools ## every test: unit, simulation, real kernel, end to en
 
 # What tests run that isn't everywhere, each with its Debian package.
 TOOLS := mkfs.ext4:e2fsprogs mkfs.xfs:xfsprogs blkid:util-linux fence_ipmilan:fence-agents \
-	ipmitool:ipmitool ipmi_sim:openipmi ssh:openssh-client
+	ipmitool:ipmitool ipmi_sim:openipmi ssh:openssh-client pg_createcluster:postgresql nginx:nginx-light
 
 .PHONY: need-tools
 need-tools:
@@ -143,6 +143,12 @@ steps: need-go need-tools ## end owners of volumes at each step of a move, in ev
 	@$(call as_root,it makes network namespaces and so needs root); \
 	mkdir -p build; go test -c -o build/steps.test ./internal/nettest; \
 	cd internal/nettest; exec $$SUDO ../../build/steps.test -test.run '^TestOwnersEndAtEveryStep$$' -test.timeout 0 -test.v -volumes.n $(or $(N),5)
+
+.PHONY: database
+database: need-go need-tools ## end owners of a PostgreSQL at random: make database [N=20] (root)
+	@$(call as_root,it makes network namespaces and so needs root); \
+	mkdir -p build; go test -c -o build/database.test ./internal/nettest; \
+	cd internal/nettest; exec $$SUDO ../../build/database.test -test.run '^TestPostgreSQLFollowsTheOwner$$' -test.timeout 0 -test.v -database.n $(or $(N),20)
 
 .PHONY: fuzz
 fuzz: need-go ## every fuzz target for a time each, one after another: make fuzz TIME=10m

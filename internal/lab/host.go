@@ -25,7 +25,7 @@ const Forever time.Duration = 0
 // raftPort is the one TCP port of a daemon.
 const raftPort = 7400
 
-// Host is one machine of the lab: network, mount and UTS namespaces, a link
+// Host is one machine of the lab: network, mount, UTS and IPC namespaces, a link
 // named eth0, and the processes in it.
 type Host struct {
 	Name string

@@ -63,7 +63,7 @@ type Config struct {
 	// Array has the volumes' disks on one that can be stalled.
 	Array bool
 	// Web makes the web service of a server (port 80); default: a line of text
-	// that says "hello from" and the server's name.
+	// that says "hello from" and the server's name. A nil handler: none.
 	Web func(h *Host) http.Handler
 }
 

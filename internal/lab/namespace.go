@@ -99,7 +99,7 @@ func sysctl(name, value string) error {
 }
 
 // keeper is the one thread that forks a host's processes. They inherit its
-// network, mount and UTS namespaces. PR_SET_PDEATHSIG follows the thread that
+// network, mount, UTS and IPC namespaces. PR_SET_PDEATHSIG follows the thread that
 // forked, not the process (prctl(2)); hence the thread lives as long as the
 // host does.
 type keeper struct {
@@ -145,8 +145,10 @@ func settle(ns *namespace, hostname string) error {
 	if err := netns.Set(ns.fd); err != nil {
 		return fmt.Errorf("enter the network namespace: %w", err)
 	}
-	if err := unix.Unshare(unix.CLONE_NEWNS | unix.CLONE_NEWUTS); err != nil {
-		return fmt.Errorf("create mount and UTS namespaces: %w", err)
+	// Of IPC, too: what databases share there is no other host's, and goes with
+	// the host however they end.
+	if err := unix.Unshare(unix.CLONE_NEWNS | unix.CLONE_NEWUTS | unix.CLONE_NEWIPC); err != nil {
+		return fmt.Errorf("create mount, UTS and IPC namespaces: %w", err)
 	}
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
 		return fmt.Errorf("make the mount table private: %w", err)

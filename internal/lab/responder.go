@@ -30,6 +30,9 @@ func (h *Host) startServices(web http.Handler) error {
 		}
 		h.services = append(h.services, r)
 	}
+	if web == nil {
+		return nil
+	}
 	w, err := startWeb(h, web)
 	if err != nil {
 		return err

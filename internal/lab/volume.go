@@ -161,8 +161,8 @@ func (h *Host) plugVolumes() error {
 		return nil
 	}
 	err := h.keeper.do(func() error {
-		for _, dir := range []string{volumeDevices, volumePlaces} {
-			if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "mode=0755"); err != nil {
+		for dir, mode := range map[string]string{volumeDevices: "1777", volumePlaces: "0755"} {
+			if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "mode="+mode); err != nil {
 				return fmt.Errorf("give host %s its own %s: %w", h.Name, dir, err)
 			}
 		}

@@ -64,3 +64,14 @@ func lastLines(text string, n int) string {
 	lines := strings.SplitAfter(text, "\n")
 	return strings.Join(lines[max(0, len(lines)-n):], "")
 }
+
+// showFile shows the end of a file.
+func showFile(t *testing.T, path string) {
+	t.Helper()
+	text, err := os.ReadFile(path)
+	if err != nil {
+		t.Log(err)
+		return
+	}
+	t.Logf("%s ends:\n%s", path, lastLines(string(text), 40))
+}

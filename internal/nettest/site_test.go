@@ -37,6 +37,8 @@ type site struct {
 	hooks   *hookFolder
 	wire    *lab.Wire
 	clients map[netip.Addr]*lab.Client
+	// noLedger: the policy's scripts are others than those of hooks.
+	noLedger bool
 }
 
 // spareVIPs are watched from the start, for policies that name more addresses.
@@ -81,6 +83,14 @@ func newSite(t *testing.T, cfg lab.Config) *site {
 // newIdleSite returns a running cluster without a policy.
 func newIdleSite(t *testing.T, cfg lab.Config) *site {
 	t.Helper()
+	s := newSilentSite(t, cfg)
+	s.startAll(t)
+	return s
+}
+
+// newSilentSite returns a cluster whose daemons have yet to be started.
+func newSilentSite(t *testing.T, cfg lab.Config) *site {
+	t.Helper()
 	s := &site{Lab: newLab(t, cfg), vips: lab.DefaultVIPs(), clients: map[netip.Addr]*lab.Client{}}
 	s.hooks = newHookFolder(t, s.VIPs())
 	t.Cleanup(func() {
@@ -96,6 +106,12 @@ func newIdleSite(t *testing.T, cfg lab.Config) *site {
 		s.clients[vip], err = s.Client.Measure(lab.ClientConfig{Target: vip})
 		must(t, err)
 	}
+	return s
+}
+
+// startAll starts the daemons and waits until the cluster is born.
+func (s *site) startAll(t *testing.T) {
+	t.Helper()
 	for _, h := range s.Servers() {
 		must(t, h.StartDaemon())
 	}
@@ -108,7 +124,6 @@ func newIdleSite(t *testing.T, cfg lab.Config) *site {
 			return err
 		})
 	}
-	return s
 }
 
 // policy returns a policy with these addresses and the site's hooks.
