@@ -89,6 +89,11 @@ func (e *exampleSite) outfit(t *testing.T, h *lab.Host) {
 	etc := own("/etc", true)
 	own("/run", false)
 	own("/var/log", false)
+	for _, dir := range []string{"/var/lib/nginx", "/var/www"} { // the packages' own
+		if _, err := os.Stat(dir); err == nil {
+			own(dir, true)
+		}
+	}
 	must(t, os.RemoveAll(filepath.Join(etc, "had")))
 	secrets := filepath.Join(etc, "had", "secrets")
 	must(t, os.MkdirAll(secrets, 0o700))

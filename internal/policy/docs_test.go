@@ -16,8 +16,9 @@ import (
 	"had/internal/policy"
 )
 
-// TestDocs reads every HCL block of the README and docs/ as had would, so
-// that nobody copies an example that is refused.
+// TestDocs reads every HCL block of the README and docs/, and every file of
+// scripts/examples, as had would, so that nobody copies an example that is
+// refused.
 func TestDocs(t *testing.T) {
 	root := filepath.Join("..", "..")
 	for _, path := range documents(t, root) {
@@ -29,6 +30,19 @@ func TestDocs(t *testing.T) {
 			if err := parseExample(path, b.text); err != nil {
 				t.Errorf("the block on line %d of %s:\n%v", b.line, path, err)
 			}
+		}
+	}
+	files, err := filepath.Glob(filepath.Join(root, "scripts", "examples", "*", "*.hcl"))
+	if err != nil || len(files) == 0 {
+		t.Fatalf("no examples were found: %v", err)
+	}
+	for _, path := range files {
+		text, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := parseExample(path, string(text)); err != nil {
+			t.Error(err)
 		}
 	}
 }
