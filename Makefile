@@ -75,7 +75,7 @@ SUBJECTS ?=
 RESUME   ?=
 
 .PHONY: bench
-bench: build ## measure failover and its cost beside keepalived (root, about an hour; N=5 ONLY=crash,idle for less; RESUME=1 goes on)
+bench: build ## measure failover and its cost beside keepalived (root, about an hour; N=5 ONLY=crash,volumes for less; RESUME=1 goes on)
 	@$(call as_root,it makes network namespaces and so needs root); \
 	CGO_ENABLED=0 go build -trimpath -o build/bench/bench ./internal/bench/cmd; \
 	exec $$SUDO build/bench/bench -docs docs -n '$(N)' -only '$(ONLY)' -subjects '$(SUBJECTS)' $(if $(RESUME),-resume)

@@ -13,6 +13,8 @@ type fault struct {
 	key   string
 	title string
 	about string // what is done, for the page
+	// prepare, unless it is nil, is done with an owner that is well.
+	prepare func(ctx context.Context, c *site, owner *lab.Host) error
 	// strike makes it happen and returns how to mend it; nil: nothing was
 	// broken but a process that ended, which is started again anyway.
 	strike func(ctx context.Context, c *site, owner *lab.Host) (mend func() error, err error)

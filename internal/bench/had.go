@@ -18,10 +18,12 @@ import (
 	"had/internal/lab"
 )
 
-// had is our daemon, with a policy that has nothing but addresses.
+// had is our daemon, with a policy that has nothing but addresses, and a volume
+// where that is what is measured.
 type had struct {
 	lab           *lab.Lab
 	binary, hactl string
+	more          string // of the policy
 }
 
 func (p *had) policy() string { return filepath.Join(p.lab.Dir(), "policy.hcl") }
@@ -31,6 +33,7 @@ func (p *had) configure(vips []netip.Addr) error {
 	for i, vip := range vips {
 		fmt.Fprintf(&b, "vip \"v%d\" {\n  address   = %q\n  interface = \"eth0\"\n}\n", i, vip)
 	}
+	b.WriteString(p.more)
 	if err := os.WriteFile(p.policy(), []byte(b.String()), 0o600); err != nil {
 		return fmt.Errorf("write the policy: %w", err)
 	}

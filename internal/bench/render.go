@@ -50,6 +50,9 @@ less: ` + "`make bench N=5 ONLY=crash,isolated`" + `.
 	if len(r.Steady) > 0 {
 		b.WriteString(steadySection(r))
 	}
+	if len(r.Volumes) > 0 {
+		b.WriteString(volumeSection(r))
+	}
 	if len(r.Idle) > 0 {
 		b.WriteString(idleSection(r))
 	}
@@ -362,6 +365,9 @@ when all is well.
   the kernel's stamps. No list of addresses and no word of a daemon is believed.
 - **Who has an address**, for the takeover of many, is what the kernels announce
   over netlink to one observer.
+- **Who has a volume** is what each kernel says, asked every 2 ms: a file system that
+  is no longer mounted, but still alive, counts. Every server has a device of its own
+  over one disk, and so caches of its own.
 - **keepalived** runs VRRP version 3 with one instance for both families, state
   BACKUP and nopreempt on all three servers, which is how had behaves; everything
   else is as it comes.

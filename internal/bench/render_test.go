@@ -35,6 +35,13 @@ func sample() *Report {
 		{Subject: "had-200", Family: ipv6, Count: 1000, Trigger: "stop", First: 2, All: 22},
 	}
 	r.Steady = []Renewal{{Subject: "had-200", Family: ipv6, Count: 1000, Seconds: 5, CPU: 12.34, Packets: 250}}
+	for _, mounted := range []float64{80, 90} {
+		t := VolumeTrial{FSType: "xfs", Dirty: true, Mounted: mounted, Forced: 4}
+		t.Trial = Trial{Subject: "had-500", Fault: "crash", Successor: "beta", V4: Seen{Gap: mounted + 10}}
+		r.Volumes = append(r.Volumes, t)
+		t.Fault, t.Stalled = "move", true
+		r.Volumes = append(r.Volumes, t)
+	}
 	r.Missing = []string{"it\nbroke"}
 	r.Idle = []Cost{
 		{Subject: "had-200", Role: "standby", Processes: 1, CPU: 100, PSS: 20e6, RSS: 30e6, Written: 1000, Sent: 5, Received: 6},
@@ -73,6 +80,8 @@ func TestPageShowsWhatWasMeasured(t *testing.T) {
 		{[]string{"1000 IPv6", "had, detect 200 ms"}, "12.3; 250"},
 		// Of two standbys the highest figures; 2000 bytes a second are 0.17 GB a day.
 		{[]string{"had, detect 200 ms", "standby"}, "2; 100; 21.0; 30.0; 2.0; 0.2; 5.0; 6.0"},
+		{[]string{"SIGKILL", "150 MB", "xfs"}, "2; 95.0 / 100 / 100; 85.0 / 90.0 / 90.0; 4.0 / 4.0 / 4.0"},
+		{[]string{"planned move", "150 MB", "xfs"}, "2, 2 with a stalled client; 95.0 / 100 / 100; 85.0 / 90.0 / 90.0"},
 		{[]string{"keepalived"}, "not installed, not measured"},
 	} {
 		if got := strings.Join(row(t, text, c.begin...), "; "); got != c.want {
@@ -90,7 +99,7 @@ func TestPageShowsWhatWasMeasured(t *testing.T) {
 func TestPageHasNoEmptyTables(t *testing.T) {
 	t.Parallel()
 	text := page(&Report{Subjects: subjects()})
-	for _, part := range []string{"## At a glance", "## Faults", "## Takeover", "## Holding", "## Idle", "## Not measured"} {
+	for _, part := range []string{"## At a glance", "## Faults", "## Takeover", "## Holding", "## Volumes", "## Idle", "## Not measured"} {
 		if strings.Contains(text, part) {
 			t.Errorf("the page of a run that measured nothing has the section %q", part)
 		}

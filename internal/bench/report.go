@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"time"
 )
 
 // Report is everything a run has measured, trial by trial.
@@ -17,6 +18,8 @@ type Report struct {
 	Scale    []Many    `json:"scale"`
 	Steady   []Renewal `json:"steady"`
 	Idle     []Cost    `json:"idle"`
+	// Volumes are the trials of owners of volumes.
+	Volumes []VolumeTrial `json:"volumes"`
 	// Missing says what could not be measured and why.
 	Missing []string `json:"missing,omitempty"`
 }
@@ -50,6 +53,21 @@ type Trial struct {
 	// Rebuilt says why the cluster was not well again after the fault and had
 	// to be made anew; "" otherwise.
 	Rebuilt string `json:"rebuilt,omitempty"`
+
+	struck time.Time // when it came
+}
+
+// VolumeTrial is a trial of an owner that has a volume mounted. Times are in ms.
+type VolumeTrial struct {
+	Trial
+
+	FSType string `json:"fstype"`
+	Dirty  bool   `json:"dirty"` // something was written and not synced before the fault
+	// Mounted is when, after the fault, the successor's kernel had the volume.
+	Mounted float64 `json:"mounted_ms"`
+	// Forced is how long the owner's guard took to end it, from the end of the
+	// address on; 0 where that wasn't the guard's to do.
+	Forced float64 `json:"forced_ms"`
 }
 
 // Seen is what the client and the judges saw of one address in a trial. All

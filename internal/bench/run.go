@@ -27,8 +27,11 @@ const ResultsFile = "results.json"
 type Config struct {
 	Had, Hactl string // our programs, absolute paths
 	Keepalived string // the program; "": it isn't installed, and isn't measured
-	Dir        string // keeps the results
-	Trials     int    // a fault and subject, at least 1
+	// Self is this program, absolute: called with "power", it asks a power strip
+	// (lab.AskStrip) for the fences of clusters with volumes.
+	Self   string
+	Dir    string // keeps the results
+	Trials int    // a fault and subject, at least 1
 	// Only are the parts to run, by key; empty: all.
 	Only []string
 	// Subjects are those to measure, by key; empty: all.
@@ -46,7 +49,7 @@ func Parts() []string {
 	for _, f := range faults() {
 		keys = append(keys, f.key)
 	}
-	return append(keys, partScale)
+	return append(keys, partScale, partVolumes)
 }
 
 // SubjectKeys returns the keys that Config.Subjects may name.
@@ -151,6 +154,7 @@ func (r *runner) resume() error {
 	}
 	r.report.Machine = old.Machine
 	r.report.Faults, r.report.Scale, r.report.Steady, r.report.Idle = old.Faults, old.Scale, old.Steady, old.Idle
+	r.report.Volumes = old.Volumes
 	return nil
 }
 
@@ -175,7 +179,12 @@ func (r *runner) all(ctx context.Context) error {
 		return err
 	}
 	if r.wants(partScale) {
-		return r.scale(ctx)
+		if err := r.scale(ctx); err != nil {
+			return err
+		}
+	}
+	if r.wants(partVolumes) {
+		return r.volumes(ctx)
 	}
 	return nil
 }
@@ -267,7 +276,7 @@ func (r *runner) try(ctx context.Context, f fault) (Trial, error) {
 			return t, errors.Join(err, failed)
 		}
 		r.site = anew
-		if err := c.lab.Close(); err != nil {
+		if err := c.close(); err != nil {
 			return t, err
 		}
 		if t.Rebuilt != "" {
@@ -277,7 +286,7 @@ func (r *runner) try(ctx context.Context, f fault) (Trial, error) {
 }
 
 // closing closes the lab of a site and adds what went wrong to err.
-func closing(err error, c *site) error { return errors.Join(err, c.lab.Close()) }
+func closing(err error, c *site) error { return errors.Join(err, c.close()) }
 
 // save keeps what has been measured so far.
 func (r *runner) save() error { return r.report.Write(filepath.Join(r.cfg.Dir, ResultsFile)) }

@@ -221,6 +221,8 @@ func TestARunGoesOnWhereItEnded(t *testing.T) {
 	}
 	old.Scale = append(old.Scale, Many{Subject: s.Key, Family: ipv6, Count: 1})
 	old.Steady = []Renewal{{Family: ipv4, Count: 1}, {Family: ipv6, Count: 1}}
+	crash := VolumeTrial{Trial: Trial{Fault: "crash"}, FSType: "xfs", Dirty: true}
+	old.Volumes = []VolumeTrial{crash, crash}
 	if err := old.Write(filepath.Join(cfg.Dir, ResultsFile)); err != nil {
 		t.Fatal(err)
 	}
@@ -233,6 +235,9 @@ func TestARunGoesOnWhereItEnded(t *testing.T) {
 	}
 	if !r.scaled(ipv4, 1) || r.scaled(ipv6, 1) || r.scaled(ipv4, 100) {
 		t.Error("what is measured of many addresses isn't what the results say")
+	}
+	if all := r.takeovers() * len(volumeCases()); r.volumesLeft() != all-2 {
+		t.Errorf("%d of %d trials of volumes are left after 2", r.volumesLeft(), all)
 	}
 	if len(r.report.Steady) != 1 || r.report.Scale[len(r.report.Scale)-1].Family != ipv4 {
 		t.Error("half a measurement is kept")

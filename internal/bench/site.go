@@ -35,24 +35,37 @@ type site struct {
 	// spaces has the network namespace of each server; every process in it is
 	// the product's.
 	spaces map[string]uint64
+	// volume and strip are what a cluster that owns a volume has more; nil: it
+	// owns addresses alone.
+	volume *lab.Volume
+	strip  *lab.Strip
 }
 
 // newSite returns a cluster whose daemons are well and where one owns.
-func (r *runner) newSite(ctx context.Context, s Subject, vips []netip.Addr) (_ *site, err error) {
-	l, err := lab.New(lab.Config{Cluster: "bench", Detect: s.Interval, VIPs: vips})
+func (r *runner) newSite(ctx context.Context, s Subject, vips []netip.Addr) (*site, error) {
+	return r.newSiteIn(ctx, s, lab.Config{VIPs: vips}, func(*site) error { return nil })
+}
+
+// newSiteIn is newSite in a lab of one's own, prepared before anything runs.
+func (r *runner) newSiteIn(ctx context.Context, s Subject, cfg lab.Config, prepare func(c *site) error) (_ *site, err error) {
+	cfg.Cluster, cfg.Detect = "bench", s.Interval
+	l, err := lab.New(cfg)
 	if err != nil {
 		return nil, err
 	}
 	c := &site{
-		subject: s, product: r.newProduct(s, l), lab: l, vips: vips,
+		subject: s, product: r.newProduct(s, l), lab: l, vips: cfg.VIPs,
 		first: map[string]*lab.Process{}, spaces: map[string]uint64{},
 	}
 	defer func() {
 		if err != nil {
-			err = errors.Join(fmt.Errorf("start a cluster of %s: %w", s.Title, err), l.Close())
+			err = errors.Join(fmt.Errorf("start a cluster of %s: %w", s.Title, err), c.close())
 		}
 	}()
-	if err := c.product.configure(vips); err != nil {
+	if err := prepare(c); err != nil {
+		return nil, err
+	}
+	if err := c.product.configure(c.vips); err != nil {
 		return nil, err
 	}
 	for _, h := range l.Servers() {
@@ -94,8 +107,20 @@ func installed(h *lab.Host, program string) string {
 	return filepath.Join(h.Dir(), filepath.Base(program))
 }
 
-// start starts the daemon of a server.
+// close ends the cluster.
+func (c *site) close() error {
+	var err error
+	if c.strip != nil {
+		err = c.strip.Close()
+	}
+	return errors.Join(err, c.lab.Close())
+}
+
+// start starts the daemon of a server, which is switched on if it is off.
 func (c *site) start(h *lab.Host) error {
+	if err := h.PowerOn(); err != nil {
+		return err
+	}
 	p, err := h.Start(h.Log(), c.product.command(h)...)
 	if err != nil {
 		return err

@@ -83,6 +83,11 @@ func (c *site) trial(ctx context.Context, f fault) (t Trial, err error) {
 	if err != nil {
 		return t, err
 	}
+	if f.prepare != nil {
+		if err := f.prepare(ctx, c, owner); err != nil {
+			return t, err
+		}
+	}
 	w, err := c.watch(ctx, owner)
 	if err != nil {
 		return t, err
@@ -94,6 +99,7 @@ func (c *site) trial(ctx context.Context, f fault) (t Trial, err error) {
 	t = Trial{Subject: c.subject.Key, Fault: f.key, Owner: owner.Name}
 
 	struck := time.Now()
+	t.struck = struck
 	mend, err := f.strike(ctx, c, owner)
 	if err != nil {
 		return t, err

@@ -61,7 +61,7 @@ func newExampleSite(t *testing.T, name string, volumes ...lab.Volume) *exampleSi
 	e.edits = strings.NewReplacer(edits...)
 	e.mounts = e.WatchMounts()
 	t.Cleanup(e.mounts.Close)
-	e.strip = newStrip(t, e.site)
+	e.strip = plugIn(t, e.site)
 	for _, h := range e.Servers() {
 		e.outfit(t, h)
 	}
@@ -107,7 +107,7 @@ func (e *exampleSite) board(t *testing.T, h *lab.Host) {
 	program, err := exec.LookPath("fence_ipmilan")
 	must(t, err)
 	stub := filepath.Join(h.Dir(), "board")
-	must(t, os.WriteFile(stub, fmt.Appendf(nil, "#!/bin/sh\nexec '%s' board '%s'\n", e.exe, e.strip.path), 0o755))
+	must(t, os.WriteFile(stub, fmt.Appendf(nil, "#!/bin/sh\nexec '%s' board '%s'\n", e.exe, e.strip.Socket()), 0o755))
 	e.run(t, h.Name, "mount --bind "+stub+" "+program)
 }
 
@@ -261,7 +261,7 @@ func (e *exampleSite) moveOn(t *testing.T, owner string) {
 // Nothing is mended yet.
 func (e *exampleSite) suffer(t *testing.T, tr trouble, owner string) (next string) {
 	t.Helper()
-	e.strip.switched()
+	e.strip.Switched()
 	tr.make(e, t, owner)
 	next = e.other(owner)
 	eventually(t, next+" serves instead of "+owner, func() error { return e.serves(t, next) })

@@ -97,11 +97,11 @@ func TestVolumesFollowTheOwner(t *testing.T) {
 	})
 
 	s.scenario(t, "the owner is cut off, and the power strip is out of order", func(t *testing.T, owner string) {
-		s.strip.breakDown(true)
+		s.strip.BreakDown(true)
 		must(t, s.Isolate(owner))
 		s.waits(t, owner)
 		s.tried(t, owner, "the strip is out of order")
-		s.strip.breakDown(false)
+		s.strip.BreakDown(false)
 		s.volumesTaken(t, owner)
 		s.wasSwitchedOff(t, owner)
 	})
@@ -166,14 +166,14 @@ func (s *volumeSite) silentAfter(t *testing.T, host string, end clock.Instant) {
 
 func (s *volumeSite) nobodySwitchedOff(t *testing.T) {
 	t.Helper()
-	if cuts := s.strip.switched(); len(cuts) > 0 {
+	if cuts := s.strip.Switched(); len(cuts) > 0 {
 		t.Errorf("%v were switched off, and had said by themselves that they were done", cuts)
 	}
 }
 
 func (s *volumeSite) wasSwitchedOff(t *testing.T, host string) {
 	t.Helper()
-	cuts := s.strip.switched()
+	cuts := s.strip.Switched()
 	if len(cuts) == 0 || slices.ContainsFunc(cuts, func(c string) bool { return c != host }) {
 		t.Errorf("%v were switched off, want %s", cuts, host)
 	}

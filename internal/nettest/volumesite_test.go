@@ -23,7 +23,7 @@ type volumeSite struct {
 	*site
 	volumes  []lab.Volume
 	mounts   *lab.MountObserver
-	strip    *strip
+	strip    *lab.Strip
 	notesDir string   // what the services on all hosts have noted as safe
 	methods  []string // of the fence
 	exe      string
@@ -41,7 +41,7 @@ func newVolumeSite(t *testing.T, cfg lab.Config, methods ...string) *volumeSite 
 	s.site = newIdleSite(t, cfg)
 	s.mounts = s.WatchMounts()
 	t.Cleanup(s.mounts.Close)
-	s.strip = newStrip(t, s.site)
+	s.strip = plugIn(t, s.site)
 	for _, v := range s.volumes {
 		// The service has ended when its process is a zombie: nobody may wait for it.
 		vars := strings.NewReplacer("EXE", s.exe, "FILE", filepath.Join(v.Path(), "stamps"), "NOTES", filepath.Join(s.notesDir, v.Name), "PID", filepath.Join(s.notesDir, v.Name))
@@ -66,7 +66,7 @@ func (s *volumeSite) volumePolicy() string {
 	fmt.Fprintf(&b, "fence {\n  methods = [%s]\n", `"`+strings.Join(s.methods, `", "`)+`"`)
 	if slices.Contains(s.methods, "command") {
 		for _, h := range s.Servers() {
-			b.WriteString(s.strip.policy(s.exe, h.Name))
+			b.WriteString(s.strip.Fence(s.exe, h.Name))
 		}
 	}
 	b.WriteString("}\n")
@@ -80,7 +80,7 @@ func (s *volumeSite) scenario(t *testing.T, name string, fault func(t *testing.T
 		began := time.Now()
 		s.mendAll(t)
 		owner := s.allSettled(t)
-		s.strip.switched()
+		s.strip.Switched()
 		since := time.Now()
 		fault(t, owner)
 		healed := time.Now()
@@ -110,7 +110,7 @@ func (s *volumeSite) judgeAll(t *testing.T, since time.Time) {
 // now, if its host is on.
 func (s *volumeSite) mendAll(t *testing.T) {
 	t.Helper()
-	s.strip.breakDown(false)
+	s.strip.BreakDown(false)
 	if s.array {
 		must(t, s.ResumeVolumes())
 	}

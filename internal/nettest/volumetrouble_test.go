@@ -80,7 +80,7 @@ func TestVolumesInTrouble(t *testing.T) {
 			s.occupy(t, owner, v)
 		}
 		s.movedAway(t, owner)
-		if len(s.strip.switched()) > 0 {
+		if len(s.strip.Switched()) > 0 {
 			return // it had lost its lease as well
 		}
 		r := s.lastReleased(t, owner)
@@ -110,7 +110,7 @@ func TestVolumesInTrouble(t *testing.T) {
 		must(t, s.StallVolumes())
 		next := s.holderOfTurn(t, owner)
 		s.saysOf(t, "mounting "+data.Name, next)
-		s.strip.breakDown(true)
+		s.strip.BreakDown(true)
 		must(t, s.Host(owner).PowerOn())
 		must(t, s.Host(owner).StartDaemon())
 		s.kill(t, next)
@@ -120,7 +120,7 @@ func TestVolumesInTrouble(t *testing.T) {
 	})
 
 	s.scenario(t, "the array stalls, and had dies", func(t *testing.T, owner string) {
-		s.strip.breakDown(true)
+		s.strip.BreakDown(true)
 		must(t, s.StallVolumes())
 		s.kill(t, owner)
 		s.waits(t, owner)

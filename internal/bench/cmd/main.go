@@ -16,9 +16,17 @@ import (
 	"syscall"
 
 	"had/internal/bench"
+	"had/internal/lab"
 )
 
 func main() {
+	if len(os.Args) == 5 && os.Args[1] == "power" { // what had runs to fence a host
+		if err := lab.AskStrip(os.Args[2], os.Args[3], os.Args[4]); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		return
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
 	err := run(ctx, os.Args[1:], os.Stdout, os.Stderr)
 	stop()
@@ -63,6 +71,9 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		return fmt.Errorf("find had: %w", err)
 	}
 	cfg.Hactl = filepath.Join(filepath.Dir(cfg.Had), "hactl")
+	if cfg.Self, err = os.Executable(); err != nil {
+		return fmt.Errorf("find this program: %w", err)
+	}
 	if path, err := exec.LookPath(*keepalived); err == nil {
 		cfg.Keepalived = path
 	}
