@@ -92,7 +92,8 @@ const stripDone = "yes"
 // AskStrip asks the strip at a socket to switch a node "off", or whether it
 // "is-off".
 func AskStrip(socket, what, node string) error {
-	conn, err := net.DialTimeout("unix", socket, time.Second)
+	dialer := net.Dialer{Timeout: time.Second}
+	conn, err := dialer.DialContext(context.Background(), "unix", socket)
 	if err != nil {
 		return fmt.Errorf("ask the power strip: %w", err)
 	}

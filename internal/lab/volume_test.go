@@ -4,6 +4,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -206,5 +207,32 @@ func TestPower(t *testing.T) {
 	must(t, alpha.PowerOn())
 	if third := boot(alpha); first == second || second == third || len(third) != len(first) || boot(beta) != first {
 		t.Errorf("alpha's boots were %q, %q, %q", first, second, third)
+	}
+}
+
+func TestPowerStrip(t *testing.T) {
+	t.Parallel()
+	l := newLab(t, Config{})
+	s, err := l.PowerStrip()
+	must(t, err)
+	if err := AskStrip(s.Socket(), "is-off", "alpha"); err == nil || err.Error() != "alpha is on" {
+		t.Errorf("alpha is off, says the strip: %v", err)
+	}
+	if AskStrip(s.Socket(), "off", "nobody") == nil {
+		t.Error("somebody who isn't there was switched off")
+	}
+	s.BreakDown(true)
+	if AskStrip(s.Socket(), "off", "alpha") == nil || l.Host("alpha").Off() {
+		t.Error("a strip that is out of order switched alpha off, or says so")
+	}
+	s.BreakDown(false)
+	must(t, AskStrip(s.Socket(), "off", "alpha"))
+	must(t, AskStrip(s.Socket(), "is-off", "alpha"))
+	if cuts := s.Switched(); !l.Host("alpha").Off() || !slices.Equal(cuts, []string{"alpha"}) || s.Switched() != nil {
+		t.Errorf("it has switched %v off", cuts)
+	}
+	must(t, s.Close())
+	if AskStrip(s.Socket(), "is-off", "alpha") == nil {
+		t.Error("a strip answers that was unplugged")
 	}
 }
