@@ -38,6 +38,7 @@ var leaves = []string{
 	module + "/internal/frame/...",
 	module + "/internal/gate/...",
 	module + "/internal/hook/...",
+	module + "/internal/importer/...",
 	module + "/internal/journal/...",
 	module + "/internal/peer/...",
 	module + "/internal/policy/...",
@@ -109,8 +110,13 @@ var bans = []ban{
 	},
 	{
 		from: []string{module + "/cmd/hactl/..."}, through: true,
-		to: []string{module + "/..."}, allowed: []string{wireAPI, module + "/cmd/hactl/..."},
-		why: "hactl is a client like any other: it must work against a remote node of another version",
+		to: []string{module + "/..."}, allowed: []string{wireAPI, module + "/cmd/hactl/...", module + "/internal/importer/..."},
+		why: "hactl is a client like any other: it must work against a remote node of another version; an import asks none",
+	},
+	{
+		from: []string{module + "/internal/importer/..."}, through: true,
+		to:  []string{module + "/...", raft, netlink, "github.com/hashicorp/hcl/..."},
+		why: "it turns text into text, and hactl shouldn't grow by the half of had",
 	},
 	{
 		from: []string{module + "/cmd/hactl/..."}, through: true,
@@ -178,6 +184,7 @@ func TestBansSpareWhatTheyAllow(t *testing.T) {
 		module + "/cmd/had":        {module + "/internal/daemon"},
 		module + "/internal/api":   {"google.golang.org/grpc", module + "/cluster"},
 		module + "/internal/hook":  {module + "/proto/had/v1"},
+		module + "/cmd/hactl/x":    {module + "/internal/importer"},
 		module + "/proto/had/v1":   {"google.golang.org/grpc"},
 		module + "/vip":            {"github.com/vishvananda/netlink"},
 		module + "/internal/clock": {"golang.org/x/sys/unix"},

@@ -129,11 +129,7 @@ func (p *plan) policyFile() string {
 	if f := p.failback; f != nil {
 		p.later(d, "failback", func(d *doc) {
 			d.block("failback", f.from, func() {
-				attrs := []pair{{"mode", hclString(f.mode)}}
-				if f.mode == "auto" {
-					attrs = append(attrs, pair{"delay", hclString(shortest(f.delay))})
-				}
-				d.attrs(attrs)
+				d.attrs([]pair{{"mode", hclString("auto")}, {"delay", hclString(shortest(f.delay))}})
 			})
 		})
 	}

@@ -93,7 +93,7 @@ func newReader(root fs.FS, id string, l *ledger, bad *problems, emit func(string
 // readView reads a source as the node with this config-id does.
 func readView(root fs.FS, src Source, id string, opts Options, l *ledger, bad *problems) *view {
 	v := &view{from: src, id: id, opts: opts, ledger: l, bad: bad}
-	if validHostName(id) {
+	if ValidName(id) {
 		v.name = id
 	}
 	b := newBuilder(l, bad)

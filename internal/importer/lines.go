@@ -64,7 +64,7 @@ type line struct {
 func (r *reader) read(f file, from place) {
 	text, err := readFile(r.root, f.path)
 	if err != nil {
-		r.bad.add(from, "%s: %v", f.name, err)
+		r.bad.add(from, "read %s: %v", f.name, err)
 		return
 	}
 	for i, open := range r.files {

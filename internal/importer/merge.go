@@ -266,43 +266,43 @@ const fastBack = time.Minute
 
 func (m *merger) failback() {
 	var f *planFailback
+	manual := false
 	fast := map[place]bool{} // instances that moved back at once
 	for _, inst := range m.instances {
 		for _, i := range inst.each {
 			switch {
 			case i.nopreempt != nil:
-				f = &planFailback{mode: "manual", from: i.nopreempt.at.String()}
-			case f != nil && f.mode == "manual":
+				manual = true
 			case i.delayAt != nil && i.delay > 0:
 				if f == nil || f.delay < i.delay {
-					f = &planFailback{mode: "auto", delay: i.delay, from: i.delayAt.at.String()}
+					f = &planFailback{delay: i.delay, from: i.delayAt.at.String()}
 				}
 			default:
 				fast[i.at.at] = true
 				if f == nil {
-					f = &planFailback{mode: "auto", delay: fastBack, from: i.at.at.String()}
+					f = &planFailback{delay: fastBack, from: i.at.at.String()}
 				}
 			}
 		}
 	}
-	if f == nil {
-		return
-	}
-	if f.mode == "auto" && len(m.prefer) == 0 {
+	if f != nil && !manual && len(m.prefer) == 0 {
 		m.ledger.note("preemption", "nothing says which node is preferred: failback stays manual", m.instances[0].each[0].at.at)
 		return
 	}
-	m.plan.failback = f
+	if !manual { // which is had's default
+		m.plan.failback = f
+	}
 	for _, inst := range m.instances {
 		for _, i := range inst.each {
 			switch {
-			case f.mode == "manual" && i.nopreempt == nil:
+			case manual && i.nopreempt == nil:
 				m.ledger.note("preemption", "another instance or node has nopreempt: a policy has one failback", i.at.at)
-			case f.mode == "manual" && i.delayAt != nil:
+			case manual && i.delayAt != nil:
 				m.ledger.note(i.delayAt.text(), "nopreempt comes before it", i.delayAt.at)
-			case f.mode == "auto" && fast[i.at.at]:
+			case manual:
+			case fast[i.at.at]:
 				m.ledger.note("preemption at once", "had waits before it moves back, so as not to follow a node that comes and goes: failback in policy.hcl", i.at.at)
-			case f.mode == "auto" && i.delay != f.delay:
+			case i.delay != f.delay:
 				m.ledger.note(i.delayAt.text(), "a policy has one failback, with the longest delay", i.delayAt.at)
 			}
 		}

@@ -11,8 +11,9 @@ const maxName = 63
 
 var hostName = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?(\.[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?)*$`)
 
-// validHostName reports whether had takes name for a node or a cluster.
-func validHostName(name string) bool { return len(name) <= maxName && hostName.MatchString(name) }
+// ValidName reports whether had takes name for a node or a cluster: a host name
+// (RFC 1123), at most 63 bytes long.
+func ValidName(name string) bool { return len(name) <= maxName && hostName.MatchString(name) }
 
 // identifier makes a name of any text that had takes for a block: a letter,
 // then letters, digits, "-" and "_".

@@ -52,9 +52,9 @@ type planMail struct {
 	origin       string
 }
 
+// planFailback is moving back to the preferred node; without it nothing does.
 type planFailback struct {
-	mode  string
-	delay time.Duration // with mode "auto"
+	delay time.Duration
 	from  string
 }
 

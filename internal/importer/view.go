@@ -300,7 +300,7 @@ func (v *view) globals(n *node) {
 		"smtp_alert":  {v.globalAlert, false}, "smtp_alert_vrrp": {v.globalAlert, false},
 		"router_id": {func(n *node) {
 			id := v.text(n)
-			if v.name == "" && validHostName(id) {
+			if v.name == "" && ValidName(id) {
 				v.name = id
 			}
 			if id == v.name {
