@@ -21,6 +21,7 @@ type importFlags struct {
 	witnesses []string
 	only      []string
 	hooksDir  string
+	port      int
 }
 
 func (c *cli) newImport() *cobra.Command {
@@ -52,7 +53,7 @@ Without --out everything is printed as one text. Files that are wrong are
 refused with their lines, and nothing is written; the exit code is then 2.`,
 		Example: `  hactl import keepalived /etc/keepalived/keepalived.conf
   hactl import keepalived alpha=alpha.conf beta=beta.conf --witness gamma=10.0.0.13 --out had
-  hactl import keepalived keepalived.conf --only VI_2 --cluster mail --out mail`,
+  hactl import keepalived keepalived.conf --only VI_2 --cluster mail --port 7401 --out mail`,
 		Args: args(cobra.MinimumNArgs(1)),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			opts, err := c.importOptions(f, cmd)
@@ -123,14 +124,18 @@ func (f *importFlags) register(cmd *cobra.Command, only string) {
 	flags.StringArrayVar(&f.nodes, "node", nil, "a node of the cluster to be, as `NAME=ADDRESS` (repeatable)")
 	flags.StringArrayVar(&f.witnesses, "witness", nil, "one that votes but never owns, as `NAME=ADDRESS` (repeatable)")
 	flags.StringArrayVar(&f.only, "only", nil, only)
+	flags.IntVar(&f.port, "port", 7400, "the nodes' TCP port, another for each cluster of a host")
 	flags.StringVar(&f.hooksDir, "hooks", "/etc/had/hooks", "where the hook folders will lie on the nodes, `FOLDER`")
 }
 
 // importOptions turns the flags into what the importer takes.
 func (c *cli) importOptions(f importFlags, cmd *cobra.Command) (importer.Options, error) {
-	opts := importer.Options{Cluster: c.cluster, HooksDir: f.hooksDir, Only: f.only, Later: importer.Later()}
+	opts := importer.Options{Cluster: c.cluster, Port: f.port, HooksDir: f.hooksDir, Only: f.only, Later: importer.Later()}
 	if f.force && f.out == "" {
 		return opts, usageError("--force without --out: nothing is written", nil, cmd)
+	}
+	if f.port < 1 || f.port > 65535 {
+		return opts, fail(exitUsage, "--port %d: choose a number from 1 to 65535", f.port)
 	}
 	if !filepath.IsAbs(f.hooksDir) {
 		return opts, fail(exitUsage, "--hooks %q: begin it with /: it is a folder of the nodes", f.hooksDir)

@@ -95,7 +95,7 @@ func (p *plan) nodeFile() string {
 				if n.address.Is6() {
 					host = "[" + host + "]"
 				}
-				attrs := []pair{{"address", hclString(fmt.Sprintf("%s:%d", host, raftPort))}}
+				attrs := []pair{{"address", hclString(fmt.Sprintf("%s:%d", host, p.opts.Port))}}
 				if n.witness {
 					attrs = append(attrs, pair{"role", hclString("witness")})
 				}
@@ -103,6 +103,10 @@ func (p *plan) nodeFile() string {
 			})
 		}
 	})
+	if p.opts.Port != raftPort {
+		d.line("")
+		d.attrs([]pair{{"data_dir", hclString("/var/lib/had-" + p.opts.Cluster)}})
+	}
 	return d.b.String()
 }
 

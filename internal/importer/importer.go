@@ -24,7 +24,10 @@ import (
 
 // Options are what the files to be read don't say. The zero value is valid.
 type Options struct {
-	Cluster  string // the cluster's name; default "main"
+	Cluster string // the cluster's name; default "main"
+	// Port is the nodes' TCP port; default 7400. A host in several clusters needs
+	// one for each, and a data folder, which then is named after the cluster.
+	Port     int
 	HooksDir string // where the hook folders will lie on the nodes; default "/etc/had/hooks"
 	// Nodes are the cluster's nodes as the operator names them. Without them
 	// names and addresses are taken from the files, as far as they are there,
@@ -50,6 +53,7 @@ func Later() []string { return []string{"check", "failback", "notify"} }
 
 func (o Options) withDefaults() Options {
 	o.Cluster = cmp.Or(o.Cluster, "main")
+	o.Port = cmp.Or(o.Port, raftPort)
 	o.HooksDir = cmp.Or(o.HooksDir, "/etc/had/hooks")
 	return o
 }

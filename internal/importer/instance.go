@@ -52,7 +52,7 @@ func (v *view) instance(n *node) {
 		"virtual_ipaddress":          {func(n *node) { v.addresses(n, i) }, true},
 		"virtual_ipaddress_excluded": {func(n *node) { v.addresses(n, i) }, true},
 		"nopreempt":                  {func(n *node) { v.carry(n, "no failback, which is the default"); i.nopreempt = n }, false},
-		"preempt":                    {func(n *node) { v.carry(n, "failback in policy.hcl"); i.preempt = n }, false},
+		"preempt":                    {func(n *node) { v.carry(n, "failback in policy.hcl") }, false},
 		"preempt_delay": {func(n *node) {
 			v.carry(n, "failback in policy.hcl")
 			i.delay, i.delayAt = v.seconds(n, 1000), n

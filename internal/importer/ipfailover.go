@@ -53,10 +53,11 @@ func IPFailover(root fs.FS, folder Source, hostconfigs []Source, opts Options) (
 // secondary, which nothing names.
 func (m *macTree) nodes(h *hostconfig) {
 	p := m.plan
-	p.fromOptions()
+	p.fromOptions(false)
 	if len(p.nodes) == 0 {
 		p.nodes = []planNode{{name: "primary", address: h.peer}, {name: "secondary"}}
 	}
+	p.fromOptions(true)
 	p.addNodes()
 	owners := p.owners()
 	first := max(0, slices.IndexFunc(owners, func(n planNode) bool { return h.peer.IsValid() && n.address == h.peer }))

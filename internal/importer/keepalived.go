@@ -44,7 +44,10 @@ func Keepalived(root fs.FS, sources []Source, opts Options) (*Result, error) {
 		return nil, err
 	}
 	p := &plan{source: "keepalived from " + printable(strings.Join(names, ", ")), opts: opts}
-	merge(views, p, l)
+	merge(views, p, l, bad)
+	if err := bad.err(); err != nil {
+		return nil, err
+	}
 	return p.result(l), nil
 }
 
@@ -92,7 +95,7 @@ func newReader(root fs.FS, id string, l *ledger, bad *problems, emit func(string
 
 // readView reads a source as the node with this config-id does.
 func readView(root fs.FS, src Source, id string, opts Options, l *ledger, bad *problems) *view {
-	v := &view{from: src, id: id, opts: opts, ledger: l, bad: bad}
+	v := &view{from: src, opts: opts, ledger: l, bad: bad}
 	if ValidName(id) {
 		v.name = id
 	}

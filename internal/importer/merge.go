@@ -10,8 +10,9 @@ import (
 )
 
 // merge makes one cluster of what each node's keepalived was told.
-func merge(views []*view, p *plan, l *ledger) {
-	p.nodesOf(views, l)
+func merge(views []*view, p *plan, l *ledger, bad *problems) {
+	p.nodesOf(views, bad)
+	p.fromOptions(true)
 	p.addNodes()
 	m := merger{views: views, plan: p, ledger: l, names: map[string]bool{}, byAddr: map[netip.Addr]*planVIP{}}
 	m.instances = m.allInstances()
@@ -26,8 +27,8 @@ func merge(views []*view, p *plan, l *ledger) {
 
 // nodesOf finds the nodes: those whose configuration there is, then the peers
 // that these name. Each view is given its node's name.
-func (p *plan) nodesOf(views []*view, l *ledger) {
-	p.fromOptions()
+func (p *plan) nodesOf(views []*view, bad *problems) {
+	p.fromOptions(false)
 	fixed := len(p.nodes) > 0
 	for _, v := range views {
 		source := v.source()
@@ -41,9 +42,7 @@ func (p *plan) nodesOf(views []*view, l *ledger) {
 				p.nodes[i].address = source
 			}
 		case fixed:
-			for _, inst := range v.instances {
-				l.note("the node", "none of those given by --node has its name or its unicast_src_ip: say whose file it is by NAME=FILE", inst.at.at)
-			}
+			bad.add(place{v.from.Name, 0}, "none of the nodes given by --node has %s: say whose file it is by NAME=%s, or give the node", v.known(), v.from.Name)
 		default:
 			n := planNode{name: v.name, address: source, named: v.name != ""}
 			if !n.named {
@@ -66,6 +65,19 @@ func (p *plan) nodesOf(views []*view, l *ledger) {
 			}
 		}
 	}
+}
+
+// known says what the configuration says of its node.
+func (v *view) known() string {
+	switch source := v.source(); {
+	case v.name != "" && source.IsValid():
+		return fmt.Sprintf("its name %s or its address %s", v.name, source)
+	case v.name != "":
+		return "its name, " + v.name
+	case source.IsValid():
+		return "its address, " + source.String()
+	}
+	return "a name or an address that it says"
 }
 
 // source is the address by which the node talks to its peers.
@@ -121,7 +133,7 @@ func (m *merger) vips() {
 				m.vip(inst, k, a)
 			}
 			if !m.together(inst.views[k], i) {
-				m.ledger.note(fmt.Sprintf("%s %s", i.at.name(), i.name), "no vrrp_sync_group joins it with the others: it moved by itself, and now all of the policy moves together. To keep it apart, import it as a cluster of its own: --only "+i.name, i.at.at)
+				m.ledger.note(fmt.Sprintf("%s %s", i.at.name(), i.name), "no vrrp_sync_group joins it with the others: it moved by itself, and now all of the policy moves together. To keep it apart, import it as a cluster of its own: --only "+i.name+" with another --cluster and --port", i.at.at)
 			}
 		}
 	}

@@ -123,9 +123,12 @@ func (p *plan) freeAddress() netip.Addr {
 	return a
 }
 
-// fromOptions takes the nodes that the operator has named.
-func (p *plan) fromOptions() {
+// fromOptions takes the nodes that the operator has named: those that may own,
+// and after all others have been found the witnesses.
+func (p *plan) fromOptions(witness bool) {
 	for _, n := range p.opts.Nodes {
-		p.nodes = append(p.nodes, planNode{name: n.Name, address: n.Address, witness: n.Witness, named: true})
+		if n.Witness == witness {
+			p.nodes = append(p.nodes, planNode{name: n.Name, address: n.Address, witness: n.Witness, named: true})
+		}
 	}
 }

@@ -11,7 +11,6 @@ import (
 // view is what keepalived's configuration says as one node reads it.
 type view struct {
 	from   Source
-	id     string // its config-id; "" if no line asks for one
 	name   string // the node's name; "" if nothing says it
 	opts   Options
 	ledger *ledger
@@ -81,7 +80,6 @@ type instance struct {
 	peers     []netip.Addr
 	addresses []address
 	nopreempt *node
-	preempt   *node
 	delay     time.Duration
 	delayAt   *node
 	advert    time.Duration
@@ -115,6 +113,9 @@ func (v *view) lose(n *node, why string) { v.list(n, n.text(), why, n.places()..
 // list lists a statement in other words.
 func (v *view) list(n *node, what, why string, at ...place) {
 	n.fate, n.lost = true, true
+	if n.name() == "auth_pass" { // wherever it stands
+		what = n.name()
+	}
 	v.said = append(v.said, saying{of: n, what: what, why: why, at: at})
 }
 
