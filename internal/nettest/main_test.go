@@ -23,7 +23,7 @@ func TestMain(m *testing.M) {
 // helpers are the programs that scripts and policies of tests run: the test
 // binary itself, by its first argument. They return their exit codes.
 func helpers() map[string]func(args []string) int {
-	return map[string]func(args []string) int{"stamp": stamp, "power": power, "board": board, "ledger": ledger}
+	return map[string]func(args []string) int{"stamp": stamp, "power": power, "board": board, "ledger": ledger, "mailroom": mailroom}
 }
 
 func buildAndRun(m *testing.M) int {
