@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 
 	"had/internal/importer"
@@ -26,7 +27,7 @@ func TestKeepalivedExample(t *testing.T) {
 	if len(r.ToDo) > len(importer.Later()) {
 		t.Errorf("something is left to do: %q", r.ToDo)
 	}
-	files := append(r.Files, importer.File{Path: "import.txt", Mode: 0o644, Data: []byte(r.List())})
+	files := slices.Concat(r.Files, []importer.File{{Path: "import.txt", Mode: 0o644, Data: []byte(r.List())}})
 	if *update {
 		if err := os.RemoveAll(filepath.Join(dir, "had")); err != nil {
 			t.Fatal(err)

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"testing/fstest"
@@ -133,7 +134,7 @@ func (e *example) compare(t *testing.T, got string) {
 		files = files[:last]
 	}
 	if *update {
-		e.archive.Files = append(files, txtar.File{Name: "want", Data: []byte(got)})
+		e.archive.Files = slices.Concat(files, []txtar.File{{Name: "want", Data: []byte(got)}})
 		if err := os.WriteFile(e.path, txtar.Format(e.archive), 0o644); err != nil {
 			t.Fatal(err)
 		}

@@ -65,7 +65,7 @@ func shellValue(text string) (value string, comment bool, why string) {
 	if strings.ContainsAny(text, "“”‘’") {
 		return "", false, `it has typographic quotes: write "…"`
 	}
-	rest := ""
+	var rest string
 	if text != "" && (text[0] == '"' || text[0] == '\'') {
 		end := strings.IndexByte(text[1:], text[0])
 		if end < 0 {
@@ -105,18 +105,22 @@ func (h *hostconfig) set(variable, value string, at place, l *ledger, bad *probl
 		l.carry(at, "a node's address in had.hcl")
 		l.note("going back", "the primary got its addresses back as soon as it was heard again: had leaves them where they are until hactl move, or with failback in policy.hcl", at)
 	case "FAILOVER_PEER_IP_PAIRS":
-		for _, pair := range strings.Fields(value) {
+		for pair := range strings.FieldsSeq(value) {
 			h.pair(variable, pair, at, l, bad)
 		}
 	case "FAILOVER_EMAIL_RECIPIENT":
 		h.mailAt = at
-		l.carry(at, "notify in policy.hcl")
 		for _, to := range strings.FieldsFunc(value, func(r rune) bool { return r == ' ' || r == ',' || r == '\t' }) {
 			if !strings.Contains(to, "@") {
 				to += "@localhost"
 			}
+			if !isMailbox(to) {
+				l.note(to, "it is no mail address", at)
+				continue
+			}
 			if !slices.Contains(h.mail, to) {
 				h.mail = append(h.mail, to)
+				l.carry(at, "notify in policy.hcl")
 			}
 		}
 		l.note("the way of the mail", "it went by the host's own mail(1): see that something listens on port 25 of each node, or write another smtp in policy.hcl", at)

@@ -126,28 +126,27 @@ func comparePlaces(a, b place) int {
 	return cmp.Or(strings.Compare(a.file, b.file), cmp.Compare(a.line, b.line))
 }
 
-// Problem is one reason why a file was refused.
-type Problem struct {
-	File string
-	Line int // 0: the file as a whole
-	Text string
+// placedError is one reason why a file was refused, and where.
+type placedError struct {
+	at   place // with the line 0: the file as a whole
+	text string
 }
 
-func (p Problem) Error() string {
-	if p.Line == 0 {
-		return p.File + ": " + p.Text
+func (e placedError) Error() string {
+	if e.at.line == 0 {
+		return e.at.file + ": " + e.text
 	}
-	return fmt.Sprintf("%s:%d: %s", p.File, p.Line, p.Text)
+	return fmt.Sprintf("%s: %s", e.at, e.text)
 }
 
 // maxProblems bounds how much is said about an import that is refused.
 const maxProblems = 20
 
 // problems collects reasons to refuse the input.
-type problems struct{ list []Problem }
+type problems struct{ list []placedError }
 
 func (p *problems) add(at place, format string, args ...any) {
-	one := Problem{File: at.file, Line: at.line, Text: fmt.Sprintf(format, args...)}
+	one := placedError{at, fmt.Sprintf(format, args...)}
 	if !slices.Contains(p.list, one) { // each node's view of a file meets it again
 		p.list = append(p.list, one)
 	}
@@ -158,9 +157,7 @@ func (p *problems) err() error {
 	if len(p.list) == 0 {
 		return nil
 	}
-	slices.SortStableFunc(p.list, func(a, b Problem) int {
-		return comparePlaces(place{a.File, a.Line}, place{b.File, b.Line})
-	})
+	slices.SortStableFunc(p.list, func(a, b placedError) int { return comparePlaces(a.at, b.at) })
 	shown := p.list[:min(len(p.list), maxProblems)]
 	errs := make([]error, 0, len(shown)+1)
 	for _, one := range shown {

@@ -110,8 +110,7 @@ func braces(pattern string) []string {
 
 // reason is what went wrong with a file, without its path.
 func reason(err error) error {
-	var p *fs.PathError
-	if errors.As(err, &p) {
+	if p, ok := errors.AsType[*fs.PathError](err); ok {
 		return p.Err
 	}
 	return err

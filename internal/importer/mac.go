@@ -41,8 +41,8 @@ func macWords() []macWord {
 // examine lists what in a script will not work as it stands.
 func (m *macTree) examine(data []byte, at place) {
 	lines := bytes.Split(data, []byte("\n"))
-	if i := bytes.IndexByte(data, '\r'); i >= 0 {
-		m.ledger.note("the ends of lines", "they are not those of Unix, and the script won't run: take the carriage returns out", place{at.file, 1 + bytes.Count(data[:i], []byte("\n"))})
+	if before, _, found := bytes.Cut(data, []byte("\r")); found {
+		m.ledger.note("the ends of lines", "they are not those of Unix, and the script won't run: take the carriage returns out", place{at.file, 1 + bytes.Count(before, []byte("\n"))})
 	}
 	first := place{at.file, 1}
 	interpreter, ok := bytes.CutPrefix(lines[0], []byte("#!"))

@@ -276,6 +276,9 @@ func (m *merger) detect() {
 // to follow a node that comes and goes.
 const fastBack = time.Minute
 
+// leastDelay is the shortest delay that had takes; a shorter one counts as none.
+const leastDelay = time.Second
+
 func (m *merger) failback() {
 	var f *planFailback
 	manual := false
@@ -285,7 +288,7 @@ func (m *merger) failback() {
 			switch {
 			case i.nopreempt != nil:
 				manual = true
-			case i.delayAt != nil && i.delay > 0:
+			case i.delayAt != nil && i.delay >= leastDelay:
 				if f == nil || f.delay < i.delay {
 					f = &planFailback{delay: i.delay, from: i.delayAt.at.String()}
 				}
@@ -355,14 +358,27 @@ func (m *merger) check(v *view, s *trackScript, taken map[string]bool) {
 		argv = append([]string{"/usr/bin/env"}, argv...) // finds it in PATH
 	}
 	argv = asUser(cmp.Or(s.user, v.user), argv)
-	timeout := cmp.Or(s.timeout, s.interval)
+	within := func(what string, d, low, high time.Duration) string {
+		if short := min(max(d, low), high); short != d {
+			m.ledger.note(what+" "+shortest(d), fmt.Sprintf("had takes %s to %s: it becomes %s", shortest(low), shortest(high), shortest(short)), s.at.at)
+			d = short
+		}
+		return hclString(shortest(d))
+	}
+	times := func(what string, n int) string {
+		const most = 100
+		if n > most {
+			m.ledger.note(fmt.Sprintf("%s %d", what, n), fmt.Sprintf("had takes at most %d: it becomes %d", most, most), s.at.at)
+		}
+		return fmt.Sprint(min(n, most))
+	}
 	c := planCheck{kind: "exec", name: identifier(s.name), from: s.at.at.String(), attrs: []pair{
 		{"command", hclList(argv)},
 		{"on", hclString("all")},
-		{"interval", hclString(shortest(s.interval))},
-		{"timeout", hclString(shortest(timeout))},
-		{"failures", fmt.Sprint(s.fall)},
-		{"successes", fmt.Sprint(s.rise)},
+		{"interval", within("interval", s.interval, 100*time.Millisecond, time.Hour)},
+		{"timeout", within("timeout", cmp.Or(s.timeout, s.interval), 10*time.Millisecond, 10*time.Minute)},
+		{"failures", times("fall", s.fall)},
+		{"successes", times("rise", s.rise)},
 	}}
 	for _, other := range m.plan.checks {
 		if other.kind != c.kind || other.name != c.name {
@@ -420,6 +436,7 @@ func (m *merger) mail() {
 		if !alert {
 			m.ledger.note("notification_email", "without smtp_alert keepalived told nobody of VRRP; take the notify block out of policy.hcl to leave it so", v.mail.at)
 		}
+		m.ledger.note("unencrypted mail", "keepalived mails in the clear; had wants STARTTLS of a server that isn't on its own host: for one that has none, write tls = \"none\" into the notify block", v.mail.at)
 		if m.plan.mail == nil {
 			m.plan.mail = &planMail{server: v.mail.server, from: v.mail.from, origin: v.mail.at.String()}
 			if v.mail.from == "" {

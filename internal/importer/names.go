@@ -34,3 +34,11 @@ func unique(name string, taken map[string]bool) string {
 	taken[name] = true
 	return name
 }
+
+// isMailbox reports whether had takes text for a bare mail address (RFC 5321
+// §4.1.2).
+func isMailbox(text string) bool {
+	local, domain, _ := strings.Cut(text, "@")
+	bad := func(r rune) bool { return r <= ' ' || r >= 0x7f || strings.ContainsRune(`<>()[]\",;:@`, r) }
+	return local != "" && domain != "" && len(text) <= 254 && !strings.ContainsFunc(local+domain, bad)
+}

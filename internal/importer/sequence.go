@@ -13,7 +13,7 @@ func (r *reader) sequence(text string, at place) bool {
 		return false
 	}
 	head, rest, ok := strings.Cut(text, "(")
-	inside, rest, closed := cutParen(rest)
+	inside, rest, closed := strings.Cut(rest, ")")
 	if !ok || !closed {
 		r.bad.add(at, "%s is no sequence: write ~SEQ(NAME, 1, 9) or ~LST(NAME, a, b)", quote(text))
 		return true
@@ -55,15 +55,6 @@ func (r *reader) sequence(text string, at place) bool {
 		}
 	}
 	return true
-}
-
-// cutParen cuts text at the parenthesis that closes the first.
-func cutParen(text string) (inside, rest string, ok bool) {
-	i := strings.IndexByte(text, ')')
-	if i < 0 {
-		return "", "", false
-	}
-	return text[:i], text[i+1:], true
 }
 
 func numbers(inside string, hex bool) ([]string, [][]string, error) {

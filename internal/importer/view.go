@@ -289,13 +289,21 @@ func (v *view) globals(n *node) {
 			v.mailed(n)
 			v.mail.at = n.at
 			for _, k := range n.kids {
+				if !isMailbox(k.name()) {
+					v.lose(k, "it is no mail address with a domain")
+					continue
+				}
 				v.carry(k, "notify in policy.hcl")
 				v.mail.to = append(v.mail.to, k.name())
 			}
 		}, false},
 		"notification_email_from": {func(n *node) {
-			v.mailed(n)
-			v.mail.from = v.text(n)
+			if from := v.text(n); isMailbox(from) {
+				v.mailed(n)
+				v.mail.from = from
+				return
+			}
+			v.lose(n, "it is no mail address with a domain")
 		}, false},
 		"smtp_server": {v.smtpServer, false},
 		"smtp_alert":  {v.globalAlert, false}, "smtp_alert_vrrp": {v.globalAlert, false},
@@ -329,7 +337,12 @@ func (v *view) smtpServer(n *node) {
 		v.bad.add(n.at, "smtp_server has the port %s: it must be a number from 1 to 65535", quote(port))
 		return
 	}
-	if a, err := netip.ParseAddr(host); err == nil && a.Is6() {
+	a, err := netip.ParseAddr(host)
+	switch {
+	case host != "" && (err != nil && !ValidName(host) || a.Zone() != ""):
+		v.bad.add(n.at, "smtp_server %s: it must be a host name or an IP address", quote(host))
+		return
+	case a.Is6():
 		host = "[" + host + "]"
 	}
 	v.mailed(n)
