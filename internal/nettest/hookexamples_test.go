@@ -14,7 +14,6 @@ import (
 	"had/internal/lab"
 )
 
-const examples = "../../scripts/examples"
 
 // TestMigrationFromKeepalived imports the keepalived.conf of the example, for
 // the lab's addresses, and runs what comes of it: the node file, the policy and
