@@ -14,7 +14,6 @@ import (
 	"had/internal/lab"
 )
 
-
 // TestMigrationFromKeepalived imports the keepalived.conf of the example, for
 // the lab's addresses, and runs what comes of it: the node file, the policy and
 // the hook folder, which calls keepalived's old script.
