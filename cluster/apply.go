@@ -47,6 +47,10 @@ func (s *State) Apply(e Entry, cmd *hadv1.Command) Verdict {
 		v.Refused = s.applyFarewell(e, cmd, r.Farewell)
 	case *hadv1.Command_Secured:
 		v.Refused = s.applySecured(e, cmd, r.Secured)
+	case *hadv1.Command_TokenSet:
+		v.Refused = s.applyTokenSet(e, cmd, r.TokenSet)
+	case *hadv1.Command_TokenForget:
+		v.Refused = s.applyTokenForget(e, cmd, r.TokenForget)
 	default:
 		v.Refused = "this version of had doesn't know the record"
 	}
@@ -126,7 +130,7 @@ func (s *State) applyAcquire(e Entry, cmd *hadv1.Command, a *hadv1.Acquire) stri
 	s.open = append(slices.Clone(s.open), &hadv1.Claim{
 		Epoch: e.Index, Instance: a.GetInstance(), Terms: a.GetTerms(), Addresses: a.GetAddresses(),
 		LastLeaseIndex: e.Index, PolicyVersion: a.GetPolicyVersion(), At: cmd.GetAt(), Cause: a.GetCause(),
-		Volumes: a.GetVolumes(),
+		Volumes: a.GetVolumes(), Tokens: a.GetTokens(),
 	})
 	s.lastEpoch, s.lastOwner = e.Index, m.GetName()
 	sub = append(sub, &hadv1.Event{Node: m.GetName(), Epoch: e.Index, Body: &hadv1.Event_Acquired{Acquired: a}})

@@ -23,6 +23,8 @@ func sampleCommands() []*hadv1.Command {
 		moveEndCmd("op"),
 		mountsCmd(alpha, 2),
 		securedCmd("beta", secured(hadv1.Secured_KIND_WATCHDOG, alpha, 2, 5, 6)),
+		serviceCmd("tickets", 3, alpha, 5),
+		forgetCmd("tickets", 4),
 	}
 }
 
@@ -33,6 +35,8 @@ func sampleState(t *testing.T) *State {
 	l.must(1, moveCmd("op", epoch, "beta"))
 	l.must(1, deliverCmd(progress("beta", 1, 0, hadv1.Progress_OUTCOME_VETOED)))
 	l.must(2, securedCmd("beta", secured(hadv1.Secured_KIND_FENCED, instance("alpha", 1), 2, epoch, epoch)))
+	l.must(2, tokenCmd("tickets", 0, 1))
+	l.must(2, tokenCmd("tickets", 1, 1))
 	l.state.dropped = 3
 	return l.state
 }
@@ -204,6 +208,7 @@ func bornLogSnapshot(f *testing.F) []byte {
 	s.Apply(Entry{Index: 3, Term: 1}, mountsCmd(instance("alpha", 1), 1))
 	s.Apply(Entry{Index: 4, Term: 1}, securedCmd("beta", secured(hadv1.Secured_KIND_GUARD, instance("alpha", 1), 1, 3, 3)))
 	s.Apply(Entry{Index: 5, Term: 1}, deliverCmd(progress("beta", 1, 0, hadv1.Progress_OUTCOME_FAILED)))
+	s.Apply(Entry{Index: 6, Term: 1}, tokenCmd("tickets", 0, 1))
 	data, err := s.Encode()
 	if err != nil {
 		f.Fatal(err)

@@ -79,7 +79,7 @@ func (s *State) applyProgress(e Entry, r *hadv1.Report, p *hadv1.Progress) {
 	c = proto.CloneOf(c)
 	c.Progress = p.GetOutcome()
 	if p.GetOutcome() == hadv1.Progress_OUTCOME_SERVING {
-		c.ServingAt, c.Addresses, c.PolicyVersion = r.GetAt(), p.GetAddresses(), p.GetPolicyVersion()
+		c.ServingAt, c.Addresses, c.PolicyVersion, c.Tokens = r.GetAt(), p.GetAddresses(), p.GetPolicyVersion(), p.GetTokens()
 		s.mounted(c)
 	}
 	s.replaceClaim(c)

@@ -83,7 +83,7 @@ func (x Ownership_State) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Ownership_State.Descriptor instead.
 func (Ownership_State) EnumDescriptor() ([]byte, []int) {
-	return file_had_v1_ha_proto_rawDescGZIP(), []int{4, 0}
+	return file_had_v1_ha_proto_rawDescGZIP(), []int{5, 0}
 }
 
 type Diagnostic_Severity int32
@@ -132,7 +132,7 @@ func (x Diagnostic_Severity) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Diagnostic_Severity.Descriptor instead.
 func (Diagnostic_Severity) EnumDescriptor() ([]byte, []int) {
-	return file_had_v1_ha_proto_rawDescGZIP(), []int{18, 0}
+	return file_had_v1_ha_proto_rawDescGZIP(), []int{19, 0}
 }
 
 type StatusRequest struct {
@@ -186,6 +186,7 @@ type StatusResponse struct {
 	Next          string                 `protobuf:"bytes,11,opt,name=next,proto3" json:"next,omitempty"`         // one exact command, empty when nothing needs a person
 	At            *timestamppb.Timestamp `protobuf:"bytes,12,opt,name=at,proto3" json:"at,omitempty"`
 	Unsecured     []*Unsecured           `protobuf:"bytes,13,rep,name=unsecured,proto3" json:"unsecured,omitempty"` // epochs of earlier owners that may still be writing
+	Tokens        []*TokenSummary        `protobuf:"bytes,18,rep,name=tokens,proto3" json:"tokens,omitempty"`       // in policy order
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -311,6 +312,131 @@ func (x *StatusResponse) GetUnsecured() []*Unsecured {
 	return nil
 }
 
+func (x *StatusResponse) GetTokens() []*TokenSummary {
+	if x != nil {
+		return x.Tokens
+	}
+	return nil
+}
+
+// TokenSummary is a reconnect token of the policy. It holds nothing that is
+// derived from the content but its size.
+type TokenSummary struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Location      string                 `protobuf:"bytes,2,opt,name=location,proto3" json:"location,omitempty"`
+	Replicated    bool                   `protobuf:"varint,3,opt,name=replicated,proto3" json:"replicated,omitempty"`
+	Version       uint64                 `protobuf:"varint,4,opt,name=version,proto3" json:"version,omitempty"` // of the content in the log; 0: none
+	Size          uint32                 `protobuf:"varint,5,opt,name=size,proto3" json:"size,omitempty"`       // in bytes
+	At            *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=at,proto3" json:"at,omitempty"`
+	By            string                 `protobuf:"bytes,7,opt,name=by,proto3" json:"by,omitempty"`
+	Reason        string                 `protobuf:"bytes,8,opt,name=reason,proto3" json:"reason,omitempty"`
+	RenderTo      string                 `protobuf:"bytes,9,opt,name=render_to,json=renderTo,proto3" json:"render_to,omitempty"` // the configuration that is rendered; empty: none
+	Earlier       []uint64               `protobuf:"varint,10,rep,packed,name=earlier,proto3" json:"earlier,omitempty"`          // versions that are kept beside it, newest first
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TokenSummary) Reset() {
+	*x = TokenSummary{}
+	mi := &file_had_v1_ha_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TokenSummary) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TokenSummary) ProtoMessage() {}
+
+func (x *TokenSummary) ProtoReflect() protoreflect.Message {
+	mi := &file_had_v1_ha_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TokenSummary.ProtoReflect.Descriptor instead.
+func (*TokenSummary) Descriptor() ([]byte, []int) {
+	return file_had_v1_ha_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *TokenSummary) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *TokenSummary) GetLocation() string {
+	if x != nil {
+		return x.Location
+	}
+	return ""
+}
+
+func (x *TokenSummary) GetReplicated() bool {
+	if x != nil {
+		return x.Replicated
+	}
+	return false
+}
+
+func (x *TokenSummary) GetVersion() uint64 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
+func (x *TokenSummary) GetSize() uint32 {
+	if x != nil {
+		return x.Size
+	}
+	return 0
+}
+
+func (x *TokenSummary) GetAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.At
+	}
+	return nil
+}
+
+func (x *TokenSummary) GetBy() string {
+	if x != nil {
+		return x.By
+	}
+	return ""
+}
+
+func (x *TokenSummary) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *TokenSummary) GetRenderTo() string {
+	if x != nil {
+		return x.RenderTo
+	}
+	return ""
+}
+
+func (x *TokenSummary) GetEarlier() []uint64 {
+	if x != nil {
+		return x.Earlier
+	}
+	return nil
+}
+
 // Unsecured is an open epoch with volumes whose owner doesn't lead any more and
 // may still write them.
 type Unsecured struct {
@@ -329,7 +455,7 @@ type Unsecured struct {
 
 func (x *Unsecured) Reset() {
 	*x = Unsecured{}
-	mi := &file_had_v1_ha_proto_msgTypes[2]
+	mi := &file_had_v1_ha_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -341,7 +467,7 @@ func (x *Unsecured) String() string {
 func (*Unsecured) ProtoMessage() {}
 
 func (x *Unsecured) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_ha_proto_msgTypes[2]
+	mi := &file_had_v1_ha_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -354,7 +480,7 @@ func (x *Unsecured) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Unsecured.ProtoReflect.Descriptor instead.
 func (*Unsecured) Descriptor() ([]byte, []int) {
-	return file_had_v1_ha_proto_rawDescGZIP(), []int{2}
+	return file_had_v1_ha_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *Unsecured) GetNode() string {
@@ -426,7 +552,7 @@ type Freshness struct {
 
 func (x *Freshness) Reset() {
 	*x = Freshness{}
-	mi := &file_had_v1_ha_proto_msgTypes[3]
+	mi := &file_had_v1_ha_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -438,7 +564,7 @@ func (x *Freshness) String() string {
 func (*Freshness) ProtoMessage() {}
 
 func (x *Freshness) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_ha_proto_msgTypes[3]
+	mi := &file_had_v1_ha_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -451,7 +577,7 @@ func (x *Freshness) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Freshness.ProtoReflect.Descriptor instead.
 func (*Freshness) Descriptor() ([]byte, []int) {
-	return file_had_v1_ha_proto_rawDescGZIP(), []int{3}
+	return file_had_v1_ha_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *Freshness) GetConfirmed() bool {
@@ -501,7 +627,7 @@ type Ownership struct {
 
 func (x *Ownership) Reset() {
 	*x = Ownership{}
-	mi := &file_had_v1_ha_proto_msgTypes[4]
+	mi := &file_had_v1_ha_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -513,7 +639,7 @@ func (x *Ownership) String() string {
 func (*Ownership) ProtoMessage() {}
 
 func (x *Ownership) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_ha_proto_msgTypes[4]
+	mi := &file_had_v1_ha_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -526,7 +652,7 @@ func (x *Ownership) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Ownership.ProtoReflect.Descriptor instead.
 func (*Ownership) Descriptor() ([]byte, []int) {
-	return file_had_v1_ha_proto_rawDescGZIP(), []int{4}
+	return file_had_v1_ha_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *Ownership) GetState() Ownership_State {
@@ -624,13 +750,14 @@ type NodeStatus struct {
 	Problems       []string               `protobuf:"bytes,14,rep,name=problems,proto3" json:"problems,omitempty"`                                    // whole sentences
 	PolicyVersion  uint64                 `protobuf:"varint,15,opt,name=policy_version,json=policyVersion,proto3" json:"policy_version,omitempty"`
 	Layers         []string               `protobuf:"bytes,16,rep,name=layers,proto3" json:"layers,omitempty"` // what would end a lease of this node without had
+	Tokens         *TokenHealth           `protobuf:"bytes,20,opt,name=tokens,proto3" json:"tokens,omitempty"` // absent: the policy has none
 	unknownFields  protoimpl.UnknownFields
 	sizeCache      protoimpl.SizeCache
 }
 
 func (x *NodeStatus) Reset() {
 	*x = NodeStatus{}
-	mi := &file_had_v1_ha_proto_msgTypes[5]
+	mi := &file_had_v1_ha_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -642,7 +769,7 @@ func (x *NodeStatus) String() string {
 func (*NodeStatus) ProtoMessage() {}
 
 func (x *NodeStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_ha_proto_msgTypes[5]
+	mi := &file_had_v1_ha_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -655,7 +782,7 @@ func (x *NodeStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeStatus.ProtoReflect.Descriptor instead.
 func (*NodeStatus) Descriptor() ([]byte, []int) {
-	return file_had_v1_ha_proto_rawDescGZIP(), []int{5}
+	return file_had_v1_ha_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *NodeStatus) GetName() string {
@@ -770,6 +897,13 @@ func (x *NodeStatus) GetLayers() []string {
 	return nil
 }
 
+func (x *NodeStatus) GetTokens() *TokenHealth {
+	if x != nil {
+		return x.Tokens
+	}
+	return nil
+}
+
 type PolicySummary struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Version       uint64                 `protobuf:"varint,1,opt,name=version,proto3" json:"version,omitempty"`
@@ -785,7 +919,7 @@ type PolicySummary struct {
 
 func (x *PolicySummary) Reset() {
 	*x = PolicySummary{}
-	mi := &file_had_v1_ha_proto_msgTypes[6]
+	mi := &file_had_v1_ha_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -797,7 +931,7 @@ func (x *PolicySummary) String() string {
 func (*PolicySummary) ProtoMessage() {}
 
 func (x *PolicySummary) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_ha_proto_msgTypes[6]
+	mi := &file_had_v1_ha_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -810,7 +944,7 @@ func (x *PolicySummary) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PolicySummary.ProtoReflect.Descriptor instead.
 func (*PolicySummary) Descriptor() ([]byte, []int) {
-	return file_had_v1_ha_proto_rawDescGZIP(), []int{6}
+	return file_had_v1_ha_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *PolicySummary) GetVersion() uint64 {
@@ -872,7 +1006,7 @@ type VipSummary struct {
 
 func (x *VipSummary) Reset() {
 	*x = VipSummary{}
-	mi := &file_had_v1_ha_proto_msgTypes[7]
+	mi := &file_had_v1_ha_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -884,7 +1018,7 @@ func (x *VipSummary) String() string {
 func (*VipSummary) ProtoMessage() {}
 
 func (x *VipSummary) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_ha_proto_msgTypes[7]
+	mi := &file_had_v1_ha_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -897,7 +1031,7 @@ func (x *VipSummary) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VipSummary.ProtoReflect.Descriptor instead.
 func (*VipSummary) Descriptor() ([]byte, []int) {
-	return file_had_v1_ha_proto_rawDescGZIP(), []int{7}
+	return file_had_v1_ha_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *VipSummary) GetName() string {
@@ -926,7 +1060,7 @@ type HistoryRequest struct {
 
 func (x *HistoryRequest) Reset() {
 	*x = HistoryRequest{}
-	mi := &file_had_v1_ha_proto_msgTypes[8]
+	mi := &file_had_v1_ha_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -938,7 +1072,7 @@ func (x *HistoryRequest) String() string {
 func (*HistoryRequest) ProtoMessage() {}
 
 func (x *HistoryRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_ha_proto_msgTypes[8]
+	mi := &file_had_v1_ha_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -951,7 +1085,7 @@ func (x *HistoryRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HistoryRequest.ProtoReflect.Descriptor instead.
 func (*HistoryRequest) Descriptor() ([]byte, []int) {
-	return file_had_v1_ha_proto_rawDescGZIP(), []int{8}
+	return file_had_v1_ha_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *HistoryRequest) GetAfterIndex() uint64 {
@@ -993,7 +1127,7 @@ type HistoryResponse struct {
 
 func (x *HistoryResponse) Reset() {
 	*x = HistoryResponse{}
-	mi := &file_had_v1_ha_proto_msgTypes[9]
+	mi := &file_had_v1_ha_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1005,7 +1139,7 @@ func (x *HistoryResponse) String() string {
 func (*HistoryResponse) ProtoMessage() {}
 
 func (x *HistoryResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_ha_proto_msgTypes[9]
+	mi := &file_had_v1_ha_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1018,7 +1152,7 @@ func (x *HistoryResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HistoryResponse.ProtoReflect.Descriptor instead.
 func (*HistoryResponse) Descriptor() ([]byte, []int) {
-	return file_had_v1_ha_proto_rawDescGZIP(), []int{9}
+	return file_had_v1_ha_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *HistoryResponse) GetEvents() []*Event {
@@ -1050,7 +1184,7 @@ type WatchRequest struct {
 
 func (x *WatchRequest) Reset() {
 	*x = WatchRequest{}
-	mi := &file_had_v1_ha_proto_msgTypes[10]
+	mi := &file_had_v1_ha_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1062,7 +1196,7 @@ func (x *WatchRequest) String() string {
 func (*WatchRequest) ProtoMessage() {}
 
 func (x *WatchRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_ha_proto_msgTypes[10]
+	mi := &file_had_v1_ha_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1075,7 +1209,7 @@ func (x *WatchRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchRequest.ProtoReflect.Descriptor instead.
 func (*WatchRequest) Descriptor() ([]byte, []int) {
-	return file_had_v1_ha_proto_rawDescGZIP(), []int{10}
+	return file_had_v1_ha_proto_rawDescGZIP(), []int{11}
 }
 
 type WatchResponse struct {
@@ -1087,7 +1221,7 @@ type WatchResponse struct {
 
 func (x *WatchResponse) Reset() {
 	*x = WatchResponse{}
-	mi := &file_had_v1_ha_proto_msgTypes[11]
+	mi := &file_had_v1_ha_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1099,7 +1233,7 @@ func (x *WatchResponse) String() string {
 func (*WatchResponse) ProtoMessage() {}
 
 func (x *WatchResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_ha_proto_msgTypes[11]
+	mi := &file_had_v1_ha_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1112,7 +1246,7 @@ func (x *WatchResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchResponse.ProtoReflect.Descriptor instead.
 func (*WatchResponse) Descriptor() ([]byte, []int) {
-	return file_had_v1_ha_proto_rawDescGZIP(), []int{11}
+	return file_had_v1_ha_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *WatchResponse) GetStatus() *StatusResponse {
@@ -1134,7 +1268,7 @@ type MoveRequest struct {
 
 func (x *MoveRequest) Reset() {
 	*x = MoveRequest{}
-	mi := &file_had_v1_ha_proto_msgTypes[12]
+	mi := &file_had_v1_ha_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1146,7 +1280,7 @@ func (x *MoveRequest) String() string {
 func (*MoveRequest) ProtoMessage() {}
 
 func (x *MoveRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_ha_proto_msgTypes[12]
+	mi := &file_had_v1_ha_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1159,7 +1293,7 @@ func (x *MoveRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MoveRequest.ProtoReflect.Descriptor instead.
 func (*MoveRequest) Descriptor() ([]byte, []int) {
-	return file_had_v1_ha_proto_rawDescGZIP(), []int{12}
+	return file_had_v1_ha_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *MoveRequest) GetTarget() string {
@@ -1203,7 +1337,7 @@ type MoveResponse struct {
 
 func (x *MoveResponse) Reset() {
 	*x = MoveResponse{}
-	mi := &file_had_v1_ha_proto_msgTypes[13]
+	mi := &file_had_v1_ha_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1215,7 +1349,7 @@ func (x *MoveResponse) String() string {
 func (*MoveResponse) ProtoMessage() {}
 
 func (x *MoveResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_ha_proto_msgTypes[13]
+	mi := &file_had_v1_ha_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1228,7 +1362,7 @@ func (x *MoveResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MoveResponse.ProtoReflect.Descriptor instead.
 func (*MoveResponse) Descriptor() ([]byte, []int) {
-	return file_had_v1_ha_proto_rawDescGZIP(), []int{13}
+	return file_had_v1_ha_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *MoveResponse) GetOperation() string {
@@ -1279,7 +1413,7 @@ type ConfirmFenceRequest struct {
 
 func (x *ConfirmFenceRequest) Reset() {
 	*x = ConfirmFenceRequest{}
-	mi := &file_had_v1_ha_proto_msgTypes[14]
+	mi := &file_had_v1_ha_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1291,7 +1425,7 @@ func (x *ConfirmFenceRequest) String() string {
 func (*ConfirmFenceRequest) ProtoMessage() {}
 
 func (x *ConfirmFenceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_ha_proto_msgTypes[14]
+	mi := &file_had_v1_ha_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1304,7 +1438,7 @@ func (x *ConfirmFenceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConfirmFenceRequest.ProtoReflect.Descriptor instead.
 func (*ConfirmFenceRequest) Descriptor() ([]byte, []int) {
-	return file_had_v1_ha_proto_rawDescGZIP(), []int{14}
+	return file_had_v1_ha_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *ConfirmFenceRequest) GetNode() string {
@@ -1351,7 +1485,7 @@ type ConfirmFenceResponse struct {
 
 func (x *ConfirmFenceResponse) Reset() {
 	*x = ConfirmFenceResponse{}
-	mi := &file_had_v1_ha_proto_msgTypes[15]
+	mi := &file_had_v1_ha_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1363,7 +1497,7 @@ func (x *ConfirmFenceResponse) String() string {
 func (*ConfirmFenceResponse) ProtoMessage() {}
 
 func (x *ConfirmFenceResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_ha_proto_msgTypes[15]
+	mi := &file_had_v1_ha_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1376,7 +1510,7 @@ func (x *ConfirmFenceResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConfirmFenceResponse.ProtoReflect.Descriptor instead.
 func (*ConfirmFenceResponse) Descriptor() ([]byte, []int) {
-	return file_had_v1_ha_proto_rawDescGZIP(), []int{15}
+	return file_had_v1_ha_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *ConfirmFenceResponse) GetIndex() uint64 {
@@ -1396,7 +1530,7 @@ type PolicyValidateRequest struct {
 
 func (x *PolicyValidateRequest) Reset() {
 	*x = PolicyValidateRequest{}
-	mi := &file_had_v1_ha_proto_msgTypes[16]
+	mi := &file_had_v1_ha_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1408,7 +1542,7 @@ func (x *PolicyValidateRequest) String() string {
 func (*PolicyValidateRequest) ProtoMessage() {}
 
 func (x *PolicyValidateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_ha_proto_msgTypes[16]
+	mi := &file_had_v1_ha_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1421,7 +1555,7 @@ func (x *PolicyValidateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PolicyValidateRequest.ProtoReflect.Descriptor instead.
 func (*PolicyValidateRequest) Descriptor() ([]byte, []int) {
-	return file_had_v1_ha_proto_rawDescGZIP(), []int{16}
+	return file_had_v1_ha_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *PolicyValidateRequest) GetFilename() string {
@@ -1448,7 +1582,7 @@ type PolicyValidateResponse struct {
 
 func (x *PolicyValidateResponse) Reset() {
 	*x = PolicyValidateResponse{}
-	mi := &file_had_v1_ha_proto_msgTypes[17]
+	mi := &file_had_v1_ha_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1460,7 +1594,7 @@ func (x *PolicyValidateResponse) String() string {
 func (*PolicyValidateResponse) ProtoMessage() {}
 
 func (x *PolicyValidateResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_ha_proto_msgTypes[17]
+	mi := &file_had_v1_ha_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1473,7 +1607,7 @@ func (x *PolicyValidateResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PolicyValidateResponse.ProtoReflect.Descriptor instead.
 func (*PolicyValidateResponse) Descriptor() ([]byte, []int) {
-	return file_had_v1_ha_proto_rawDescGZIP(), []int{17}
+	return file_had_v1_ha_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *PolicyValidateResponse) GetValid() bool {
@@ -1505,7 +1639,7 @@ type Diagnostic struct {
 
 func (x *Diagnostic) Reset() {
 	*x = Diagnostic{}
-	mi := &file_had_v1_ha_proto_msgTypes[18]
+	mi := &file_had_v1_ha_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1517,7 +1651,7 @@ func (x *Diagnostic) String() string {
 func (*Diagnostic) ProtoMessage() {}
 
 func (x *Diagnostic) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_ha_proto_msgTypes[18]
+	mi := &file_had_v1_ha_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1530,7 +1664,7 @@ func (x *Diagnostic) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Diagnostic.ProtoReflect.Descriptor instead.
 func (*Diagnostic) Descriptor() ([]byte, []int) {
-	return file_had_v1_ha_proto_rawDescGZIP(), []int{18}
+	return file_had_v1_ha_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Diagnostic) GetSeverity() Diagnostic_Severity {
@@ -1596,7 +1730,7 @@ type PolicyApplyRequest struct {
 
 func (x *PolicyApplyRequest) Reset() {
 	*x = PolicyApplyRequest{}
-	mi := &file_had_v1_ha_proto_msgTypes[19]
+	mi := &file_had_v1_ha_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1608,7 +1742,7 @@ func (x *PolicyApplyRequest) String() string {
 func (*PolicyApplyRequest) ProtoMessage() {}
 
 func (x *PolicyApplyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_ha_proto_msgTypes[19]
+	mi := &file_had_v1_ha_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1621,7 +1755,7 @@ func (x *PolicyApplyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PolicyApplyRequest.ProtoReflect.Descriptor instead.
 func (*PolicyApplyRequest) Descriptor() ([]byte, []int) {
-	return file_had_v1_ha_proto_rawDescGZIP(), []int{19}
+	return file_had_v1_ha_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *PolicyApplyRequest) GetFilename() string {
@@ -1678,7 +1812,7 @@ type PolicyApplyResponse struct {
 
 func (x *PolicyApplyResponse) Reset() {
 	*x = PolicyApplyResponse{}
-	mi := &file_had_v1_ha_proto_msgTypes[20]
+	mi := &file_had_v1_ha_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1690,7 +1824,7 @@ func (x *PolicyApplyResponse) String() string {
 func (*PolicyApplyResponse) ProtoMessage() {}
 
 func (x *PolicyApplyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_ha_proto_msgTypes[20]
+	mi := &file_had_v1_ha_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1703,7 +1837,7 @@ func (x *PolicyApplyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PolicyApplyResponse.ProtoReflect.Descriptor instead.
 func (*PolicyApplyResponse) Descriptor() ([]byte, []int) {
-	return file_had_v1_ha_proto_rawDescGZIP(), []int{20}
+	return file_had_v1_ha_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *PolicyApplyResponse) GetVersion() uint64 {
@@ -1742,7 +1876,7 @@ type PolicyShowRequest struct {
 
 func (x *PolicyShowRequest) Reset() {
 	*x = PolicyShowRequest{}
-	mi := &file_had_v1_ha_proto_msgTypes[21]
+	mi := &file_had_v1_ha_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1754,7 +1888,7 @@ func (x *PolicyShowRequest) String() string {
 func (*PolicyShowRequest) ProtoMessage() {}
 
 func (x *PolicyShowRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_ha_proto_msgTypes[21]
+	mi := &file_had_v1_ha_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1767,7 +1901,7 @@ func (x *PolicyShowRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PolicyShowRequest.ProtoReflect.Descriptor instead.
 func (*PolicyShowRequest) Descriptor() ([]byte, []int) {
-	return file_had_v1_ha_proto_rawDescGZIP(), []int{21}
+	return file_had_v1_ha_proto_rawDescGZIP(), []int{22}
 }
 
 type PolicyShowResponse struct {
@@ -1779,7 +1913,7 @@ type PolicyShowResponse struct {
 
 func (x *PolicyShowResponse) Reset() {
 	*x = PolicyShowResponse{}
-	mi := &file_had_v1_ha_proto_msgTypes[22]
+	mi := &file_had_v1_ha_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1791,7 +1925,7 @@ func (x *PolicyShowResponse) String() string {
 func (*PolicyShowResponse) ProtoMessage() {}
 
 func (x *PolicyShowResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_ha_proto_msgTypes[22]
+	mi := &file_had_v1_ha_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1804,7 +1938,7 @@ func (x *PolicyShowResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PolicyShowResponse.ProtoReflect.Descriptor instead.
 func (*PolicyShowResponse) Descriptor() ([]byte, []int) {
-	return file_had_v1_ha_proto_rawDescGZIP(), []int{22}
+	return file_had_v1_ha_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *PolicyShowResponse) GetPolicy() *Policy {
@@ -1812,6 +1946,478 @@ func (x *PolicyShowResponse) GetPolicy() *Policy {
 		return x.Policy
 	}
 	return nil
+}
+
+type TokenShowRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`        // empty: all
+	Content       bool                   `protobuf:"varint,2,opt,name=content,proto3" json:"content,omitempty"` // of this one; only through the local socket
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TokenShowRequest) Reset() {
+	*x = TokenShowRequest{}
+	mi := &file_had_v1_ha_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TokenShowRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TokenShowRequest) ProtoMessage() {}
+
+func (x *TokenShowRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_had_v1_ha_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TokenShowRequest.ProtoReflect.Descriptor instead.
+func (*TokenShowRequest) Descriptor() ([]byte, []int) {
+	return file_had_v1_ha_proto_rawDescGZIP(), []int{24}
+}
+
+func (x *TokenShowRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *TokenShowRequest) GetContent() bool {
+	if x != nil {
+		return x.Content
+	}
+	return false
+}
+
+type TokenShowResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Tokens        []*TokenSummary        `protobuf:"bytes,1,rep,name=tokens,proto3" json:"tokens,omitempty"`   // of the policy, and what the log still has beside it
+	Content       []byte                 `protobuf:"bytes,2,opt,name=content,proto3" json:"content,omitempty"` // only when asked for
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TokenShowResponse) Reset() {
+	*x = TokenShowResponse{}
+	mi := &file_had_v1_ha_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TokenShowResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TokenShowResponse) ProtoMessage() {}
+
+func (x *TokenShowResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_had_v1_ha_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TokenShowResponse.ProtoReflect.Descriptor instead.
+func (*TokenShowResponse) Descriptor() ([]byte, []int) {
+	return file_had_v1_ha_proto_rawDescGZIP(), []int{25}
+}
+
+func (x *TokenShowResponse) GetTokens() []*TokenSummary {
+	if x != nil {
+		return x.Tokens
+	}
+	return nil
+}
+
+func (x *TokenShowResponse) GetContent() []byte {
+	if x != nil {
+		return x.Content
+	}
+	return nil
+}
+
+type TokenSetRequest struct {
+	state           protoimpl.MessageState `protogen:"open.v1"`
+	Name            string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Content         []byte                 `protobuf:"bytes,2,opt,name=content,proto3" json:"content,omitempty"`                                         // at most 64 KiB
+	Random          uint32                 `protobuf:"varint,3,opt,name=random,proto3" json:"random,omitempty"`                                          // with no content: so many random bytes; 0: as many as the policy says
+	ExpectedVersion uint64                 `protobuf:"varint,4,opt,name=expected_version,json=expectedVersion,proto3" json:"expected_version,omitempty"` // with check_version: the version it was made from
+	CheckVersion    bool                   `protobuf:"varint,5,opt,name=check_version,json=checkVersion,proto3" json:"check_version,omitempty"`
+	By              string                 `protobuf:"bytes,6,opt,name=by,proto3" json:"by,omitempty"`
+	Reason          string                 `protobuf:"bytes,7,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
+}
+
+func (x *TokenSetRequest) Reset() {
+	*x = TokenSetRequest{}
+	mi := &file_had_v1_ha_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TokenSetRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TokenSetRequest) ProtoMessage() {}
+
+func (x *TokenSetRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_had_v1_ha_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TokenSetRequest.ProtoReflect.Descriptor instead.
+func (*TokenSetRequest) Descriptor() ([]byte, []int) {
+	return file_had_v1_ha_proto_rawDescGZIP(), []int{26}
+}
+
+func (x *TokenSetRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *TokenSetRequest) GetContent() []byte {
+	if x != nil {
+		return x.Content
+	}
+	return nil
+}
+
+func (x *TokenSetRequest) GetRandom() uint32 {
+	if x != nil {
+		return x.Random
+	}
+	return 0
+}
+
+func (x *TokenSetRequest) GetExpectedVersion() uint64 {
+	if x != nil {
+		return x.ExpectedVersion
+	}
+	return 0
+}
+
+func (x *TokenSetRequest) GetCheckVersion() bool {
+	if x != nil {
+		return x.CheckVersion
+	}
+	return false
+}
+
+func (x *TokenSetRequest) GetBy() string {
+	if x != nil {
+		return x.By
+	}
+	return ""
+}
+
+func (x *TokenSetRequest) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+type TokenSetResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Version       uint64                 `protobuf:"varint,1,opt,name=version,proto3" json:"version,omitempty"`
+	Index         uint64                 `protobuf:"varint,2,opt,name=index,proto3" json:"index,omitempty"`
+	Size          uint32                 `protobuf:"varint,3,opt,name=size,proto3" json:"size,omitempty"`
+	Unchanged     bool                   `protobuf:"varint,4,opt,name=unchanged,proto3" json:"unchanged,omitempty"` // the same content was there already
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TokenSetResponse) Reset() {
+	*x = TokenSetResponse{}
+	mi := &file_had_v1_ha_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TokenSetResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TokenSetResponse) ProtoMessage() {}
+
+func (x *TokenSetResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_had_v1_ha_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TokenSetResponse.ProtoReflect.Descriptor instead.
+func (*TokenSetResponse) Descriptor() ([]byte, []int) {
+	return file_had_v1_ha_proto_rawDescGZIP(), []int{27}
+}
+
+func (x *TokenSetResponse) GetVersion() uint64 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
+func (x *TokenSetResponse) GetIndex() uint64 {
+	if x != nil {
+		return x.Index
+	}
+	return 0
+}
+
+func (x *TokenSetResponse) GetSize() uint32 {
+	if x != nil {
+		return x.Size
+	}
+	return 0
+}
+
+func (x *TokenSetResponse) GetUnchanged() bool {
+	if x != nil {
+		return x.Unchanged
+	}
+	return false
+}
+
+type TokenForgetRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	By            string                 `protobuf:"bytes,2,opt,name=by,proto3" json:"by,omitempty"`
+	Reason        string                 `protobuf:"bytes,3,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TokenForgetRequest) Reset() {
+	*x = TokenForgetRequest{}
+	mi := &file_had_v1_ha_proto_msgTypes[28]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TokenForgetRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TokenForgetRequest) ProtoMessage() {}
+
+func (x *TokenForgetRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_had_v1_ha_proto_msgTypes[28]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TokenForgetRequest.ProtoReflect.Descriptor instead.
+func (*TokenForgetRequest) Descriptor() ([]byte, []int) {
+	return file_had_v1_ha_proto_rawDescGZIP(), []int{28}
+}
+
+func (x *TokenForgetRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *TokenForgetRequest) GetBy() string {
+	if x != nil {
+		return x.By
+	}
+	return ""
+}
+
+func (x *TokenForgetRequest) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+type TokenForgetResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Index         uint64                 `protobuf:"varint,1,opt,name=index,proto3" json:"index,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TokenForgetResponse) Reset() {
+	*x = TokenForgetResponse{}
+	mi := &file_had_v1_ha_proto_msgTypes[29]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TokenForgetResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TokenForgetResponse) ProtoMessage() {}
+
+func (x *TokenForgetResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_had_v1_ha_proto_msgTypes[29]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TokenForgetResponse.ProtoReflect.Descriptor instead.
+func (*TokenForgetResponse) Descriptor() ([]byte, []int) {
+	return file_had_v1_ha_proto_rawDescGZIP(), []int{29}
+}
+
+func (x *TokenForgetResponse) GetIndex() uint64 {
+	if x != nil {
+		return x.Index
+	}
+	return 0
+}
+
+type TokenKeyRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TokenKeyRequest) Reset() {
+	*x = TokenKeyRequest{}
+	mi := &file_had_v1_ha_proto_msgTypes[30]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TokenKeyRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TokenKeyRequest) ProtoMessage() {}
+
+func (x *TokenKeyRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_had_v1_ha_proto_msgTypes[30]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TokenKeyRequest.ProtoReflect.Descriptor instead.
+func (*TokenKeyRequest) Descriptor() ([]byte, []int) {
+	return file_had_v1_ha_proto_rawDescGZIP(), []int{30}
+}
+
+type TokenKeyResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Node          string                 `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
+	Path          string                 `protobuf:"bytes,2,opt,name=path,proto3" json:"path,omitempty"`
+	KeyId         string                 `protobuf:"bytes,3,opt,name=key_id,json=keyId,proto3" json:"key_id,omitempty"` // its fingerprint
+	Made          bool                   `protobuf:"varint,4,opt,name=made,proto3" json:"made,omitempty"`               // there was none
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TokenKeyResponse) Reset() {
+	*x = TokenKeyResponse{}
+	mi := &file_had_v1_ha_proto_msgTypes[31]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TokenKeyResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TokenKeyResponse) ProtoMessage() {}
+
+func (x *TokenKeyResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_had_v1_ha_proto_msgTypes[31]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TokenKeyResponse.ProtoReflect.Descriptor instead.
+func (*TokenKeyResponse) Descriptor() ([]byte, []int) {
+	return file_had_v1_ha_proto_rawDescGZIP(), []int{31}
+}
+
+func (x *TokenKeyResponse) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *TokenKeyResponse) GetPath() string {
+	if x != nil {
+		return x.Path
+	}
+	return ""
+}
+
+func (x *TokenKeyResponse) GetKeyId() string {
+	if x != nil {
+		return x.KeyId
+	}
+	return ""
+}
+
+func (x *TokenKeyResponse) GetMade() bool {
+	if x != nil {
+		return x.Made
+	}
+	return false
 }
 
 type TimingRequest struct {
@@ -1822,7 +2428,7 @@ type TimingRequest struct {
 
 func (x *TimingRequest) Reset() {
 	*x = TimingRequest{}
-	mi := &file_had_v1_ha_proto_msgTypes[23]
+	mi := &file_had_v1_ha_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1834,7 +2440,7 @@ func (x *TimingRequest) String() string {
 func (*TimingRequest) ProtoMessage() {}
 
 func (x *TimingRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_ha_proto_msgTypes[23]
+	mi := &file_had_v1_ha_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1847,7 +2453,7 @@ func (x *TimingRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TimingRequest.ProtoReflect.Descriptor instead.
 func (*TimingRequest) Descriptor() ([]byte, []int) {
-	return file_had_v1_ha_proto_rawDescGZIP(), []int{23}
+	return file_had_v1_ha_proto_rawDescGZIP(), []int{32}
 }
 
 // TimingResponse is what follows from `detect`. Durations in ms.
@@ -1875,7 +2481,7 @@ type TimingResponse struct {
 
 func (x *TimingResponse) Reset() {
 	*x = TimingResponse{}
-	mi := &file_had_v1_ha_proto_msgTypes[24]
+	mi := &file_had_v1_ha_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1887,7 +2493,7 @@ func (x *TimingResponse) String() string {
 func (*TimingResponse) ProtoMessage() {}
 
 func (x *TimingResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_ha_proto_msgTypes[24]
+	mi := &file_had_v1_ha_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1900,7 +2506,7 @@ func (x *TimingResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TimingResponse.ProtoReflect.Descriptor instead.
 func (*TimingResponse) Descriptor() ([]byte, []int) {
-	return file_had_v1_ha_proto_rawDescGZIP(), []int{24}
+	return file_had_v1_ha_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *TimingResponse) GetDetectMs() float64 {
@@ -2009,7 +2615,7 @@ type VersionRequest struct {
 
 func (x *VersionRequest) Reset() {
 	*x = VersionRequest{}
-	mi := &file_had_v1_ha_proto_msgTypes[25]
+	mi := &file_had_v1_ha_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2021,7 +2627,7 @@ func (x *VersionRequest) String() string {
 func (*VersionRequest) ProtoMessage() {}
 
 func (x *VersionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_ha_proto_msgTypes[25]
+	mi := &file_had_v1_ha_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2034,7 +2640,7 @@ func (x *VersionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VersionRequest.ProtoReflect.Descriptor instead.
 func (*VersionRequest) Descriptor() ([]byte, []int) {
-	return file_had_v1_ha_proto_rawDescGZIP(), []int{25}
+	return file_had_v1_ha_proto_rawDescGZIP(), []int{34}
 }
 
 type VersionResponse struct {
@@ -2049,7 +2655,7 @@ type VersionResponse struct {
 
 func (x *VersionResponse) Reset() {
 	*x = VersionResponse{}
-	mi := &file_had_v1_ha_proto_msgTypes[26]
+	mi := &file_had_v1_ha_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2061,7 +2667,7 @@ func (x *VersionResponse) String() string {
 func (*VersionResponse) ProtoMessage() {}
 
 func (x *VersionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_ha_proto_msgTypes[26]
+	mi := &file_had_v1_ha_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2074,7 +2680,7 @@ func (x *VersionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VersionResponse.ProtoReflect.Descriptor instead.
 func (*VersionResponse) Descriptor() ([]byte, []int) {
-	return file_had_v1_ha_proto_rawDescGZIP(), []int{26}
+	return file_had_v1_ha_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *VersionResponse) GetVersion() string {
@@ -2109,8 +2715,8 @@ var File_had_v1_ha_proto protoreflect.FileDescriptor
 
 const file_had_v1_ha_proto_rawDesc = "" +
 	"\n" +
-	"\x0fhad/v1/ha.proto\x12\x06had.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x10had/v1/log.proto\x1a\x12had/v1/state.proto\"\x0f\n" +
-	"\rStatusRequest\"\xde\x03\n" +
+	"\x0fhad/v1/ha.proto\x12\x06had.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x10had/v1/log.proto\x1a\x11had/v1/peer.proto\x1a\x12had/v1/state.proto\"\x0f\n" +
+	"\rStatusRequest\"\x8c\x04\n" +
 	"\x0eStatusResponse\x12\x18\n" +
 	"\acluster\x18\x01 \x01(\tR\acluster\x12\x1d\n" +
 	"\n" +
@@ -2127,7 +2733,22 @@ const file_had_v1_ha_proto_rawDesc = "" +
 	" \x03(\tR\bwarnings\x12\x12\n" +
 	"\x04next\x18\v \x01(\tR\x04next\x12*\n" +
 	"\x02at\x18\f \x01(\v2\x1a.google.protobuf.TimestampR\x02at\x12/\n" +
-	"\tunsecured\x18\r \x03(\v2\x11.had.v1.UnsecuredR\tunsecured\"\xf1\x01\n" +
+	"\tunsecured\x18\r \x03(\v2\x11.had.v1.UnsecuredR\tunsecured\x12,\n" +
+	"\x06tokens\x18\x12 \x03(\v2\x14.had.v1.TokenSummaryR\x06tokens\"\x97\x02\n" +
+	"\fTokenSummary\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1a\n" +
+	"\blocation\x18\x02 \x01(\tR\blocation\x12\x1e\n" +
+	"\n" +
+	"replicated\x18\x03 \x01(\bR\n" +
+	"replicated\x12\x18\n" +
+	"\aversion\x18\x04 \x01(\x04R\aversion\x12\x12\n" +
+	"\x04size\x18\x05 \x01(\rR\x04size\x12*\n" +
+	"\x02at\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\x02at\x12\x0e\n" +
+	"\x02by\x18\a \x01(\tR\x02by\x12\x16\n" +
+	"\x06reason\x18\b \x01(\tR\x06reason\x12\x1b\n" +
+	"\trender_to\x18\t \x01(\tR\brenderTo\x12\x18\n" +
+	"\aearlier\x18\n" +
+	" \x03(\x04R\aearlier\"\xf1\x01\n" +
 	"\tUnsecured\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x14\n" +
 	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\x12,\n" +
@@ -2164,7 +2785,7 @@ const file_had_v1_ha_proto_rawDesc = "" +
 	"\x0fSTATE_RELEASING\x10\x04\x12\x11\n" +
 	"\rSTATE_WAITING\x10\x05\x12\x11\n" +
 	"\rSTATE_UNOWNED\x10\x06\x12\x11\n" +
-	"\rSTATE_UNKNOWN\x10\a\"\xd1\x03\n" +
+	"\rSTATE_UNKNOWN\x10\a\"\xfe\x03\n" +
 	"\n" +
 	"NodeStatus\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
@@ -2184,7 +2805,8 @@ const file_had_v1_ha_proto_rawDesc = "" +
 	"\x0fpending_reports\x18\r \x01(\rR\x0ependingReports\x12\x1a\n" +
 	"\bproblems\x18\x0e \x03(\tR\bproblems\x12%\n" +
 	"\x0epolicy_version\x18\x0f \x01(\x04R\rpolicyVersion\x12\x16\n" +
-	"\x06layers\x18\x10 \x03(\tR\x06layers\"\xf8\x01\n" +
+	"\x06layers\x18\x10 \x03(\tR\x06layers\x12+\n" +
+	"\x06tokens\x18\x14 \x01(\v2\x13.had.v1.TokenHealthR\x06tokens\"\xf8\x01\n" +
 	"\rPolicySummary\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\x04R\aversion\x12\x16\n" +
 	"\x06digest\x18\x02 \x01(\tR\x06digest\x12*\n" +
@@ -2264,7 +2886,38 @@ const file_had_v1_ha_proto_rawDesc = "" +
 	"\x05index\x18\x04 \x01(\x04R\x05index\"\x13\n" +
 	"\x11PolicyShowRequest\"<\n" +
 	"\x12PolicyShowResponse\x12&\n" +
-	"\x06policy\x18\x01 \x01(\v2\x0e.had.v1.PolicyR\x06policy\"\x0f\n" +
+	"\x06policy\x18\x01 \x01(\v2\x0e.had.v1.PolicyR\x06policy\"@\n" +
+	"\x10TokenShowRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
+	"\acontent\x18\x02 \x01(\bR\acontent\"[\n" +
+	"\x11TokenShowResponse\x12,\n" +
+	"\x06tokens\x18\x01 \x03(\v2\x14.had.v1.TokenSummaryR\x06tokens\x12\x18\n" +
+	"\acontent\x18\x02 \x01(\fR\acontent\"\xcf\x01\n" +
+	"\x0fTokenSetRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
+	"\acontent\x18\x02 \x01(\fR\acontent\x12\x16\n" +
+	"\x06random\x18\x03 \x01(\rR\x06random\x12)\n" +
+	"\x10expected_version\x18\x04 \x01(\x04R\x0fexpectedVersion\x12#\n" +
+	"\rcheck_version\x18\x05 \x01(\bR\fcheckVersion\x12\x0e\n" +
+	"\x02by\x18\x06 \x01(\tR\x02by\x12\x16\n" +
+	"\x06reason\x18\a \x01(\tR\x06reason\"t\n" +
+	"\x10TokenSetResponse\x12\x18\n" +
+	"\aversion\x18\x01 \x01(\x04R\aversion\x12\x14\n" +
+	"\x05index\x18\x02 \x01(\x04R\x05index\x12\x12\n" +
+	"\x04size\x18\x03 \x01(\rR\x04size\x12\x1c\n" +
+	"\tunchanged\x18\x04 \x01(\bR\tunchanged\"P\n" +
+	"\x12TokenForgetRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x0e\n" +
+	"\x02by\x18\x02 \x01(\tR\x02by\x12\x16\n" +
+	"\x06reason\x18\x03 \x01(\tR\x06reason\"+\n" +
+	"\x13TokenForgetResponse\x12\x14\n" +
+	"\x05index\x18\x01 \x01(\x04R\x05index\"\x11\n" +
+	"\x0fTokenKeyRequest\"e\n" +
+	"\x10TokenKeyResponse\x12\x12\n" +
+	"\x04node\x18\x01 \x01(\tR\x04node\x12\x12\n" +
+	"\x04path\x18\x02 \x01(\tR\x04path\x12\x15\n" +
+	"\x06key_id\x18\x03 \x01(\tR\x05keyId\x12\x12\n" +
+	"\x04made\x18\x04 \x01(\bR\x04made\"\x0f\n" +
 	"\rTimingRequest\"\xc7\x04\n" +
 	"\x0eTimingResponse\x12\x1b\n" +
 	"\tdetect_ms\x18\x01 \x01(\x01R\bdetectMs\x120\n" +
@@ -2287,7 +2940,7 @@ const file_had_v1_ha_proto_rawDesc = "" +
 	"\aversion\x18\x01 \x01(\tR\aversion\x12\x16\n" +
 	"\x06commit\x18\x02 \x01(\tR\x06commit\x12\x0e\n" +
 	"\x02go\x18\x03 \x01(\tR\x02go\x12\x12\n" +
-	"\x04node\x18\x04 \x01(\tR\x04node2\x84\x05\n" +
+	"\x04node\x18\x04 \x01(\tR\x04node2\x8c\a\n" +
 	"\x02HA\x127\n" +
 	"\x06Status\x12\x15.had.v1.StatusRequest\x1a\x16.had.v1.StatusResponse\x12<\n" +
 	"\aHistory\x12\x16.had.v1.HistoryRequest\x1a\x17.had.v1.HistoryResponse0\x01\x126\n" +
@@ -2297,7 +2950,11 @@ const file_had_v1_ha_proto_rawDesc = "" +
 	"\x0ePolicyValidate\x12\x1d.had.v1.PolicyValidateRequest\x1a\x1e.had.v1.PolicyValidateResponse\x12F\n" +
 	"\vPolicyApply\x12\x1a.had.v1.PolicyApplyRequest\x1a\x1b.had.v1.PolicyApplyResponse\x12C\n" +
 	"\n" +
-	"PolicyShow\x12\x19.had.v1.PolicyShowRequest\x1a\x1a.had.v1.PolicyShowResponse\x127\n" +
+	"PolicyShow\x12\x19.had.v1.PolicyShowRequest\x1a\x1a.had.v1.PolicyShowResponse\x12@\n" +
+	"\tTokenShow\x12\x18.had.v1.TokenShowRequest\x1a\x19.had.v1.TokenShowResponse\x12=\n" +
+	"\bTokenSet\x12\x17.had.v1.TokenSetRequest\x1a\x18.had.v1.TokenSetResponse\x12F\n" +
+	"\vTokenForget\x12\x1a.had.v1.TokenForgetRequest\x1a\x1b.had.v1.TokenForgetResponse\x12=\n" +
+	"\bTokenKey\x12\x17.had.v1.TokenKeyRequest\x1a\x18.had.v1.TokenKeyResponse\x127\n" +
 	"\x06Timing\x12\x15.had.v1.TimingRequest\x1a\x16.had.v1.TimingResponse\x12:\n" +
 	"\aVersion\x12\x16.had.v1.VersionRequest\x1a\x17.had.v1.VersionResponseB\x18Z\x16had/proto/had/v1;hadv1b\x06proto3"
 
@@ -2314,89 +2971,111 @@ func file_had_v1_ha_proto_rawDescGZIP() []byte {
 }
 
 var file_had_v1_ha_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_had_v1_ha_proto_msgTypes = make([]protoimpl.MessageInfo, 27)
+var file_had_v1_ha_proto_msgTypes = make([]protoimpl.MessageInfo, 36)
 var file_had_v1_ha_proto_goTypes = []any{
 	(Ownership_State)(0),           // 0: had.v1.Ownership.State
 	(Diagnostic_Severity)(0),       // 1: had.v1.Diagnostic.Severity
 	(*StatusRequest)(nil),          // 2: had.v1.StatusRequest
 	(*StatusResponse)(nil),         // 3: had.v1.StatusResponse
-	(*Unsecured)(nil),              // 4: had.v1.Unsecured
-	(*Freshness)(nil),              // 5: had.v1.Freshness
-	(*Ownership)(nil),              // 6: had.v1.Ownership
-	(*NodeStatus)(nil),             // 7: had.v1.NodeStatus
-	(*PolicySummary)(nil),          // 8: had.v1.PolicySummary
-	(*VipSummary)(nil),             // 9: had.v1.VipSummary
-	(*HistoryRequest)(nil),         // 10: had.v1.HistoryRequest
-	(*HistoryResponse)(nil),        // 11: had.v1.HistoryResponse
-	(*WatchRequest)(nil),           // 12: had.v1.WatchRequest
-	(*WatchResponse)(nil),          // 13: had.v1.WatchResponse
-	(*MoveRequest)(nil),            // 14: had.v1.MoveRequest
-	(*MoveResponse)(nil),           // 15: had.v1.MoveResponse
-	(*ConfirmFenceRequest)(nil),    // 16: had.v1.ConfirmFenceRequest
-	(*ConfirmFenceResponse)(nil),   // 17: had.v1.ConfirmFenceResponse
-	(*PolicyValidateRequest)(nil),  // 18: had.v1.PolicyValidateRequest
-	(*PolicyValidateResponse)(nil), // 19: had.v1.PolicyValidateResponse
-	(*Diagnostic)(nil),             // 20: had.v1.Diagnostic
-	(*PolicyApplyRequest)(nil),     // 21: had.v1.PolicyApplyRequest
-	(*PolicyApplyResponse)(nil),    // 22: had.v1.PolicyApplyResponse
-	(*PolicyShowRequest)(nil),      // 23: had.v1.PolicyShowRequest
-	(*PolicyShowResponse)(nil),     // 24: had.v1.PolicyShowResponse
-	(*TimingRequest)(nil),          // 25: had.v1.TimingRequest
-	(*TimingResponse)(nil),         // 26: had.v1.TimingResponse
-	(*VersionRequest)(nil),         // 27: had.v1.VersionRequest
-	(*VersionResponse)(nil),        // 28: had.v1.VersionResponse
-	(*timestamppb.Timestamp)(nil),  // 29: google.protobuf.Timestamp
-	(*HeldVolume)(nil),             // 30: had.v1.HeldVolume
-	(*HeldAddress)(nil),            // 31: had.v1.HeldAddress
-	(*Event)(nil),                  // 32: had.v1.Event
-	(*Policy)(nil),                 // 33: had.v1.Policy
+	(*TokenSummary)(nil),           // 4: had.v1.TokenSummary
+	(*Unsecured)(nil),              // 5: had.v1.Unsecured
+	(*Freshness)(nil),              // 6: had.v1.Freshness
+	(*Ownership)(nil),              // 7: had.v1.Ownership
+	(*NodeStatus)(nil),             // 8: had.v1.NodeStatus
+	(*PolicySummary)(nil),          // 9: had.v1.PolicySummary
+	(*VipSummary)(nil),             // 10: had.v1.VipSummary
+	(*HistoryRequest)(nil),         // 11: had.v1.HistoryRequest
+	(*HistoryResponse)(nil),        // 12: had.v1.HistoryResponse
+	(*WatchRequest)(nil),           // 13: had.v1.WatchRequest
+	(*WatchResponse)(nil),          // 14: had.v1.WatchResponse
+	(*MoveRequest)(nil),            // 15: had.v1.MoveRequest
+	(*MoveResponse)(nil),           // 16: had.v1.MoveResponse
+	(*ConfirmFenceRequest)(nil),    // 17: had.v1.ConfirmFenceRequest
+	(*ConfirmFenceResponse)(nil),   // 18: had.v1.ConfirmFenceResponse
+	(*PolicyValidateRequest)(nil),  // 19: had.v1.PolicyValidateRequest
+	(*PolicyValidateResponse)(nil), // 20: had.v1.PolicyValidateResponse
+	(*Diagnostic)(nil),             // 21: had.v1.Diagnostic
+	(*PolicyApplyRequest)(nil),     // 22: had.v1.PolicyApplyRequest
+	(*PolicyApplyResponse)(nil),    // 23: had.v1.PolicyApplyResponse
+	(*PolicyShowRequest)(nil),      // 24: had.v1.PolicyShowRequest
+	(*PolicyShowResponse)(nil),     // 25: had.v1.PolicyShowResponse
+	(*TokenShowRequest)(nil),       // 26: had.v1.TokenShowRequest
+	(*TokenShowResponse)(nil),      // 27: had.v1.TokenShowResponse
+	(*TokenSetRequest)(nil),        // 28: had.v1.TokenSetRequest
+	(*TokenSetResponse)(nil),       // 29: had.v1.TokenSetResponse
+	(*TokenForgetRequest)(nil),     // 30: had.v1.TokenForgetRequest
+	(*TokenForgetResponse)(nil),    // 31: had.v1.TokenForgetResponse
+	(*TokenKeyRequest)(nil),        // 32: had.v1.TokenKeyRequest
+	(*TokenKeyResponse)(nil),       // 33: had.v1.TokenKeyResponse
+	(*TimingRequest)(nil),          // 34: had.v1.TimingRequest
+	(*TimingResponse)(nil),         // 35: had.v1.TimingResponse
+	(*VersionRequest)(nil),         // 36: had.v1.VersionRequest
+	(*VersionResponse)(nil),        // 37: had.v1.VersionResponse
+	(*timestamppb.Timestamp)(nil),  // 38: google.protobuf.Timestamp
+	(*HeldVolume)(nil),             // 39: had.v1.HeldVolume
+	(*HeldAddress)(nil),            // 40: had.v1.HeldAddress
+	(*TokenHealth)(nil),            // 41: had.v1.TokenHealth
+	(*Event)(nil),                  // 42: had.v1.Event
+	(*Policy)(nil),                 // 43: had.v1.Policy
 }
 var file_had_v1_ha_proto_depIdxs = []int32{
-	5,  // 0: had.v1.StatusResponse.freshness:type_name -> had.v1.Freshness
-	6,  // 1: had.v1.StatusResponse.ownership:type_name -> had.v1.Ownership
-	7,  // 2: had.v1.StatusResponse.nodes:type_name -> had.v1.NodeStatus
-	8,  // 3: had.v1.StatusResponse.policy:type_name -> had.v1.PolicySummary
-	29, // 4: had.v1.StatusResponse.at:type_name -> google.protobuf.Timestamp
-	4,  // 5: had.v1.StatusResponse.unsecured:type_name -> had.v1.Unsecured
-	30, // 6: had.v1.Unsecured.volumes:type_name -> had.v1.HeldVolume
-	0,  // 7: had.v1.Ownership.state:type_name -> had.v1.Ownership.State
-	29, // 8: had.v1.Ownership.since:type_name -> google.protobuf.Timestamp
-	31, // 9: had.v1.Ownership.addresses:type_name -> had.v1.HeldAddress
-	30, // 10: had.v1.Ownership.volumes:type_name -> had.v1.HeldVolume
-	29, // 11: had.v1.PolicySummary.at:type_name -> google.protobuf.Timestamp
-	9,  // 12: had.v1.PolicySummary.vips:type_name -> had.v1.VipSummary
-	30, // 13: had.v1.PolicySummary.volumes:type_name -> had.v1.HeldVolume
-	32, // 14: had.v1.HistoryResponse.events:type_name -> had.v1.Event
-	3,  // 15: had.v1.WatchResponse.status:type_name -> had.v1.StatusResponse
-	20, // 16: had.v1.PolicyValidateResponse.diagnostics:type_name -> had.v1.Diagnostic
-	1,  // 17: had.v1.Diagnostic.severity:type_name -> had.v1.Diagnostic.Severity
-	20, // 18: had.v1.PolicyApplyResponse.diagnostics:type_name -> had.v1.Diagnostic
-	33, // 19: had.v1.PolicyShowResponse.policy:type_name -> had.v1.Policy
-	2,  // 20: had.v1.HA.Status:input_type -> had.v1.StatusRequest
-	10, // 21: had.v1.HA.History:input_type -> had.v1.HistoryRequest
-	12, // 22: had.v1.HA.Watch:input_type -> had.v1.WatchRequest
-	14, // 23: had.v1.HA.Move:input_type -> had.v1.MoveRequest
-	16, // 24: had.v1.HA.ConfirmFence:input_type -> had.v1.ConfirmFenceRequest
-	18, // 25: had.v1.HA.PolicyValidate:input_type -> had.v1.PolicyValidateRequest
-	21, // 26: had.v1.HA.PolicyApply:input_type -> had.v1.PolicyApplyRequest
-	23, // 27: had.v1.HA.PolicyShow:input_type -> had.v1.PolicyShowRequest
-	25, // 28: had.v1.HA.Timing:input_type -> had.v1.TimingRequest
-	27, // 29: had.v1.HA.Version:input_type -> had.v1.VersionRequest
-	3,  // 30: had.v1.HA.Status:output_type -> had.v1.StatusResponse
-	11, // 31: had.v1.HA.History:output_type -> had.v1.HistoryResponse
-	13, // 32: had.v1.HA.Watch:output_type -> had.v1.WatchResponse
-	15, // 33: had.v1.HA.Move:output_type -> had.v1.MoveResponse
-	17, // 34: had.v1.HA.ConfirmFence:output_type -> had.v1.ConfirmFenceResponse
-	19, // 35: had.v1.HA.PolicyValidate:output_type -> had.v1.PolicyValidateResponse
-	22, // 36: had.v1.HA.PolicyApply:output_type -> had.v1.PolicyApplyResponse
-	24, // 37: had.v1.HA.PolicyShow:output_type -> had.v1.PolicyShowResponse
-	26, // 38: had.v1.HA.Timing:output_type -> had.v1.TimingResponse
-	28, // 39: had.v1.HA.Version:output_type -> had.v1.VersionResponse
-	30, // [30:40] is the sub-list for method output_type
-	20, // [20:30] is the sub-list for method input_type
-	20, // [20:20] is the sub-list for extension type_name
-	20, // [20:20] is the sub-list for extension extendee
-	0,  // [0:20] is the sub-list for field type_name
+	6,  // 0: had.v1.StatusResponse.freshness:type_name -> had.v1.Freshness
+	7,  // 1: had.v1.StatusResponse.ownership:type_name -> had.v1.Ownership
+	8,  // 2: had.v1.StatusResponse.nodes:type_name -> had.v1.NodeStatus
+	9,  // 3: had.v1.StatusResponse.policy:type_name -> had.v1.PolicySummary
+	38, // 4: had.v1.StatusResponse.at:type_name -> google.protobuf.Timestamp
+	5,  // 5: had.v1.StatusResponse.unsecured:type_name -> had.v1.Unsecured
+	4,  // 6: had.v1.StatusResponse.tokens:type_name -> had.v1.TokenSummary
+	38, // 7: had.v1.TokenSummary.at:type_name -> google.protobuf.Timestamp
+	39, // 8: had.v1.Unsecured.volumes:type_name -> had.v1.HeldVolume
+	0,  // 9: had.v1.Ownership.state:type_name -> had.v1.Ownership.State
+	38, // 10: had.v1.Ownership.since:type_name -> google.protobuf.Timestamp
+	40, // 11: had.v1.Ownership.addresses:type_name -> had.v1.HeldAddress
+	39, // 12: had.v1.Ownership.volumes:type_name -> had.v1.HeldVolume
+	41, // 13: had.v1.NodeStatus.tokens:type_name -> had.v1.TokenHealth
+	38, // 14: had.v1.PolicySummary.at:type_name -> google.protobuf.Timestamp
+	10, // 15: had.v1.PolicySummary.vips:type_name -> had.v1.VipSummary
+	39, // 16: had.v1.PolicySummary.volumes:type_name -> had.v1.HeldVolume
+	42, // 17: had.v1.HistoryResponse.events:type_name -> had.v1.Event
+	3,  // 18: had.v1.WatchResponse.status:type_name -> had.v1.StatusResponse
+	21, // 19: had.v1.PolicyValidateResponse.diagnostics:type_name -> had.v1.Diagnostic
+	1,  // 20: had.v1.Diagnostic.severity:type_name -> had.v1.Diagnostic.Severity
+	21, // 21: had.v1.PolicyApplyResponse.diagnostics:type_name -> had.v1.Diagnostic
+	43, // 22: had.v1.PolicyShowResponse.policy:type_name -> had.v1.Policy
+	4,  // 23: had.v1.TokenShowResponse.tokens:type_name -> had.v1.TokenSummary
+	2,  // 24: had.v1.HA.Status:input_type -> had.v1.StatusRequest
+	11, // 25: had.v1.HA.History:input_type -> had.v1.HistoryRequest
+	13, // 26: had.v1.HA.Watch:input_type -> had.v1.WatchRequest
+	15, // 27: had.v1.HA.Move:input_type -> had.v1.MoveRequest
+	17, // 28: had.v1.HA.ConfirmFence:input_type -> had.v1.ConfirmFenceRequest
+	19, // 29: had.v1.HA.PolicyValidate:input_type -> had.v1.PolicyValidateRequest
+	22, // 30: had.v1.HA.PolicyApply:input_type -> had.v1.PolicyApplyRequest
+	24, // 31: had.v1.HA.PolicyShow:input_type -> had.v1.PolicyShowRequest
+	26, // 32: had.v1.HA.TokenShow:input_type -> had.v1.TokenShowRequest
+	28, // 33: had.v1.HA.TokenSet:input_type -> had.v1.TokenSetRequest
+	30, // 34: had.v1.HA.TokenForget:input_type -> had.v1.TokenForgetRequest
+	32, // 35: had.v1.HA.TokenKey:input_type -> had.v1.TokenKeyRequest
+	34, // 36: had.v1.HA.Timing:input_type -> had.v1.TimingRequest
+	36, // 37: had.v1.HA.Version:input_type -> had.v1.VersionRequest
+	3,  // 38: had.v1.HA.Status:output_type -> had.v1.StatusResponse
+	12, // 39: had.v1.HA.History:output_type -> had.v1.HistoryResponse
+	14, // 40: had.v1.HA.Watch:output_type -> had.v1.WatchResponse
+	16, // 41: had.v1.HA.Move:output_type -> had.v1.MoveResponse
+	18, // 42: had.v1.HA.ConfirmFence:output_type -> had.v1.ConfirmFenceResponse
+	20, // 43: had.v1.HA.PolicyValidate:output_type -> had.v1.PolicyValidateResponse
+	23, // 44: had.v1.HA.PolicyApply:output_type -> had.v1.PolicyApplyResponse
+	25, // 45: had.v1.HA.PolicyShow:output_type -> had.v1.PolicyShowResponse
+	27, // 46: had.v1.HA.TokenShow:output_type -> had.v1.TokenShowResponse
+	29, // 47: had.v1.HA.TokenSet:output_type -> had.v1.TokenSetResponse
+	31, // 48: had.v1.HA.TokenForget:output_type -> had.v1.TokenForgetResponse
+	33, // 49: had.v1.HA.TokenKey:output_type -> had.v1.TokenKeyResponse
+	35, // 50: had.v1.HA.Timing:output_type -> had.v1.TimingResponse
+	37, // 51: had.v1.HA.Version:output_type -> had.v1.VersionResponse
+	38, // [38:52] is the sub-list for method output_type
+	24, // [24:38] is the sub-list for method input_type
+	24, // [24:24] is the sub-list for extension type_name
+	24, // [24:24] is the sub-list for extension extendee
+	0,  // [0:24] is the sub-list for field type_name
 }
 
 func init() { file_had_v1_ha_proto_init() }
@@ -2405,6 +3084,7 @@ func file_had_v1_ha_proto_init() {
 		return
 	}
 	file_had_v1_log_proto_init()
+	file_had_v1_peer_proto_init()
 	file_had_v1_state_proto_init()
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -2412,7 +3092,7 @@ func file_had_v1_ha_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_had_v1_ha_proto_rawDesc), len(file_had_v1_ha_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   27,
+			NumMessages:   36,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -27,6 +27,10 @@ const (
 	HA_PolicyValidate_FullMethodName = "/had.v1.HA/PolicyValidate"
 	HA_PolicyApply_FullMethodName    = "/had.v1.HA/PolicyApply"
 	HA_PolicyShow_FullMethodName     = "/had.v1.HA/PolicyShow"
+	HA_TokenShow_FullMethodName      = "/had.v1.HA/TokenShow"
+	HA_TokenSet_FullMethodName       = "/had.v1.HA/TokenSet"
+	HA_TokenForget_FullMethodName    = "/had.v1.HA/TokenForget"
+	HA_TokenKey_FullMethodName       = "/had.v1.HA/TokenKey"
 	HA_Timing_FullMethodName         = "/had.v1.HA/Timing"
 	HA_Version_FullMethodName        = "/had.v1.HA/Version"
 )
@@ -57,6 +61,16 @@ type HAClient interface {
 	PolicyValidate(ctx context.Context, in *PolicyValidateRequest, opts ...grpc.CallOption) (*PolicyValidateResponse, error)
 	PolicyApply(ctx context.Context, in *PolicyApplyRequest, opts ...grpc.CallOption) (*PolicyApplyResponse, error)
 	PolicyShow(ctx context.Context, in *PolicyShowRequest, opts ...grpc.CallOption) (*PolicyShowResponse, error)
+	// TokenShow tells where reconnect tokens are and which versions the log has.
+	// Their content it tells only through the local socket, and only when asked.
+	TokenShow(ctx context.Context, in *TokenShowRequest, opts ...grpc.CallOption) (*TokenShowResponse, error)
+	// TokenSet makes a new version of a replicated token, of the given content or
+	// of random bytes. Only through the local socket: the content is encrypted
+	// before it leaves the host.
+	TokenSet(ctx context.Context, in *TokenSetRequest, opts ...grpc.CallOption) (*TokenSetResponse, error)
+	TokenForget(ctx context.Context, in *TokenForgetRequest, opts ...grpc.CallOption) (*TokenForgetResponse, error)
+	// TokenKey makes this node's token key if it has none.
+	TokenKey(ctx context.Context, in *TokenKeyRequest, opts ...grpc.CallOption) (*TokenKeyResponse, error)
 	Timing(ctx context.Context, in *TimingRequest, opts ...grpc.CallOption) (*TimingResponse, error)
 	Version(ctx context.Context, in *VersionRequest, opts ...grpc.CallOption) (*VersionResponse, error)
 }
@@ -167,6 +181,46 @@ func (c *hAClient) PolicyShow(ctx context.Context, in *PolicyShowRequest, opts .
 	return out, nil
 }
 
+func (c *hAClient) TokenShow(ctx context.Context, in *TokenShowRequest, opts ...grpc.CallOption) (*TokenShowResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(TokenShowResponse)
+	err := c.cc.Invoke(ctx, HA_TokenShow_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *hAClient) TokenSet(ctx context.Context, in *TokenSetRequest, opts ...grpc.CallOption) (*TokenSetResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(TokenSetResponse)
+	err := c.cc.Invoke(ctx, HA_TokenSet_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *hAClient) TokenForget(ctx context.Context, in *TokenForgetRequest, opts ...grpc.CallOption) (*TokenForgetResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(TokenForgetResponse)
+	err := c.cc.Invoke(ctx, HA_TokenForget_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *hAClient) TokenKey(ctx context.Context, in *TokenKeyRequest, opts ...grpc.CallOption) (*TokenKeyResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(TokenKeyResponse)
+	err := c.cc.Invoke(ctx, HA_TokenKey_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *hAClient) Timing(ctx context.Context, in *TimingRequest, opts ...grpc.CallOption) (*TimingResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(TimingResponse)
@@ -213,6 +267,16 @@ type HAServer interface {
 	PolicyValidate(context.Context, *PolicyValidateRequest) (*PolicyValidateResponse, error)
 	PolicyApply(context.Context, *PolicyApplyRequest) (*PolicyApplyResponse, error)
 	PolicyShow(context.Context, *PolicyShowRequest) (*PolicyShowResponse, error)
+	// TokenShow tells where reconnect tokens are and which versions the log has.
+	// Their content it tells only through the local socket, and only when asked.
+	TokenShow(context.Context, *TokenShowRequest) (*TokenShowResponse, error)
+	// TokenSet makes a new version of a replicated token, of the given content or
+	// of random bytes. Only through the local socket: the content is encrypted
+	// before it leaves the host.
+	TokenSet(context.Context, *TokenSetRequest) (*TokenSetResponse, error)
+	TokenForget(context.Context, *TokenForgetRequest) (*TokenForgetResponse, error)
+	// TokenKey makes this node's token key if it has none.
+	TokenKey(context.Context, *TokenKeyRequest) (*TokenKeyResponse, error)
 	Timing(context.Context, *TimingRequest) (*TimingResponse, error)
 	Version(context.Context, *VersionRequest) (*VersionResponse, error)
 	mustEmbedUnimplementedHAServer()
@@ -248,6 +312,18 @@ func (UnimplementedHAServer) PolicyApply(context.Context, *PolicyApplyRequest) (
 }
 func (UnimplementedHAServer) PolicyShow(context.Context, *PolicyShowRequest) (*PolicyShowResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method PolicyShow not implemented")
+}
+func (UnimplementedHAServer) TokenShow(context.Context, *TokenShowRequest) (*TokenShowResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method TokenShow not implemented")
+}
+func (UnimplementedHAServer) TokenSet(context.Context, *TokenSetRequest) (*TokenSetResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method TokenSet not implemented")
+}
+func (UnimplementedHAServer) TokenForget(context.Context, *TokenForgetRequest) (*TokenForgetResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method TokenForget not implemented")
+}
+func (UnimplementedHAServer) TokenKey(context.Context, *TokenKeyRequest) (*TokenKeyResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method TokenKey not implemented")
 }
 func (UnimplementedHAServer) Timing(context.Context, *TimingRequest) (*TimingResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Timing not implemented")
@@ -406,6 +482,78 @@ func _HA_PolicyShow_Handler(srv interface{}, ctx context.Context, dec func(inter
 	return interceptor(ctx, in, info, handler)
 }
 
+func _HA_TokenShow_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(TokenShowRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(HAServer).TokenShow(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: HA_TokenShow_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(HAServer).TokenShow(ctx, req.(*TokenShowRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _HA_TokenSet_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(TokenSetRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(HAServer).TokenSet(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: HA_TokenSet_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(HAServer).TokenSet(ctx, req.(*TokenSetRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _HA_TokenForget_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(TokenForgetRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(HAServer).TokenForget(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: HA_TokenForget_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(HAServer).TokenForget(ctx, req.(*TokenForgetRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _HA_TokenKey_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(TokenKeyRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(HAServer).TokenKey(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: HA_TokenKey_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(HAServer).TokenKey(ctx, req.(*TokenKeyRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _HA_Timing_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(TimingRequest)
 	if err := dec(in); err != nil {
@@ -472,6 +620,22 @@ var HA_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "PolicyShow",
 			Handler:    _HA_PolicyShow_Handler,
+		},
+		{
+			MethodName: "TokenShow",
+			Handler:    _HA_TokenShow_Handler,
+		},
+		{
+			MethodName: "TokenSet",
+			Handler:    _HA_TokenSet_Handler,
+		},
+		{
+			MethodName: "TokenForget",
+			Handler:    _HA_TokenForget_Handler,
+		},
+		{
+			MethodName: "TokenKey",
+			Handler:    _HA_TokenKey_Handler,
 		},
 		{
 			MethodName: "Timing",

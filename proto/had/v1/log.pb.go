@@ -81,7 +81,7 @@ func (x Evidence_Kind) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Evidence_Kind.Descriptor instead.
 func (Evidence_Kind) EnumDescriptor() ([]byte, []int) {
-	return file_had_v1_log_proto_rawDescGZIP(), []int{9, 0}
+	return file_had_v1_log_proto_rawDescGZIP(), []int{12, 0}
 }
 
 type Secured_Kind int32
@@ -145,7 +145,7 @@ func (x Secured_Kind) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Secured_Kind.Descriptor instead.
 func (Secured_Kind) EnumDescriptor() ([]byte, []int) {
-	return file_had_v1_log_proto_rawDescGZIP(), []int{13, 0}
+	return file_had_v1_log_proto_rawDescGZIP(), []int{16, 0}
 }
 
 type Progress_Outcome int32
@@ -197,7 +197,7 @@ func (x Progress_Outcome) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Progress_Outcome.Descriptor instead.
 func (Progress_Outcome) EnumDescriptor() ([]byte, []int) {
-	return file_had_v1_log_proto_rawDescGZIP(), []int{18, 0}
+	return file_had_v1_log_proto_rawDescGZIP(), []int{21, 0}
 }
 
 type HookResult_Outcome int32
@@ -258,7 +258,7 @@ func (x HookResult_Outcome) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use HookResult_Outcome.Descriptor instead.
 func (HookResult_Outcome) EnumDescriptor() ([]byte, []int) {
-	return file_had_v1_log_proto_rawDescGZIP(), []int{20, 0}
+	return file_had_v1_log_proto_rawDescGZIP(), []int{23, 0}
 }
 
 // Instance is one run of the had daemon. An epoch belongs to exactly one
@@ -349,6 +349,8 @@ type Command struct {
 	//	*Command_Waited
 	//	*Command_Farewell
 	//	*Command_Secured
+	//	*Command_TokenSet
+	//	*Command_TokenForget
 	Record        isCommand_Record `protobuf_oneof:"record"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -495,6 +497,24 @@ func (x *Command) GetSecured() *Secured {
 	return nil
 }
 
+func (x *Command) GetTokenSet() *TokenSet {
+	if x != nil {
+		if x, ok := x.Record.(*Command_TokenSet); ok {
+			return x.TokenSet
+		}
+	}
+	return nil
+}
+
+func (x *Command) GetTokenForget() *TokenForget {
+	if x != nil {
+		if x, ok := x.Record.(*Command_TokenForget); ok {
+			return x.TokenForget
+		}
+	}
+	return nil
+}
+
 type isCommand_Record interface {
 	isCommand_Record()
 }
@@ -539,6 +559,14 @@ type Command_Secured struct {
 	Secured *Secured `protobuf:"bytes,19,opt,name=secured,proto3,oneof"`
 }
 
+type Command_TokenSet struct {
+	TokenSet *TokenSet `protobuf:"bytes,28,opt,name=token_set,json=tokenSet,proto3,oneof"`
+}
+
+type Command_TokenForget struct {
+	TokenForget *TokenForget `protobuf:"bytes,29,opt,name=token_forget,json=tokenForget,proto3,oneof"`
+}
+
 func (*Command_Birth) isCommand_Record() {}
 
 func (*Command_PolicyApply) isCommand_Record() {}
@@ -558,6 +586,10 @@ func (*Command_Waited) isCommand_Record() {}
 func (*Command_Farewell) isCommand_Record() {}
 
 func (*Command_Secured) isCommand_Record() {}
+
+func (*Command_TokenSet) isCommand_Record() {}
+
+func (*Command_TokenForget) isCommand_Record() {}
 
 // Birth binds each node's name to the random ID its data folder holds. The
 // first leader commits it; every later one is refused.
@@ -1003,6 +1035,7 @@ type Acquire struct {
 	Cause         string                 `protobuf:"bytes,7,opt,name=cause,proto3" json:"cause,omitempty"`                                      // why the owner changed, for people
 	MoveOperation string                 `protobuf:"bytes,8,opt,name=move_operation,json=moveOperation,proto3" json:"move_operation,omitempty"` // the MoveOrder this completes, if any
 	Volumes       []*HeldVolume          `protobuf:"bytes,9,rep,name=volumes,proto3" json:"volumes,omitempty"`                                  // all that the epoch may ever mount
+	Tokens        []*HeldToken           `protobuf:"bytes,14,rep,name=tokens,proto3" json:"tokens,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1100,6 +1133,274 @@ func (x *Acquire) GetVolumes() []*HeldVolume {
 	return nil
 }
 
+func (x *Acquire) GetTokens() []*HeldToken {
+	if x != nil {
+		return x.Tokens
+	}
+	return nil
+}
+
+// HeldToken is a reconnect token that an epoch's services use.
+type HeldToken struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`              // of the reconnect_token block
+	Location      string                 `protobuf:"bytes,2,opt,name=location,proto3" json:"location,omitempty"`      // absolute path, the same on every host
+	Replicated    bool                   `protobuf:"varint,3,opt,name=replicated,proto3" json:"replicated,omitempty"` // the content is in the log; otherwise the place itself is shared
+	Version       uint64                 `protobuf:"varint,4,opt,name=version,proto3" json:"version,omitempty"`       // of the content, as the epoch began; 0: there is none yet
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HeldToken) Reset() {
+	*x = HeldToken{}
+	mi := &file_had_v1_log_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HeldToken) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HeldToken) ProtoMessage() {}
+
+func (x *HeldToken) ProtoReflect() protoreflect.Message {
+	mi := &file_had_v1_log_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HeldToken.ProtoReflect.Descriptor instead.
+func (*HeldToken) Descriptor() ([]byte, []int) {
+	return file_had_v1_log_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *HeldToken) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *HeldToken) GetLocation() string {
+	if x != nil {
+		return x.Location
+	}
+	return ""
+}
+
+func (x *HeldToken) GetReplicated() bool {
+	if x != nil {
+		return x.Replicated
+	}
+	return false
+}
+
+func (x *HeldToken) GetVersion() uint64 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
+// TokenSet makes a new version of a reconnect token's content. It is refused
+// unless expected_version is the current version (0: there is none yet), and,
+// when it comes from a service of the owner, unless its epoch is the newest,
+// open, and not being handed over.
+type TokenSet struct {
+	state           protoimpl.MessageState `protogen:"open.v1"`
+	Name            string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"` // of the reconnect_token block
+	ExpectedVersion uint64                 `protobuf:"varint,2,opt,name=expected_version,json=expectedVersion,proto3" json:"expected_version,omitempty"`
+	Sealed          []byte                 `protobuf:"bytes,3,opt,name=sealed,proto3" json:"sealed,omitempty"`            // the content, encrypted with a key that isn't in the log (package token)
+	KeyId           string                 `protobuf:"bytes,4,opt,name=key_id,json=keyId,proto3" json:"key_id,omitempty"` // which key
+	Size            uint32                 `protobuf:"varint,5,opt,name=size,proto3" json:"size,omitempty"`               // of the content, in bytes
+	Keep            uint32                 `protobuf:"varint,6,opt,name=keep,proto3" json:"keep,omitempty"`               // how many earlier versions the state keeps
+	// A service has changed the file on the owner: whose epoch that is. 0: an
+	// operator.
+	Epoch         uint64    `protobuf:"varint,7,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	Instance      *Instance `protobuf:"bytes,8,opt,name=instance,proto3" json:"instance,omitempty"` // with epoch
+	By            string    `protobuf:"bytes,9,opt,name=by,proto3" json:"by,omitempty"`             // who asked: local user name and node; of a service, the node
+	Reason        string    `protobuf:"bytes,10,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TokenSet) Reset() {
+	*x = TokenSet{}
+	mi := &file_had_v1_log_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TokenSet) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TokenSet) ProtoMessage() {}
+
+func (x *TokenSet) ProtoReflect() protoreflect.Message {
+	mi := &file_had_v1_log_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TokenSet.ProtoReflect.Descriptor instead.
+func (*TokenSet) Descriptor() ([]byte, []int) {
+	return file_had_v1_log_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *TokenSet) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *TokenSet) GetExpectedVersion() uint64 {
+	if x != nil {
+		return x.ExpectedVersion
+	}
+	return 0
+}
+
+func (x *TokenSet) GetSealed() []byte {
+	if x != nil {
+		return x.Sealed
+	}
+	return nil
+}
+
+func (x *TokenSet) GetKeyId() string {
+	if x != nil {
+		return x.KeyId
+	}
+	return ""
+}
+
+func (x *TokenSet) GetSize() uint32 {
+	if x != nil {
+		return x.Size
+	}
+	return 0
+}
+
+func (x *TokenSet) GetKeep() uint32 {
+	if x != nil {
+		return x.Keep
+	}
+	return 0
+}
+
+func (x *TokenSet) GetEpoch() uint64 {
+	if x != nil {
+		return x.Epoch
+	}
+	return 0
+}
+
+func (x *TokenSet) GetInstance() *Instance {
+	if x != nil {
+		return x.Instance
+	}
+	return nil
+}
+
+func (x *TokenSet) GetBy() string {
+	if x != nil {
+		return x.By
+	}
+	return ""
+}
+
+func (x *TokenSet) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+// TokenForget takes a token's content out of the state. It is refused unless
+// expected_version is the current version.
+type TokenForget struct {
+	state           protoimpl.MessageState `protogen:"open.v1"`
+	Name            string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	ExpectedVersion uint64                 `protobuf:"varint,2,opt,name=expected_version,json=expectedVersion,proto3" json:"expected_version,omitempty"`
+	By              string                 `protobuf:"bytes,3,opt,name=by,proto3" json:"by,omitempty"`
+	Reason          string                 `protobuf:"bytes,4,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
+}
+
+func (x *TokenForget) Reset() {
+	*x = TokenForget{}
+	mi := &file_had_v1_log_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TokenForget) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TokenForget) ProtoMessage() {}
+
+func (x *TokenForget) ProtoReflect() protoreflect.Message {
+	mi := &file_had_v1_log_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TokenForget.ProtoReflect.Descriptor instead.
+func (*TokenForget) Descriptor() ([]byte, []int) {
+	return file_had_v1_log_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *TokenForget) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *TokenForget) GetExpectedVersion() uint64 {
+	if x != nil {
+		return x.ExpectedVersion
+	}
+	return 0
+}
+
+func (x *TokenForget) GetBy() string {
+	if x != nil {
+		return x.By
+	}
+	return ""
+}
+
+func (x *TokenForget) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
 // Evidence says why an epoch that nobody released can be taken for over, or
 // need not be over yet.
 type Evidence struct {
@@ -1114,7 +1415,7 @@ type Evidence struct {
 
 func (x *Evidence) Reset() {
 	*x = Evidence{}
-	mi := &file_had_v1_log_proto_msgTypes[9]
+	mi := &file_had_v1_log_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1126,7 +1427,7 @@ func (x *Evidence) String() string {
 func (*Evidence) ProtoMessage() {}
 
 func (x *Evidence) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_log_proto_msgTypes[9]
+	mi := &file_had_v1_log_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1139,7 +1440,7 @@ func (x *Evidence) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Evidence.ProtoReflect.Descriptor instead.
 func (*Evidence) Descriptor() ([]byte, []int) {
-	return file_had_v1_log_proto_rawDescGZIP(), []int{9}
+	return file_had_v1_log_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Evidence) GetEpoch() uint64 {
@@ -1183,7 +1484,7 @@ type LeaseRenew struct {
 
 func (x *LeaseRenew) Reset() {
 	*x = LeaseRenew{}
-	mi := &file_had_v1_log_proto_msgTypes[10]
+	mi := &file_had_v1_log_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1195,7 +1496,7 @@ func (x *LeaseRenew) String() string {
 func (*LeaseRenew) ProtoMessage() {}
 
 func (x *LeaseRenew) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_log_proto_msgTypes[10]
+	mi := &file_had_v1_log_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1208,7 +1509,7 @@ func (x *LeaseRenew) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaseRenew.ProtoReflect.Descriptor instead.
 func (*LeaseRenew) Descriptor() ([]byte, []int) {
-	return file_had_v1_log_proto_rawDescGZIP(), []int{10}
+	return file_had_v1_log_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *LeaseRenew) GetTerm() uint64 {
@@ -1244,7 +1545,7 @@ type Waited struct {
 
 func (x *Waited) Reset() {
 	*x = Waited{}
-	mi := &file_had_v1_log_proto_msgTypes[11]
+	mi := &file_had_v1_log_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1256,7 +1557,7 @@ func (x *Waited) String() string {
 func (*Waited) ProtoMessage() {}
 
 func (x *Waited) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_log_proto_msgTypes[11]
+	mi := &file_had_v1_log_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1269,7 +1570,7 @@ func (x *Waited) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Waited.ProtoReflect.Descriptor instead.
 func (*Waited) Descriptor() ([]byte, []int) {
-	return file_had_v1_log_proto_rawDescGZIP(), []int{11}
+	return file_had_v1_log_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Waited) GetTerm() uint64 {
@@ -1299,7 +1600,7 @@ type Farewell struct {
 
 func (x *Farewell) Reset() {
 	*x = Farewell{}
-	mi := &file_had_v1_log_proto_msgTypes[12]
+	mi := &file_had_v1_log_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1311,7 +1612,7 @@ func (x *Farewell) String() string {
 func (*Farewell) ProtoMessage() {}
 
 func (x *Farewell) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_log_proto_msgTypes[12]
+	mi := &file_had_v1_log_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1324,7 +1625,7 @@ func (x *Farewell) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Farewell.ProtoReflect.Descriptor instead.
 func (*Farewell) Descriptor() ([]byte, []int) {
-	return file_had_v1_log_proto_rawDescGZIP(), []int{12}
+	return file_had_v1_log_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Farewell) GetNodeId() string {
@@ -1373,7 +1674,7 @@ type Secured struct {
 
 func (x *Secured) Reset() {
 	*x = Secured{}
-	mi := &file_had_v1_log_proto_msgTypes[13]
+	mi := &file_had_v1_log_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1385,7 +1686,7 @@ func (x *Secured) String() string {
 func (*Secured) ProtoMessage() {}
 
 func (x *Secured) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_log_proto_msgTypes[13]
+	mi := &file_had_v1_log_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1398,7 +1699,7 @@ func (x *Secured) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Secured.ProtoReflect.Descriptor instead.
 func (*Secured) Descriptor() ([]byte, []int) {
-	return file_had_v1_log_proto_rawDescGZIP(), []int{13}
+	return file_had_v1_log_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Secured) GetTerm() uint64 {
@@ -1474,7 +1775,7 @@ type Deliver struct {
 
 func (x *Deliver) Reset() {
 	*x = Deliver{}
-	mi := &file_had_v1_log_proto_msgTypes[14]
+	mi := &file_had_v1_log_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1486,7 +1787,7 @@ func (x *Deliver) String() string {
 func (*Deliver) ProtoMessage() {}
 
 func (x *Deliver) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_log_proto_msgTypes[14]
+	mi := &file_had_v1_log_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1499,7 +1800,7 @@ func (x *Deliver) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Deliver.ProtoReflect.Descriptor instead.
 func (*Deliver) Descriptor() ([]byte, []int) {
-	return file_had_v1_log_proto_rawDescGZIP(), []int{14}
+	return file_had_v1_log_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Deliver) GetReports() []*Report {
@@ -1531,7 +1832,7 @@ type Report struct {
 
 func (x *Report) Reset() {
 	*x = Report{}
-	mi := &file_had_v1_log_proto_msgTypes[15]
+	mi := &file_had_v1_log_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1543,7 +1844,7 @@ func (x *Report) String() string {
 func (*Report) ProtoMessage() {}
 
 func (x *Report) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_log_proto_msgTypes[15]
+	mi := &file_had_v1_log_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1556,7 +1857,7 @@ func (x *Report) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Report.ProtoReflect.Descriptor instead.
 func (*Report) Descriptor() ([]byte, []int) {
-	return file_had_v1_log_proto_rawDescGZIP(), []int{15}
+	return file_had_v1_log_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Report) GetNodeId() string {
@@ -1681,7 +1982,7 @@ type FenceTry struct {
 
 func (x *FenceTry) Reset() {
 	*x = FenceTry{}
-	mi := &file_had_v1_log_proto_msgTypes[16]
+	mi := &file_had_v1_log_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1693,7 +1994,7 @@ func (x *FenceTry) String() string {
 func (*FenceTry) ProtoMessage() {}
 
 func (x *FenceTry) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_log_proto_msgTypes[16]
+	mi := &file_had_v1_log_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1706,7 +2007,7 @@ func (x *FenceTry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FenceTry.ProtoReflect.Descriptor instead.
 func (*FenceTry) Descriptor() ([]byte, []int) {
-	return file_had_v1_log_proto_rawDescGZIP(), []int{16}
+	return file_had_v1_log_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *FenceTry) GetEpoch() uint64 {
@@ -1757,7 +2058,7 @@ type Step struct {
 
 func (x *Step) Reset() {
 	*x = Step{}
-	mi := &file_had_v1_log_proto_msgTypes[17]
+	mi := &file_had_v1_log_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1769,7 +2070,7 @@ func (x *Step) String() string {
 func (*Step) ProtoMessage() {}
 
 func (x *Step) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_log_proto_msgTypes[17]
+	mi := &file_had_v1_log_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1782,7 +2083,7 @@ func (x *Step) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Step.ProtoReflect.Descriptor instead.
 func (*Step) Descriptor() ([]byte, []int) {
-	return file_had_v1_log_proto_rawDescGZIP(), []int{17}
+	return file_had_v1_log_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Step) GetName() string {
@@ -1822,13 +2123,14 @@ type Progress struct {
 	Steps         []*Step                `protobuf:"bytes,4,rep,name=steps,proto3" json:"steps,omitempty"`
 	Addresses     []*HeldAddress         `protobuf:"bytes,5,rep,name=addresses,proto3" json:"addresses,omitempty"`                               // OUTCOME_SERVING: what the epoch holds now
 	PolicyVersion uint64                 `protobuf:"varint,6,opt,name=policy_version,json=policyVersion,proto3" json:"policy_version,omitempty"` // OUTCOME_SERVING: the policy it was made from
+	Tokens        []*HeldToken           `protobuf:"bytes,14,rep,name=tokens,proto3" json:"tokens,omitempty"`                                    // OUTCOME_SERVING: what the epoch uses now
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Progress) Reset() {
 	*x = Progress{}
-	mi := &file_had_v1_log_proto_msgTypes[18]
+	mi := &file_had_v1_log_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1840,7 +2142,7 @@ func (x *Progress) String() string {
 func (*Progress) ProtoMessage() {}
 
 func (x *Progress) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_log_proto_msgTypes[18]
+	mi := &file_had_v1_log_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1853,7 +2155,7 @@ func (x *Progress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Progress.ProtoReflect.Descriptor instead.
 func (*Progress) Descriptor() ([]byte, []int) {
-	return file_had_v1_log_proto_rawDescGZIP(), []int{18}
+	return file_had_v1_log_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Progress) GetEpoch() uint64 {
@@ -1898,6 +2200,13 @@ func (x *Progress) GetPolicyVersion() uint64 {
 	return 0
 }
 
+func (x *Progress) GetTokens() []*HeldToken {
+	if x != nil {
+		return x.Tokens
+	}
+	return nil
+}
+
 // Released closes an epoch: the reporting node has proved that it holds
 // nothing of it.
 type Released struct {
@@ -1914,7 +2223,7 @@ type Released struct {
 
 func (x *Released) Reset() {
 	*x = Released{}
-	mi := &file_had_v1_log_proto_msgTypes[19]
+	mi := &file_had_v1_log_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1926,7 +2235,7 @@ func (x *Released) String() string {
 func (*Released) ProtoMessage() {}
 
 func (x *Released) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_log_proto_msgTypes[19]
+	mi := &file_had_v1_log_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1939,7 +2248,7 @@ func (x *Released) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Released.ProtoReflect.Descriptor instead.
 func (*Released) Descriptor() ([]byte, []int) {
-	return file_had_v1_log_proto_rawDescGZIP(), []int{19}
+	return file_had_v1_log_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *Released) GetEpoch() uint64 {
@@ -2007,7 +2316,7 @@ type HookResult struct {
 
 func (x *HookResult) Reset() {
 	*x = HookResult{}
-	mi := &file_had_v1_log_proto_msgTypes[20]
+	mi := &file_had_v1_log_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2019,7 +2328,7 @@ func (x *HookResult) String() string {
 func (*HookResult) ProtoMessage() {}
 
 func (x *HookResult) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_log_proto_msgTypes[20]
+	mi := &file_had_v1_log_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2032,7 +2341,7 @@ func (x *HookResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HookResult.ProtoReflect.Descriptor instead.
 func (*HookResult) Descriptor() ([]byte, []int) {
-	return file_had_v1_log_proto_rawDescGZIP(), []int{20}
+	return file_had_v1_log_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *HookResult) GetEpoch() uint64 {
@@ -2147,7 +2456,7 @@ type MoveOrder struct {
 
 func (x *MoveOrder) Reset() {
 	*x = MoveOrder{}
-	mi := &file_had_v1_log_proto_msgTypes[21]
+	mi := &file_had_v1_log_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2159,7 +2468,7 @@ func (x *MoveOrder) String() string {
 func (*MoveOrder) ProtoMessage() {}
 
 func (x *MoveOrder) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_log_proto_msgTypes[21]
+	mi := &file_had_v1_log_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2172,7 +2481,7 @@ func (x *MoveOrder) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MoveOrder.ProtoReflect.Descriptor instead.
 func (*MoveOrder) Descriptor() ([]byte, []int) {
-	return file_had_v1_log_proto_rawDescGZIP(), []int{21}
+	return file_had_v1_log_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *MoveOrder) GetOperation() string {
@@ -2221,7 +2530,7 @@ type MoveEnd struct {
 
 func (x *MoveEnd) Reset() {
 	*x = MoveEnd{}
-	mi := &file_had_v1_log_proto_msgTypes[22]
+	mi := &file_had_v1_log_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2233,7 +2542,7 @@ func (x *MoveEnd) String() string {
 func (*MoveEnd) ProtoMessage() {}
 
 func (x *MoveEnd) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_log_proto_msgTypes[22]
+	mi := &file_had_v1_log_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2246,7 +2555,7 @@ func (x *MoveEnd) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MoveEnd.ProtoReflect.Descriptor instead.
 func (*MoveEnd) Descriptor() ([]byte, []int) {
-	return file_had_v1_log_proto_rawDescGZIP(), []int{22}
+	return file_had_v1_log_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *MoveEnd) GetOperation() string {
@@ -2272,7 +2581,7 @@ const file_had_v1_log_proto_rawDesc = "" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x17\n" +
 	"\anode_id\x18\x02 \x01(\tR\x06nodeId\x12\x17\n" +
 	"\aboot_id\x18\x03 \x01(\tR\x06bootId\x12\x14\n" +
-	"\x05nonce\x18\x04 \x01(\tR\x05nonce\"\xb6\x04\n" +
+	"\x05nonce\x18\x04 \x01(\tR\x05nonce\"\xa1\x05\n" +
 	"\aCommand\x12*\n" +
 	"\x02at\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\x02at\x12\x1a\n" +
 	"\bproposer\x18\x02 \x01(\tR\bproposer\x12%\n" +
@@ -2288,7 +2597,9 @@ const file_had_v1_log_proto_rawDesc = "" +
 	"\bmove_end\x18\x10 \x01(\v2\x0f.had.v1.MoveEndH\x00R\amoveEnd\x12(\n" +
 	"\x06waited\x18\x11 \x01(\v2\x0e.had.v1.WaitedH\x00R\x06waited\x12.\n" +
 	"\bfarewell\x18\x12 \x01(\v2\x10.had.v1.FarewellH\x00R\bfarewell\x12+\n" +
-	"\asecured\x18\x13 \x01(\v2\x0f.had.v1.SecuredH\x00R\asecuredB\b\n" +
+	"\asecured\x18\x13 \x01(\v2\x0f.had.v1.SecuredH\x00R\asecured\x12/\n" +
+	"\ttoken_set\x18\x1c \x01(\v2\x10.had.v1.TokenSetH\x00R\btokenSet\x128\n" +
+	"\ftoken_forget\x18\x1d \x01(\v2\x13.had.v1.TokenForgetH\x00R\vtokenForgetB\b\n" +
 	"\x06record\"j\n" +
 	"\x05Birth\x12\x18\n" +
 	"\acluster\x18\x01 \x01(\tR\acluster\x12\x1d\n" +
@@ -2323,7 +2634,7 @@ const file_had_v1_log_proto_rawDesc = "" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
 	"\x06device\x18\x02 \x01(\tR\x06device\x12\x12\n" +
 	"\x04path\x18\x03 \x01(\tR\x04path\x12\x16\n" +
-	"\x06fstype\x18\x04 \x01(\tR\x06fstype\"\xe3\x02\n" +
+	"\x06fstype\x18\x04 \x01(\tR\x06fstype\"\x8e\x03\n" +
 	"\aAcquire\x12\x12\n" +
 	"\x04term\x18\x01 \x01(\x04R\x04term\x12,\n" +
 	"\binstance\x18\x02 \x01(\v2\x10.had.v1.InstanceR\binstance\x12#\n" +
@@ -2333,7 +2644,32 @@ const file_had_v1_log_proto_rawDesc = "" +
 	"\bevidence\x18\x06 \x03(\v2\x10.had.v1.EvidenceR\bevidence\x12\x14\n" +
 	"\x05cause\x18\a \x01(\tR\x05cause\x12%\n" +
 	"\x0emove_operation\x18\b \x01(\tR\rmoveOperation\x12,\n" +
-	"\avolumes\x18\t \x03(\v2\x12.had.v1.HeldVolumeR\avolumes\"\xf4\x01\n" +
+	"\avolumes\x18\t \x03(\v2\x12.had.v1.HeldVolumeR\avolumes\x12)\n" +
+	"\x06tokens\x18\x0e \x03(\v2\x11.had.v1.HeldTokenR\x06tokens\"u\n" +
+	"\tHeldToken\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1a\n" +
+	"\blocation\x18\x02 \x01(\tR\blocation\x12\x1e\n" +
+	"\n" +
+	"replicated\x18\x03 \x01(\bR\n" +
+	"replicated\x12\x18\n" +
+	"\aversion\x18\x04 \x01(\x04R\aversion\"\x8c\x02\n" +
+	"\bTokenSet\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12)\n" +
+	"\x10expected_version\x18\x02 \x01(\x04R\x0fexpectedVersion\x12\x16\n" +
+	"\x06sealed\x18\x03 \x01(\fR\x06sealed\x12\x15\n" +
+	"\x06key_id\x18\x04 \x01(\tR\x05keyId\x12\x12\n" +
+	"\x04size\x18\x05 \x01(\rR\x04size\x12\x12\n" +
+	"\x04keep\x18\x06 \x01(\rR\x04keep\x12\x14\n" +
+	"\x05epoch\x18\a \x01(\x04R\x05epoch\x12,\n" +
+	"\binstance\x18\b \x01(\v2\x10.had.v1.InstanceR\binstance\x12\x0e\n" +
+	"\x02by\x18\t \x01(\tR\x02by\x12\x16\n" +
+	"\x06reason\x18\n" +
+	" \x01(\tR\x06reason\"t\n" +
+	"\vTokenForget\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12)\n" +
+	"\x10expected_version\x18\x02 \x01(\x04R\x0fexpectedVersion\x12\x0e\n" +
+	"\x02by\x18\x03 \x01(\tR\x02by\x12\x16\n" +
+	"\x06reason\x18\x04 \x01(\tR\x06reason\"\xf4\x01\n" +
 	"\bEvidence\x12\x14\n" +
 	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\x12)\n" +
 	"\x04kind\x18\x02 \x01(\x0e2\x15.had.v1.Evidence.KindR\x04kind\x12\x1f\n" +
@@ -2406,14 +2742,15 @@ const file_had_v1_log_proto_rawDesc = "" +
 	"\astarted\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\astarted\x12\x1f\n" +
 	"\vduration_ns\x18\x03 \x01(\x03R\n" +
 	"durationNs\x12\x14\n" +
-	"\x05error\x18\x04 \x01(\tR\x05error\"\xcb\x02\n" +
+	"\x05error\x18\x04 \x01(\tR\x05error\"\xf6\x02\n" +
 	"\bProgress\x12\x14\n" +
 	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\x122\n" +
 	"\aoutcome\x18\x02 \x01(\x0e2\x18.had.v1.Progress.OutcomeR\aoutcome\x12\x16\n" +
 	"\x06reason\x18\x03 \x01(\tR\x06reason\x12\"\n" +
 	"\x05steps\x18\x04 \x03(\v2\f.had.v1.StepR\x05steps\x121\n" +
 	"\taddresses\x18\x05 \x03(\v2\x13.had.v1.HeldAddressR\taddresses\x12%\n" +
-	"\x0epolicy_version\x18\x06 \x01(\x04R\rpolicyVersion\"_\n" +
+	"\x0epolicy_version\x18\x06 \x01(\x04R\rpolicyVersion\x12)\n" +
+	"\x06tokens\x18\x0e \x03(\v2\x11.had.v1.HeldTokenR\x06tokens\"_\n" +
 	"\aOutcome\x12\x17\n" +
 	"\x13OUTCOME_UNSPECIFIED\x10\x00\x12\x13\n" +
 	"\x0fOUTCOME_SERVING\x10\x01\x12\x12\n" +
@@ -2477,7 +2814,7 @@ func file_had_v1_log_proto_rawDescGZIP() []byte {
 }
 
 var file_had_v1_log_proto_enumTypes = make([]protoimpl.EnumInfo, 4)
-var file_had_v1_log_proto_msgTypes = make([]protoimpl.MessageInfo, 23)
+var file_had_v1_log_proto_msgTypes = make([]protoimpl.MessageInfo, 26)
 var file_had_v1_log_proto_goTypes = []any{
 	(Evidence_Kind)(0),            // 0: had.v1.Evidence.Kind
 	(Secured_Kind)(0),             // 1: had.v1.Secured.Kind
@@ -2492,68 +2829,76 @@ var file_had_v1_log_proto_goTypes = []any{
 	(*HeldAddress)(nil),           // 10: had.v1.HeldAddress
 	(*HeldVolume)(nil),            // 11: had.v1.HeldVolume
 	(*Acquire)(nil),               // 12: had.v1.Acquire
-	(*Evidence)(nil),              // 13: had.v1.Evidence
-	(*LeaseRenew)(nil),            // 14: had.v1.LeaseRenew
-	(*Waited)(nil),                // 15: had.v1.Waited
-	(*Farewell)(nil),              // 16: had.v1.Farewell
-	(*Secured)(nil),               // 17: had.v1.Secured
-	(*Deliver)(nil),               // 18: had.v1.Deliver
-	(*Report)(nil),                // 19: had.v1.Report
-	(*FenceTry)(nil),              // 20: had.v1.FenceTry
-	(*Step)(nil),                  // 21: had.v1.Step
-	(*Progress)(nil),              // 22: had.v1.Progress
-	(*Released)(nil),              // 23: had.v1.Released
-	(*HookResult)(nil),            // 24: had.v1.HookResult
-	(*MoveOrder)(nil),             // 25: had.v1.MoveOrder
-	(*MoveEnd)(nil),               // 26: had.v1.MoveEnd
-	(*timestamppb.Timestamp)(nil), // 27: google.protobuf.Timestamp
+	(*HeldToken)(nil),             // 13: had.v1.HeldToken
+	(*TokenSet)(nil),              // 14: had.v1.TokenSet
+	(*TokenForget)(nil),           // 15: had.v1.TokenForget
+	(*Evidence)(nil),              // 16: had.v1.Evidence
+	(*LeaseRenew)(nil),            // 17: had.v1.LeaseRenew
+	(*Waited)(nil),                // 18: had.v1.Waited
+	(*Farewell)(nil),              // 19: had.v1.Farewell
+	(*Secured)(nil),               // 20: had.v1.Secured
+	(*Deliver)(nil),               // 21: had.v1.Deliver
+	(*Report)(nil),                // 22: had.v1.Report
+	(*FenceTry)(nil),              // 23: had.v1.FenceTry
+	(*Step)(nil),                  // 24: had.v1.Step
+	(*Progress)(nil),              // 25: had.v1.Progress
+	(*Released)(nil),              // 26: had.v1.Released
+	(*HookResult)(nil),            // 27: had.v1.HookResult
+	(*MoveOrder)(nil),             // 28: had.v1.MoveOrder
+	(*MoveEnd)(nil),               // 29: had.v1.MoveEnd
+	(*timestamppb.Timestamp)(nil), // 30: google.protobuf.Timestamp
 }
 var file_had_v1_log_proto_depIdxs = []int32{
-	27, // 0: had.v1.Command.at:type_name -> google.protobuf.Timestamp
+	30, // 0: had.v1.Command.at:type_name -> google.protobuf.Timestamp
 	6,  // 1: had.v1.Command.birth:type_name -> had.v1.Birth
 	8,  // 2: had.v1.Command.policy_apply:type_name -> had.v1.PolicyApply
 	12, // 3: had.v1.Command.acquire:type_name -> had.v1.Acquire
-	14, // 4: had.v1.Command.lease_renew:type_name -> had.v1.LeaseRenew
-	18, // 5: had.v1.Command.deliver:type_name -> had.v1.Deliver
-	25, // 6: had.v1.Command.move_order:type_name -> had.v1.MoveOrder
-	26, // 7: had.v1.Command.move_end:type_name -> had.v1.MoveEnd
-	15, // 8: had.v1.Command.waited:type_name -> had.v1.Waited
-	16, // 9: had.v1.Command.farewell:type_name -> had.v1.Farewell
-	17, // 10: had.v1.Command.secured:type_name -> had.v1.Secured
-	7,  // 11: had.v1.Birth.members:type_name -> had.v1.Member
-	4,  // 12: had.v1.Acquire.instance:type_name -> had.v1.Instance
-	9,  // 13: had.v1.Acquire.terms:type_name -> had.v1.Terms
-	10, // 14: had.v1.Acquire.addresses:type_name -> had.v1.HeldAddress
-	13, // 15: had.v1.Acquire.evidence:type_name -> had.v1.Evidence
-	11, // 16: had.v1.Acquire.volumes:type_name -> had.v1.HeldVolume
-	0,  // 17: had.v1.Evidence.kind:type_name -> had.v1.Evidence.Kind
-	4,  // 18: had.v1.LeaseRenew.instance:type_name -> had.v1.Instance
-	13, // 19: had.v1.Waited.evidence:type_name -> had.v1.Evidence
-	27, // 20: had.v1.Farewell.at:type_name -> google.protobuf.Timestamp
-	23, // 21: had.v1.Farewell.released:type_name -> had.v1.Released
-	4,  // 22: had.v1.Secured.instance:type_name -> had.v1.Instance
-	1,  // 23: had.v1.Secured.kind:type_name -> had.v1.Secured.Kind
-	27, // 24: had.v1.Secured.at:type_name -> google.protobuf.Timestamp
-	19, // 25: had.v1.Deliver.reports:type_name -> had.v1.Report
-	27, // 26: had.v1.Report.at:type_name -> google.protobuf.Timestamp
-	24, // 27: had.v1.Report.hook_result:type_name -> had.v1.HookResult
-	22, // 28: had.v1.Report.progress:type_name -> had.v1.Progress
-	23, // 29: had.v1.Report.released:type_name -> had.v1.Released
-	20, // 30: had.v1.Report.fence_try:type_name -> had.v1.FenceTry
-	27, // 31: had.v1.Step.started:type_name -> google.protobuf.Timestamp
-	2,  // 32: had.v1.Progress.outcome:type_name -> had.v1.Progress.Outcome
-	21, // 33: had.v1.Progress.steps:type_name -> had.v1.Step
-	10, // 34: had.v1.Progress.addresses:type_name -> had.v1.HeldAddress
-	4,  // 35: had.v1.Released.reporter:type_name -> had.v1.Instance
-	0,  // 36: had.v1.Released.kind:type_name -> had.v1.Evidence.Kind
-	21, // 37: had.v1.Released.steps:type_name -> had.v1.Step
-	3,  // 38: had.v1.HookResult.outcome:type_name -> had.v1.HookResult.Outcome
-	27, // 39: had.v1.HookResult.started:type_name -> google.protobuf.Timestamp
-	40, // [40:40] is the sub-list for method output_type
-	40, // [40:40] is the sub-list for method input_type
-	40, // [40:40] is the sub-list for extension type_name
-	40, // [40:40] is the sub-list for extension extendee
-	0,  // [0:40] is the sub-list for field type_name
+	17, // 4: had.v1.Command.lease_renew:type_name -> had.v1.LeaseRenew
+	21, // 5: had.v1.Command.deliver:type_name -> had.v1.Deliver
+	28, // 6: had.v1.Command.move_order:type_name -> had.v1.MoveOrder
+	29, // 7: had.v1.Command.move_end:type_name -> had.v1.MoveEnd
+	18, // 8: had.v1.Command.waited:type_name -> had.v1.Waited
+	19, // 9: had.v1.Command.farewell:type_name -> had.v1.Farewell
+	20, // 10: had.v1.Command.secured:type_name -> had.v1.Secured
+	14, // 11: had.v1.Command.token_set:type_name -> had.v1.TokenSet
+	15, // 12: had.v1.Command.token_forget:type_name -> had.v1.TokenForget
+	7,  // 13: had.v1.Birth.members:type_name -> had.v1.Member
+	4,  // 14: had.v1.Acquire.instance:type_name -> had.v1.Instance
+	9,  // 15: had.v1.Acquire.terms:type_name -> had.v1.Terms
+	10, // 16: had.v1.Acquire.addresses:type_name -> had.v1.HeldAddress
+	16, // 17: had.v1.Acquire.evidence:type_name -> had.v1.Evidence
+	11, // 18: had.v1.Acquire.volumes:type_name -> had.v1.HeldVolume
+	13, // 19: had.v1.Acquire.tokens:type_name -> had.v1.HeldToken
+	4,  // 20: had.v1.TokenSet.instance:type_name -> had.v1.Instance
+	0,  // 21: had.v1.Evidence.kind:type_name -> had.v1.Evidence.Kind
+	4,  // 22: had.v1.LeaseRenew.instance:type_name -> had.v1.Instance
+	16, // 23: had.v1.Waited.evidence:type_name -> had.v1.Evidence
+	30, // 24: had.v1.Farewell.at:type_name -> google.protobuf.Timestamp
+	26, // 25: had.v1.Farewell.released:type_name -> had.v1.Released
+	4,  // 26: had.v1.Secured.instance:type_name -> had.v1.Instance
+	1,  // 27: had.v1.Secured.kind:type_name -> had.v1.Secured.Kind
+	30, // 28: had.v1.Secured.at:type_name -> google.protobuf.Timestamp
+	22, // 29: had.v1.Deliver.reports:type_name -> had.v1.Report
+	30, // 30: had.v1.Report.at:type_name -> google.protobuf.Timestamp
+	27, // 31: had.v1.Report.hook_result:type_name -> had.v1.HookResult
+	25, // 32: had.v1.Report.progress:type_name -> had.v1.Progress
+	26, // 33: had.v1.Report.released:type_name -> had.v1.Released
+	23, // 34: had.v1.Report.fence_try:type_name -> had.v1.FenceTry
+	30, // 35: had.v1.Step.started:type_name -> google.protobuf.Timestamp
+	2,  // 36: had.v1.Progress.outcome:type_name -> had.v1.Progress.Outcome
+	24, // 37: had.v1.Progress.steps:type_name -> had.v1.Step
+	10, // 38: had.v1.Progress.addresses:type_name -> had.v1.HeldAddress
+	13, // 39: had.v1.Progress.tokens:type_name -> had.v1.HeldToken
+	4,  // 40: had.v1.Released.reporter:type_name -> had.v1.Instance
+	0,  // 41: had.v1.Released.kind:type_name -> had.v1.Evidence.Kind
+	24, // 42: had.v1.Released.steps:type_name -> had.v1.Step
+	3,  // 43: had.v1.HookResult.outcome:type_name -> had.v1.HookResult.Outcome
+	30, // 44: had.v1.HookResult.started:type_name -> google.protobuf.Timestamp
+	45, // [45:45] is the sub-list for method output_type
+	45, // [45:45] is the sub-list for method input_type
+	45, // [45:45] is the sub-list for extension type_name
+	45, // [45:45] is the sub-list for extension extendee
+	0,  // [0:45] is the sub-list for field type_name
 }
 
 func init() { file_had_v1_log_proto_init() }
@@ -2572,8 +2917,10 @@ func file_had_v1_log_proto_init() {
 		(*Command_Waited)(nil),
 		(*Command_Farewell)(nil),
 		(*Command_Secured)(nil),
+		(*Command_TokenSet)(nil),
+		(*Command_TokenForget)(nil),
 	}
-	file_had_v1_log_proto_msgTypes[15].OneofWrappers = []any{
+	file_had_v1_log_proto_msgTypes[18].OneofWrappers = []any{
 		(*Report_HookResult)(nil),
 		(*Report_Progress)(nil),
 		(*Report_Released)(nil),
@@ -2585,7 +2932,7 @@ func file_had_v1_log_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_had_v1_log_proto_rawDesc), len(file_had_v1_log_proto_rawDesc)),
 			NumEnums:      4,
-			NumMessages:   23,
+			NumMessages:   26,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -166,6 +166,7 @@ type HealthResponse struct {
 	Problems       []string               `protobuf:"bytes,9,rep,name=problems,proto3" json:"problems,omitempty"`
 	HooksDigest    string                 `protobuf:"bytes,10,opt,name=hooks_digest,json=hooksDigest,proto3" json:"hooks_digest,omitempty"` // of the policy's hook folders, to be the same everywhere
 	Layers         []string               `protobuf:"bytes,11,rep,name=layers,proto3" json:"layers,omitempty"`                              // what would end a lease of this node without had
+	Tokens         *TokenHealth           `protobuf:"bytes,15,opt,name=tokens,proto3" json:"tokens,omitempty"`                              // absent: the policy has none
 	unknownFields  protoimpl.UnknownFields
 	sizeCache      protoimpl.SizeCache
 }
@@ -277,6 +278,128 @@ func (x *HealthResponse) GetLayers() []string {
 	return nil
 }
 
+func (x *HealthResponse) GetTokens() *TokenHealth {
+	if x != nil {
+		return x.Tokens
+	}
+	return nil
+}
+
+// TokenHealth is what a node has of the policy's reconnect tokens.
+type TokenHealth struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	KeyId         string                 `protobuf:"bytes,1,opt,name=key_id,json=keyId,proto3" json:"key_id,omitempty"` // of its token key, to be the same everywhere; empty: it has none, or needs none
+	Places        []*TokenPlace          `protobuf:"bytes,2,rep,name=places,proto3" json:"places,omitempty"`            // in policy order
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TokenHealth) Reset() {
+	*x = TokenHealth{}
+	mi := &file_had_v1_peer_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TokenHealth) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TokenHealth) ProtoMessage() {}
+
+func (x *TokenHealth) ProtoReflect() protoreflect.Message {
+	mi := &file_had_v1_peer_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TokenHealth.ProtoReflect.Descriptor instead.
+func (*TokenHealth) Descriptor() ([]byte, []int) {
+	return file_had_v1_peer_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *TokenHealth) GetKeyId() string {
+	if x != nil {
+		return x.KeyId
+	}
+	return ""
+}
+
+func (x *TokenHealth) GetPlaces() []*TokenPlace {
+	if x != nil {
+		return x.Places
+	}
+	return nil
+}
+
+type TokenPlace struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Name    string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Version uint64                 `protobuf:"varint,2,opt,name=version,proto3" json:"version,omitempty"` // of the replicated content in place; 0: none
+	// Where a location is that isn't replicated, as the mount table has it:
+	// "nfs4 files:/export 128". Different on two nodes: it isn't shared.
+	Shared        string `protobuf:"bytes,3,opt,name=shared,proto3" json:"shared,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TokenPlace) Reset() {
+	*x = TokenPlace{}
+	mi := &file_had_v1_peer_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TokenPlace) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TokenPlace) ProtoMessage() {}
+
+func (x *TokenPlace) ProtoReflect() protoreflect.Message {
+	mi := &file_had_v1_peer_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TokenPlace.ProtoReflect.Descriptor instead.
+func (*TokenPlace) Descriptor() ([]byte, []int) {
+	return file_had_v1_peer_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *TokenPlace) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *TokenPlace) GetVersion() uint64 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
+func (x *TokenPlace) GetShared() string {
+	if x != nil {
+		return x.Shared
+	}
+	return ""
+}
+
 type PrepareRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Epoch         uint64                 `protobuf:"varint,1,opt,name=epoch,proto3" json:"epoch,omitempty"`                         // the epoch that would be handed over
@@ -287,7 +410,7 @@ type PrepareRequest struct {
 
 func (x *PrepareRequest) Reset() {
 	*x = PrepareRequest{}
-	mi := &file_had_v1_peer_proto_msgTypes[4]
+	mi := &file_had_v1_peer_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -299,7 +422,7 @@ func (x *PrepareRequest) String() string {
 func (*PrepareRequest) ProtoMessage() {}
 
 func (x *PrepareRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_peer_proto_msgTypes[4]
+	mi := &file_had_v1_peer_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -312,7 +435,7 @@ func (x *PrepareRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PrepareRequest.ProtoReflect.Descriptor instead.
 func (*PrepareRequest) Descriptor() ([]byte, []int) {
-	return file_had_v1_peer_proto_rawDescGZIP(), []int{4}
+	return file_had_v1_peer_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *PrepareRequest) GetEpoch() uint64 {
@@ -339,7 +462,7 @@ type PrepareResponse struct {
 
 func (x *PrepareResponse) Reset() {
 	*x = PrepareResponse{}
-	mi := &file_had_v1_peer_proto_msgTypes[5]
+	mi := &file_had_v1_peer_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -351,7 +474,7 @@ func (x *PrepareResponse) String() string {
 func (*PrepareResponse) ProtoMessage() {}
 
 func (x *PrepareResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_peer_proto_msgTypes[5]
+	mi := &file_had_v1_peer_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -364,7 +487,7 @@ func (x *PrepareResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PrepareResponse.ProtoReflect.Descriptor instead.
 func (*PrepareResponse) Descriptor() ([]byte, []int) {
-	return file_had_v1_peer_proto_rawDescGZIP(), []int{5}
+	return file_had_v1_peer_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *PrepareResponse) GetReady() bool {
@@ -390,7 +513,7 @@ type InterfacesRequest struct {
 
 func (x *InterfacesRequest) Reset() {
 	*x = InterfacesRequest{}
-	mi := &file_had_v1_peer_proto_msgTypes[6]
+	mi := &file_had_v1_peer_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -402,7 +525,7 @@ func (x *InterfacesRequest) String() string {
 func (*InterfacesRequest) ProtoMessage() {}
 
 func (x *InterfacesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_peer_proto_msgTypes[6]
+	mi := &file_had_v1_peer_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -415,7 +538,7 @@ func (x *InterfacesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InterfacesRequest.ProtoReflect.Descriptor instead.
 func (*InterfacesRequest) Descriptor() ([]byte, []int) {
-	return file_had_v1_peer_proto_rawDescGZIP(), []int{6}
+	return file_had_v1_peer_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *InterfacesRequest) GetPolicy() string {
@@ -434,7 +557,7 @@ type InterfacesResponse struct {
 
 func (x *InterfacesResponse) Reset() {
 	*x = InterfacesResponse{}
-	mi := &file_had_v1_peer_proto_msgTypes[7]
+	mi := &file_had_v1_peer_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -446,7 +569,7 @@ func (x *InterfacesResponse) String() string {
 func (*InterfacesResponse) ProtoMessage() {}
 
 func (x *InterfacesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_peer_proto_msgTypes[7]
+	mi := &file_had_v1_peer_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -459,7 +582,7 @@ func (x *InterfacesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InterfacesResponse.ProtoReflect.Descriptor instead.
 func (*InterfacesResponse) Descriptor() ([]byte, []int) {
-	return file_had_v1_peer_proto_rawDescGZIP(), []int{7}
+	return file_had_v1_peer_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *InterfacesResponse) GetProblems() map[string]string {
@@ -479,7 +602,7 @@ type HandOverRequest struct {
 
 func (x *HandOverRequest) Reset() {
 	*x = HandOverRequest{}
-	mi := &file_had_v1_peer_proto_msgTypes[8]
+	mi := &file_had_v1_peer_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -491,7 +614,7 @@ func (x *HandOverRequest) String() string {
 func (*HandOverRequest) ProtoMessage() {}
 
 func (x *HandOverRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_peer_proto_msgTypes[8]
+	mi := &file_had_v1_peer_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -504,7 +627,7 @@ func (x *HandOverRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HandOverRequest.ProtoReflect.Descriptor instead.
 func (*HandOverRequest) Descriptor() ([]byte, []int) {
-	return file_had_v1_peer_proto_rawDescGZIP(), []int{8}
+	return file_had_v1_peer_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *HandOverRequest) GetFromEpoch() uint64 {
@@ -531,7 +654,7 @@ type HandOverResponse struct {
 
 func (x *HandOverResponse) Reset() {
 	*x = HandOverResponse{}
-	mi := &file_had_v1_peer_proto_msgTypes[9]
+	mi := &file_had_v1_peer_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -543,7 +666,7 @@ func (x *HandOverResponse) String() string {
 func (*HandOverResponse) ProtoMessage() {}
 
 func (x *HandOverResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_peer_proto_msgTypes[9]
+	mi := &file_had_v1_peer_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -556,7 +679,7 @@ func (x *HandOverResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HandOverResponse.ProtoReflect.Descriptor instead.
 func (*HandOverResponse) Descriptor() ([]byte, []int) {
-	return file_had_v1_peer_proto_rawDescGZIP(), []int{9}
+	return file_had_v1_peer_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *HandOverResponse) GetReleased() bool {
@@ -582,7 +705,7 @@ type TakeFarewellRequest struct {
 
 func (x *TakeFarewellRequest) Reset() {
 	*x = TakeFarewellRequest{}
-	mi := &file_had_v1_peer_proto_msgTypes[10]
+	mi := &file_had_v1_peer_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -594,7 +717,7 @@ func (x *TakeFarewellRequest) String() string {
 func (*TakeFarewellRequest) ProtoMessage() {}
 
 func (x *TakeFarewellRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_peer_proto_msgTypes[10]
+	mi := &file_had_v1_peer_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -607,7 +730,7 @@ func (x *TakeFarewellRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TakeFarewellRequest.ProtoReflect.Descriptor instead.
 func (*TakeFarewellRequest) Descriptor() ([]byte, []int) {
-	return file_had_v1_peer_proto_rawDescGZIP(), []int{10}
+	return file_had_v1_peer_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *TakeFarewellRequest) GetFarewell() *Farewell {
@@ -625,7 +748,7 @@ type TakeFarewellResponse struct {
 
 func (x *TakeFarewellResponse) Reset() {
 	*x = TakeFarewellResponse{}
-	mi := &file_had_v1_peer_proto_msgTypes[11]
+	mi := &file_had_v1_peer_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -637,7 +760,7 @@ func (x *TakeFarewellResponse) String() string {
 func (*TakeFarewellResponse) ProtoMessage() {}
 
 func (x *TakeFarewellResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_peer_proto_msgTypes[11]
+	mi := &file_had_v1_peer_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -650,7 +773,7 @@ func (x *TakeFarewellResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TakeFarewellResponse.ProtoReflect.Descriptor instead.
 func (*TakeFarewellResponse) Descriptor() ([]byte, []int) {
-	return file_had_v1_peer_proto_rawDescGZIP(), []int{11}
+	return file_had_v1_peer_proto_rawDescGZIP(), []int{13}
 }
 
 type TakeSecuredRequest struct {
@@ -662,7 +785,7 @@ type TakeSecuredRequest struct {
 
 func (x *TakeSecuredRequest) Reset() {
 	*x = TakeSecuredRequest{}
-	mi := &file_had_v1_peer_proto_msgTypes[12]
+	mi := &file_had_v1_peer_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -674,7 +797,7 @@ func (x *TakeSecuredRequest) String() string {
 func (*TakeSecuredRequest) ProtoMessage() {}
 
 func (x *TakeSecuredRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_peer_proto_msgTypes[12]
+	mi := &file_had_v1_peer_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -687,7 +810,7 @@ func (x *TakeSecuredRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TakeSecuredRequest.ProtoReflect.Descriptor instead.
 func (*TakeSecuredRequest) Descriptor() ([]byte, []int) {
-	return file_had_v1_peer_proto_rawDescGZIP(), []int{12}
+	return file_had_v1_peer_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *TakeSecuredRequest) GetSecured() *Secured {
@@ -705,7 +828,7 @@ type TakeSecuredResponse struct {
 
 func (x *TakeSecuredResponse) Reset() {
 	*x = TakeSecuredResponse{}
-	mi := &file_had_v1_peer_proto_msgTypes[13]
+	mi := &file_had_v1_peer_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -717,7 +840,7 @@ func (x *TakeSecuredResponse) String() string {
 func (*TakeSecuredResponse) ProtoMessage() {}
 
 func (x *TakeSecuredResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_peer_proto_msgTypes[13]
+	mi := &file_had_v1_peer_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -730,7 +853,7 @@ func (x *TakeSecuredResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TakeSecuredResponse.ProtoReflect.Descriptor instead.
 func (*TakeSecuredResponse) Descriptor() ([]byte, []int) {
-	return file_had_v1_peer_proto_rawDescGZIP(), []int{13}
+	return file_had_v1_peer_proto_rawDescGZIP(), []int{15}
 }
 
 type ContactRequest struct {
@@ -745,7 +868,7 @@ type ContactRequest struct {
 
 func (x *ContactRequest) Reset() {
 	*x = ContactRequest{}
-	mi := &file_had_v1_peer_proto_msgTypes[14]
+	mi := &file_had_v1_peer_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -757,7 +880,7 @@ func (x *ContactRequest) String() string {
 func (*ContactRequest) ProtoMessage() {}
 
 func (x *ContactRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_peer_proto_msgTypes[14]
+	mi := &file_had_v1_peer_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -770,7 +893,7 @@ func (x *ContactRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ContactRequest.ProtoReflect.Descriptor instead.
 func (*ContactRequest) Descriptor() ([]byte, []int) {
-	return file_had_v1_peer_proto_rawDescGZIP(), []int{14}
+	return file_had_v1_peer_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *ContactRequest) GetLeader() string {
@@ -814,7 +937,7 @@ type ContactResponse struct {
 
 func (x *ContactResponse) Reset() {
 	*x = ContactResponse{}
-	mi := &file_had_v1_peer_proto_msgTypes[15]
+	mi := &file_had_v1_peer_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -826,7 +949,7 @@ func (x *ContactResponse) String() string {
 func (*ContactResponse) ProtoMessage() {}
 
 func (x *ContactResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_peer_proto_msgTypes[15]
+	mi := &file_had_v1_peer_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -839,7 +962,7 @@ func (x *ContactResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ContactResponse.ProtoReflect.Descriptor instead.
 func (*ContactResponse) Descriptor() ([]byte, []int) {
-	return file_had_v1_peer_proto_rawDescGZIP(), []int{15}
+	return file_had_v1_peer_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *ContactResponse) GetLeading() bool {
@@ -887,7 +1010,7 @@ const file_had_v1_peer_proto_rawDesc = "" +
 	"\x0fProposeResponse\x12\x14\n" +
 	"\x05index\x18\x01 \x01(\x04R\x05index\x12\x18\n" +
 	"\arefused\x18\x02 \x01(\tR\arefused\"\x0f\n" +
-	"\rHealthRequest\"\xf0\x02\n" +
+	"\rHealthRequest\"\x9d\x03\n" +
 	"\x0eHealthResponse\x12,\n" +
 	"\binstance\x18\x01 \x01(\v2\x10.had.v1.InstanceR\binstance\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\tR\aversion\x12\x1a\n" +
@@ -900,7 +1023,16 @@ const file_had_v1_peer_proto_rawDesc = "" +
 	"\bproblems\x18\t \x03(\tR\bproblems\x12!\n" +
 	"\fhooks_digest\x18\n" +
 	" \x01(\tR\vhooksDigest\x12\x16\n" +
-	"\x06layers\x18\v \x03(\tR\x06layers\"E\n" +
+	"\x06layers\x18\v \x03(\tR\x06layers\x12+\n" +
+	"\x06tokens\x18\x0f \x01(\v2\x13.had.v1.TokenHealthR\x06tokens\"P\n" +
+	"\vTokenHealth\x12\x15\n" +
+	"\x06key_id\x18\x01 \x01(\tR\x05keyId\x12*\n" +
+	"\x06places\x18\x02 \x03(\v2\x12.had.v1.TokenPlaceR\x06places\"R\n" +
+	"\n" +
+	"TokenPlace\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
+	"\aversion\x18\x02 \x01(\x04R\aversion\x12\x16\n" +
+	"\x06shared\x18\x03 \x01(\tR\x06shared\"E\n" +
 	"\x0ePrepareRequest\x12\x14\n" +
 	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\x12\x1d\n" +
 	"\n" +
@@ -962,57 +1094,61 @@ func file_had_v1_peer_proto_rawDescGZIP() []byte {
 	return file_had_v1_peer_proto_rawDescData
 }
 
-var file_had_v1_peer_proto_msgTypes = make([]protoimpl.MessageInfo, 17)
+var file_had_v1_peer_proto_msgTypes = make([]protoimpl.MessageInfo, 19)
 var file_had_v1_peer_proto_goTypes = []any{
 	(*ProposeRequest)(nil),       // 0: had.v1.ProposeRequest
 	(*ProposeResponse)(nil),      // 1: had.v1.ProposeResponse
 	(*HealthRequest)(nil),        // 2: had.v1.HealthRequest
 	(*HealthResponse)(nil),       // 3: had.v1.HealthResponse
-	(*PrepareRequest)(nil),       // 4: had.v1.PrepareRequest
-	(*PrepareResponse)(nil),      // 5: had.v1.PrepareResponse
-	(*InterfacesRequest)(nil),    // 6: had.v1.InterfacesRequest
-	(*InterfacesResponse)(nil),   // 7: had.v1.InterfacesResponse
-	(*HandOverRequest)(nil),      // 8: had.v1.HandOverRequest
-	(*HandOverResponse)(nil),     // 9: had.v1.HandOverResponse
-	(*TakeFarewellRequest)(nil),  // 10: had.v1.TakeFarewellRequest
-	(*TakeFarewellResponse)(nil), // 11: had.v1.TakeFarewellResponse
-	(*TakeSecuredRequest)(nil),   // 12: had.v1.TakeSecuredRequest
-	(*TakeSecuredResponse)(nil),  // 13: had.v1.TakeSecuredResponse
-	(*ContactRequest)(nil),       // 14: had.v1.ContactRequest
-	(*ContactResponse)(nil),      // 15: had.v1.ContactResponse
-	nil,                          // 16: had.v1.InterfacesResponse.ProblemsEntry
-	(*Command)(nil),              // 17: had.v1.Command
-	(*Instance)(nil),             // 18: had.v1.Instance
-	(*Farewell)(nil),             // 19: had.v1.Farewell
-	(*Secured)(nil),              // 20: had.v1.Secured
+	(*TokenHealth)(nil),          // 4: had.v1.TokenHealth
+	(*TokenPlace)(nil),           // 5: had.v1.TokenPlace
+	(*PrepareRequest)(nil),       // 6: had.v1.PrepareRequest
+	(*PrepareResponse)(nil),      // 7: had.v1.PrepareResponse
+	(*InterfacesRequest)(nil),    // 8: had.v1.InterfacesRequest
+	(*InterfacesResponse)(nil),   // 9: had.v1.InterfacesResponse
+	(*HandOverRequest)(nil),      // 10: had.v1.HandOverRequest
+	(*HandOverResponse)(nil),     // 11: had.v1.HandOverResponse
+	(*TakeFarewellRequest)(nil),  // 12: had.v1.TakeFarewellRequest
+	(*TakeFarewellResponse)(nil), // 13: had.v1.TakeFarewellResponse
+	(*TakeSecuredRequest)(nil),   // 14: had.v1.TakeSecuredRequest
+	(*TakeSecuredResponse)(nil),  // 15: had.v1.TakeSecuredResponse
+	(*ContactRequest)(nil),       // 16: had.v1.ContactRequest
+	(*ContactResponse)(nil),      // 17: had.v1.ContactResponse
+	nil,                          // 18: had.v1.InterfacesResponse.ProblemsEntry
+	(*Command)(nil),              // 19: had.v1.Command
+	(*Instance)(nil),             // 20: had.v1.Instance
+	(*Farewell)(nil),             // 21: had.v1.Farewell
+	(*Secured)(nil),              // 22: had.v1.Secured
 }
 var file_had_v1_peer_proto_depIdxs = []int32{
-	17, // 0: had.v1.ProposeRequest.command:type_name -> had.v1.Command
-	18, // 1: had.v1.HealthResponse.instance:type_name -> had.v1.Instance
-	16, // 2: had.v1.InterfacesResponse.problems:type_name -> had.v1.InterfacesResponse.ProblemsEntry
-	19, // 3: had.v1.TakeFarewellRequest.farewell:type_name -> had.v1.Farewell
-	20, // 4: had.v1.TakeSecuredRequest.secured:type_name -> had.v1.Secured
-	0,  // 5: had.v1.Peer.Propose:input_type -> had.v1.ProposeRequest
-	2,  // 6: had.v1.Peer.Health:input_type -> had.v1.HealthRequest
-	4,  // 7: had.v1.Peer.Prepare:input_type -> had.v1.PrepareRequest
-	6,  // 8: had.v1.Peer.Interfaces:input_type -> had.v1.InterfacesRequest
-	8,  // 9: had.v1.Peer.HandOver:input_type -> had.v1.HandOverRequest
-	10, // 10: had.v1.Peer.TakeFarewell:input_type -> had.v1.TakeFarewellRequest
-	12, // 11: had.v1.Peer.TakeSecured:input_type -> had.v1.TakeSecuredRequest
-	14, // 12: had.v1.Peer.Contact:input_type -> had.v1.ContactRequest
-	1,  // 13: had.v1.Peer.Propose:output_type -> had.v1.ProposeResponse
-	3,  // 14: had.v1.Peer.Health:output_type -> had.v1.HealthResponse
-	5,  // 15: had.v1.Peer.Prepare:output_type -> had.v1.PrepareResponse
-	7,  // 16: had.v1.Peer.Interfaces:output_type -> had.v1.InterfacesResponse
-	9,  // 17: had.v1.Peer.HandOver:output_type -> had.v1.HandOverResponse
-	11, // 18: had.v1.Peer.TakeFarewell:output_type -> had.v1.TakeFarewellResponse
-	13, // 19: had.v1.Peer.TakeSecured:output_type -> had.v1.TakeSecuredResponse
-	15, // 20: had.v1.Peer.Contact:output_type -> had.v1.ContactResponse
-	13, // [13:21] is the sub-list for method output_type
-	5,  // [5:13] is the sub-list for method input_type
-	5,  // [5:5] is the sub-list for extension type_name
-	5,  // [5:5] is the sub-list for extension extendee
-	0,  // [0:5] is the sub-list for field type_name
+	19, // 0: had.v1.ProposeRequest.command:type_name -> had.v1.Command
+	20, // 1: had.v1.HealthResponse.instance:type_name -> had.v1.Instance
+	4,  // 2: had.v1.HealthResponse.tokens:type_name -> had.v1.TokenHealth
+	5,  // 3: had.v1.TokenHealth.places:type_name -> had.v1.TokenPlace
+	18, // 4: had.v1.InterfacesResponse.problems:type_name -> had.v1.InterfacesResponse.ProblemsEntry
+	21, // 5: had.v1.TakeFarewellRequest.farewell:type_name -> had.v1.Farewell
+	22, // 6: had.v1.TakeSecuredRequest.secured:type_name -> had.v1.Secured
+	0,  // 7: had.v1.Peer.Propose:input_type -> had.v1.ProposeRequest
+	2,  // 8: had.v1.Peer.Health:input_type -> had.v1.HealthRequest
+	6,  // 9: had.v1.Peer.Prepare:input_type -> had.v1.PrepareRequest
+	8,  // 10: had.v1.Peer.Interfaces:input_type -> had.v1.InterfacesRequest
+	10, // 11: had.v1.Peer.HandOver:input_type -> had.v1.HandOverRequest
+	12, // 12: had.v1.Peer.TakeFarewell:input_type -> had.v1.TakeFarewellRequest
+	14, // 13: had.v1.Peer.TakeSecured:input_type -> had.v1.TakeSecuredRequest
+	16, // 14: had.v1.Peer.Contact:input_type -> had.v1.ContactRequest
+	1,  // 15: had.v1.Peer.Propose:output_type -> had.v1.ProposeResponse
+	3,  // 16: had.v1.Peer.Health:output_type -> had.v1.HealthResponse
+	7,  // 17: had.v1.Peer.Prepare:output_type -> had.v1.PrepareResponse
+	9,  // 18: had.v1.Peer.Interfaces:output_type -> had.v1.InterfacesResponse
+	11, // 19: had.v1.Peer.HandOver:output_type -> had.v1.HandOverResponse
+	13, // 20: had.v1.Peer.TakeFarewell:output_type -> had.v1.TakeFarewellResponse
+	15, // 21: had.v1.Peer.TakeSecured:output_type -> had.v1.TakeSecuredResponse
+	17, // 22: had.v1.Peer.Contact:output_type -> had.v1.ContactResponse
+	15, // [15:23] is the sub-list for method output_type
+	7,  // [7:15] is the sub-list for method input_type
+	7,  // [7:7] is the sub-list for extension type_name
+	7,  // [7:7] is the sub-list for extension extendee
+	0,  // [0:7] is the sub-list for field type_name
 }
 
 func init() { file_had_v1_peer_proto_init() }
@@ -1027,7 +1163,7 @@ func file_had_v1_peer_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_had_v1_peer_proto_rawDesc), len(file_had_v1_peer_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   17,
+			NumMessages:   19,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -39,7 +39,8 @@ type State struct {
 	LastMove      *Move                  `protobuf:"bytes,12,opt,name=last_move,json=lastMove,proto3" json:"last_move,omitempty"`                 // the latest one that has ended, so that a retry of it is known
 	// The latest epoch whose volumes were taken over without a device or a guard
 	// having said that its owner is off them; 0: somebody has mounted them since.
-	DoubtedEpoch  uint64 `protobuf:"varint,13,opt,name=doubted_epoch,json=doubtedEpoch,proto3" json:"doubted_epoch,omitempty"`
+	DoubtedEpoch  uint64   `protobuf:"varint,13,opt,name=doubted_epoch,json=doubtedEpoch,proto3" json:"doubted_epoch,omitempty"`
+	Tokens        []*Token `protobuf:"bytes,21,rep,name=tokens,proto3" json:"tokens,omitempty"` // ordered by name
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -165,6 +166,259 @@ func (x *State) GetDoubtedEpoch() uint64 {
 	return 0
 }
 
+func (x *State) GetTokens() []*Token {
+	if x != nil {
+		return x.Tokens
+	}
+	return nil
+}
+
+// Token is the content of a replicated reconnect token.
+type Token struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Current       *TokenVersion          `protobuf:"bytes,2,opt,name=current,proto3" json:"current,omitempty"`
+	Earlier       []*TokenVersion        `protobuf:"bytes,3,rep,name=earlier,proto3" json:"earlier,omitempty"` // newest first; as many as the latest TokenSet asked for
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Token) Reset() {
+	*x = Token{}
+	mi := &file_had_v1_state_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Token) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Token) ProtoMessage() {}
+
+func (x *Token) ProtoReflect() protoreflect.Message {
+	mi := &file_had_v1_state_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Token.ProtoReflect.Descriptor instead.
+func (*Token) Descriptor() ([]byte, []int) {
+	return file_had_v1_state_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *Token) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Token) GetCurrent() *TokenVersion {
+	if x != nil {
+		return x.Current
+	}
+	return nil
+}
+
+func (x *Token) GetEarlier() []*TokenVersion {
+	if x != nil {
+		return x.Earlier
+	}
+	return nil
+}
+
+type TokenVersion struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Version       uint64                 `protobuf:"varint,1,opt,name=version,proto3" json:"version,omitempty"`         // counts from 1
+	Sealed        []byte                 `protobuf:"bytes,2,opt,name=sealed,proto3" json:"sealed,omitempty"`            // encrypted (package token)
+	KeyId         string                 `protobuf:"bytes,3,opt,name=key_id,json=keyId,proto3" json:"key_id,omitempty"` // with which key
+	Size          uint32                 `protobuf:"varint,4,opt,name=size,proto3" json:"size,omitempty"`               // of the content, in bytes
+	At            *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=at,proto3" json:"at,omitempty"`
+	By            string                 `protobuf:"bytes,6,opt,name=by,proto3" json:"by,omitempty"`
+	Reason        string                 `protobuf:"bytes,7,opt,name=reason,proto3" json:"reason,omitempty"`
+	Index         uint64                 `protobuf:"varint,8,opt,name=index,proto3" json:"index,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TokenVersion) Reset() {
+	*x = TokenVersion{}
+	mi := &file_had_v1_state_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TokenVersion) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TokenVersion) ProtoMessage() {}
+
+func (x *TokenVersion) ProtoReflect() protoreflect.Message {
+	mi := &file_had_v1_state_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TokenVersion.ProtoReflect.Descriptor instead.
+func (*TokenVersion) Descriptor() ([]byte, []int) {
+	return file_had_v1_state_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *TokenVersion) GetVersion() uint64 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
+func (x *TokenVersion) GetSealed() []byte {
+	if x != nil {
+		return x.Sealed
+	}
+	return nil
+}
+
+func (x *TokenVersion) GetKeyId() string {
+	if x != nil {
+		return x.KeyId
+	}
+	return ""
+}
+
+func (x *TokenVersion) GetSize() uint32 {
+	if x != nil {
+		return x.Size
+	}
+	return 0
+}
+
+func (x *TokenVersion) GetAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.At
+	}
+	return nil
+}
+
+func (x *TokenVersion) GetBy() string {
+	if x != nil {
+		return x.By
+	}
+	return ""
+}
+
+func (x *TokenVersion) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *TokenVersion) GetIndex() uint64 {
+	if x != nil {
+		return x.Index
+	}
+	return 0
+}
+
+// TokenChanged is what the history keeps of a TokenSet: nothing of the content.
+type TokenChanged struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Version       uint64                 `protobuf:"varint,2,opt,name=version,proto3" json:"version,omitempty"` // 0: forgotten
+	Size          uint32                 `protobuf:"varint,3,opt,name=size,proto3" json:"size,omitempty"`       // in bytes
+	By            string                 `protobuf:"bytes,4,opt,name=by,proto3" json:"by,omitempty"`
+	Reason        string                 `protobuf:"bytes,5,opt,name=reason,proto3" json:"reason,omitempty"`
+	Service       bool                   `protobuf:"varint,6,opt,name=service,proto3" json:"service,omitempty"` // the owner's service had changed the file
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TokenChanged) Reset() {
+	*x = TokenChanged{}
+	mi := &file_had_v1_state_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TokenChanged) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TokenChanged) ProtoMessage() {}
+
+func (x *TokenChanged) ProtoReflect() protoreflect.Message {
+	mi := &file_had_v1_state_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TokenChanged.ProtoReflect.Descriptor instead.
+func (*TokenChanged) Descriptor() ([]byte, []int) {
+	return file_had_v1_state_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *TokenChanged) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *TokenChanged) GetVersion() uint64 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
+func (x *TokenChanged) GetSize() uint32 {
+	if x != nil {
+		return x.Size
+	}
+	return 0
+}
+
+func (x *TokenChanged) GetBy() string {
+	if x != nil {
+		return x.By
+	}
+	return ""
+}
+
+func (x *TokenChanged) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *TokenChanged) GetService() bool {
+	if x != nil {
+		return x.Service
+	}
+	return false
+}
+
 type Policy struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Version       uint64                 `protobuf:"varint,1,opt,name=version,proto3" json:"version,omitempty"` // counts applies from 1
@@ -180,7 +434,7 @@ type Policy struct {
 
 func (x *Policy) Reset() {
 	*x = Policy{}
-	mi := &file_had_v1_state_proto_msgTypes[1]
+	mi := &file_had_v1_state_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -192,7 +446,7 @@ func (x *Policy) String() string {
 func (*Policy) ProtoMessage() {}
 
 func (x *Policy) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_state_proto_msgTypes[1]
+	mi := &file_had_v1_state_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -205,7 +459,7 @@ func (x *Policy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Policy.ProtoReflect.Descriptor instead.
 func (*Policy) Descriptor() ([]byte, []int) {
-	return file_had_v1_state_proto_rawDescGZIP(), []int{1}
+	return file_had_v1_state_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *Policy) GetVersion() uint64 {
@@ -273,13 +527,14 @@ type Claim struct {
 	HandedTo       uint64                 `protobuf:"varint,11,opt,name=handed_to,json=handedTo,proto3" json:"handed_to,omitempty"` // the epoch that was opened beside it (KIND_HANDED_OVER); 0: none
 	Volumes        []*HeldVolume          `protobuf:"bytes,12,rep,name=volumes,proto3" json:"volumes,omitempty"`                    // as the Acquire named them: no policy or report takes one away
 	Secured        *Secured               `protobuf:"bytes,13,opt,name=secured,proto3" json:"secured,omitempty"`                    // the evidence that was accepted about the volumes; absent: none yet
+	Tokens         []*HeldToken           `protobuf:"bytes,14,rep,name=tokens,proto3" json:"tokens,omitempty"`                      // as the Acquire, then each policy change while it serves, named them
 	unknownFields  protoimpl.UnknownFields
 	sizeCache      protoimpl.SizeCache
 }
 
 func (x *Claim) Reset() {
 	*x = Claim{}
-	mi := &file_had_v1_state_proto_msgTypes[2]
+	mi := &file_had_v1_state_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -291,7 +546,7 @@ func (x *Claim) String() string {
 func (*Claim) ProtoMessage() {}
 
 func (x *Claim) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_state_proto_msgTypes[2]
+	mi := &file_had_v1_state_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -304,7 +559,7 @@ func (x *Claim) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Claim.ProtoReflect.Descriptor instead.
 func (*Claim) Descriptor() ([]byte, []int) {
-	return file_had_v1_state_proto_rawDescGZIP(), []int{2}
+	return file_had_v1_state_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *Claim) GetEpoch() uint64 {
@@ -398,6 +653,13 @@ func (x *Claim) GetSecured() *Secured {
 	return nil
 }
 
+func (x *Claim) GetTokens() []*HeldToken {
+	if x != nil {
+		return x.Tokens
+	}
+	return nil
+}
+
 // NodeRecord is what the log remembers of a node's turns.
 type NodeRecord struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -411,7 +673,7 @@ type NodeRecord struct {
 
 func (x *NodeRecord) Reset() {
 	*x = NodeRecord{}
-	mi := &file_had_v1_state_proto_msgTypes[3]
+	mi := &file_had_v1_state_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -423,7 +685,7 @@ func (x *NodeRecord) String() string {
 func (*NodeRecord) ProtoMessage() {}
 
 func (x *NodeRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_state_proto_msgTypes[3]
+	mi := &file_had_v1_state_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -436,7 +698,7 @@ func (x *NodeRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeRecord.ProtoReflect.Descriptor instead.
 func (*NodeRecord) Descriptor() ([]byte, []int) {
-	return file_had_v1_state_proto_rawDescGZIP(), []int{3}
+	return file_had_v1_state_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *NodeRecord) GetName() string {
@@ -477,7 +739,7 @@ type Move struct {
 
 func (x *Move) Reset() {
 	*x = Move{}
-	mi := &file_had_v1_state_proto_msgTypes[4]
+	mi := &file_had_v1_state_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -489,7 +751,7 @@ func (x *Move) String() string {
 func (*Move) ProtoMessage() {}
 
 func (x *Move) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_state_proto_msgTypes[4]
+	mi := &file_had_v1_state_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -502,7 +764,7 @@ func (x *Move) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Move.ProtoReflect.Descriptor instead.
 func (*Move) Descriptor() ([]byte, []int) {
-	return file_had_v1_state_proto_rawDescGZIP(), []int{4}
+	return file_had_v1_state_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Move) GetOrder() *MoveOrder {
@@ -530,7 +792,7 @@ type DeliveredStream struct {
 
 func (x *DeliveredStream) Reset() {
 	*x = DeliveredStream{}
-	mi := &file_had_v1_state_proto_msgTypes[5]
+	mi := &file_had_v1_state_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -542,7 +804,7 @@ func (x *DeliveredStream) String() string {
 func (*DeliveredStream) ProtoMessage() {}
 
 func (x *DeliveredStream) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_state_proto_msgTypes[5]
+	mi := &file_had_v1_state_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -555,7 +817,7 @@ func (x *DeliveredStream) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeliveredStream.ProtoReflect.Descriptor instead.
 func (*DeliveredStream) Descriptor() ([]byte, []int) {
-	return file_had_v1_state_proto_rawDescGZIP(), []int{5}
+	return file_had_v1_state_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *DeliveredStream) GetNodeId() string {
@@ -603,6 +865,7 @@ type Event struct {
 	//	*Event_Closed
 	//	*Event_Secured
 	//	*Event_FenceTry
+	//	*Event_TokenChanged
 	Body          isEvent_Body `protobuf_oneof:"body"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -610,7 +873,7 @@ type Event struct {
 
 func (x *Event) Reset() {
 	*x = Event{}
-	mi := &file_had_v1_state_proto_msgTypes[6]
+	mi := &file_had_v1_state_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -622,7 +885,7 @@ func (x *Event) String() string {
 func (*Event) ProtoMessage() {}
 
 func (x *Event) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_state_proto_msgTypes[6]
+	mi := &file_had_v1_state_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -635,7 +898,7 @@ func (x *Event) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Event.ProtoReflect.Descriptor instead.
 func (*Event) Descriptor() ([]byte, []int) {
-	return file_had_v1_state_proto_rawDescGZIP(), []int{6}
+	return file_had_v1_state_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Event) GetIndex() uint64 {
@@ -793,6 +1056,15 @@ func (x *Event) GetFenceTry() *FenceTry {
 	return nil
 }
 
+func (x *Event) GetTokenChanged() *TokenChanged {
+	if x != nil {
+		if x, ok := x.Body.(*Event_TokenChanged); ok {
+			return x.TokenChanged
+		}
+	}
+	return nil
+}
+
 type isEvent_Body interface {
 	isEvent_Body()
 }
@@ -841,6 +1113,10 @@ type Event_FenceTry struct {
 	FenceTry *FenceTry `protobuf:"bytes,20,opt,name=fence_try,json=fenceTry,proto3,oneof"`
 }
 
+type Event_TokenChanged struct {
+	TokenChanged *TokenChanged `protobuf:"bytes,31,opt,name=token_changed,json=tokenChanged,proto3,oneof"`
+}
+
 func (*Event_Birth) isEvent_Body() {}
 
 func (*Event_PolicyApplied) isEvent_Body() {}
@@ -863,11 +1139,13 @@ func (*Event_Secured) isEvent_Body() {}
 
 func (*Event_FenceTry) isEvent_Body() {}
 
+func (*Event_TokenChanged) isEvent_Body() {}
+
 var File_had_v1_state_proto protoreflect.FileDescriptor
 
 const file_had_v1_state_proto_rawDesc = "" +
 	"\n" +
-	"\x12had/v1/state.proto\x12\x06had.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x10had/v1/log.proto\"\xfd\x03\n" +
+	"\x12had/v1/state.proto\x12\x06had.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x10had/v1/log.proto\"\xa4\x04\n" +
 	"\x05State\x12#\n" +
 	"\rapplied_index\x18\x01 \x01(\x04R\fappliedIndex\x12#\n" +
 	"\x05birth\x18\x02 \x01(\v2\r.had.v1.BirthR\x05birth\x12&\n" +
@@ -884,7 +1162,28 @@ const file_had_v1_state_proto_rawDesc = "" +
 	" \x03(\v2\r.had.v1.EventR\ahistory\x12%\n" +
 	"\x0eevents_dropped\x18\v \x01(\x04R\reventsDropped\x12)\n" +
 	"\tlast_move\x18\f \x01(\v2\f.had.v1.MoveR\blastMove\x12#\n" +
-	"\rdoubted_epoch\x18\r \x01(\x04R\fdoubtedEpoch\"\xb8\x01\n" +
+	"\rdoubted_epoch\x18\r \x01(\x04R\fdoubtedEpoch\x12%\n" +
+	"\x06tokens\x18\x15 \x03(\v2\r.had.v1.TokenR\x06tokens\"{\n" +
+	"\x05Token\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12.\n" +
+	"\acurrent\x18\x02 \x01(\v2\x14.had.v1.TokenVersionR\acurrent\x12.\n" +
+	"\aearlier\x18\x03 \x03(\v2\x14.had.v1.TokenVersionR\aearlier\"\xd5\x01\n" +
+	"\fTokenVersion\x12\x18\n" +
+	"\aversion\x18\x01 \x01(\x04R\aversion\x12\x16\n" +
+	"\x06sealed\x18\x02 \x01(\fR\x06sealed\x12\x15\n" +
+	"\x06key_id\x18\x03 \x01(\tR\x05keyId\x12\x12\n" +
+	"\x04size\x18\x04 \x01(\rR\x04size\x12*\n" +
+	"\x02at\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\x02at\x12\x0e\n" +
+	"\x02by\x18\x06 \x01(\tR\x02by\x12\x16\n" +
+	"\x06reason\x18\a \x01(\tR\x06reason\x12\x14\n" +
+	"\x05index\x18\b \x01(\x04R\x05index\"\x92\x01\n" +
+	"\fTokenChanged\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
+	"\aversion\x18\x02 \x01(\x04R\aversion\x12\x12\n" +
+	"\x04size\x18\x03 \x01(\rR\x04size\x12\x0e\n" +
+	"\x02by\x18\x04 \x01(\tR\x02by\x12\x16\n" +
+	"\x06reason\x18\x05 \x01(\tR\x06reason\x12\x18\n" +
+	"\aservice\x18\x06 \x01(\bR\aservice\"\xb8\x01\n" +
 	"\x06Policy\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\x04R\aversion\x12\x12\n" +
 	"\x04text\x18\x02 \x01(\tR\x04text\x12\x16\n" +
@@ -892,7 +1191,7 @@ const file_had_v1_state_proto_rawDesc = "" +
 	"\x02at\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\x02at\x12\x0e\n" +
 	"\x02by\x18\x05 \x01(\tR\x02by\x12\x16\n" +
 	"\x06reason\x18\x06 \x01(\tR\x06reason\x12\x14\n" +
-	"\x05index\x18\a \x01(\x04R\x05index\"\x9d\x04\n" +
+	"\x05index\x18\a \x01(\x04R\x05index\"\xc8\x04\n" +
 	"\x05Claim\x12\x14\n" +
 	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\x12,\n" +
 	"\binstance\x18\x02 \x01(\v2\x10.had.v1.InstanceR\binstance\x12#\n" +
@@ -908,7 +1207,8 @@ const file_had_v1_state_proto_rawDesc = "" +
 	" \x01(\v2\x1a.google.protobuf.TimestampR\tservingAt\x12\x1b\n" +
 	"\thanded_to\x18\v \x01(\x04R\bhandedTo\x12,\n" +
 	"\avolumes\x18\f \x03(\v2\x12.had.v1.HeldVolumeR\avolumes\x12)\n" +
-	"\asecured\x18\r \x01(\v2\x0f.had.v1.SecuredR\asecured\"\x84\x01\n" +
+	"\asecured\x18\r \x01(\v2\x0f.had.v1.SecuredR\asecured\x12)\n" +
+	"\x06tokens\x18\x0e \x03(\v2\x11.had.v1.HeldTokenR\x06tokens\"\x84\x01\n" +
 	"\n" +
 	"NodeRecord\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1a\n" +
@@ -921,7 +1221,7 @@ const file_had_v1_state_proto_rawDesc = "" +
 	"\x0fDeliveredStream\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12\x16\n" +
 	"\x06stream\x18\x02 \x01(\tR\x06stream\x12\x10\n" +
-	"\x03seq\x18\x03 \x01(\x04R\x03seq\"\xf0\x05\n" +
+	"\x03seq\x18\x03 \x01(\x04R\x03seq\"\xad\x06\n" +
 	"\x05Event\x12\x14\n" +
 	"\x05index\x18\x01 \x01(\x04R\x05index\x12\x10\n" +
 	"\x03sub\x18\x02 \x01(\rR\x03sub\x12\x12\n" +
@@ -943,7 +1243,8 @@ const file_had_v1_state_proto_rawDesc = "" +
 	"move_ended\x18\x11 \x01(\v2\x0f.had.v1.MoveEndH\x00R\tmoveEnded\x12*\n" +
 	"\x06closed\x18\x12 \x01(\v2\x10.had.v1.EvidenceH\x00R\x06closed\x12+\n" +
 	"\asecured\x18\x13 \x01(\v2\x0f.had.v1.SecuredH\x00R\asecured\x12/\n" +
-	"\tfence_try\x18\x14 \x01(\v2\x10.had.v1.FenceTryH\x00R\bfenceTryB\x06\n" +
+	"\tfence_try\x18\x14 \x01(\v2\x10.had.v1.FenceTryH\x00R\bfenceTry\x12;\n" +
+	"\rtoken_changed\x18\x1f \x01(\v2\x14.had.v1.TokenChangedH\x00R\ftokenChangedB\x06\n" +
 	"\x04bodyB\x18Z\x16had/proto/had/v1;hadv1b\x06proto3"
 
 var (
@@ -958,70 +1259,80 @@ func file_had_v1_state_proto_rawDescGZIP() []byte {
 	return file_had_v1_state_proto_rawDescData
 }
 
-var file_had_v1_state_proto_msgTypes = make([]protoimpl.MessageInfo, 7)
+var file_had_v1_state_proto_msgTypes = make([]protoimpl.MessageInfo, 10)
 var file_had_v1_state_proto_goTypes = []any{
 	(*State)(nil),                 // 0: had.v1.State
-	(*Policy)(nil),                // 1: had.v1.Policy
-	(*Claim)(nil),                 // 2: had.v1.Claim
-	(*NodeRecord)(nil),            // 3: had.v1.NodeRecord
-	(*Move)(nil),                  // 4: had.v1.Move
-	(*DeliveredStream)(nil),       // 5: had.v1.DeliveredStream
-	(*Event)(nil),                 // 6: had.v1.Event
-	(*Birth)(nil),                 // 7: had.v1.Birth
-	(*timestamppb.Timestamp)(nil), // 8: google.protobuf.Timestamp
-	(*Instance)(nil),              // 9: had.v1.Instance
-	(*Terms)(nil),                 // 10: had.v1.Terms
-	(*HeldAddress)(nil),           // 11: had.v1.HeldAddress
-	(Progress_Outcome)(0),         // 12: had.v1.Progress.Outcome
-	(*HeldVolume)(nil),            // 13: had.v1.HeldVolume
-	(*Secured)(nil),               // 14: had.v1.Secured
-	(*MoveOrder)(nil),             // 15: had.v1.MoveOrder
-	(*PolicyApply)(nil),           // 16: had.v1.PolicyApply
-	(*Acquire)(nil),               // 17: had.v1.Acquire
-	(*Progress)(nil),              // 18: had.v1.Progress
-	(*Released)(nil),              // 19: had.v1.Released
-	(*HookResult)(nil),            // 20: had.v1.HookResult
-	(*MoveEnd)(nil),               // 21: had.v1.MoveEnd
-	(*Evidence)(nil),              // 22: had.v1.Evidence
-	(*FenceTry)(nil),              // 23: had.v1.FenceTry
+	(*Token)(nil),                 // 1: had.v1.Token
+	(*TokenVersion)(nil),          // 2: had.v1.TokenVersion
+	(*TokenChanged)(nil),          // 3: had.v1.TokenChanged
+	(*Policy)(nil),                // 4: had.v1.Policy
+	(*Claim)(nil),                 // 5: had.v1.Claim
+	(*NodeRecord)(nil),            // 6: had.v1.NodeRecord
+	(*Move)(nil),                  // 7: had.v1.Move
+	(*DeliveredStream)(nil),       // 8: had.v1.DeliveredStream
+	(*Event)(nil),                 // 9: had.v1.Event
+	(*Birth)(nil),                 // 10: had.v1.Birth
+	(*timestamppb.Timestamp)(nil), // 11: google.protobuf.Timestamp
+	(*Instance)(nil),              // 12: had.v1.Instance
+	(*Terms)(nil),                 // 13: had.v1.Terms
+	(*HeldAddress)(nil),           // 14: had.v1.HeldAddress
+	(Progress_Outcome)(0),         // 15: had.v1.Progress.Outcome
+	(*HeldVolume)(nil),            // 16: had.v1.HeldVolume
+	(*Secured)(nil),               // 17: had.v1.Secured
+	(*HeldToken)(nil),             // 18: had.v1.HeldToken
+	(*MoveOrder)(nil),             // 19: had.v1.MoveOrder
+	(*PolicyApply)(nil),           // 20: had.v1.PolicyApply
+	(*Acquire)(nil),               // 21: had.v1.Acquire
+	(*Progress)(nil),              // 22: had.v1.Progress
+	(*Released)(nil),              // 23: had.v1.Released
+	(*HookResult)(nil),            // 24: had.v1.HookResult
+	(*MoveEnd)(nil),               // 25: had.v1.MoveEnd
+	(*Evidence)(nil),              // 26: had.v1.Evidence
+	(*FenceTry)(nil),              // 27: had.v1.FenceTry
 }
 var file_had_v1_state_proto_depIdxs = []int32{
-	7,  // 0: had.v1.State.birth:type_name -> had.v1.Birth
-	1,  // 1: had.v1.State.policy:type_name -> had.v1.Policy
-	2,  // 2: had.v1.State.open:type_name -> had.v1.Claim
-	3,  // 3: had.v1.State.nodes:type_name -> had.v1.NodeRecord
-	4,  // 4: had.v1.State.move:type_name -> had.v1.Move
-	5,  // 5: had.v1.State.delivered:type_name -> had.v1.DeliveredStream
-	6,  // 6: had.v1.State.history:type_name -> had.v1.Event
-	4,  // 7: had.v1.State.last_move:type_name -> had.v1.Move
-	8,  // 8: had.v1.Policy.at:type_name -> google.protobuf.Timestamp
-	9,  // 9: had.v1.Claim.instance:type_name -> had.v1.Instance
-	10, // 10: had.v1.Claim.terms:type_name -> had.v1.Terms
-	11, // 11: had.v1.Claim.addresses:type_name -> had.v1.HeldAddress
-	8,  // 12: had.v1.Claim.at:type_name -> google.protobuf.Timestamp
-	12, // 13: had.v1.Claim.progress:type_name -> had.v1.Progress.Outcome
-	8,  // 14: had.v1.Claim.serving_at:type_name -> google.protobuf.Timestamp
-	13, // 15: had.v1.Claim.volumes:type_name -> had.v1.HeldVolume
-	14, // 16: had.v1.Claim.secured:type_name -> had.v1.Secured
-	15, // 17: had.v1.Move.order:type_name -> had.v1.MoveOrder
-	8,  // 18: had.v1.Event.at:type_name -> google.protobuf.Timestamp
-	8,  // 19: had.v1.Event.recorded_at:type_name -> google.protobuf.Timestamp
-	7,  // 20: had.v1.Event.birth:type_name -> had.v1.Birth
-	16, // 21: had.v1.Event.policy_applied:type_name -> had.v1.PolicyApply
-	17, // 22: had.v1.Event.acquired:type_name -> had.v1.Acquire
-	18, // 23: had.v1.Event.progress:type_name -> had.v1.Progress
-	19, // 24: had.v1.Event.released:type_name -> had.v1.Released
-	20, // 25: had.v1.Event.hook:type_name -> had.v1.HookResult
-	15, // 26: had.v1.Event.move_ordered:type_name -> had.v1.MoveOrder
-	21, // 27: had.v1.Event.move_ended:type_name -> had.v1.MoveEnd
-	22, // 28: had.v1.Event.closed:type_name -> had.v1.Evidence
-	14, // 29: had.v1.Event.secured:type_name -> had.v1.Secured
-	23, // 30: had.v1.Event.fence_try:type_name -> had.v1.FenceTry
-	31, // [31:31] is the sub-list for method output_type
-	31, // [31:31] is the sub-list for method input_type
-	31, // [31:31] is the sub-list for extension type_name
-	31, // [31:31] is the sub-list for extension extendee
-	0,  // [0:31] is the sub-list for field type_name
+	10, // 0: had.v1.State.birth:type_name -> had.v1.Birth
+	4,  // 1: had.v1.State.policy:type_name -> had.v1.Policy
+	5,  // 2: had.v1.State.open:type_name -> had.v1.Claim
+	6,  // 3: had.v1.State.nodes:type_name -> had.v1.NodeRecord
+	7,  // 4: had.v1.State.move:type_name -> had.v1.Move
+	8,  // 5: had.v1.State.delivered:type_name -> had.v1.DeliveredStream
+	9,  // 6: had.v1.State.history:type_name -> had.v1.Event
+	7,  // 7: had.v1.State.last_move:type_name -> had.v1.Move
+	1,  // 8: had.v1.State.tokens:type_name -> had.v1.Token
+	2,  // 9: had.v1.Token.current:type_name -> had.v1.TokenVersion
+	2,  // 10: had.v1.Token.earlier:type_name -> had.v1.TokenVersion
+	11, // 11: had.v1.TokenVersion.at:type_name -> google.protobuf.Timestamp
+	11, // 12: had.v1.Policy.at:type_name -> google.protobuf.Timestamp
+	12, // 13: had.v1.Claim.instance:type_name -> had.v1.Instance
+	13, // 14: had.v1.Claim.terms:type_name -> had.v1.Terms
+	14, // 15: had.v1.Claim.addresses:type_name -> had.v1.HeldAddress
+	11, // 16: had.v1.Claim.at:type_name -> google.protobuf.Timestamp
+	15, // 17: had.v1.Claim.progress:type_name -> had.v1.Progress.Outcome
+	11, // 18: had.v1.Claim.serving_at:type_name -> google.protobuf.Timestamp
+	16, // 19: had.v1.Claim.volumes:type_name -> had.v1.HeldVolume
+	17, // 20: had.v1.Claim.secured:type_name -> had.v1.Secured
+	18, // 21: had.v1.Claim.tokens:type_name -> had.v1.HeldToken
+	19, // 22: had.v1.Move.order:type_name -> had.v1.MoveOrder
+	11, // 23: had.v1.Event.at:type_name -> google.protobuf.Timestamp
+	11, // 24: had.v1.Event.recorded_at:type_name -> google.protobuf.Timestamp
+	10, // 25: had.v1.Event.birth:type_name -> had.v1.Birth
+	20, // 26: had.v1.Event.policy_applied:type_name -> had.v1.PolicyApply
+	21, // 27: had.v1.Event.acquired:type_name -> had.v1.Acquire
+	22, // 28: had.v1.Event.progress:type_name -> had.v1.Progress
+	23, // 29: had.v1.Event.released:type_name -> had.v1.Released
+	24, // 30: had.v1.Event.hook:type_name -> had.v1.HookResult
+	19, // 31: had.v1.Event.move_ordered:type_name -> had.v1.MoveOrder
+	25, // 32: had.v1.Event.move_ended:type_name -> had.v1.MoveEnd
+	26, // 33: had.v1.Event.closed:type_name -> had.v1.Evidence
+	17, // 34: had.v1.Event.secured:type_name -> had.v1.Secured
+	27, // 35: had.v1.Event.fence_try:type_name -> had.v1.FenceTry
+	3,  // 36: had.v1.Event.token_changed:type_name -> had.v1.TokenChanged
+	37, // [37:37] is the sub-list for method output_type
+	37, // [37:37] is the sub-list for method input_type
+	37, // [37:37] is the sub-list for extension type_name
+	37, // [37:37] is the sub-list for extension extendee
+	0,  // [0:37] is the sub-list for field type_name
 }
 
 func init() { file_had_v1_state_proto_init() }
@@ -1030,7 +1341,7 @@ func file_had_v1_state_proto_init() {
 		return
 	}
 	file_had_v1_log_proto_init()
-	file_had_v1_state_proto_msgTypes[6].OneofWrappers = []any{
+	file_had_v1_state_proto_msgTypes[9].OneofWrappers = []any{
 		(*Event_Birth)(nil),
 		(*Event_PolicyApplied)(nil),
 		(*Event_Acquired)(nil),
@@ -1042,6 +1353,7 @@ func file_had_v1_state_proto_init() {
 		(*Event_Closed)(nil),
 		(*Event_Secured)(nil),
 		(*Event_FenceTry)(nil),
+		(*Event_TokenChanged)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -1049,7 +1361,7 @@ func file_had_v1_state_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_had_v1_state_proto_rawDesc), len(file_had_v1_state_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   7,
+			NumMessages:   10,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
