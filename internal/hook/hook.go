@@ -73,12 +73,20 @@ type Env struct {
 
 	// Volumes are mount points by the names of their volumes: HAD_VOLUME_<NAME>.
 	Volumes map[string]string
+	// Tokens are files by the names of their reconnect tokens: HAD_TOKEN_<NAME>.
+	Tokens map[string]string
 }
 
 // VolumeVariable is the variable that tells scripts where a volume is mounted:
 // a name's letters in upper case, and "_" for what a shell's variable can't have.
 func VolumeVariable(name string) string {
 	return "HAD_VOLUME_" + strings.ToUpper(strings.ReplaceAll(name, "-", "_"))
+}
+
+// TokenVariable is the variable that tells scripts where a reconnect token is,
+// made as VolumeVariable makes its own.
+func TokenVariable(name string) string {
+	return "HAD_TOKEN_" + strings.ToUpper(strings.ReplaceAll(name, "-", "_"))
 }
 
 // searchPath is Debian's PATH for root: scripts must not depend on how the
@@ -107,6 +115,9 @@ func (r Run) environ(id string) []string {
 	}
 	for _, name := range slices.Sorted(maps.Keys(r.Env.Volumes)) {
 		vars = append(vars, struct{ name, value string }{VolumeVariable(name), r.Env.Volumes[name]})
+	}
+	for _, name := range slices.Sorted(maps.Keys(r.Env.Tokens)) {
+		vars = append(vars, struct{ name, value string }{TokenVariable(name), r.Env.Tokens[name]})
 	}
 	env := make([]string, 0, len(vars)+1)
 	for _, v := range vars {

@@ -91,6 +91,10 @@ func (h *Host) DataDir() string { return filepath.Join(h.dir, "data") }
 // Socket returns the path of the daemon's local socket.
 func (h *Host) Socket() string { return filepath.Join(h.dir, "had.sock") }
 
+// TokenKey returns the path of the daemon's token key, which isn't there at
+// first.
+func (h *Host) TokenKey() string { return filepath.Join(h.dir, "token.key") }
+
 // Log returns the path of the file that keeps the daemon's output, of all its
 // runs one after another.
 func (h *Host) Log() string { return filepath.Join(h.dir, "had.log") }
@@ -113,7 +117,7 @@ func (h *Host) writeConfig() error {
 		}
 		fmt.Fprintln(&f, "  }")
 	}
-	fmt.Fprintf(&f, "}\nnode = %q\ndata_dir = %q\nsocket = %q\ntls {\n  insecure = true\n}\n", h.Name, h.DataDir(), h.Socket())
+	fmt.Fprintf(&f, "}\nnode = %q\ndata_dir = %q\nsocket = %q\ntoken_key = %q\ntls {\n  insecure = true\n}\n", h.Name, h.DataDir(), h.Socket(), h.TokenKey())
 	if err := os.WriteFile(h.Config(), f.Bytes(), 0o600); err != nil {
 		return fmt.Errorf("write the configuration of host %s: %w", h.Name, err)
 	}

@@ -83,7 +83,7 @@ func (s *source) checkReachable(raw rawPolicy, volumes []Volume) {
 // It doesn't change p.
 func (p *Policy) CheckNode(f *NodeFile) Diagnostics {
 	s := &source{name: p.filename, text: p.text}
-	own := []string{f.DataDir, f.Socket, f.TLS.CA, f.TLS.Cert, f.TLS.Key}
+	own := []string{f.DataDir, f.Socket, f.TokenKey, f.TLS.CA, f.TLS.Cert, f.TLS.Key}
 	for i, v := range p.Volumes {
 		for _, path := range own {
 			if path != "" && within(path, v.Path) {

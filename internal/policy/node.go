@@ -14,7 +14,9 @@ const (
 	defaultDetect  = 500 * time.Millisecond
 	defaultDataDir = "/var/lib/had"
 	runDir         = "/run/had"
-	tlsDir         = "/etc/had/tls"
+	// defaultTokenKey is beside the node file: like it, it is put there by a person.
+	defaultTokenKey = "/etc/had/token.key"
+	tlsDir          = "/etc/had/tls"
 
 	// maxMembers bounds a cluster: each more makes every commit wait for a
 	// larger majority and adds nothing a failover needs.
@@ -36,6 +38,7 @@ type NodeFile struct {
 	Socket            string // Unix socket that hactl talks to
 	TLS               TLS
 	Watchdog          Watchdog
+	TokenKey          string // file of the key that seals reconnect tokens; it need not be there
 }
 
 // Member is one node of the cluster.
@@ -63,7 +66,7 @@ func (f *NodeFile) Self() Member {
 func nodeShape() shape {
 	const inPolicy = "it belongs in the policy (hactl policy apply), not in the node file"
 	return shape{
-		attrs: map[string]string{"node": `"alpha"`, "data_dir": quote(defaultDataDir), "socket": quote(runDir + "/office.sock")},
+		attrs: map[string]string{"node": `"alpha"`, "data_dir": quote(defaultDataDir), "socket": quote(runDir + "/office.sock"), "token_key": quote(defaultTokenKey)},
 		later: []string{"telemetry"},
 		others: map[string]string{
 			"vip": inPolicy, "hooks": inPolicy, "prefer": inPolicy, "volume": inPolicy, "fence": inPolicy,
@@ -135,9 +138,9 @@ type rawNodeFile struct {
 	twoVoters text
 	members   []rawMember
 
-	node, dataDir, socket text
-	tls                   *rawTLS      // nil when not written
-	watchdog              *rawWatchdog // nil when not written
+	node, dataDir, socket, tokenKey text
+	tls                             *rawTLS      // nil when not written
+	watchdog                        *rawWatchdog // nil when not written
 }
 
 type rawMember struct{ name, address, role text }
@@ -152,6 +155,7 @@ func (s *source) rawNodeFile(body *hclsyntax.Body) (raw rawNodeFile, ok bool) {
 	raw.node = s.optional(body, "node", `"alpha"`)
 	raw.dataDir = s.optional(body, "data_dir", quote(defaultDataDir))
 	raw.socket = s.optional(body, "socket", quote(runDir+"/office.sock"))
+	raw.tokenKey = s.optional(body, "token_key", quote(defaultTokenKey))
 	for _, b := range body.Blocks {
 		switch b.Type {
 		case "cluster":
@@ -201,6 +205,7 @@ func (s *source) validNodeFile(raw rawNodeFile, hostname string) *NodeFile {
 		f.Node = s.self(raw, f.Members, hostname)
 	}
 	f.DataDir = s.path(raw.dataDir, "data_dir", defaultDataDir)
+	f.TokenKey = s.path(raw.tokenKey, "token_key", defaultTokenKey)
 	f.Socket = s.path(raw.socket, "socket", runDir+"/"+f.Cluster+".sock")
 	if raw.socket.ok && len(f.Socket) > maxSocket {
 		s.errorf(raw.socket.at, "choose a shorter one", "socket is longer than the %d bytes Linux allows", maxSocket)

@@ -35,6 +35,7 @@ type Policy struct {
 	Volumes      []Volume      // in file order, in which they are mounted; unmounted in reverse
 	Fence        Fence         // with methods if there are volumes
 	ReleaseGrace time.Duration // how much longer than the lease a cut-off owner may take to release; 0 for none
+	Tokens       []Token       `json:",omitempty"` // in file order
 
 	// What the checks that come later need to show a place.
 	filename, text string
@@ -62,14 +63,15 @@ func policyShape() shape {
 	const inNode = "it belongs in the node file (/etc/had/had.hcl), not in the policy"
 	return shape{
 		attrs: map[string]string{"prefer": `["alpha", "beta"]`, "release_grace": quote(shortest(exampleGrace))},
-		later: []string{"reconnect_token", "check", "sync", "failback", "limits", "notify"},
+		later: []string{"check", "sync", "failback", "limits", "notify"},
 		others: map[string]string{
 			"cluster": inNode, "node": inNode, "data_dir": inNode, "socket": inNode, "tls": inNode,
 			"watchdog": inNode, "telemetry": inNode,
 		},
 		blocks: map[string]shape{
-			"volume": volumeShape(),
-			"fence":  fenceShape(),
+			"reconnect_token": tokenShape(),
+			"volume":          volumeShape(),
+			"fence":           fenceShape(),
 			"vip": {
 				what:   `vip "web"`,
 				labels: 1,
@@ -113,13 +115,15 @@ func (s *source) policy() *Policy {
 		return nil
 	}
 	raw := s.rawPolicy(body)
+	volumes := s.validVolumes(raw.volumes)
 	p := &Policy{
 		Prefer:       s.validPrefer(raw.prefer),
 		VIPs:         s.validVIPs(raw.vips),
 		Hooks:        s.validHooks(raw.hooks),
-		Volumes:      s.validVolumes(raw.volumes),
+		Volumes:      volumes,
 		Fence:        s.validFence(raw.fence, raw.volumes),
 		ReleaseGrace: raw.grace,
+		Tokens:       s.validTokens(raw.tokens, volumes),
 		filename:     s.name,
 		text:         s.text,
 		raw:          raw,
@@ -142,6 +146,7 @@ type rawPolicy struct {
 	volumes []rawVolume
 	fence   rawFence
 	grace   time.Duration
+	tokens  []rawToken
 }
 
 type rawVIP struct {
@@ -170,6 +175,8 @@ func (s *source) rawPolicy(body *hclsyntax.Body) rawPolicy {
 			raw.volumes = append(raw.volumes, s.rawVolume(b))
 		case "fence":
 			raw.fence = s.rawFence(b)
+		case "reconnect_token":
+			raw.tokens = append(raw.tokens, s.rawToken(b))
 		}
 	}
 	return raw
