@@ -44,6 +44,7 @@ var leaves = []string{
 	module + "/internal/policy/...",
 	module + "/internal/steps/...",
 	module + "/internal/thread/...",
+	module + "/internal/token/...",
 	module + "/internal/wal/...",
 	module + "/storage/...",
 	module + "/vip/...",
@@ -136,6 +137,11 @@ var bans = []ban{
 	{
 		from: []string{module + "/..."}, to: []string{"github.com/gopacket/..."},
 		why: "it fills 5 MB of tables in each process it is linked into; tests may compare with it",
+	},
+	{
+		from: []string{module + "/internal/reconnect/..."}, through: true,
+		to:  []string{netlink, module + "/internal/failover/...", module + "/internal/api/...", module + "/internal/peer/..."},
+		why: "what the log has of tokens and what is in their files is all it compares: who owns, it is told",
 	},
 	{
 		from: []string{module + "/..."}, to: []string{module + "/cmd/..."},
