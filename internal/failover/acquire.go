@@ -48,7 +48,7 @@ func (x *executor) test(ctx context.Context, t *turn, epoch uint64, cause string
 	var probing sync.WaitGroup
 	probing.Go(func() { conflict = x.probe(ctx, t, known) })
 	veto = t.timeline.Run("test", func() error {
-		return x.stage(ctx, t.policy.Hooks, t.vips, stageRun{stage: hook.Test, event: hook.Acquire, epoch: epoch, cause: cause, previous: t.previous, volumes: t.volumes})
+		return x.stage(ctx, t.policy.Hooks, t.vips, stageRun{stage: hook.Test, event: hook.Acquire, epoch: epoch, cause: cause, previous: t.previous, volumes: t.volumes, tokens: t.policy.Tokens})
 	})
 	probing.Wait()
 	return veto, conflict
@@ -111,7 +111,7 @@ func (x *executor) claim(in Inputs, t *turn, cause string, evidence ...*hadv1.Ev
 	a := &hadv1.Acquire{
 		Term: in.Leadership.Term, Instance: x.instance, Terms: terms,
 		PolicyVersion: t.version, Addresses: heldAddresses(t.vips), Evidence: evidence, Cause: cause,
-		Volumes: heldVolumes(t.volumes),
+		Volumes: heldVolumes(t.volumes), Tokens: heldTokens(t.policy.Tokens, in.View),
 	}
 	if m := in.View.Move.GetOrder(); m.GetTarget() == x.instance.GetNode() {
 		a.MoveOperation = m.GetOperation()
@@ -169,7 +169,9 @@ func (x *executor) armed(p *policy.Policy) time.Duration {
 	return x.watchdog()
 }
 
-func (t *turn) owned() owned { return owned{hooks: t.policy.Hooks, vips: t.vips, volumes: t.volumes} }
+func (t *turn) owned() owned {
+	return owned{hooks: t.policy.Hooks, vips: t.vips, volumes: t.volumes, tokens: t.policy.Tokens}
+}
 
 func (x *executor) begin(epoch uint64, t *turn) context.Context {
 	leased, lasting := x.keeper.keep(x.life, epoch)
@@ -207,14 +209,14 @@ func (x *executor) serve(ctx context.Context, epoch uint64, t *turn) {
 	x.setHolding(h)
 	x.progress(ctx, &hadv1.Progress{
 		Epoch: epoch, Outcome: hadv1.Progress_OUTCOME_SERVING, Steps: t.timeline.List(),
-		Addresses: heldAddresses(t.vips), PolicyVersion: t.version,
+		Addresses: heldAddresses(t.vips), PolicyVersion: t.version, Tokens: x.tokensNow(t.policy),
 	})
 	x.logger.Info("serving", "epoch", epoch, "addresses", len(t.addrs))
 }
 
 // takeOn makes the epoch's things be there. ctx ends with the lease.
 func (x *executor) takeOn(ctx context.Context, epoch uint64, t *turn, cause string, before func(ctx context.Context, epoch uint64) error) error {
-	run := stageRun{event: hook.Acquire, epoch: epoch, cause: cause, previous: t.previous, volumes: t.volumes, leased: true}
+	run := stageRun{event: hook.Acquire, epoch: epoch, cause: cause, previous: t.previous, volumes: t.volumes, tokens: t.policy.Tokens, leased: true}
 	x.mounts.admit(epoch, t.volumes)
 	// Arming puts nothing there that a later run would have to know of.
 	var arming errgroup.Group
@@ -234,12 +236,7 @@ func (x *executor) takeOn(ctx context.Context, epoch uint64, t *turn, cause stri
 	if armed := x.armed(t.policy); armed != t.watchdog && len(t.volumes) > 0 {
 		return fmt.Errorf("the epoch was opened with a watchdog of %s, which is %s now: the guard was replaced", t.watchdog, armed)
 	}
-	if before != nil {
-		if err := before(ctx, epoch); err != nil {
-			return because(ctx, err)
-		}
-	}
-	if err := x.mountAll(ctx, epoch, t); err != nil {
+	if err := x.equip(ctx, epoch, t, before); err != nil {
 		return because(ctx, err)
 	}
 	err = t.timeline.Run("pre_acq", func() error {

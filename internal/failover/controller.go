@@ -31,6 +31,7 @@ type Config struct {
 	Gate          Gate                 // nil: this host has none
 	Guard         Guard                // nil: this host has none
 	Volumes       Volumes              // nil: this host carries none
+	Tokens        Tokens               // nil: this host keeps none
 	Services      Services             // nil: nothing that scripts start is in had's hands
 	Flush         Flush                // nil: unmounting does it
 	Watchdog      func() time.Duration // after which this host is reset when its guard is gone; 0: it has none armed; nil: likewise
@@ -106,7 +107,7 @@ func New(cfg Config) *Controller {
 	}
 	c.executor = &executor{
 		cluster: cfg.Cluster, instance: cfg.Instance, netns: cfg.Namespace, timing: cfg.Timing, log: cfg.Log, peers: cfg.Peers, journal: cfg.Journal,
-		network: cfg.Network, hooks: cfg.Hooks, keeper: c.keeper, holder: c.holder, mounts: m, services: cfg.Services, flush: cfg.Flush, watchdog: cfg.Watchdog, courier: c.courier,
+		network: cfg.Network, hooks: cfg.Hooks, keeper: c.keeper, holder: c.holder, mounts: m, tokens: cfg.Tokens, services: cfg.Services, flush: cfg.Flush, watchdog: cfg.Watchdog, courier: c.courier,
 		now: cfg.Clock, logger: cfg.Logger,
 	}
 	c.evidence = evidence.New(evidence.Config{

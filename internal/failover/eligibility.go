@@ -65,6 +65,7 @@ func (c *Controller) blockers(view cluster.View, p *policy.Policy, h Holding, ho
 	}
 	out = append(out, c.addressTrouble(p, h, at)...)
 	out = append(out, c.volumeTrouble(p, h)...)
+	out = append(out, c.tokenTrouble(p)...)
 	if hooks != nil {
 		add("%v", hooks)
 	}
@@ -164,6 +165,7 @@ func (c *Controller) Health() *hadv1.HealthResponse {
 		if holding.Failed != "" {
 			h.Problems = append(h.Problems, fmt.Sprintf("it serves although a script failed: %s (hactl history has its output)", holding.Failed))
 		}
+		c.tokenHealth(h, p)
 		h.Problems = append(h.Problems, otherTerms(view.Claim(holding.Epoch), p)...)
 		if hooks == nil { // otherwise it is among the reasons
 			h.Problems = append(h.Problems, folders.Warnings...)

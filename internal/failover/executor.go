@@ -39,6 +39,7 @@ type executor struct {
 	keeper   *keeper
 	holder   *holder
 	mounts   *mounts
+	tokens   Tokens               // nil: this host keeps none
 	services Services             // nil: nothing that scripts start is in had's hands
 	flush    Flush                // nil: unmounting does it
 	watchdog func() time.Duration // of Config
@@ -62,8 +63,9 @@ type executor struct {
 // owned is what the release hooks of the held epoch are for.
 type owned struct {
 	hooks   policy.Hooks
-	vips    []policy.VIP        // with this node's interfaces, as they were when taken on
-	volumes []storage.Volume    // that the epoch may mount
+	vips    []policy.VIP     // with this node's interfaces, as they were when taken on
+	volumes []storage.Volume // that the epoch may mount
+	tokens  []policy.Token
 	stopped map[netip.Addr]bool // whose PreRel has run already
 }
 
@@ -154,7 +156,7 @@ func (x *executor) stage(ctx context.Context, h policy.Hooks, vips []policy.VIP,
 			Env: hook.Env{
 				Cluster: x.cluster, Reason: s.cause, Interface: v.InterfaceOn(x.instance.GetNode()),
 				Node: x.instance.GetNode(), PreviousOwner: s.previous, Epoch: s.epoch, Forced: s.forced,
-				Volumes: mountPoints(s.volumes),
+				Volumes: mountPoints(s.volumes), Tokens: tokenPlaces(s.tokens),
 			},
 			Allowed: allowed,
 		})
@@ -240,6 +242,7 @@ type stageRun struct {
 	cause    string
 	previous string
 	volumes  []storage.Volume // whose mount points it is told
+	tokens   []policy.Token   // whose places it is told
 	forced   bool
 	leased   bool // it runs only while the lease of epoch lasts; of a release, while it may be held
 	goOn     bool // a failure doesn't keep the other addresses from their turn
@@ -280,7 +283,7 @@ func heldAddresses(vips []policy.VIP) []*hadv1.HeldAddress {
 // a later run can clean up.
 func (x *executor) tenure(epoch uint64, o owned, version uint64) *journal.Tenure {
 	return &journal.Tenure{
-		Epoch: epoch, Instance: x.instance, Addresses: heldAddresses(o.vips), Volumes: heldVolumes(o.volumes),
+		Epoch: epoch, Instance: x.instance, Addresses: heldAddresses(o.vips), Volumes: heldVolumes(o.volumes), Tokens: heldTokens(o.tokens, cluster.View{}),
 		HooksDir: o.hooks.Dir, HookTimeout: o.hooks.Timeout, PolicyVersion: version, Namespace: x.netns,
 	}
 }

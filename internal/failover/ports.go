@@ -10,6 +10,7 @@ import (
 	"had/internal/clock"
 	"had/internal/hook"
 	"had/internal/journal"
+	"had/internal/policy"
 	hadv1 "had/proto/had/v1"
 	"had/storage"
 	"had/vip"
@@ -77,6 +78,20 @@ type Services interface {
 	// End ends those of an epoch, gently first, and returns what it had to end.
 	// After nil none of them runs.
 	End(ctx context.Context, epoch uint64) (ended []string, err error)
+}
+
+// Tokens are what clients need to come back to the next owner.
+// reconnect.Keeper is one.
+type Tokens interface {
+	// Place puts a policy's tokens in place for an epoch, and from then on, until
+	// leased ends, takes what its services change.
+	Place(ctx, leased context.Context, epoch uint64, p *policy.Policy) error
+	// Flush takes what the epoch's services have changed until now.
+	Flush(ctx context.Context, epoch uint64) error
+	// Trouble says why this node could not put them in place. It doesn't wait.
+	Trouble(p *policy.Policy) []string
+	// Health is what this node has of them; nil when the policy has none.
+	Health(p *policy.Policy) (h *hadv1.TokenHealth, problems []string)
 }
 
 // Flush brings what was written to volumes to their disks, while they are in use.

@@ -39,7 +39,7 @@ func (x *executor) change(t *turn, step Step) error {
 		return errors.New("the policy has other volumes: they need an epoch of their own")
 	}
 	gone, come := difference(old.vips, t.vips), difference(t.vips, old.vips)
-	run := stageRun{epoch: step.Epoch, cause: step.Cause, previous: x.instance.GetNode(), volumes: t.volumes, leased: true}
+	run := stageRun{epoch: step.Epoch, cause: step.Cause, previous: x.instance.GetNode(), volumes: t.volumes, tokens: t.policy.Tokens, leased: true}
 
 	// Both lists until the change is through: whoever must clean up, this run
 	// or the next one, then knows of all.
@@ -53,12 +53,15 @@ func (x *executor) change(t *turn, step Step) error {
 	if err := t.timeline.Run("arm", func() error { return x.holder.admit(leased, step.Epoch, t.addrs) }); err != nil {
 		return fmt.Errorf("arm guard and gate: %w", err)
 	}
-	x.releaseStage(leased, owned{hooks: old.hooks, vips: gone}, &t.timeline, run, hook.PreRel)
+	x.releaseStage(leased, owned{hooks: old.hooks, vips: gone, tokens: old.tokens}, &t.timeline, run, hook.PreRel)
 	both.stopped = map[netip.Addr]bool{}
 	for _, v := range gone {
 		both.stopped[v.Address] = true
 	}
 	x.setOwned(both)
+	if err := x.placeTokens(leased, step.Epoch, t); err != nil {
+		return err
+	}
 	err := t.timeline.Run("pre_acq", func() error {
 		return x.stage(leased, t.policy.Hooks, come, run.of(hook.PreAcq, hook.Acquire))
 	})
@@ -69,7 +72,7 @@ func (x *executor) change(t *turn, step Step) error {
 		return err
 	}
 	x.keeper.tell(leased)
-	x.releaseStage(leased, owned{hooks: old.hooks, vips: gone}, &t.timeline, run, hook.PostRel)
+	x.releaseStage(leased, owned{hooks: old.hooks, vips: gone, tokens: old.tokens}, &t.timeline, run, hook.PostRel)
 	x.setOwned(t.owned())
 	if err := x.journal.SetTenure(x.tenure(step.Epoch, t.owned(), t.version)); err != nil {
 		x.logger.Warn("the journal still names addresses that the policy has given up", "epoch", step.Epoch, "error", err)

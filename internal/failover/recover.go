@@ -292,7 +292,7 @@ func recoverStage(ctx context.Context, cfg RecoverConfig, hooks Hooks, t *journa
 		v := vips[len(vips)-1-i]
 		_, err := hooks.Stage(ctx, hook.Run{Stage: s, Event: hook.Release, VIP: v.addr, Env: hook.Env{
 			Cluster: cfg.Cluster, Reason: cause, Interface: v.iface, Node: cfg.Instance.GetNode(), Epoch: t.Epoch, Forced: t.Forced,
-			Volumes: tenureMountPoints(t),
+			Volumes: tenureMountPoints(t), Tokens: tenureTokens(t),
 		}})
 		if err != nil && first == nil {
 			first = err
@@ -305,6 +305,14 @@ func tenureMountPoints(t *journal.Tenure) map[string]string {
 	out := map[string]string{}
 	for _, v := range t.Volumes {
 		out[v.GetName()] = v.GetPath()
+	}
+	return out
+}
+
+func tenureTokens(t *journal.Tenure) map[string]string {
+	out := map[string]string{}
+	for _, k := range t.Tokens {
+		out[k.GetName()] = k.GetLocation()
 	}
 	return out
 }

@@ -22,6 +22,7 @@ func (x *executor) release(ctx context.Context, step Step) error {
 	g := x.givesUp(step)
 	x.flushAhead(lasting, step.Epoch, g.timeline)
 	x.releaseStage(lasting, o, g.timeline, stageRun{epoch: step.Epoch, cause: g.cause, leased: true}, hook.PreRel)
+	x.flushTokens(lasting, step.Epoch)
 	err := x.unmountAll(lasting, step.Epoch, g.timeline)
 	if err != nil {
 		x.logger.Warn("the volumes could not be unmounted in order", "epoch", step.Epoch, "error", err)
@@ -181,7 +182,7 @@ func (x *executor) releaseStage(ctx context.Context, o owned, t *steps.Timeline,
 	if len(vips) == 0 {
 		return
 	}
-	run.goOn, run.volumes = true, o.volumes
+	run.goOn, run.volumes, run.tokens = true, o.volumes, o.tokens
 	if err := t.Run(name, func() error { return x.stage(ctx, o.hooks, vips, run.of(s, hook.Release)) }); err != nil {
 		x.logger.Warn("a release script failed; the release goes on", "epoch", run.epoch, "error", err)
 	}

@@ -129,6 +129,7 @@ func (x *executor) askToLetGo(ctx context.Context, old *hadv1.Claim, to uint64) 
 func (x *executor) yield(ctx context.Context, step Step) error {
 	o, leased := x.current()
 	x.releaseStage(leased, o, new(steps.Timeline), stageRun{epoch: step.Epoch, cause: step.Cause, leased: true}, hook.PreRel)
+	x.flushTokens(leased, step.Epoch)
 	if leased.Err() != nil || !x.keeper.holds(step.Epoch) {
 		return fmt.Errorf("hand epoch %d over: %w", step.Epoch, errLeaseOver)
 	}

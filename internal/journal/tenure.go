@@ -19,6 +19,7 @@ type Tenure struct {
 	Instance      *hadv1.Instance
 	Addresses     []*hadv1.HeldAddress // in policy order
 	Volumes       []*hadv1.HeldVolume  // in the order in which they are mounted
+	Tokens        []*hadv1.HeldToken
 	HooksDir      string
 	HookTimeout   time.Duration
 	PolicyVersion uint64
@@ -34,6 +35,7 @@ type storedTenure struct {
 	Instance      json.RawMessage   `json:"instance"`
 	Addresses     []json.RawMessage `json:"addresses"`
 	Volumes       []json.RawMessage `json:"volumes,omitempty"`
+	Tokens        []json.RawMessage `json:"tokens,omitempty"`
 	HooksDir      string            `json:"hooks_dir"`
 	HookTimeout   time.Duration     `json:"hook_timeout_ns"`
 	PolicyVersion uint64            `json:"policy_version"`
@@ -141,6 +143,11 @@ func encodeTenure(t *Tenure) ([]byte, error) {
 		s.Volumes = append(s.Volumes, b)
 		errs = append(errs, err)
 	}
+	for _, k := range t.Tokens {
+		b, err := protojson.Marshal(k)
+		s.Tokens = append(s.Tokens, b)
+		errs = append(errs, err)
+	}
 	if err := errors.Join(errs...); err != nil {
 		return nil, err
 	}
@@ -181,6 +188,13 @@ func decodeTenure(value []byte) (*Tenure, error) {
 			return nil, fmt.Errorf("read what this node held: %w", err)
 		}
 		t.Volumes = append(t.Volumes, v)
+	}
+	for _, b := range s.Tokens {
+		k := new(hadv1.HeldToken)
+		if err := protojson.Unmarshal(b, k); err != nil {
+			return nil, fmt.Errorf("read what this node held: %w", err)
+		}
+		t.Tokens = append(t.Tokens, k)
 	}
 	return t, nil
 }
