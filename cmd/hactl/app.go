@@ -158,7 +158,7 @@ current state · 4 unreachable or no quorum · 5 outcome unknown · 6 not permit
 	flags.DurationVar(&c.timeout, "timeout", 0, "give up after this time (default 10s, move 60s)")
 	flags.StringVarP(&c.output, "output", "o", "table", "form of the answer: `table|json`")
 	root.AddCommand(
-		c.newStatus(), c.newHistory(), c.newWatch(), c.newMove(), c.newFence(), c.newPolicy(),
+		c.newStatus(), c.newHistory(), c.newWatch(), c.newMove(), c.newFence(), c.newToken(), c.newPolicy(),
 		c.newTiming(), c.newImport(), c.newCompletion(), c.newVersion(),
 	)
 	group(root)

@@ -211,6 +211,22 @@ func (f *fakeHA) ConfirmFence(ctx context.Context, r *hadv1.ConfirmFenceRequest)
 	return unary(ctx, f, "ConfirmFence", r, &hadv1.ConfirmFenceResponse{})
 }
 
+func (f *fakeHA) TokenShow(ctx context.Context, r *hadv1.TokenShowRequest) (*hadv1.TokenShowResponse, error) {
+	return unary(ctx, f, "TokenShow", r, &hadv1.TokenShowResponse{})
+}
+
+func (f *fakeHA) TokenSet(ctx context.Context, r *hadv1.TokenSetRequest) (*hadv1.TokenSetResponse, error) {
+	return unary(ctx, f, "TokenSet", r, &hadv1.TokenSetResponse{})
+}
+
+func (f *fakeHA) TokenForget(ctx context.Context, r *hadv1.TokenForgetRequest) (*hadv1.TokenForgetResponse, error) {
+	return unary(ctx, f, "TokenForget", r, &hadv1.TokenForgetResponse{})
+}
+
+func (f *fakeHA) TokenKey(ctx context.Context, r *hadv1.TokenKeyRequest) (*hadv1.TokenKeyResponse, error) {
+	return unary(ctx, f, "TokenKey", r, &hadv1.TokenKeyResponse{})
+}
+
 func (f *fakeHA) PolicyValidate(ctx context.Context, r *hadv1.PolicyValidateRequest) (*hadv1.PolicyValidateResponse, error) {
 	return unary(ctx, f, "PolicyValidate", r, &hadv1.PolicyValidateResponse{})
 }

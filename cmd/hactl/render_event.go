@@ -73,6 +73,8 @@ func describe(e *hadv1.Event) (string, style) {
 		return describeSecured(body.Secured)
 	case *hadv1.Event_FenceTry:
 		return describeFenceTry(body.FenceTry)
+	case *hadv1.Event_TokenChanged:
+		return describeTokenChanged(body.TokenChanged), plain
 	}
 	return "something this hactl doesn't know: had is newer (hactl version)", yellow
 }

@@ -63,6 +63,7 @@ func (p *page) ownership(s *hadv1.StatusResponse) {
 		}
 	}
 	p.volumes(s)
+	p.tokens(s)
 	if o.GetEpoch() != 0 {
 		text := fmt.Sprintf("epoch %d", o.GetEpoch())
 		if left := millis(o.GetLeaseRemainingMs()); left > 0 {

@@ -39,6 +39,10 @@ func passedOn(cmd *hadv1.Command) bool {
 		return true
 	case *hadv1.Command_Secured:
 		return r.Secured.GetKind() == hadv1.Secured_KIND_GUARD
+	case *hadv1.Command_TokenSet:
+		return r.TokenSet.GetEpoch() == 0 && r.TokenSet.GetInstance() == nil // an operator's; an owner leads, and proposes its service's
+	case *hadv1.Command_TokenForget:
+		return true
 	}
 	return false
 }

@@ -16,6 +16,7 @@ import (
 	"had/internal/clock"
 	"had/internal/failover"
 	"had/internal/policy"
+	"had/internal/reconnect"
 	hadv1 "had/proto/had/v1"
 )
 
@@ -27,6 +28,8 @@ type Config struct {
 	Node       *cluster.Node
 	Controller *failover.Controller
 	Peers      *Peers
+	Tokens     *reconnect.Keeper
+	TokenKey   string // path of this node's token key
 	Timing     cluster.Timing
 	Clock      clock.Source
 	Problems   func() []string // of this node, whole sentences

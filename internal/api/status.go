@@ -115,7 +115,9 @@ func (s *Server) status(fresh *hadv1.Freshness) *hadv1.StatusResponse {
 	if o := resp.GetOwnership(); o.GetState() == hadv1.Ownership_STATE_UNOWNED && namesNothing(resp.GetPolicy()) {
 		o.State = hadv1.Ownership_STATE_NO_POLICY // one that names nothing
 	}
+	resp.Tokens = tokenSummaries(view, inForce(view.Policy))
 	resp.Warnings = append(s.warnings(resp), s.hooksDiffer(own, local)...)
+	resp.Warnings = append(resp.Warnings, tokensDiffer(resp)...)
 	resp.Warnings = append(resp.Warnings, s.cfg.Problems()...)
 	resp.Next = next(resp)
 	return resp
@@ -180,7 +182,7 @@ func (s *Server) node(m *hadv1.Member, resp *hadv1.StatusResponse, own *hadv1.He
 	}
 	n.Eligible, n.Reasons = h.GetEligible(), h.GetReasons()
 	n.Version, n.Holds, n.AppliedIndex = h.GetVersion(), h.GetHolds(), h.GetAppliedIndex()
-	n.Layers = h.GetLayers()
+	n.Layers, n.Tokens = h.GetLayers(), h.GetTokens()
 	n.PendingReports, n.Problems, n.PolicyVersion = h.GetPendingReports(), h.GetProblems(), h.GetPolicyVersion()
 	if leading && n.GetReachable() && n.GetAppliedIndex()+failover.MaxLag < resp.GetFreshness().GetAppliedIndex() {
 		n.Problems = append(n.Problems, fmt.Sprintf("it is catching up, %d log entries behind", resp.GetFreshness().GetAppliedIndex()-n.GetAppliedIndex()))

@@ -20,6 +20,7 @@ import (
 	"had/internal/guard"
 	"had/internal/peer"
 	"had/internal/policy"
+	"had/internal/reconnect"
 	hadv1 "had/proto/had/v1"
 	"had/vip"
 )
@@ -42,6 +43,11 @@ func Run(ctx, hard context.Context, cfg Config) (err error) {
 	}
 	if err := checkPrivileges(cfg.File.Self().Witness); err != nil {
 		return err
+	}
+	if !cfg.File.Self().Witness { // one may run without root's rights, and sees no content
+		if err := hideMemory(); err != nil {
+			return err
+		}
 	}
 	if err := clock.Relax(); err != nil {
 		cfg.Logger.Debug("had uses somewhat more CPU than it could", "error", err)
@@ -77,6 +83,7 @@ type node struct {
 	leftovers  *leftovers
 	preflight  *preflight
 	watchdog   *watchdog
+	tokens     *reconnect.Keeper
 	watcher    *vip.Watcher
 	peers      *api.Peers
 	server     *api.Server
@@ -193,11 +200,17 @@ func (n *node) open(birth peer.Birth) error {
 		n.watchdog.guard, ring.Watchdog = n.safeguards.guard, n.safeguards.guard.Armed
 	}
 	n.safeguards.into(&ring)
+	n.tokens = reconnect.New(reconnect.Config{
+		Cluster: f.Cluster, Instance: local.instance, Witness: f.Self().Witness, KeyFile: f.TokenKey, Log: n.raft,
+		Policy: func() (*policy.Policy, error) { return n.controller.PolicyInForce() },
+		Look:   local.places, Reload: runReload, Logger: n.cfg.Logger.Named("token"),
+	})
+	ring.Tokens = n.tokens
 	n.controller = failover.New(ring)
 	n.watchdog.policy = n.controller.PolicyInForce
 	n.server = api.New(api.Config{
 		Cluster: f.Cluster, Self: f.Node, Members: members.GetMembers(), Node: n.raft, Controller: n.controller,
-		Peers: n.peers, Timing: timing, Clock: clock.Now, Problems: n.problems, Version: n.cfg.Version,
+		Peers: n.peers, Tokens: n.tokens, TokenKey: f.TokenKey, Timing: timing, Clock: clock.Now, Problems: n.problems, Version: n.cfg.Version,
 	})
 	return nil
 }
@@ -258,6 +271,7 @@ func (n *node) run(ctx, hard context.Context) error {
 	g.Go(func() error { return n.leftovers.run(tasks) })
 	g.Go(func() error { return n.preflight.run(tasks) })
 	g.Go(func() error { return n.watchdog.run(tasks) })
+	g.Go(func() error { return n.tokens.Run(tasks) })
 	g.Go(func() error { return api.Serve(tasks, n.server.Local(), n.socket) })
 	g.Go(func() error { return api.Serve(tasks, n.server.Cluster(), n.port.RPCListener()) })
 	g.Go(func() error { return keepAlive(tasks, n.cfg.Logger) })

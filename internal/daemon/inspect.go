@@ -11,6 +11,8 @@ import (
 	"sync"
 	"syscall"
 
+	"had/internal/policy"
+	"had/internal/reconnect"
 	"had/storage"
 )
 
@@ -29,12 +31,15 @@ const (
 	inspectCheck  = "check"  // could this host mount them?
 	inspectUnused = "unused" // is it certain that nothing of this kernel, which started anew, can write to them?
 	inspectFlush  = "flush"  // is what was written to them on their disks? It is then
+	inspectTokens = "tokens" // where are these tokens, and is each as it should be? Answered with a list of reconnect.Place
 )
 
 // inspection is a question, as JSON on the child's standard input.
 type inspection struct {
 	Op      string           `json:"op"`
 	Volumes []storage.Volume `json:"volumes"`
+	Tokens  []policy.Token   `json:"tokens,omitempty"` // of inspectTokens
+	Policy  []policy.Volume  `json:"policy_volumes,omitempty"`
 }
 
 // Inspect is the child: it answers a question read from in with a list of what is
@@ -43,6 +48,13 @@ func Inspect(ctx context.Context, in io.Reader, out io.Writer) error {
 	var q inspection
 	if err := json.NewDecoder(in).Decode(&q); err != nil {
 		return fmt.Errorf("read what to inspect: %w", err)
+	}
+	if q.Op == inspectTokens {
+		places := []reconnect.Place{}
+		for _, t := range q.Tokens {
+			places = append(places, reconnect.LookAt(t, q.Policy))
+		}
+		return json.NewEncoder(out).Encode(places)
 	}
 	wrong := []string{}
 	for i, v := range q.Volumes {
@@ -72,18 +84,24 @@ var errHangs = errors.New("a look at the volumes hangs in the kernel: a device o
 // ask returns what is wrong with volumes. It returns when ctx ends, whatever the
 // child does.
 func (i *inspector) ask(ctx context.Context, q inspection) (wrong []string, err error) {
+	err = i.answer(ctx, q, &wrong)
+	return wrong, err
+}
+
+// answer is ask for any kind of answer.
+func (i *inspector) answer(ctx context.Context, q inspection, into any) error {
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	select {
 	case <-i.child:
 	default:
 		if i.child != nil {
-			return nil, errHangs
+			return errHangs
 		}
 	}
 	question, err := json.Marshal(q)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	var out, said bytes.Buffer
 	// What kills it is below: all of its session, and without waiting for that.
@@ -91,7 +109,7 @@ func (i *inspector) ask(ctx context.Context, q inspection) (wrong []string, err 
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = bytes.NewReader(question), &out, &said
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	if err := cmd.Start(); err != nil {
-		return nil, fmt.Errorf("look at the volumes: %w", err)
+		return fmt.Errorf("look at the volumes: %w", err)
 	}
 	var failed error // of the child; to be read when it has ended
 	ended := make(chan struct{})
@@ -104,13 +122,13 @@ func (i *inspector) ask(ctx context.Context, q inspection) (wrong []string, err 
 	case <-ended:
 	case <-ctx.Done():
 		_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) // fsck's like, too; gone already: all the better
-		return nil, fmt.Errorf("%w (%w)", errHangs, context.Cause(ctx))
+		return fmt.Errorf("%w (%w)", errHangs, context.Cause(ctx))
 	}
 	if failed != nil {
-		return nil, fmt.Errorf("look at the volumes: %w: %s", failed, bytes.TrimSpace(said.Bytes()))
+		return fmt.Errorf("look at the volumes: %w: %s", failed, bytes.TrimSpace(said.Bytes()))
 	}
-	if err := json.Unmarshal(out.Bytes(), &wrong); err != nil {
-		return nil, fmt.Errorf("look at the volumes: %w", err)
+	if err := json.Unmarshal(out.Bytes(), into); err != nil {
+		return fmt.Errorf("look at the volumes: %w", err)
 	}
-	return wrong, nil
+	return nil
 }

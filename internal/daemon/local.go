@@ -35,6 +35,7 @@ type localState struct {
 	farewell  *hadv1.Farewell // what the earlier run's guard said; nil: nothing, or it is in the log
 	inspector *inspector
 	flusher   *inspector
+	surveyor  *inspector // of tokens that aren't replicated: a server that doesn't answer holds up nothing else
 }
 
 // openLocal opens the data folder. The journal's lock keeps a second had away
@@ -62,7 +63,7 @@ func openLocal(cfg Config, instance *hadv1.Instance) (*localState, error) {
 	return &localState{
 		cfg: cfg, instance: instance, namespace: namespace, identity: identity, journal: j, addresses: addresses, scripts: scripts,
 		hooks:     &hookRunners{logger: cfg.Logger.Named("hook"), recorder: scripts, group: services{f.DataDir}.group},
-		inspector: &inspector{exe: "/proc/self/exe"}, flusher: &inspector{exe: "/proc/self/exe"},
+		inspector: &inspector{exe: "/proc/self/exe"}, flusher: &inspector{exe: "/proc/self/exe"}, surveyor: &inspector{exe: "/proc/self/exe"},
 	}, nil
 }
 
