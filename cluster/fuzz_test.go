@@ -68,6 +68,7 @@ func FuzzApply(f *testing.F) {
 	f.Add(logBytes(f, append(slices.Clone(handedOver), acquireCmd(alpha, 1, waited(5, 5)), &hadv1.Command{Record: &hadv1.Command_Farewell{Farewell: &hadv1.Farewell{
 		NodeId: "id-alpha", Released: &hadv1.Released{Epoch: 3, Reporter: alpha, Kind: hadv1.Evidence_KIND_RELEASED},
 	}}})...))
+	f.Add(logBytes(f, append(slices.Clone(handedOver), tokenCmd("t", 0, 1), serviceCmd("t", 1, alpha, 3), serviceCmd("t", 1, beta, 5), tokenCmd("t", 2, 1), forgetCmd("t", 3))...))
 	mounts := append(slices.Clone(born[:2]), mountsCmd(alpha, 1)) // epoch 3
 	fenced := securedCmd("beta", secured(hadv1.Secured_KIND_FENCED, alpha, 1, 3, 3))
 	f.Add(logBytes(f, append(slices.Clone(mounts), mountsCmd(beta, 1, waited(3, 3)), fenced, renewCmd(alpha, 1, 3), acquireCmd(beta, 1, waited(3, 3)))...))

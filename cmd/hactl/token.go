@@ -249,6 +249,9 @@ func (c *cli) tokenSet(ctx context.Context, req *hadv1.TokenSetRequest) error {
 	if c.json() {
 		return c.printDocument(r)
 	}
+	if r.GetUnchanged() {
+		return c.print(clean(fmt.Sprintf("token %s has that content already: version %d", req.GetName(), r.GetVersion())) + "\n")
+	}
 	return c.print(clean(fmt.Sprintf("token %s is at version %d now, %s", req.GetName(), r.GetVersion(), plural(int(r.GetSize()), "byte", "bytes"))) + "\n")
 }
 

@@ -1,6 +1,7 @@
 package api
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"maps"
@@ -285,7 +286,7 @@ func next(r *hadv1.StatusResponse) string {
 		if r.GetPolicy() != nil && namesNothing(r.GetPolicy()) {
 			return "hactl policy apply FILE"
 		}
-		return "hactl history"
+		return cmp.Or(nextKey(r), "hactl history")
 	case hadv1.Ownership_STATE_UNKNOWN:
 		return "start had on the other nodes, or mend the network between them; then: hactl status"
 	case hadv1.Ownership_STATE_WAITING:

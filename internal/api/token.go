@@ -1,6 +1,7 @@
 package api
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -94,6 +95,21 @@ func tokensDiffer(r *hadv1.StatusResponse) (out []string) {
 	return out
 }
 
+// nextKey is the command that ends a wait for a token key that no node has.
+func nextKey(r *hadv1.StatusResponse) string {
+	lacking := false
+	for _, n := range r.GetNodes() {
+		if n.GetTokens().GetKeyId() != "" {
+			return "" // somebody has one: it has to be copied
+		}
+		lacking = lacking || slices.ContainsFunc(n.GetReasons(), func(why string) bool { return strings.HasPrefix(why, token.ErrNoKey.Error()) })
+	}
+	if !lacking {
+		return ""
+	}
+	return "hactl token key"
+}
+
 // groups names nodes by what they have: "alpha, on beta and gamma".
 func groups(nodes map[string][]string) string {
 	var all []string
@@ -161,7 +177,11 @@ func (s *Server) TokenSet(ctx context.Context, req *hadv1.TokenSetRequest) (*had
 	if err != nil {
 		return nil, err
 	}
-	if len(req.GetContent()) == 0 {
+	if len(req.GetContent()) > 0 {
+		if same := s.alreadySet(view, req); same != nil {
+			return same, nil
+		}
+	} else {
 		n := int(req.GetRandom())
 		if n == 0 {
 			n = t.Bytes
@@ -174,6 +194,21 @@ func (s *Server) TokenSet(ctx context.Context, req *hadv1.TokenSetRequest) (*had
 		}
 	}
 	return s.setToken(ctx, t, req)
+}
+
+// alreadySet is the answer to a request whose content is the current one, for
+// instance because it is the second try of one that went through; nil: it isn't.
+func (s *Server) alreadySet(view cluster.View, req *hadv1.TokenSetRequest) *hadv1.TokenSetResponse {
+	v := view.Token(req.GetName()).GetCurrent()
+	if v == nil || req.GetCheckVersion() && v.GetVersion() != req.GetExpectedVersion() && v.GetVersion() != req.GetExpectedVersion()+1 {
+		return nil
+	}
+	content, err := s.cfg.Tokens.Open(req.GetName())
+	defer clear(content)
+	if err != nil || !bytes.Equal(content, req.GetContent()) {
+		return nil
+	}
+	return &hadv1.TokenSetResponse{Version: v.GetVersion(), Index: v.GetIndex(), Size: v.GetSize(), Unchanged: true}
 }
 
 func replicatedToken(p *policy.Policy, name string) (policy.Token, error) {

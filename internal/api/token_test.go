@@ -68,6 +68,18 @@ func TestTokensThatDifferAreWarnedAbout(t *testing.T) {
 	}
 }
 
+func TestAMissingKeyIsTheNextThing(t *testing.T) {
+	lacking := &hadv1.NodeStatus{Reasons: []string{"this node has no token key (/etc/had/token.key): copy the file"}, Tokens: &hadv1.TokenHealth{}}
+	r := &hadv1.StatusResponse{Nodes: []*hadv1.NodeStatus{lacking, lacking}, Ownership: &hadv1.Ownership{State: hadv1.Ownership_STATE_UNOWNED}}
+	if got := next(r); got != "hactl token key" {
+		t.Errorf("next: %q", got)
+	}
+	r.Nodes[1] = &hadv1.NodeStatus{Reasons: []string{"no link"}, Tokens: &hadv1.TokenHealth{KeyId: "k1"}}
+	if got := next(r); got != "hactl history" {
+		t.Errorf("next: %q, though another node has a key to be copied", got)
+	}
+}
+
 func TestAwaitEnds(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()

@@ -233,6 +233,18 @@ func (s *tlsSite) logged(t *testing.T, node string) string {
 	return string(content)
 }
 
+// setAgain sets what is the content already: that is no new version.
+func (s *tlsSite) setAgain(t *testing.T, node string) {
+	t.Helper()
+	must(t, s.ask(t, node, func(ctx context.Context, ha hadv1.HAClient) error {
+		resp, err := ha.TokenSet(ctx, &hadv1.TokenSetRequest{Name: "tickets", By: "the test", Content: []byte(s.logged(t, node))})
+		if err == nil && !resp.GetUnchanged() {
+			err = fmt.Errorf("it became version %d", resp.GetVersion())
+		}
+		return err
+	}))
+}
+
 // everywhere waits until all hosts that run have the newest content in place.
 func (s *tlsSite) everywhere(t *testing.T, node string) {
 	t.Helper()
@@ -362,6 +374,7 @@ func TestTLSSessionsResume(t *testing.T) {
 		return nil
 	})
 	s.everywhere(t, owner)
+	s.setAgain(t, s.others(owner)[0])
 	s.checkSecrecy(t, owner)
 	if *tokenMoves <= 20 { // of more, the history keeps only the end
 		s.checkTokenHistory(t, owner)
