@@ -51,6 +51,10 @@ func (s *State) Apply(e Entry, cmd *hadv1.Command) Verdict {
 		v.Refused = s.applyTokenSet(e, cmd, r.TokenSet)
 	case *hadv1.Command_TokenForget:
 		v.Refused = s.applyTokenForget(e, cmd, r.TokenForget)
+	case *hadv1.Command_NotifyClaim:
+		v.Refused = s.applyNotifyClaim(e, cmd, r.NotifyClaim)
+	case *hadv1.Command_NotifyMark:
+		v.Refused = s.applyNotifyMark(e, cmd, r.NotifyMark)
 	default:
 		v.Refused = "this version of had doesn't know the record"
 	}
@@ -239,6 +243,7 @@ func (s *State) record(e Entry, cmd *hadv1.Command, events ...*hadv1.Event) {
 	}
 	s.history = append(s.history, events...)
 	if over := len(s.history) - HistoryLimit; over > 0 {
+		s.cutOff(s.history[:over])
 		s.history = slices.Clone(s.history[over:])
 		s.dropped += uint64(over) //nolint:gosec // over > 0
 	}

@@ -25,6 +25,8 @@ func sampleCommands() []*hadv1.Command {
 		securedCmd("beta", secured(hadv1.Secured_KIND_WATCHDOG, alpha, 2, 5, 6)),
 		serviceCmd("tickets", 3, alpha, 5),
 		forgetCmd("tickets", 4),
+		claimCmd(2, "email.ops", 5, 6),
+		markCmd("email.ops", 7, gaveUp),
 	}
 }
 
@@ -37,6 +39,8 @@ func sampleState(t *testing.T) *State {
 	l.must(2, securedCmd("beta", secured(hadv1.Secured_KIND_FENCED, instance("alpha", 1), 2, epoch, epoch)))
 	l.must(2, tokenCmd("tickets", 0, 1))
 	l.must(2, tokenCmd("tickets", 1, 1))
+	l.must(2, markCmd("email.ops", l.must(2, claimCmd(2, "email.ops", 2, 4)), sent))
+	l.must(2, claimCmd(2, "email.ops", 4, 6))
 	l.state.dropped = 3
 	return l.state
 }

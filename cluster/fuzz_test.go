@@ -76,6 +76,9 @@ func FuzzApply(f *testing.F) {
 	besideIt := mountsCmd(beta, 1, &hadv1.Evidence{Epoch: 3, Kind: hadv1.Evidence_KIND_HANDED_OVER})
 	besideIt.GetAcquire().MoveOperation = "op"
 	f.Add(logBytes(f, append(slices.Clone(mounts), moveCmd("op", 3, "beta"), besideIt, waitedCmd(1, waited(3, 3)), fenced, waitedCmd(1, waited(3, 3)))...))
+	notified := append(slices.Clone(born), nothingCmd(1, "exec.log", 1, 1), claimCmd(1, "email.ops", 1, 3), claimCmd(1, "exec.log", 1, 4)) // entries 4 to 6
+	f.Add(logBytes(f, append(slices.Clone(notified), markCmd("email.ops", 5, sent), markCmd("exec.log", 6, gaveUp), claimCmd(1, "email.ops", 3, 8))...))
+	f.Add(logBytes(f, append(slices.Clone(notified), markCmd("exec.log", 5, sent), markCmd("exec.log", 0, closed))...))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		whole, continued := NewState(), NewState()
 		epochs := map[uint64]bool{}

@@ -354,7 +354,9 @@ func (g *generator) near(n uint64) uint64 {
 
 func (g *generator) command(l *log, m *model) *hadv1.Command {
 	newest := m.newest()
-	switch n := g.r.IntN(110); {
+	switch n := g.r.IntN(116); {
+	case n >= 110:
+		return g.notify(l)
 	case n < 25:
 		return g.acquire(l, m)
 	case n >= 100:
@@ -385,6 +387,19 @@ func (g *generator) command(l *log, m *model) *hadv1.Command {
 		return policyCmd(g.near(l.state.View().Policy.GetVersion()), fmt.Sprintf("policy %d", l.index))
 	}
 	return birthCmd(testBirth())
+}
+
+// notify claims and settles messages of two channels.
+func (g *generator) notify(l *log) *hadv1.Command {
+	channel := []string{"email.ops", "exec.log"}[g.r.IntN(2)]
+	c := l.state.View().Channel(channel)
+	switch {
+	case c.GetClaim() != nil && !g.wrong():
+		return markCmd(channel, g.near(c.GetClaimIndex()), hadv1.NotifyMark_Outcome(1+g.r.IntN(3))) //nolint:gosec // 1 to 3
+	case g.r.IntN(3) == 0:
+		return nothingCmd(g.near(g.term), channel, g.near(c.GetSent()), g.near(l.index))
+	}
+	return claimCmd(g.near(g.term), channel, g.near(c.GetSent()), g.near(l.index))
 }
 
 // acquire is by a node that takes over in its turn, or by the one to which the

@@ -53,6 +53,8 @@ func (s *State) applyReport(e Entry, r *hadv1.Report) []*hadv1.Event {
 		s.applyReleased(r, b.Released)
 	case *hadv1.Report_FenceTry:
 		ev.Epoch, ev.Body = b.FenceTry.GetEpoch(), &hadv1.Event_FenceTry{FenceTry: b.FenceTry}
+	case *hadv1.Report_Notice:
+		ev.Epoch, ev.Body = b.Notice.GetEpoch(), &hadv1.Event_Notice{Notice: b.Notice}
 	default:
 		// A report of a newer version: its place in the stream counts, its
 		// content is for nodes that know it.

@@ -36,8 +36,9 @@ type State struct {
 	delivered map[streamKey]uint64 // every report up to the seq has been applied
 	history   []*hadv1.Event       // oldest first
 	dropped   uint64
-	doubted   uint64         // the latest epoch whose volumes nobody saw to be safe; 0: mounted since
-	tokens    []*hadv1.Token // ordered by name; never changed in place
+	doubted   uint64                 // the latest epoch whose volumes nobody saw to be safe; 0: mounted since
+	tokens    []*hadv1.Token         // ordered by name; never changed in place
+	notify    []*hadv1.NotifyChannel // ordered by channel
 }
 
 type streamKey struct{ nodeID, stream string }
@@ -61,7 +62,8 @@ type View struct {
 	// Doubted is the latest epoch whose volumes were taken over on no more than
 	// the passing of time or a person's word; 0: somebody has mounted them since.
 	Doubted uint64
-	Tokens  []*hadv1.Token // contents of replicated reconnect tokens, sealed; ordered by name
+	Tokens  []*hadv1.Token         // contents of replicated reconnect tokens, sealed; ordered by name
+	Notify  []*hadv1.NotifyChannel // ordered by channel; see Channel
 }
 
 // View returns the state without its history.
@@ -70,7 +72,7 @@ func (s *State) View() View {
 		Applied: s.applied, Birth: s.birth, Policy: s.policy,
 		Open: slices.Clone(s.open), LastEpoch: s.lastEpoch, LastOwner: s.lastOwner,
 		Nodes: maps.Clone(s.nodes), Move: s.move, LastMove: s.lastMove, Doubted: s.doubted,
-		Tokens: s.tokens,
+		Tokens: s.tokens, Notify: s.notify,
 	}
 }
 

@@ -83,7 +83,7 @@ func (x Ownership_State) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Ownership_State.Descriptor instead.
 func (Ownership_State) EnumDescriptor() ([]byte, []int) {
-	return file_had_v1_ha_proto_rawDescGZIP(), []int{5, 0}
+	return file_had_v1_ha_proto_rawDescGZIP(), []int{6, 0}
 }
 
 type Diagnostic_Severity int32
@@ -132,7 +132,7 @@ func (x Diagnostic_Severity) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Diagnostic_Severity.Descriptor instead.
 func (Diagnostic_Severity) EnumDescriptor() ([]byte, []int) {
-	return file_had_v1_ha_proto_rawDescGZIP(), []int{19, 0}
+	return file_had_v1_ha_proto_rawDescGZIP(), []int{23, 0}
 }
 
 type StatusRequest struct {
@@ -186,6 +186,7 @@ type StatusResponse struct {
 	Next          string                 `protobuf:"bytes,11,opt,name=next,proto3" json:"next,omitempty"`         // one exact command, empty when nothing needs a person
 	At            *timestamppb.Timestamp `protobuf:"bytes,12,opt,name=at,proto3" json:"at,omitempty"`
 	Unsecured     []*Unsecured           `protobuf:"bytes,13,rep,name=unsecured,proto3" json:"unsecured,omitempty"` // epochs of earlier owners that may still be writing
+	Notify        []*NotifyStatus        `protobuf:"bytes,14,rep,name=notify,proto3" json:"notify,omitempty"`       // in policy order; the leader's view
 	Tokens        []*TokenSummary        `protobuf:"bytes,18,rep,name=tokens,proto3" json:"tokens,omitempty"`       // in policy order
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -308,6 +309,13 @@ func (x *StatusResponse) GetAt() *timestamppb.Timestamp {
 func (x *StatusResponse) GetUnsecured() []*Unsecured {
 	if x != nil {
 		return x.Unsecured
+	}
+	return nil
+}
+
+func (x *StatusResponse) GetNotify() []*NotifyStatus {
+	if x != nil {
+		return x.Notify
 	}
 	return nil
 }
@@ -437,6 +445,107 @@ func (x *TokenSummary) GetEarlier() []uint64 {
 	return nil
 }
 
+// NotifyStatus is how a notification channel fares.
+type NotifyStatus struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Channel       string                 `protobuf:"bytes,1,opt,name=channel,proto3" json:"channel,omitempty"`                               // "email.ops"
+	Target        string                 `protobuf:"bytes,2,opt,name=target,proto3" json:"target,omitempty"`                                 // whom it reaches, without secrets
+	Waiting       uint32                 `protobuf:"varint,3,opt,name=waiting,proto3" json:"waiting,omitempty"`                              // events not sent yet
+	SentAt        *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=sent_at,json=sentAt,proto3" json:"sent_at,omitempty"`                   // the latest message; absent: none yet
+	FailingSince  *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=failing_since,json=failingSince,proto3" json:"failing_since,omitempty"` // absent: it doesn't fail
+	Attempts      uint32                 `protobuf:"varint,6,opt,name=attempts,proto3" json:"attempts,omitempty"`                            // in vain, since then, by this leader
+	Error         string                 `protobuf:"bytes,7,opt,name=error,proto3" json:"error,omitempty"`                                   // of the latest
+	NextTry       *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=next_try,json=nextTry,proto3" json:"next_try,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *NotifyStatus) Reset() {
+	*x = NotifyStatus{}
+	mi := &file_had_v1_ha_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NotifyStatus) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NotifyStatus) ProtoMessage() {}
+
+func (x *NotifyStatus) ProtoReflect() protoreflect.Message {
+	mi := &file_had_v1_ha_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NotifyStatus.ProtoReflect.Descriptor instead.
+func (*NotifyStatus) Descriptor() ([]byte, []int) {
+	return file_had_v1_ha_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *NotifyStatus) GetChannel() string {
+	if x != nil {
+		return x.Channel
+	}
+	return ""
+}
+
+func (x *NotifyStatus) GetTarget() string {
+	if x != nil {
+		return x.Target
+	}
+	return ""
+}
+
+func (x *NotifyStatus) GetWaiting() uint32 {
+	if x != nil {
+		return x.Waiting
+	}
+	return 0
+}
+
+func (x *NotifyStatus) GetSentAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.SentAt
+	}
+	return nil
+}
+
+func (x *NotifyStatus) GetFailingSince() *timestamppb.Timestamp {
+	if x != nil {
+		return x.FailingSince
+	}
+	return nil
+}
+
+func (x *NotifyStatus) GetAttempts() uint32 {
+	if x != nil {
+		return x.Attempts
+	}
+	return 0
+}
+
+func (x *NotifyStatus) GetError() string {
+	if x != nil {
+		return x.Error
+	}
+	return ""
+}
+
+func (x *NotifyStatus) GetNextTry() *timestamppb.Timestamp {
+	if x != nil {
+		return x.NextTry
+	}
+	return nil
+}
+
 // Unsecured is an open epoch with volumes whose owner doesn't lead any more and
 // may still write them.
 type Unsecured struct {
@@ -455,7 +564,7 @@ type Unsecured struct {
 
 func (x *Unsecured) Reset() {
 	*x = Unsecured{}
-	mi := &file_had_v1_ha_proto_msgTypes[3]
+	mi := &file_had_v1_ha_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -467,7 +576,7 @@ func (x *Unsecured) String() string {
 func (*Unsecured) ProtoMessage() {}
 
 func (x *Unsecured) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_ha_proto_msgTypes[3]
+	mi := &file_had_v1_ha_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -480,7 +589,7 @@ func (x *Unsecured) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Unsecured.ProtoReflect.Descriptor instead.
 func (*Unsecured) Descriptor() ([]byte, []int) {
-	return file_had_v1_ha_proto_rawDescGZIP(), []int{3}
+	return file_had_v1_ha_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *Unsecured) GetNode() string {
@@ -552,7 +661,7 @@ type Freshness struct {
 
 func (x *Freshness) Reset() {
 	*x = Freshness{}
-	mi := &file_had_v1_ha_proto_msgTypes[4]
+	mi := &file_had_v1_ha_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -564,7 +673,7 @@ func (x *Freshness) String() string {
 func (*Freshness) ProtoMessage() {}
 
 func (x *Freshness) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_ha_proto_msgTypes[4]
+	mi := &file_had_v1_ha_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -577,7 +686,7 @@ func (x *Freshness) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Freshness.ProtoReflect.Descriptor instead.
 func (*Freshness) Descriptor() ([]byte, []int) {
-	return file_had_v1_ha_proto_rawDescGZIP(), []int{4}
+	return file_had_v1_ha_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *Freshness) GetConfirmed() bool {
@@ -627,7 +736,7 @@ type Ownership struct {
 
 func (x *Ownership) Reset() {
 	*x = Ownership{}
-	mi := &file_had_v1_ha_proto_msgTypes[5]
+	mi := &file_had_v1_ha_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -639,7 +748,7 @@ func (x *Ownership) String() string {
 func (*Ownership) ProtoMessage() {}
 
 func (x *Ownership) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_ha_proto_msgTypes[5]
+	mi := &file_had_v1_ha_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -652,7 +761,7 @@ func (x *Ownership) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Ownership.ProtoReflect.Descriptor instead.
 func (*Ownership) Descriptor() ([]byte, []int) {
-	return file_had_v1_ha_proto_rawDescGZIP(), []int{5}
+	return file_had_v1_ha_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Ownership) GetState() Ownership_State {
@@ -757,7 +866,7 @@ type NodeStatus struct {
 
 func (x *NodeStatus) Reset() {
 	*x = NodeStatus{}
-	mi := &file_had_v1_ha_proto_msgTypes[6]
+	mi := &file_had_v1_ha_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -769,7 +878,7 @@ func (x *NodeStatus) String() string {
 func (*NodeStatus) ProtoMessage() {}
 
 func (x *NodeStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_ha_proto_msgTypes[6]
+	mi := &file_had_v1_ha_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -782,7 +891,7 @@ func (x *NodeStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeStatus.ProtoReflect.Descriptor instead.
 func (*NodeStatus) Descriptor() ([]byte, []int) {
-	return file_had_v1_ha_proto_rawDescGZIP(), []int{6}
+	return file_had_v1_ha_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *NodeStatus) GetName() string {
@@ -919,7 +1028,7 @@ type PolicySummary struct {
 
 func (x *PolicySummary) Reset() {
 	*x = PolicySummary{}
-	mi := &file_had_v1_ha_proto_msgTypes[7]
+	mi := &file_had_v1_ha_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -931,7 +1040,7 @@ func (x *PolicySummary) String() string {
 func (*PolicySummary) ProtoMessage() {}
 
 func (x *PolicySummary) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_ha_proto_msgTypes[7]
+	mi := &file_had_v1_ha_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -944,7 +1053,7 @@ func (x *PolicySummary) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PolicySummary.ProtoReflect.Descriptor instead.
 func (*PolicySummary) Descriptor() ([]byte, []int) {
-	return file_had_v1_ha_proto_rawDescGZIP(), []int{7}
+	return file_had_v1_ha_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *PolicySummary) GetVersion() uint64 {
@@ -1006,7 +1115,7 @@ type VipSummary struct {
 
 func (x *VipSummary) Reset() {
 	*x = VipSummary{}
-	mi := &file_had_v1_ha_proto_msgTypes[8]
+	mi := &file_had_v1_ha_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1018,7 +1127,7 @@ func (x *VipSummary) String() string {
 func (*VipSummary) ProtoMessage() {}
 
 func (x *VipSummary) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_ha_proto_msgTypes[8]
+	mi := &file_had_v1_ha_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1031,7 +1140,7 @@ func (x *VipSummary) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VipSummary.ProtoReflect.Descriptor instead.
 func (*VipSummary) Descriptor() ([]byte, []int) {
-	return file_had_v1_ha_proto_rawDescGZIP(), []int{8}
+	return file_had_v1_ha_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *VipSummary) GetName() string {
@@ -1060,7 +1169,7 @@ type HistoryRequest struct {
 
 func (x *HistoryRequest) Reset() {
 	*x = HistoryRequest{}
-	mi := &file_had_v1_ha_proto_msgTypes[9]
+	mi := &file_had_v1_ha_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1072,7 +1181,7 @@ func (x *HistoryRequest) String() string {
 func (*HistoryRequest) ProtoMessage() {}
 
 func (x *HistoryRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_ha_proto_msgTypes[9]
+	mi := &file_had_v1_ha_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1085,7 +1194,7 @@ func (x *HistoryRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HistoryRequest.ProtoReflect.Descriptor instead.
 func (*HistoryRequest) Descriptor() ([]byte, []int) {
-	return file_had_v1_ha_proto_rawDescGZIP(), []int{9}
+	return file_had_v1_ha_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *HistoryRequest) GetAfterIndex() uint64 {
@@ -1127,7 +1236,7 @@ type HistoryResponse struct {
 
 func (x *HistoryResponse) Reset() {
 	*x = HistoryResponse{}
-	mi := &file_had_v1_ha_proto_msgTypes[10]
+	mi := &file_had_v1_ha_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1139,7 +1248,7 @@ func (x *HistoryResponse) String() string {
 func (*HistoryResponse) ProtoMessage() {}
 
 func (x *HistoryResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_ha_proto_msgTypes[10]
+	mi := &file_had_v1_ha_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1152,7 +1261,7 @@ func (x *HistoryResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HistoryResponse.ProtoReflect.Descriptor instead.
 func (*HistoryResponse) Descriptor() ([]byte, []int) {
-	return file_had_v1_ha_proto_rawDescGZIP(), []int{10}
+	return file_had_v1_ha_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *HistoryResponse) GetEvents() []*Event {
@@ -1184,7 +1293,7 @@ type WatchRequest struct {
 
 func (x *WatchRequest) Reset() {
 	*x = WatchRequest{}
-	mi := &file_had_v1_ha_proto_msgTypes[11]
+	mi := &file_had_v1_ha_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1196,7 +1305,7 @@ func (x *WatchRequest) String() string {
 func (*WatchRequest) ProtoMessage() {}
 
 func (x *WatchRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_ha_proto_msgTypes[11]
+	mi := &file_had_v1_ha_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1209,7 +1318,7 @@ func (x *WatchRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchRequest.ProtoReflect.Descriptor instead.
 func (*WatchRequest) Descriptor() ([]byte, []int) {
-	return file_had_v1_ha_proto_rawDescGZIP(), []int{11}
+	return file_had_v1_ha_proto_rawDescGZIP(), []int{12}
 }
 
 type WatchResponse struct {
@@ -1221,7 +1330,7 @@ type WatchResponse struct {
 
 func (x *WatchResponse) Reset() {
 	*x = WatchResponse{}
-	mi := &file_had_v1_ha_proto_msgTypes[12]
+	mi := &file_had_v1_ha_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1233,7 +1342,7 @@ func (x *WatchResponse) String() string {
 func (*WatchResponse) ProtoMessage() {}
 
 func (x *WatchResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_ha_proto_msgTypes[12]
+	mi := &file_had_v1_ha_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1246,7 +1355,7 @@ func (x *WatchResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchResponse.ProtoReflect.Descriptor instead.
 func (*WatchResponse) Descriptor() ([]byte, []int) {
-	return file_had_v1_ha_proto_rawDescGZIP(), []int{12}
+	return file_had_v1_ha_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *WatchResponse) GetStatus() *StatusResponse {
@@ -1268,7 +1377,7 @@ type MoveRequest struct {
 
 func (x *MoveRequest) Reset() {
 	*x = MoveRequest{}
-	mi := &file_had_v1_ha_proto_msgTypes[13]
+	mi := &file_had_v1_ha_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1280,7 +1389,7 @@ func (x *MoveRequest) String() string {
 func (*MoveRequest) ProtoMessage() {}
 
 func (x *MoveRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_ha_proto_msgTypes[13]
+	mi := &file_had_v1_ha_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1293,7 +1402,7 @@ func (x *MoveRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MoveRequest.ProtoReflect.Descriptor instead.
 func (*MoveRequest) Descriptor() ([]byte, []int) {
-	return file_had_v1_ha_proto_rawDescGZIP(), []int{13}
+	return file_had_v1_ha_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *MoveRequest) GetTarget() string {
@@ -1337,7 +1446,7 @@ type MoveResponse struct {
 
 func (x *MoveResponse) Reset() {
 	*x = MoveResponse{}
-	mi := &file_had_v1_ha_proto_msgTypes[14]
+	mi := &file_had_v1_ha_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1349,7 +1458,7 @@ func (x *MoveResponse) String() string {
 func (*MoveResponse) ProtoMessage() {}
 
 func (x *MoveResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_ha_proto_msgTypes[14]
+	mi := &file_had_v1_ha_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1362,7 +1471,7 @@ func (x *MoveResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MoveResponse.ProtoReflect.Descriptor instead.
 func (*MoveResponse) Descriptor() ([]byte, []int) {
-	return file_had_v1_ha_proto_rawDescGZIP(), []int{14}
+	return file_had_v1_ha_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *MoveResponse) GetOperation() string {
@@ -1413,7 +1522,7 @@ type ConfirmFenceRequest struct {
 
 func (x *ConfirmFenceRequest) Reset() {
 	*x = ConfirmFenceRequest{}
-	mi := &file_had_v1_ha_proto_msgTypes[15]
+	mi := &file_had_v1_ha_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1425,7 +1534,7 @@ func (x *ConfirmFenceRequest) String() string {
 func (*ConfirmFenceRequest) ProtoMessage() {}
 
 func (x *ConfirmFenceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_ha_proto_msgTypes[15]
+	mi := &file_had_v1_ha_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1438,7 +1547,7 @@ func (x *ConfirmFenceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConfirmFenceRequest.ProtoReflect.Descriptor instead.
 func (*ConfirmFenceRequest) Descriptor() ([]byte, []int) {
-	return file_had_v1_ha_proto_rawDescGZIP(), []int{15}
+	return file_had_v1_ha_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *ConfirmFenceRequest) GetNode() string {
@@ -1485,7 +1594,7 @@ type ConfirmFenceResponse struct {
 
 func (x *ConfirmFenceResponse) Reset() {
 	*x = ConfirmFenceResponse{}
-	mi := &file_had_v1_ha_proto_msgTypes[16]
+	mi := &file_had_v1_ha_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1497,7 +1606,7 @@ func (x *ConfirmFenceResponse) String() string {
 func (*ConfirmFenceResponse) ProtoMessage() {}
 
 func (x *ConfirmFenceResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_ha_proto_msgTypes[16]
+	mi := &file_had_v1_ha_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1510,12 +1619,184 @@ func (x *ConfirmFenceResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConfirmFenceResponse.ProtoReflect.Descriptor instead.
 func (*ConfirmFenceResponse) Descriptor() ([]byte, []int) {
-	return file_had_v1_ha_proto_rawDescGZIP(), []int{16}
+	return file_had_v1_ha_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *ConfirmFenceResponse) GetIndex() uint64 {
 	if x != nil {
 		return x.Index
+	}
+	return 0
+}
+
+type NotifyTestRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"` // "ops" or "email.ops"; empty: all channels
+	By            string                 `protobuf:"bytes,2,opt,name=by,proto3" json:"by,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *NotifyTestRequest) Reset() {
+	*x = NotifyTestRequest{}
+	mi := &file_had_v1_ha_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NotifyTestRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NotifyTestRequest) ProtoMessage() {}
+
+func (x *NotifyTestRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_had_v1_ha_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NotifyTestRequest.ProtoReflect.Descriptor instead.
+func (*NotifyTestRequest) Descriptor() ([]byte, []int) {
+	return file_had_v1_ha_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *NotifyTestRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *NotifyTestRequest) GetBy() string {
+	if x != nil {
+		return x.By
+	}
+	return ""
+}
+
+type NotifyTestResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Node          string                 `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`       // that sent
+	Results       []*NotifyTestResult    `protobuf:"bytes,2,rep,name=results,proto3" json:"results,omitempty"` // in policy order
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *NotifyTestResponse) Reset() {
+	*x = NotifyTestResponse{}
+	mi := &file_had_v1_ha_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NotifyTestResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NotifyTestResponse) ProtoMessage() {}
+
+func (x *NotifyTestResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_had_v1_ha_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NotifyTestResponse.ProtoReflect.Descriptor instead.
+func (*NotifyTestResponse) Descriptor() ([]byte, []int) {
+	return file_had_v1_ha_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *NotifyTestResponse) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *NotifyTestResponse) GetResults() []*NotifyTestResult {
+	if x != nil {
+		return x.Results
+	}
+	return nil
+}
+
+type NotifyTestResult struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Channel       string                 `protobuf:"bytes,1,opt,name=channel,proto3" json:"channel,omitempty"`
+	Target        string                 `protobuf:"bytes,2,opt,name=target,proto3" json:"target,omitempty"`
+	Error         string                 `protobuf:"bytes,3,opt,name=error,proto3" json:"error,omitempty"` // empty: the receiver took it
+	TookMs        float64                `protobuf:"fixed64,4,opt,name=took_ms,json=tookMs,proto3" json:"took_ms,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *NotifyTestResult) Reset() {
+	*x = NotifyTestResult{}
+	mi := &file_had_v1_ha_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NotifyTestResult) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NotifyTestResult) ProtoMessage() {}
+
+func (x *NotifyTestResult) ProtoReflect() protoreflect.Message {
+	mi := &file_had_v1_ha_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NotifyTestResult.ProtoReflect.Descriptor instead.
+func (*NotifyTestResult) Descriptor() ([]byte, []int) {
+	return file_had_v1_ha_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *NotifyTestResult) GetChannel() string {
+	if x != nil {
+		return x.Channel
+	}
+	return ""
+}
+
+func (x *NotifyTestResult) GetTarget() string {
+	if x != nil {
+		return x.Target
+	}
+	return ""
+}
+
+func (x *NotifyTestResult) GetError() string {
+	if x != nil {
+		return x.Error
+	}
+	return ""
+}
+
+func (x *NotifyTestResult) GetTookMs() float64 {
+	if x != nil {
+		return x.TookMs
 	}
 	return 0
 }
@@ -1530,7 +1811,7 @@ type PolicyValidateRequest struct {
 
 func (x *PolicyValidateRequest) Reset() {
 	*x = PolicyValidateRequest{}
-	mi := &file_had_v1_ha_proto_msgTypes[17]
+	mi := &file_had_v1_ha_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1542,7 +1823,7 @@ func (x *PolicyValidateRequest) String() string {
 func (*PolicyValidateRequest) ProtoMessage() {}
 
 func (x *PolicyValidateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_ha_proto_msgTypes[17]
+	mi := &file_had_v1_ha_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1555,7 +1836,7 @@ func (x *PolicyValidateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PolicyValidateRequest.ProtoReflect.Descriptor instead.
 func (*PolicyValidateRequest) Descriptor() ([]byte, []int) {
-	return file_had_v1_ha_proto_rawDescGZIP(), []int{17}
+	return file_had_v1_ha_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *PolicyValidateRequest) GetFilename() string {
@@ -1582,7 +1863,7 @@ type PolicyValidateResponse struct {
 
 func (x *PolicyValidateResponse) Reset() {
 	*x = PolicyValidateResponse{}
-	mi := &file_had_v1_ha_proto_msgTypes[18]
+	mi := &file_had_v1_ha_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1594,7 +1875,7 @@ func (x *PolicyValidateResponse) String() string {
 func (*PolicyValidateResponse) ProtoMessage() {}
 
 func (x *PolicyValidateResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_ha_proto_msgTypes[18]
+	mi := &file_had_v1_ha_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1607,7 +1888,7 @@ func (x *PolicyValidateResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PolicyValidateResponse.ProtoReflect.Descriptor instead.
 func (*PolicyValidateResponse) Descriptor() ([]byte, []int) {
-	return file_had_v1_ha_proto_rawDescGZIP(), []int{18}
+	return file_had_v1_ha_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *PolicyValidateResponse) GetValid() bool {
@@ -1639,7 +1920,7 @@ type Diagnostic struct {
 
 func (x *Diagnostic) Reset() {
 	*x = Diagnostic{}
-	mi := &file_had_v1_ha_proto_msgTypes[19]
+	mi := &file_had_v1_ha_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1651,7 +1932,7 @@ func (x *Diagnostic) String() string {
 func (*Diagnostic) ProtoMessage() {}
 
 func (x *Diagnostic) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_ha_proto_msgTypes[19]
+	mi := &file_had_v1_ha_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1664,7 +1945,7 @@ func (x *Diagnostic) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Diagnostic.ProtoReflect.Descriptor instead.
 func (*Diagnostic) Descriptor() ([]byte, []int) {
-	return file_had_v1_ha_proto_rawDescGZIP(), []int{19}
+	return file_had_v1_ha_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *Diagnostic) GetSeverity() Diagnostic_Severity {
@@ -1730,7 +2011,7 @@ type PolicyApplyRequest struct {
 
 func (x *PolicyApplyRequest) Reset() {
 	*x = PolicyApplyRequest{}
-	mi := &file_had_v1_ha_proto_msgTypes[20]
+	mi := &file_had_v1_ha_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1742,7 +2023,7 @@ func (x *PolicyApplyRequest) String() string {
 func (*PolicyApplyRequest) ProtoMessage() {}
 
 func (x *PolicyApplyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_ha_proto_msgTypes[20]
+	mi := &file_had_v1_ha_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1755,7 +2036,7 @@ func (x *PolicyApplyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PolicyApplyRequest.ProtoReflect.Descriptor instead.
 func (*PolicyApplyRequest) Descriptor() ([]byte, []int) {
-	return file_had_v1_ha_proto_rawDescGZIP(), []int{20}
+	return file_had_v1_ha_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *PolicyApplyRequest) GetFilename() string {
@@ -1812,7 +2093,7 @@ type PolicyApplyResponse struct {
 
 func (x *PolicyApplyResponse) Reset() {
 	*x = PolicyApplyResponse{}
-	mi := &file_had_v1_ha_proto_msgTypes[21]
+	mi := &file_had_v1_ha_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1824,7 +2105,7 @@ func (x *PolicyApplyResponse) String() string {
 func (*PolicyApplyResponse) ProtoMessage() {}
 
 func (x *PolicyApplyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_ha_proto_msgTypes[21]
+	mi := &file_had_v1_ha_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1837,7 +2118,7 @@ func (x *PolicyApplyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PolicyApplyResponse.ProtoReflect.Descriptor instead.
 func (*PolicyApplyResponse) Descriptor() ([]byte, []int) {
-	return file_had_v1_ha_proto_rawDescGZIP(), []int{21}
+	return file_had_v1_ha_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *PolicyApplyResponse) GetVersion() uint64 {
@@ -1876,7 +2157,7 @@ type PolicyShowRequest struct {
 
 func (x *PolicyShowRequest) Reset() {
 	*x = PolicyShowRequest{}
-	mi := &file_had_v1_ha_proto_msgTypes[22]
+	mi := &file_had_v1_ha_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1888,7 +2169,7 @@ func (x *PolicyShowRequest) String() string {
 func (*PolicyShowRequest) ProtoMessage() {}
 
 func (x *PolicyShowRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_ha_proto_msgTypes[22]
+	mi := &file_had_v1_ha_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1901,7 +2182,7 @@ func (x *PolicyShowRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PolicyShowRequest.ProtoReflect.Descriptor instead.
 func (*PolicyShowRequest) Descriptor() ([]byte, []int) {
-	return file_had_v1_ha_proto_rawDescGZIP(), []int{22}
+	return file_had_v1_ha_proto_rawDescGZIP(), []int{26}
 }
 
 type PolicyShowResponse struct {
@@ -1913,7 +2194,7 @@ type PolicyShowResponse struct {
 
 func (x *PolicyShowResponse) Reset() {
 	*x = PolicyShowResponse{}
-	mi := &file_had_v1_ha_proto_msgTypes[23]
+	mi := &file_had_v1_ha_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1925,7 +2206,7 @@ func (x *PolicyShowResponse) String() string {
 func (*PolicyShowResponse) ProtoMessage() {}
 
 func (x *PolicyShowResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_ha_proto_msgTypes[23]
+	mi := &file_had_v1_ha_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1938,7 +2219,7 @@ func (x *PolicyShowResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PolicyShowResponse.ProtoReflect.Descriptor instead.
 func (*PolicyShowResponse) Descriptor() ([]byte, []int) {
-	return file_had_v1_ha_proto_rawDescGZIP(), []int{23}
+	return file_had_v1_ha_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *PolicyShowResponse) GetPolicy() *Policy {
@@ -1958,7 +2239,7 @@ type TokenShowRequest struct {
 
 func (x *TokenShowRequest) Reset() {
 	*x = TokenShowRequest{}
-	mi := &file_had_v1_ha_proto_msgTypes[24]
+	mi := &file_had_v1_ha_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1970,7 +2251,7 @@ func (x *TokenShowRequest) String() string {
 func (*TokenShowRequest) ProtoMessage() {}
 
 func (x *TokenShowRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_ha_proto_msgTypes[24]
+	mi := &file_had_v1_ha_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1983,7 +2264,7 @@ func (x *TokenShowRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TokenShowRequest.ProtoReflect.Descriptor instead.
 func (*TokenShowRequest) Descriptor() ([]byte, []int) {
-	return file_had_v1_ha_proto_rawDescGZIP(), []int{24}
+	return file_had_v1_ha_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *TokenShowRequest) GetName() string {
@@ -2010,7 +2291,7 @@ type TokenShowResponse struct {
 
 func (x *TokenShowResponse) Reset() {
 	*x = TokenShowResponse{}
-	mi := &file_had_v1_ha_proto_msgTypes[25]
+	mi := &file_had_v1_ha_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2022,7 +2303,7 @@ func (x *TokenShowResponse) String() string {
 func (*TokenShowResponse) ProtoMessage() {}
 
 func (x *TokenShowResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_ha_proto_msgTypes[25]
+	mi := &file_had_v1_ha_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2035,7 +2316,7 @@ func (x *TokenShowResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TokenShowResponse.ProtoReflect.Descriptor instead.
 func (*TokenShowResponse) Descriptor() ([]byte, []int) {
-	return file_had_v1_ha_proto_rawDescGZIP(), []int{25}
+	return file_had_v1_ha_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *TokenShowResponse) GetTokens() []*TokenSummary {
@@ -2067,7 +2348,7 @@ type TokenSetRequest struct {
 
 func (x *TokenSetRequest) Reset() {
 	*x = TokenSetRequest{}
-	mi := &file_had_v1_ha_proto_msgTypes[26]
+	mi := &file_had_v1_ha_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2079,7 +2360,7 @@ func (x *TokenSetRequest) String() string {
 func (*TokenSetRequest) ProtoMessage() {}
 
 func (x *TokenSetRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_ha_proto_msgTypes[26]
+	mi := &file_had_v1_ha_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2092,7 +2373,7 @@ func (x *TokenSetRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TokenSetRequest.ProtoReflect.Descriptor instead.
 func (*TokenSetRequest) Descriptor() ([]byte, []int) {
-	return file_had_v1_ha_proto_rawDescGZIP(), []int{26}
+	return file_had_v1_ha_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *TokenSetRequest) GetName() string {
@@ -2156,7 +2437,7 @@ type TokenSetResponse struct {
 
 func (x *TokenSetResponse) Reset() {
 	*x = TokenSetResponse{}
-	mi := &file_had_v1_ha_proto_msgTypes[27]
+	mi := &file_had_v1_ha_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2168,7 +2449,7 @@ func (x *TokenSetResponse) String() string {
 func (*TokenSetResponse) ProtoMessage() {}
 
 func (x *TokenSetResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_ha_proto_msgTypes[27]
+	mi := &file_had_v1_ha_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2181,7 +2462,7 @@ func (x *TokenSetResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TokenSetResponse.ProtoReflect.Descriptor instead.
 func (*TokenSetResponse) Descriptor() ([]byte, []int) {
-	return file_had_v1_ha_proto_rawDescGZIP(), []int{27}
+	return file_had_v1_ha_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *TokenSetResponse) GetVersion() uint64 {
@@ -2223,7 +2504,7 @@ type TokenForgetRequest struct {
 
 func (x *TokenForgetRequest) Reset() {
 	*x = TokenForgetRequest{}
-	mi := &file_had_v1_ha_proto_msgTypes[28]
+	mi := &file_had_v1_ha_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2235,7 +2516,7 @@ func (x *TokenForgetRequest) String() string {
 func (*TokenForgetRequest) ProtoMessage() {}
 
 func (x *TokenForgetRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_ha_proto_msgTypes[28]
+	mi := &file_had_v1_ha_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2248,7 +2529,7 @@ func (x *TokenForgetRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TokenForgetRequest.ProtoReflect.Descriptor instead.
 func (*TokenForgetRequest) Descriptor() ([]byte, []int) {
-	return file_had_v1_ha_proto_rawDescGZIP(), []int{28}
+	return file_had_v1_ha_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *TokenForgetRequest) GetName() string {
@@ -2281,7 +2562,7 @@ type TokenForgetResponse struct {
 
 func (x *TokenForgetResponse) Reset() {
 	*x = TokenForgetResponse{}
-	mi := &file_had_v1_ha_proto_msgTypes[29]
+	mi := &file_had_v1_ha_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2293,7 +2574,7 @@ func (x *TokenForgetResponse) String() string {
 func (*TokenForgetResponse) ProtoMessage() {}
 
 func (x *TokenForgetResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_ha_proto_msgTypes[29]
+	mi := &file_had_v1_ha_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2306,7 +2587,7 @@ func (x *TokenForgetResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TokenForgetResponse.ProtoReflect.Descriptor instead.
 func (*TokenForgetResponse) Descriptor() ([]byte, []int) {
-	return file_had_v1_ha_proto_rawDescGZIP(), []int{29}
+	return file_had_v1_ha_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *TokenForgetResponse) GetIndex() uint64 {
@@ -2324,7 +2605,7 @@ type TokenKeyRequest struct {
 
 func (x *TokenKeyRequest) Reset() {
 	*x = TokenKeyRequest{}
-	mi := &file_had_v1_ha_proto_msgTypes[30]
+	mi := &file_had_v1_ha_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2336,7 +2617,7 @@ func (x *TokenKeyRequest) String() string {
 func (*TokenKeyRequest) ProtoMessage() {}
 
 func (x *TokenKeyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_ha_proto_msgTypes[30]
+	mi := &file_had_v1_ha_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2349,7 +2630,7 @@ func (x *TokenKeyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TokenKeyRequest.ProtoReflect.Descriptor instead.
 func (*TokenKeyRequest) Descriptor() ([]byte, []int) {
-	return file_had_v1_ha_proto_rawDescGZIP(), []int{30}
+	return file_had_v1_ha_proto_rawDescGZIP(), []int{34}
 }
 
 type TokenKeyResponse struct {
@@ -2364,7 +2645,7 @@ type TokenKeyResponse struct {
 
 func (x *TokenKeyResponse) Reset() {
 	*x = TokenKeyResponse{}
-	mi := &file_had_v1_ha_proto_msgTypes[31]
+	mi := &file_had_v1_ha_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2376,7 +2657,7 @@ func (x *TokenKeyResponse) String() string {
 func (*TokenKeyResponse) ProtoMessage() {}
 
 func (x *TokenKeyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_ha_proto_msgTypes[31]
+	mi := &file_had_v1_ha_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2389,7 +2670,7 @@ func (x *TokenKeyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TokenKeyResponse.ProtoReflect.Descriptor instead.
 func (*TokenKeyResponse) Descriptor() ([]byte, []int) {
-	return file_had_v1_ha_proto_rawDescGZIP(), []int{31}
+	return file_had_v1_ha_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *TokenKeyResponse) GetNode() string {
@@ -2428,7 +2709,7 @@ type TimingRequest struct {
 
 func (x *TimingRequest) Reset() {
 	*x = TimingRequest{}
-	mi := &file_had_v1_ha_proto_msgTypes[32]
+	mi := &file_had_v1_ha_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2440,7 +2721,7 @@ func (x *TimingRequest) String() string {
 func (*TimingRequest) ProtoMessage() {}
 
 func (x *TimingRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_ha_proto_msgTypes[32]
+	mi := &file_had_v1_ha_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2453,7 +2734,7 @@ func (x *TimingRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TimingRequest.ProtoReflect.Descriptor instead.
 func (*TimingRequest) Descriptor() ([]byte, []int) {
-	return file_had_v1_ha_proto_rawDescGZIP(), []int{32}
+	return file_had_v1_ha_proto_rawDescGZIP(), []int{36}
 }
 
 // TimingResponse is what follows from `detect`. Durations in ms.
@@ -2481,7 +2762,7 @@ type TimingResponse struct {
 
 func (x *TimingResponse) Reset() {
 	*x = TimingResponse{}
-	mi := &file_had_v1_ha_proto_msgTypes[33]
+	mi := &file_had_v1_ha_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2493,7 +2774,7 @@ func (x *TimingResponse) String() string {
 func (*TimingResponse) ProtoMessage() {}
 
 func (x *TimingResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_ha_proto_msgTypes[33]
+	mi := &file_had_v1_ha_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2506,7 +2787,7 @@ func (x *TimingResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TimingResponse.ProtoReflect.Descriptor instead.
 func (*TimingResponse) Descriptor() ([]byte, []int) {
-	return file_had_v1_ha_proto_rawDescGZIP(), []int{33}
+	return file_had_v1_ha_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *TimingResponse) GetDetectMs() float64 {
@@ -2615,7 +2896,7 @@ type VersionRequest struct {
 
 func (x *VersionRequest) Reset() {
 	*x = VersionRequest{}
-	mi := &file_had_v1_ha_proto_msgTypes[34]
+	mi := &file_had_v1_ha_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2627,7 +2908,7 @@ func (x *VersionRequest) String() string {
 func (*VersionRequest) ProtoMessage() {}
 
 func (x *VersionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_ha_proto_msgTypes[34]
+	mi := &file_had_v1_ha_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2640,7 +2921,7 @@ func (x *VersionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VersionRequest.ProtoReflect.Descriptor instead.
 func (*VersionRequest) Descriptor() ([]byte, []int) {
-	return file_had_v1_ha_proto_rawDescGZIP(), []int{34}
+	return file_had_v1_ha_proto_rawDescGZIP(), []int{38}
 }
 
 type VersionResponse struct {
@@ -2655,7 +2936,7 @@ type VersionResponse struct {
 
 func (x *VersionResponse) Reset() {
 	*x = VersionResponse{}
-	mi := &file_had_v1_ha_proto_msgTypes[35]
+	mi := &file_had_v1_ha_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2667,7 +2948,7 @@ func (x *VersionResponse) String() string {
 func (*VersionResponse) ProtoMessage() {}
 
 func (x *VersionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_ha_proto_msgTypes[35]
+	mi := &file_had_v1_ha_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2680,7 +2961,7 @@ func (x *VersionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VersionResponse.ProtoReflect.Descriptor instead.
 func (*VersionResponse) Descriptor() ([]byte, []int) {
-	return file_had_v1_ha_proto_rawDescGZIP(), []int{35}
+	return file_had_v1_ha_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *VersionResponse) GetVersion() string {
@@ -2716,7 +2997,7 @@ var File_had_v1_ha_proto protoreflect.FileDescriptor
 const file_had_v1_ha_proto_rawDesc = "" +
 	"\n" +
 	"\x0fhad/v1/ha.proto\x12\x06had.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x10had/v1/log.proto\x1a\x11had/v1/peer.proto\x1a\x12had/v1/state.proto\"\x0f\n" +
-	"\rStatusRequest\"\x8c\x04\n" +
+	"\rStatusRequest\"\xba\x04\n" +
 	"\x0eStatusResponse\x12\x18\n" +
 	"\acluster\x18\x01 \x01(\tR\acluster\x12\x1d\n" +
 	"\n" +
@@ -2734,6 +3015,7 @@ const file_had_v1_ha_proto_rawDesc = "" +
 	"\x04next\x18\v \x01(\tR\x04next\x12*\n" +
 	"\x02at\x18\f \x01(\v2\x1a.google.protobuf.TimestampR\x02at\x12/\n" +
 	"\tunsecured\x18\r \x03(\v2\x11.had.v1.UnsecuredR\tunsecured\x12,\n" +
+	"\x06notify\x18\x0e \x03(\v2\x14.had.v1.NotifyStatusR\x06notify\x12,\n" +
 	"\x06tokens\x18\x12 \x03(\v2\x14.had.v1.TokenSummaryR\x06tokens\"\x97\x02\n" +
 	"\fTokenSummary\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1a\n" +
@@ -2748,7 +3030,16 @@ const file_had_v1_ha_proto_rawDesc = "" +
 	"\x06reason\x18\b \x01(\tR\x06reason\x12\x1b\n" +
 	"\trender_to\x18\t \x01(\tR\brenderTo\x12\x18\n" +
 	"\aearlier\x18\n" +
-	" \x03(\x04R\aearlier\"\xf1\x01\n" +
+	" \x03(\x04R\aearlier\"\xb9\x02\n" +
+	"\fNotifyStatus\x12\x18\n" +
+	"\achannel\x18\x01 \x01(\tR\achannel\x12\x16\n" +
+	"\x06target\x18\x02 \x01(\tR\x06target\x12\x18\n" +
+	"\awaiting\x18\x03 \x01(\rR\awaiting\x123\n" +
+	"\asent_at\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\x06sentAt\x12?\n" +
+	"\rfailing_since\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\ffailingSince\x12\x1a\n" +
+	"\battempts\x18\x06 \x01(\rR\battempts\x12\x14\n" +
+	"\x05error\x18\a \x01(\tR\x05error\x125\n" +
+	"\bnext_try\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\anextTry\"\xf1\x01\n" +
 	"\tUnsecured\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x14\n" +
 	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\x12,\n" +
@@ -2852,7 +3143,18 @@ const file_had_v1_ha_proto_rawDesc = "" +
 	"\x02by\x18\x04 \x01(\tR\x02by\x12\x16\n" +
 	"\x06reason\x18\x05 \x01(\tR\x06reason\",\n" +
 	"\x14ConfirmFenceResponse\x12\x14\n" +
-	"\x05index\x18\x01 \x01(\x04R\x05index\"G\n" +
+	"\x05index\x18\x01 \x01(\x04R\x05index\"7\n" +
+	"\x11NotifyTestRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x0e\n" +
+	"\x02by\x18\x02 \x01(\tR\x02by\"\\\n" +
+	"\x12NotifyTestResponse\x12\x12\n" +
+	"\x04node\x18\x01 \x01(\tR\x04node\x122\n" +
+	"\aresults\x18\x02 \x03(\v2\x18.had.v1.NotifyTestResultR\aresults\"s\n" +
+	"\x10NotifyTestResult\x12\x18\n" +
+	"\achannel\x18\x01 \x01(\tR\achannel\x12\x16\n" +
+	"\x06target\x18\x02 \x01(\tR\x06target\x12\x14\n" +
+	"\x05error\x18\x03 \x01(\tR\x05error\x12\x17\n" +
+	"\atook_ms\x18\x04 \x01(\x01R\x06tookMs\"G\n" +
 	"\x15PolicyValidateRequest\x12\x1a\n" +
 	"\bfilename\x18\x01 \x01(\tR\bfilename\x12\x12\n" +
 	"\x04text\x18\x02 \x01(\tR\x04text\"d\n" +
@@ -2940,7 +3242,7 @@ const file_had_v1_ha_proto_rawDesc = "" +
 	"\aversion\x18\x01 \x01(\tR\aversion\x12\x16\n" +
 	"\x06commit\x18\x02 \x01(\tR\x06commit\x12\x0e\n" +
 	"\x02go\x18\x03 \x01(\tR\x02go\x12\x12\n" +
-	"\x04node\x18\x04 \x01(\tR\x04node2\x8c\a\n" +
+	"\x04node\x18\x04 \x01(\tR\x04node2\xd1\a\n" +
 	"\x02HA\x127\n" +
 	"\x06Status\x12\x15.had.v1.StatusRequest\x1a\x16.had.v1.StatusResponse\x12<\n" +
 	"\aHistory\x12\x16.had.v1.HistoryRequest\x1a\x17.had.v1.HistoryResponse0\x01\x126\n" +
@@ -2954,7 +3256,9 @@ const file_had_v1_ha_proto_rawDesc = "" +
 	"\tTokenShow\x12\x18.had.v1.TokenShowRequest\x1a\x19.had.v1.TokenShowResponse\x12=\n" +
 	"\bTokenSet\x12\x17.had.v1.TokenSetRequest\x1a\x18.had.v1.TokenSetResponse\x12F\n" +
 	"\vTokenForget\x12\x1a.had.v1.TokenForgetRequest\x1a\x1b.had.v1.TokenForgetResponse\x12=\n" +
-	"\bTokenKey\x12\x17.had.v1.TokenKeyRequest\x1a\x18.had.v1.TokenKeyResponse\x127\n" +
+	"\bTokenKey\x12\x17.had.v1.TokenKeyRequest\x1a\x18.had.v1.TokenKeyResponse\x12C\n" +
+	"\n" +
+	"NotifyTest\x12\x19.had.v1.NotifyTestRequest\x1a\x1a.had.v1.NotifyTestResponse\x127\n" +
 	"\x06Timing\x12\x15.had.v1.TimingRequest\x1a\x16.had.v1.TimingResponse\x12:\n" +
 	"\aVersion\x12\x16.had.v1.VersionRequest\x1a\x17.had.v1.VersionResponseB\x18Z\x16had/proto/had/v1;hadv1b\x06proto3"
 
@@ -2971,111 +3275,122 @@ func file_had_v1_ha_proto_rawDescGZIP() []byte {
 }
 
 var file_had_v1_ha_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_had_v1_ha_proto_msgTypes = make([]protoimpl.MessageInfo, 36)
+var file_had_v1_ha_proto_msgTypes = make([]protoimpl.MessageInfo, 40)
 var file_had_v1_ha_proto_goTypes = []any{
 	(Ownership_State)(0),           // 0: had.v1.Ownership.State
 	(Diagnostic_Severity)(0),       // 1: had.v1.Diagnostic.Severity
 	(*StatusRequest)(nil),          // 2: had.v1.StatusRequest
 	(*StatusResponse)(nil),         // 3: had.v1.StatusResponse
 	(*TokenSummary)(nil),           // 4: had.v1.TokenSummary
-	(*Unsecured)(nil),              // 5: had.v1.Unsecured
-	(*Freshness)(nil),              // 6: had.v1.Freshness
-	(*Ownership)(nil),              // 7: had.v1.Ownership
-	(*NodeStatus)(nil),             // 8: had.v1.NodeStatus
-	(*PolicySummary)(nil),          // 9: had.v1.PolicySummary
-	(*VipSummary)(nil),             // 10: had.v1.VipSummary
-	(*HistoryRequest)(nil),         // 11: had.v1.HistoryRequest
-	(*HistoryResponse)(nil),        // 12: had.v1.HistoryResponse
-	(*WatchRequest)(nil),           // 13: had.v1.WatchRequest
-	(*WatchResponse)(nil),          // 14: had.v1.WatchResponse
-	(*MoveRequest)(nil),            // 15: had.v1.MoveRequest
-	(*MoveResponse)(nil),           // 16: had.v1.MoveResponse
-	(*ConfirmFenceRequest)(nil),    // 17: had.v1.ConfirmFenceRequest
-	(*ConfirmFenceResponse)(nil),   // 18: had.v1.ConfirmFenceResponse
-	(*PolicyValidateRequest)(nil),  // 19: had.v1.PolicyValidateRequest
-	(*PolicyValidateResponse)(nil), // 20: had.v1.PolicyValidateResponse
-	(*Diagnostic)(nil),             // 21: had.v1.Diagnostic
-	(*PolicyApplyRequest)(nil),     // 22: had.v1.PolicyApplyRequest
-	(*PolicyApplyResponse)(nil),    // 23: had.v1.PolicyApplyResponse
-	(*PolicyShowRequest)(nil),      // 24: had.v1.PolicyShowRequest
-	(*PolicyShowResponse)(nil),     // 25: had.v1.PolicyShowResponse
-	(*TokenShowRequest)(nil),       // 26: had.v1.TokenShowRequest
-	(*TokenShowResponse)(nil),      // 27: had.v1.TokenShowResponse
-	(*TokenSetRequest)(nil),        // 28: had.v1.TokenSetRequest
-	(*TokenSetResponse)(nil),       // 29: had.v1.TokenSetResponse
-	(*TokenForgetRequest)(nil),     // 30: had.v1.TokenForgetRequest
-	(*TokenForgetResponse)(nil),    // 31: had.v1.TokenForgetResponse
-	(*TokenKeyRequest)(nil),        // 32: had.v1.TokenKeyRequest
-	(*TokenKeyResponse)(nil),       // 33: had.v1.TokenKeyResponse
-	(*TimingRequest)(nil),          // 34: had.v1.TimingRequest
-	(*TimingResponse)(nil),         // 35: had.v1.TimingResponse
-	(*VersionRequest)(nil),         // 36: had.v1.VersionRequest
-	(*VersionResponse)(nil),        // 37: had.v1.VersionResponse
-	(*timestamppb.Timestamp)(nil),  // 38: google.protobuf.Timestamp
-	(*HeldVolume)(nil),             // 39: had.v1.HeldVolume
-	(*HeldAddress)(nil),            // 40: had.v1.HeldAddress
-	(*TokenHealth)(nil),            // 41: had.v1.TokenHealth
-	(*Event)(nil),                  // 42: had.v1.Event
-	(*Policy)(nil),                 // 43: had.v1.Policy
+	(*NotifyStatus)(nil),           // 5: had.v1.NotifyStatus
+	(*Unsecured)(nil),              // 6: had.v1.Unsecured
+	(*Freshness)(nil),              // 7: had.v1.Freshness
+	(*Ownership)(nil),              // 8: had.v1.Ownership
+	(*NodeStatus)(nil),             // 9: had.v1.NodeStatus
+	(*PolicySummary)(nil),          // 10: had.v1.PolicySummary
+	(*VipSummary)(nil),             // 11: had.v1.VipSummary
+	(*HistoryRequest)(nil),         // 12: had.v1.HistoryRequest
+	(*HistoryResponse)(nil),        // 13: had.v1.HistoryResponse
+	(*WatchRequest)(nil),           // 14: had.v1.WatchRequest
+	(*WatchResponse)(nil),          // 15: had.v1.WatchResponse
+	(*MoveRequest)(nil),            // 16: had.v1.MoveRequest
+	(*MoveResponse)(nil),           // 17: had.v1.MoveResponse
+	(*ConfirmFenceRequest)(nil),    // 18: had.v1.ConfirmFenceRequest
+	(*ConfirmFenceResponse)(nil),   // 19: had.v1.ConfirmFenceResponse
+	(*NotifyTestRequest)(nil),      // 20: had.v1.NotifyTestRequest
+	(*NotifyTestResponse)(nil),     // 21: had.v1.NotifyTestResponse
+	(*NotifyTestResult)(nil),       // 22: had.v1.NotifyTestResult
+	(*PolicyValidateRequest)(nil),  // 23: had.v1.PolicyValidateRequest
+	(*PolicyValidateResponse)(nil), // 24: had.v1.PolicyValidateResponse
+	(*Diagnostic)(nil),             // 25: had.v1.Diagnostic
+	(*PolicyApplyRequest)(nil),     // 26: had.v1.PolicyApplyRequest
+	(*PolicyApplyResponse)(nil),    // 27: had.v1.PolicyApplyResponse
+	(*PolicyShowRequest)(nil),      // 28: had.v1.PolicyShowRequest
+	(*PolicyShowResponse)(nil),     // 29: had.v1.PolicyShowResponse
+	(*TokenShowRequest)(nil),       // 30: had.v1.TokenShowRequest
+	(*TokenShowResponse)(nil),      // 31: had.v1.TokenShowResponse
+	(*TokenSetRequest)(nil),        // 32: had.v1.TokenSetRequest
+	(*TokenSetResponse)(nil),       // 33: had.v1.TokenSetResponse
+	(*TokenForgetRequest)(nil),     // 34: had.v1.TokenForgetRequest
+	(*TokenForgetResponse)(nil),    // 35: had.v1.TokenForgetResponse
+	(*TokenKeyRequest)(nil),        // 36: had.v1.TokenKeyRequest
+	(*TokenKeyResponse)(nil),       // 37: had.v1.TokenKeyResponse
+	(*TimingRequest)(nil),          // 38: had.v1.TimingRequest
+	(*TimingResponse)(nil),         // 39: had.v1.TimingResponse
+	(*VersionRequest)(nil),         // 40: had.v1.VersionRequest
+	(*VersionResponse)(nil),        // 41: had.v1.VersionResponse
+	(*timestamppb.Timestamp)(nil),  // 42: google.protobuf.Timestamp
+	(*HeldVolume)(nil),             // 43: had.v1.HeldVolume
+	(*HeldAddress)(nil),            // 44: had.v1.HeldAddress
+	(*TokenHealth)(nil),            // 45: had.v1.TokenHealth
+	(*Event)(nil),                  // 46: had.v1.Event
+	(*Policy)(nil),                 // 47: had.v1.Policy
 }
 var file_had_v1_ha_proto_depIdxs = []int32{
-	6,  // 0: had.v1.StatusResponse.freshness:type_name -> had.v1.Freshness
-	7,  // 1: had.v1.StatusResponse.ownership:type_name -> had.v1.Ownership
-	8,  // 2: had.v1.StatusResponse.nodes:type_name -> had.v1.NodeStatus
-	9,  // 3: had.v1.StatusResponse.policy:type_name -> had.v1.PolicySummary
-	38, // 4: had.v1.StatusResponse.at:type_name -> google.protobuf.Timestamp
-	5,  // 5: had.v1.StatusResponse.unsecured:type_name -> had.v1.Unsecured
-	4,  // 6: had.v1.StatusResponse.tokens:type_name -> had.v1.TokenSummary
-	38, // 7: had.v1.TokenSummary.at:type_name -> google.protobuf.Timestamp
-	39, // 8: had.v1.Unsecured.volumes:type_name -> had.v1.HeldVolume
-	0,  // 9: had.v1.Ownership.state:type_name -> had.v1.Ownership.State
-	38, // 10: had.v1.Ownership.since:type_name -> google.protobuf.Timestamp
-	40, // 11: had.v1.Ownership.addresses:type_name -> had.v1.HeldAddress
-	39, // 12: had.v1.Ownership.volumes:type_name -> had.v1.HeldVolume
-	41, // 13: had.v1.NodeStatus.tokens:type_name -> had.v1.TokenHealth
-	38, // 14: had.v1.PolicySummary.at:type_name -> google.protobuf.Timestamp
-	10, // 15: had.v1.PolicySummary.vips:type_name -> had.v1.VipSummary
-	39, // 16: had.v1.PolicySummary.volumes:type_name -> had.v1.HeldVolume
-	42, // 17: had.v1.HistoryResponse.events:type_name -> had.v1.Event
-	3,  // 18: had.v1.WatchResponse.status:type_name -> had.v1.StatusResponse
-	21, // 19: had.v1.PolicyValidateResponse.diagnostics:type_name -> had.v1.Diagnostic
-	1,  // 20: had.v1.Diagnostic.severity:type_name -> had.v1.Diagnostic.Severity
-	21, // 21: had.v1.PolicyApplyResponse.diagnostics:type_name -> had.v1.Diagnostic
-	43, // 22: had.v1.PolicyShowResponse.policy:type_name -> had.v1.Policy
-	4,  // 23: had.v1.TokenShowResponse.tokens:type_name -> had.v1.TokenSummary
-	2,  // 24: had.v1.HA.Status:input_type -> had.v1.StatusRequest
-	11, // 25: had.v1.HA.History:input_type -> had.v1.HistoryRequest
-	13, // 26: had.v1.HA.Watch:input_type -> had.v1.WatchRequest
-	15, // 27: had.v1.HA.Move:input_type -> had.v1.MoveRequest
-	17, // 28: had.v1.HA.ConfirmFence:input_type -> had.v1.ConfirmFenceRequest
-	19, // 29: had.v1.HA.PolicyValidate:input_type -> had.v1.PolicyValidateRequest
-	22, // 30: had.v1.HA.PolicyApply:input_type -> had.v1.PolicyApplyRequest
-	24, // 31: had.v1.HA.PolicyShow:input_type -> had.v1.PolicyShowRequest
-	26, // 32: had.v1.HA.TokenShow:input_type -> had.v1.TokenShowRequest
-	28, // 33: had.v1.HA.TokenSet:input_type -> had.v1.TokenSetRequest
-	30, // 34: had.v1.HA.TokenForget:input_type -> had.v1.TokenForgetRequest
-	32, // 35: had.v1.HA.TokenKey:input_type -> had.v1.TokenKeyRequest
-	34, // 36: had.v1.HA.Timing:input_type -> had.v1.TimingRequest
-	36, // 37: had.v1.HA.Version:input_type -> had.v1.VersionRequest
-	3,  // 38: had.v1.HA.Status:output_type -> had.v1.StatusResponse
-	12, // 39: had.v1.HA.History:output_type -> had.v1.HistoryResponse
-	14, // 40: had.v1.HA.Watch:output_type -> had.v1.WatchResponse
-	16, // 41: had.v1.HA.Move:output_type -> had.v1.MoveResponse
-	18, // 42: had.v1.HA.ConfirmFence:output_type -> had.v1.ConfirmFenceResponse
-	20, // 43: had.v1.HA.PolicyValidate:output_type -> had.v1.PolicyValidateResponse
-	23, // 44: had.v1.HA.PolicyApply:output_type -> had.v1.PolicyApplyResponse
-	25, // 45: had.v1.HA.PolicyShow:output_type -> had.v1.PolicyShowResponse
-	27, // 46: had.v1.HA.TokenShow:output_type -> had.v1.TokenShowResponse
-	29, // 47: had.v1.HA.TokenSet:output_type -> had.v1.TokenSetResponse
-	31, // 48: had.v1.HA.TokenForget:output_type -> had.v1.TokenForgetResponse
-	33, // 49: had.v1.HA.TokenKey:output_type -> had.v1.TokenKeyResponse
-	35, // 50: had.v1.HA.Timing:output_type -> had.v1.TimingResponse
-	37, // 51: had.v1.HA.Version:output_type -> had.v1.VersionResponse
-	38, // [38:52] is the sub-list for method output_type
-	24, // [24:38] is the sub-list for method input_type
-	24, // [24:24] is the sub-list for extension type_name
-	24, // [24:24] is the sub-list for extension extendee
-	0,  // [0:24] is the sub-list for field type_name
+	7,  // 0: had.v1.StatusResponse.freshness:type_name -> had.v1.Freshness
+	8,  // 1: had.v1.StatusResponse.ownership:type_name -> had.v1.Ownership
+	9,  // 2: had.v1.StatusResponse.nodes:type_name -> had.v1.NodeStatus
+	10, // 3: had.v1.StatusResponse.policy:type_name -> had.v1.PolicySummary
+	42, // 4: had.v1.StatusResponse.at:type_name -> google.protobuf.Timestamp
+	6,  // 5: had.v1.StatusResponse.unsecured:type_name -> had.v1.Unsecured
+	5,  // 6: had.v1.StatusResponse.notify:type_name -> had.v1.NotifyStatus
+	4,  // 7: had.v1.StatusResponse.tokens:type_name -> had.v1.TokenSummary
+	42, // 8: had.v1.TokenSummary.at:type_name -> google.protobuf.Timestamp
+	42, // 9: had.v1.NotifyStatus.sent_at:type_name -> google.protobuf.Timestamp
+	42, // 10: had.v1.NotifyStatus.failing_since:type_name -> google.protobuf.Timestamp
+	42, // 11: had.v1.NotifyStatus.next_try:type_name -> google.protobuf.Timestamp
+	43, // 12: had.v1.Unsecured.volumes:type_name -> had.v1.HeldVolume
+	0,  // 13: had.v1.Ownership.state:type_name -> had.v1.Ownership.State
+	42, // 14: had.v1.Ownership.since:type_name -> google.protobuf.Timestamp
+	44, // 15: had.v1.Ownership.addresses:type_name -> had.v1.HeldAddress
+	43, // 16: had.v1.Ownership.volumes:type_name -> had.v1.HeldVolume
+	45, // 17: had.v1.NodeStatus.tokens:type_name -> had.v1.TokenHealth
+	42, // 18: had.v1.PolicySummary.at:type_name -> google.protobuf.Timestamp
+	11, // 19: had.v1.PolicySummary.vips:type_name -> had.v1.VipSummary
+	43, // 20: had.v1.PolicySummary.volumes:type_name -> had.v1.HeldVolume
+	46, // 21: had.v1.HistoryResponse.events:type_name -> had.v1.Event
+	3,  // 22: had.v1.WatchResponse.status:type_name -> had.v1.StatusResponse
+	22, // 23: had.v1.NotifyTestResponse.results:type_name -> had.v1.NotifyTestResult
+	25, // 24: had.v1.PolicyValidateResponse.diagnostics:type_name -> had.v1.Diagnostic
+	1,  // 25: had.v1.Diagnostic.severity:type_name -> had.v1.Diagnostic.Severity
+	25, // 26: had.v1.PolicyApplyResponse.diagnostics:type_name -> had.v1.Diagnostic
+	47, // 27: had.v1.PolicyShowResponse.policy:type_name -> had.v1.Policy
+	4,  // 28: had.v1.TokenShowResponse.tokens:type_name -> had.v1.TokenSummary
+	2,  // 29: had.v1.HA.Status:input_type -> had.v1.StatusRequest
+	12, // 30: had.v1.HA.History:input_type -> had.v1.HistoryRequest
+	14, // 31: had.v1.HA.Watch:input_type -> had.v1.WatchRequest
+	16, // 32: had.v1.HA.Move:input_type -> had.v1.MoveRequest
+	18, // 33: had.v1.HA.ConfirmFence:input_type -> had.v1.ConfirmFenceRequest
+	23, // 34: had.v1.HA.PolicyValidate:input_type -> had.v1.PolicyValidateRequest
+	26, // 35: had.v1.HA.PolicyApply:input_type -> had.v1.PolicyApplyRequest
+	28, // 36: had.v1.HA.PolicyShow:input_type -> had.v1.PolicyShowRequest
+	30, // 37: had.v1.HA.TokenShow:input_type -> had.v1.TokenShowRequest
+	32, // 38: had.v1.HA.TokenSet:input_type -> had.v1.TokenSetRequest
+	34, // 39: had.v1.HA.TokenForget:input_type -> had.v1.TokenForgetRequest
+	36, // 40: had.v1.HA.TokenKey:input_type -> had.v1.TokenKeyRequest
+	20, // 41: had.v1.HA.NotifyTest:input_type -> had.v1.NotifyTestRequest
+	38, // 42: had.v1.HA.Timing:input_type -> had.v1.TimingRequest
+	40, // 43: had.v1.HA.Version:input_type -> had.v1.VersionRequest
+	3,  // 44: had.v1.HA.Status:output_type -> had.v1.StatusResponse
+	13, // 45: had.v1.HA.History:output_type -> had.v1.HistoryResponse
+	15, // 46: had.v1.HA.Watch:output_type -> had.v1.WatchResponse
+	17, // 47: had.v1.HA.Move:output_type -> had.v1.MoveResponse
+	19, // 48: had.v1.HA.ConfirmFence:output_type -> had.v1.ConfirmFenceResponse
+	24, // 49: had.v1.HA.PolicyValidate:output_type -> had.v1.PolicyValidateResponse
+	27, // 50: had.v1.HA.PolicyApply:output_type -> had.v1.PolicyApplyResponse
+	29, // 51: had.v1.HA.PolicyShow:output_type -> had.v1.PolicyShowResponse
+	31, // 52: had.v1.HA.TokenShow:output_type -> had.v1.TokenShowResponse
+	33, // 53: had.v1.HA.TokenSet:output_type -> had.v1.TokenSetResponse
+	35, // 54: had.v1.HA.TokenForget:output_type -> had.v1.TokenForgetResponse
+	37, // 55: had.v1.HA.TokenKey:output_type -> had.v1.TokenKeyResponse
+	21, // 56: had.v1.HA.NotifyTest:output_type -> had.v1.NotifyTestResponse
+	39, // 57: had.v1.HA.Timing:output_type -> had.v1.TimingResponse
+	41, // 58: had.v1.HA.Version:output_type -> had.v1.VersionResponse
+	44, // [44:59] is the sub-list for method output_type
+	29, // [29:44] is the sub-list for method input_type
+	29, // [29:29] is the sub-list for extension type_name
+	29, // [29:29] is the sub-list for extension extendee
+	0,  // [0:29] is the sub-list for field type_name
 }
 
 func init() { file_had_v1_ha_proto_init() }
@@ -3092,7 +3407,7 @@ func file_had_v1_ha_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_had_v1_ha_proto_rawDesc), len(file_had_v1_ha_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   36,
+			NumMessages:   40,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -31,6 +31,7 @@ const (
 	HA_TokenSet_FullMethodName       = "/had.v1.HA/TokenSet"
 	HA_TokenForget_FullMethodName    = "/had.v1.HA/TokenForget"
 	HA_TokenKey_FullMethodName       = "/had.v1.HA/TokenKey"
+	HA_NotifyTest_FullMethodName     = "/had.v1.HA/NotifyTest"
 	HA_Timing_FullMethodName         = "/had.v1.HA/Timing"
 	HA_Version_FullMethodName        = "/had.v1.HA/Version"
 )
@@ -71,6 +72,9 @@ type HAClient interface {
 	TokenForget(ctx context.Context, in *TokenForgetRequest, opts ...grpc.CallOption) (*TokenForgetResponse, error)
 	// TokenKey makes this node's token key if it has none.
 	TokenKey(ctx context.Context, in *TokenKeyRequest, opts ...grpc.CallOption) (*TokenKeyResponse, error)
+	// NotifyTest has the leader send a test through each channel of the policy, or
+	// through those of a name, and waits for what comes of it.
+	NotifyTest(ctx context.Context, in *NotifyTestRequest, opts ...grpc.CallOption) (*NotifyTestResponse, error)
 	Timing(ctx context.Context, in *TimingRequest, opts ...grpc.CallOption) (*TimingResponse, error)
 	Version(ctx context.Context, in *VersionRequest, opts ...grpc.CallOption) (*VersionResponse, error)
 }
@@ -221,6 +225,16 @@ func (c *hAClient) TokenKey(ctx context.Context, in *TokenKeyRequest, opts ...gr
 	return out, nil
 }
 
+func (c *hAClient) NotifyTest(ctx context.Context, in *NotifyTestRequest, opts ...grpc.CallOption) (*NotifyTestResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(NotifyTestResponse)
+	err := c.cc.Invoke(ctx, HA_NotifyTest_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *hAClient) Timing(ctx context.Context, in *TimingRequest, opts ...grpc.CallOption) (*TimingResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(TimingResponse)
@@ -277,6 +291,9 @@ type HAServer interface {
 	TokenForget(context.Context, *TokenForgetRequest) (*TokenForgetResponse, error)
 	// TokenKey makes this node's token key if it has none.
 	TokenKey(context.Context, *TokenKeyRequest) (*TokenKeyResponse, error)
+	// NotifyTest has the leader send a test through each channel of the policy, or
+	// through those of a name, and waits for what comes of it.
+	NotifyTest(context.Context, *NotifyTestRequest) (*NotifyTestResponse, error)
 	Timing(context.Context, *TimingRequest) (*TimingResponse, error)
 	Version(context.Context, *VersionRequest) (*VersionResponse, error)
 	mustEmbedUnimplementedHAServer()
@@ -324,6 +341,9 @@ func (UnimplementedHAServer) TokenForget(context.Context, *TokenForgetRequest) (
 }
 func (UnimplementedHAServer) TokenKey(context.Context, *TokenKeyRequest) (*TokenKeyResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method TokenKey not implemented")
+}
+func (UnimplementedHAServer) NotifyTest(context.Context, *NotifyTestRequest) (*NotifyTestResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method NotifyTest not implemented")
 }
 func (UnimplementedHAServer) Timing(context.Context, *TimingRequest) (*TimingResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Timing not implemented")
@@ -554,6 +574,24 @@ func _HA_TokenKey_Handler(srv interface{}, ctx context.Context, dec func(interfa
 	return interceptor(ctx, in, info, handler)
 }
 
+func _HA_NotifyTest_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(NotifyTestRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(HAServer).NotifyTest(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: HA_NotifyTest_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(HAServer).NotifyTest(ctx, req.(*NotifyTestRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _HA_Timing_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(TimingRequest)
 	if err := dec(in); err != nil {
@@ -636,6 +674,10 @@ var HA_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "TokenKey",
 			Handler:    _HA_TokenKey_Handler,
+		},
+		{
+			MethodName: "NotifyTest",
+			Handler:    _HA_NotifyTest_Handler,
 		},
 		{
 			MethodName: "Timing",

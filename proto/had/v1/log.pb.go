@@ -148,6 +148,113 @@ func (Secured_Kind) EnumDescriptor() ([]byte, []int) {
 	return file_had_v1_log_proto_rawDescGZIP(), []int{16, 0}
 }
 
+type Notice_Kind int32
+
+const (
+	Notice_KIND_UNSPECIFIED Notice_Kind = 0
+	Notice_KIND_SILENT      Notice_Kind = 1 // the node doesn't answer the leader
+	Notice_KIND_BACK        Notice_Kind = 2 // it does again
+	Notice_KIND_WAITING     Notice_Kind = 3 // volumes wait for evidence that their owner no longer writes
+	Notice_KIND_CUT_OFF     Notice_Kind = 4 // the reporter itself was without quorum, until the report was made
+)
+
+// Enum value maps for Notice_Kind.
+var (
+	Notice_Kind_name = map[int32]string{
+		0: "KIND_UNSPECIFIED",
+		1: "KIND_SILENT",
+		2: "KIND_BACK",
+		3: "KIND_WAITING",
+		4: "KIND_CUT_OFF",
+	}
+	Notice_Kind_value = map[string]int32{
+		"KIND_UNSPECIFIED": 0,
+		"KIND_SILENT":      1,
+		"KIND_BACK":        2,
+		"KIND_WAITING":     3,
+		"KIND_CUT_OFF":     4,
+	}
+)
+
+func (x Notice_Kind) Enum() *Notice_Kind {
+	p := new(Notice_Kind)
+	*p = x
+	return p
+}
+
+func (x Notice_Kind) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (Notice_Kind) Descriptor() protoreflect.EnumDescriptor {
+	return file_had_v1_log_proto_enumTypes[2].Descriptor()
+}
+
+func (Notice_Kind) Type() protoreflect.EnumType {
+	return &file_had_v1_log_proto_enumTypes[2]
+}
+
+func (x Notice_Kind) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use Notice_Kind.Descriptor instead.
+func (Notice_Kind) EnumDescriptor() ([]byte, []int) {
+	return file_had_v1_log_proto_rawDescGZIP(), []int{19, 0}
+}
+
+type NotifyMark_Outcome int32
+
+const (
+	NotifyMark_OUTCOME_UNSPECIFIED NotifyMark_Outcome = 0
+	NotifyMark_OUTCOME_SENT        NotifyMark_Outcome = 1 // the receiver took it
+	NotifyMark_OUTCOME_GAVE_UP     NotifyMark_Outcome = 2 // it was tried for long enough
+	NotifyMark_OUTCOME_CLOSED      NotifyMark_Outcome = 3 // no policy names the channel any more
+)
+
+// Enum value maps for NotifyMark_Outcome.
+var (
+	NotifyMark_Outcome_name = map[int32]string{
+		0: "OUTCOME_UNSPECIFIED",
+		1: "OUTCOME_SENT",
+		2: "OUTCOME_GAVE_UP",
+		3: "OUTCOME_CLOSED",
+	}
+	NotifyMark_Outcome_value = map[string]int32{
+		"OUTCOME_UNSPECIFIED": 0,
+		"OUTCOME_SENT":        1,
+		"OUTCOME_GAVE_UP":     2,
+		"OUTCOME_CLOSED":      3,
+	}
+)
+
+func (x NotifyMark_Outcome) Enum() *NotifyMark_Outcome {
+	p := new(NotifyMark_Outcome)
+	*p = x
+	return p
+}
+
+func (x NotifyMark_Outcome) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (NotifyMark_Outcome) Descriptor() protoreflect.EnumDescriptor {
+	return file_had_v1_log_proto_enumTypes[3].Descriptor()
+}
+
+func (NotifyMark_Outcome) Type() protoreflect.EnumType {
+	return &file_had_v1_log_proto_enumTypes[3]
+}
+
+func (x NotifyMark_Outcome) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use NotifyMark_Outcome.Descriptor instead.
+func (NotifyMark_Outcome) EnumDescriptor() ([]byte, []int) {
+	return file_had_v1_log_proto_rawDescGZIP(), []int{21, 0}
+}
+
 type Progress_Outcome int32
 
 const (
@@ -184,11 +291,11 @@ func (x Progress_Outcome) String() string {
 }
 
 func (Progress_Outcome) Descriptor() protoreflect.EnumDescriptor {
-	return file_had_v1_log_proto_enumTypes[2].Descriptor()
+	return file_had_v1_log_proto_enumTypes[4].Descriptor()
 }
 
 func (Progress_Outcome) Type() protoreflect.EnumType {
-	return &file_had_v1_log_proto_enumTypes[2]
+	return &file_had_v1_log_proto_enumTypes[4]
 }
 
 func (x Progress_Outcome) Number() protoreflect.EnumNumber {
@@ -197,7 +304,7 @@ func (x Progress_Outcome) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Progress_Outcome.Descriptor instead.
 func (Progress_Outcome) EnumDescriptor() ([]byte, []int) {
-	return file_had_v1_log_proto_rawDescGZIP(), []int{21, 0}
+	return file_had_v1_log_proto_rawDescGZIP(), []int{24, 0}
 }
 
 type HookResult_Outcome int32
@@ -245,11 +352,11 @@ func (x HookResult_Outcome) String() string {
 }
 
 func (HookResult_Outcome) Descriptor() protoreflect.EnumDescriptor {
-	return file_had_v1_log_proto_enumTypes[3].Descriptor()
+	return file_had_v1_log_proto_enumTypes[5].Descriptor()
 }
 
 func (HookResult_Outcome) Type() protoreflect.EnumType {
-	return &file_had_v1_log_proto_enumTypes[3]
+	return &file_had_v1_log_proto_enumTypes[5]
 }
 
 func (x HookResult_Outcome) Number() protoreflect.EnumNumber {
@@ -258,7 +365,7 @@ func (x HookResult_Outcome) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use HookResult_Outcome.Descriptor instead.
 func (HookResult_Outcome) EnumDescriptor() ([]byte, []int) {
-	return file_had_v1_log_proto_rawDescGZIP(), []int{23, 0}
+	return file_had_v1_log_proto_rawDescGZIP(), []int{26, 0}
 }
 
 // Instance is one run of the had daemon. An epoch belongs to exactly one
@@ -351,6 +458,8 @@ type Command struct {
 	//	*Command_Secured
 	//	*Command_TokenSet
 	//	*Command_TokenForget
+	//	*Command_NotifyClaim
+	//	*Command_NotifyMark
 	Record        isCommand_Record `protobuf_oneof:"record"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -515,6 +624,24 @@ func (x *Command) GetTokenForget() *TokenForget {
 	return nil
 }
 
+func (x *Command) GetNotifyClaim() *NotifyClaim {
+	if x != nil {
+		if x, ok := x.Record.(*Command_NotifyClaim); ok {
+			return x.NotifyClaim
+		}
+	}
+	return nil
+}
+
+func (x *Command) GetNotifyMark() *NotifyMark {
+	if x != nil {
+		if x, ok := x.Record.(*Command_NotifyMark); ok {
+			return x.NotifyMark
+		}
+	}
+	return nil
+}
+
 type isCommand_Record interface {
 	isCommand_Record()
 }
@@ -567,6 +694,14 @@ type Command_TokenForget struct {
 	TokenForget *TokenForget `protobuf:"bytes,29,opt,name=token_forget,json=tokenForget,proto3,oneof"`
 }
 
+type Command_NotifyClaim struct {
+	NotifyClaim *NotifyClaim `protobuf:"bytes,20,opt,name=notify_claim,json=notifyClaim,proto3,oneof"`
+}
+
+type Command_NotifyMark struct {
+	NotifyMark *NotifyMark `protobuf:"bytes,21,opt,name=notify_mark,json=notifyMark,proto3,oneof"`
+}
+
 func (*Command_Birth) isCommand_Record() {}
 
 func (*Command_PolicyApply) isCommand_Record() {}
@@ -590,6 +725,10 @@ func (*Command_Secured) isCommand_Record() {}
 func (*Command_TokenSet) isCommand_Record() {}
 
 func (*Command_TokenForget) isCommand_Record() {}
+
+func (*Command_NotifyClaim) isCommand_Record() {}
+
+func (*Command_NotifyMark) isCommand_Record() {}
 
 // Birth binds each node's name to the random ID its data folder holds. The
 // first leader commits it; every later one is refused.
@@ -1825,6 +1964,7 @@ type Report struct {
 	//	*Report_Progress
 	//	*Report_Released
 	//	*Report_FenceTry
+	//	*Report_Notice
 	Body          isReport_Body `protobuf_oneof:"body"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1938,6 +2078,15 @@ func (x *Report) GetFenceTry() *FenceTry {
 	return nil
 }
 
+func (x *Report) GetNotice() *Notice {
+	if x != nil {
+		if x, ok := x.Body.(*Report_Notice); ok {
+			return x.Notice
+		}
+	}
+	return nil
+}
+
 type isReport_Body interface {
 	isReport_Body()
 }
@@ -1958,6 +2107,10 @@ type Report_FenceTry struct {
 	FenceTry *FenceTry `protobuf:"bytes,13,opt,name=fence_try,json=fenceTry,proto3,oneof"`
 }
 
+type Report_Notice struct {
+	Notice *Notice `protobuf:"bytes,14,opt,name=notice,proto3,oneof"`
+}
+
 func (*Report_HookResult) isReport_Body() {}
 
 func (*Report_Progress) isReport_Body() {}
@@ -1965,6 +2118,270 @@ func (*Report_Progress) isReport_Body() {}
 func (*Report_Released) isReport_Body() {}
 
 func (*Report_FenceTry) isReport_Body() {}
+
+func (*Report_Notice) isReport_Body() {}
+
+// Notice is what a node saw that changes nothing in the log by itself, and that
+// people want to be told.
+type Notice struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Kind          Notice_Kind            `protobuf:"varint,1,opt,name=kind,proto3,enum=had.v1.Notice_Kind" json:"kind,omitempty"`
+	Node          string                 `protobuf:"bytes,2,opt,name=node,proto3" json:"node,omitempty"`     // whom it is about
+	Epoch         uint64                 `protobuf:"varint,3,opt,name=epoch,proto3" json:"epoch,omitempty"`  // KIND_WAITING: of the owner that is waited for
+	Since         *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=since,proto3" json:"since,omitempty"`   // by the reporter's wall clock
+	Detail        string                 `protobuf:"bytes,5,opt,name=detail,proto3" json:"detail,omitempty"` // for people
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Notice) Reset() {
+	*x = Notice{}
+	mi := &file_had_v1_log_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Notice) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Notice) ProtoMessage() {}
+
+func (x *Notice) ProtoReflect() protoreflect.Message {
+	mi := &file_had_v1_log_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Notice.ProtoReflect.Descriptor instead.
+func (*Notice) Descriptor() ([]byte, []int) {
+	return file_had_v1_log_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *Notice) GetKind() Notice_Kind {
+	if x != nil {
+		return x.Kind
+	}
+	return Notice_KIND_UNSPECIFIED
+}
+
+func (x *Notice) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *Notice) GetEpoch() uint64 {
+	if x != nil {
+		return x.Epoch
+	}
+	return 0
+}
+
+func (x *Notice) GetSince() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Since
+	}
+	return nil
+}
+
+func (x *Notice) GetDetail() string {
+	if x != nil {
+		return x.Detail
+	}
+	return ""
+}
+
+// NotifyClaim says that a channel is about to be sent, as one message, what the
+// history tells between two entries. Whoever leads sends that message, under the
+// claim's index as its name, until a NotifyMark says what became of it. It is
+// refused unless `after` is where the channel stands and no other message of it
+// is under way.
+type NotifyClaim struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Term    uint64                 `protobuf:"varint,1,opt,name=term,proto3" json:"term,omitempty"`       // must equal the log entry's term
+	Channel string                 `protobuf:"bytes,2,opt,name=channel,proto3" json:"channel,omitempty"`  // kind and name of the notify block: "email.ops"
+	After   uint64                 `protobuf:"varint,3,opt,name=after,proto3" json:"after,omitempty"`     // log index: what came before is sent, or none of the channel's business
+	Through uint64                 `protobuf:"varint,4,opt,name=through,proto3" json:"through,omitempty"` // log index
+	// Nothing in between concerns the channel: it stands at `through` at once. A
+	// channel that is new begins so.
+	Nothing       bool      `protobuf:"varint,5,opt,name=nothing,proto3" json:"nothing,omitempty"`
+	Instance      *Instance `protobuf:"bytes,6,opt,name=instance,proto3" json:"instance,omitempty"` // who sends it
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *NotifyClaim) Reset() {
+	*x = NotifyClaim{}
+	mi := &file_had_v1_log_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NotifyClaim) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NotifyClaim) ProtoMessage() {}
+
+func (x *NotifyClaim) ProtoReflect() protoreflect.Message {
+	mi := &file_had_v1_log_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NotifyClaim.ProtoReflect.Descriptor instead.
+func (*NotifyClaim) Descriptor() ([]byte, []int) {
+	return file_had_v1_log_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *NotifyClaim) GetTerm() uint64 {
+	if x != nil {
+		return x.Term
+	}
+	return 0
+}
+
+func (x *NotifyClaim) GetChannel() string {
+	if x != nil {
+		return x.Channel
+	}
+	return ""
+}
+
+func (x *NotifyClaim) GetAfter() uint64 {
+	if x != nil {
+		return x.After
+	}
+	return 0
+}
+
+func (x *NotifyClaim) GetThrough() uint64 {
+	if x != nil {
+		return x.Through
+	}
+	return 0
+}
+
+func (x *NotifyClaim) GetNothing() bool {
+	if x != nil {
+		return x.Nothing
+	}
+	return false
+}
+
+func (x *NotifyClaim) GetInstance() *Instance {
+	if x != nil {
+		return x.Instance
+	}
+	return nil
+}
+
+// NotifyMark says what became of a claim.
+type NotifyMark struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Channel       string                 `protobuf:"bytes,1,opt,name=channel,proto3" json:"channel,omitempty"`
+	Claim         uint64                 `protobuf:"varint,2,opt,name=claim,proto3" json:"claim,omitempty"` // log index of the NotifyClaim; 0: OUTCOME_CLOSED
+	Outcome       NotifyMark_Outcome     `protobuf:"varint,3,opt,name=outcome,proto3,enum=had.v1.NotifyMark_Outcome" json:"outcome,omitempty"`
+	Events        uint32                 `protobuf:"varint,4,opt,name=events,proto3" json:"events,omitempty"` // that the message told
+	By            string                 `protobuf:"bytes,5,opt,name=by,proto3" json:"by,omitempty"`          // node
+	Why           string                 `protobuf:"bytes,6,opt,name=why,proto3" json:"why,omitempty"`        // OUTCOME_GAVE_UP: the latest error
+	Term          uint64                 `protobuf:"varint,7,opt,name=term,proto3" json:"term,omitempty"`     // OUTCOME_CLOSED: must equal the log entry's term
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *NotifyMark) Reset() {
+	*x = NotifyMark{}
+	mi := &file_had_v1_log_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NotifyMark) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NotifyMark) ProtoMessage() {}
+
+func (x *NotifyMark) ProtoReflect() protoreflect.Message {
+	mi := &file_had_v1_log_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NotifyMark.ProtoReflect.Descriptor instead.
+func (*NotifyMark) Descriptor() ([]byte, []int) {
+	return file_had_v1_log_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *NotifyMark) GetChannel() string {
+	if x != nil {
+		return x.Channel
+	}
+	return ""
+}
+
+func (x *NotifyMark) GetClaim() uint64 {
+	if x != nil {
+		return x.Claim
+	}
+	return 0
+}
+
+func (x *NotifyMark) GetOutcome() NotifyMark_Outcome {
+	if x != nil {
+		return x.Outcome
+	}
+	return NotifyMark_OUTCOME_UNSPECIFIED
+}
+
+func (x *NotifyMark) GetEvents() uint32 {
+	if x != nil {
+		return x.Events
+	}
+	return 0
+}
+
+func (x *NotifyMark) GetBy() string {
+	if x != nil {
+		return x.By
+	}
+	return ""
+}
+
+func (x *NotifyMark) GetWhy() string {
+	if x != nil {
+		return x.Why
+	}
+	return ""
+}
+
+func (x *NotifyMark) GetTerm() uint64 {
+	if x != nil {
+		return x.Term
+	}
+	return 0
+}
 
 // FenceTry is an attempt of the reporting node to make sure that the owner of
 // an epoch no longer writes its volumes. One that succeeded is followed by a
@@ -1982,7 +2399,7 @@ type FenceTry struct {
 
 func (x *FenceTry) Reset() {
 	*x = FenceTry{}
-	mi := &file_had_v1_log_proto_msgTypes[19]
+	mi := &file_had_v1_log_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1994,7 +2411,7 @@ func (x *FenceTry) String() string {
 func (*FenceTry) ProtoMessage() {}
 
 func (x *FenceTry) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_log_proto_msgTypes[19]
+	mi := &file_had_v1_log_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2007,7 +2424,7 @@ func (x *FenceTry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FenceTry.ProtoReflect.Descriptor instead.
 func (*FenceTry) Descriptor() ([]byte, []int) {
-	return file_had_v1_log_proto_rawDescGZIP(), []int{19}
+	return file_had_v1_log_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *FenceTry) GetEpoch() uint64 {
@@ -2058,7 +2475,7 @@ type Step struct {
 
 func (x *Step) Reset() {
 	*x = Step{}
-	mi := &file_had_v1_log_proto_msgTypes[20]
+	mi := &file_had_v1_log_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2070,7 +2487,7 @@ func (x *Step) String() string {
 func (*Step) ProtoMessage() {}
 
 func (x *Step) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_log_proto_msgTypes[20]
+	mi := &file_had_v1_log_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2083,7 +2500,7 @@ func (x *Step) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Step.ProtoReflect.Descriptor instead.
 func (*Step) Descriptor() ([]byte, []int) {
-	return file_had_v1_log_proto_rawDescGZIP(), []int{20}
+	return file_had_v1_log_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *Step) GetName() string {
@@ -2130,7 +2547,7 @@ type Progress struct {
 
 func (x *Progress) Reset() {
 	*x = Progress{}
-	mi := &file_had_v1_log_proto_msgTypes[21]
+	mi := &file_had_v1_log_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2142,7 +2559,7 @@ func (x *Progress) String() string {
 func (*Progress) ProtoMessage() {}
 
 func (x *Progress) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_log_proto_msgTypes[21]
+	mi := &file_had_v1_log_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2155,7 +2572,7 @@ func (x *Progress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Progress.ProtoReflect.Descriptor instead.
 func (*Progress) Descriptor() ([]byte, []int) {
-	return file_had_v1_log_proto_rawDescGZIP(), []int{21}
+	return file_had_v1_log_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *Progress) GetEpoch() uint64 {
@@ -2223,7 +2640,7 @@ type Released struct {
 
 func (x *Released) Reset() {
 	*x = Released{}
-	mi := &file_had_v1_log_proto_msgTypes[22]
+	mi := &file_had_v1_log_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2235,7 +2652,7 @@ func (x *Released) String() string {
 func (*Released) ProtoMessage() {}
 
 func (x *Released) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_log_proto_msgTypes[22]
+	mi := &file_had_v1_log_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2248,7 +2665,7 @@ func (x *Released) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Released.ProtoReflect.Descriptor instead.
 func (*Released) Descriptor() ([]byte, []int) {
-	return file_had_v1_log_proto_rawDescGZIP(), []int{22}
+	return file_had_v1_log_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *Released) GetEpoch() uint64 {
@@ -2316,7 +2733,7 @@ type HookResult struct {
 
 func (x *HookResult) Reset() {
 	*x = HookResult{}
-	mi := &file_had_v1_log_proto_msgTypes[23]
+	mi := &file_had_v1_log_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2328,7 +2745,7 @@ func (x *HookResult) String() string {
 func (*HookResult) ProtoMessage() {}
 
 func (x *HookResult) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_log_proto_msgTypes[23]
+	mi := &file_had_v1_log_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2341,7 +2758,7 @@ func (x *HookResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HookResult.ProtoReflect.Descriptor instead.
 func (*HookResult) Descriptor() ([]byte, []int) {
-	return file_had_v1_log_proto_rawDescGZIP(), []int{23}
+	return file_had_v1_log_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *HookResult) GetEpoch() uint64 {
@@ -2456,7 +2873,7 @@ type MoveOrder struct {
 
 func (x *MoveOrder) Reset() {
 	*x = MoveOrder{}
-	mi := &file_had_v1_log_proto_msgTypes[24]
+	mi := &file_had_v1_log_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2468,7 +2885,7 @@ func (x *MoveOrder) String() string {
 func (*MoveOrder) ProtoMessage() {}
 
 func (x *MoveOrder) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_log_proto_msgTypes[24]
+	mi := &file_had_v1_log_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2481,7 +2898,7 @@ func (x *MoveOrder) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MoveOrder.ProtoReflect.Descriptor instead.
 func (*MoveOrder) Descriptor() ([]byte, []int) {
-	return file_had_v1_log_proto_rawDescGZIP(), []int{24}
+	return file_had_v1_log_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *MoveOrder) GetOperation() string {
@@ -2530,7 +2947,7 @@ type MoveEnd struct {
 
 func (x *MoveEnd) Reset() {
 	*x = MoveEnd{}
-	mi := &file_had_v1_log_proto_msgTypes[25]
+	mi := &file_had_v1_log_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2542,7 +2959,7 @@ func (x *MoveEnd) String() string {
 func (*MoveEnd) ProtoMessage() {}
 
 func (x *MoveEnd) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_log_proto_msgTypes[25]
+	mi := &file_had_v1_log_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2555,7 +2972,7 @@ func (x *MoveEnd) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MoveEnd.ProtoReflect.Descriptor instead.
 func (*MoveEnd) Descriptor() ([]byte, []int) {
-	return file_had_v1_log_proto_rawDescGZIP(), []int{25}
+	return file_had_v1_log_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *MoveEnd) GetOperation() string {
@@ -2581,7 +2998,7 @@ const file_had_v1_log_proto_rawDesc = "" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x17\n" +
 	"\anode_id\x18\x02 \x01(\tR\x06nodeId\x12\x17\n" +
 	"\aboot_id\x18\x03 \x01(\tR\x06bootId\x12\x14\n" +
-	"\x05nonce\x18\x04 \x01(\tR\x05nonce\"\xa1\x05\n" +
+	"\x05nonce\x18\x04 \x01(\tR\x05nonce\"\x92\x06\n" +
 	"\aCommand\x12*\n" +
 	"\x02at\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\x02at\x12\x1a\n" +
 	"\bproposer\x18\x02 \x01(\tR\bproposer\x12%\n" +
@@ -2599,7 +3016,10 @@ const file_had_v1_log_proto_rawDesc = "" +
 	"\bfarewell\x18\x12 \x01(\v2\x10.had.v1.FarewellH\x00R\bfarewell\x12+\n" +
 	"\asecured\x18\x13 \x01(\v2\x0f.had.v1.SecuredH\x00R\asecured\x12/\n" +
 	"\ttoken_set\x18\x1c \x01(\v2\x10.had.v1.TokenSetH\x00R\btokenSet\x128\n" +
-	"\ftoken_forget\x18\x1d \x01(\v2\x13.had.v1.TokenForgetH\x00R\vtokenForgetB\b\n" +
+	"\ftoken_forget\x18\x1d \x01(\v2\x13.had.v1.TokenForgetH\x00R\vtokenForget\x128\n" +
+	"\fnotify_claim\x18\x14 \x01(\v2\x13.had.v1.NotifyClaimH\x00R\vnotifyClaim\x125\n" +
+	"\vnotify_mark\x18\x15 \x01(\v2\x12.had.v1.NotifyMarkH\x00R\n" +
+	"notifyMarkB\b\n" +
 	"\x06record\"j\n" +
 	"\x05Birth\x12\x18\n" +
 	"\acluster\x18\x01 \x01(\tR\acluster\x12\x1d\n" +
@@ -2716,7 +3136,7 @@ const file_had_v1_log_proto_rawDesc = "" +
 	"\n" +
 	"KIND_LEASE\x10\x06\"3\n" +
 	"\aDeliver\x12(\n" +
-	"\areports\x18\x01 \x03(\v2\x0e.had.v1.ReportR\areports\"\xdb\x02\n" +
+	"\areports\x18\x01 \x03(\v2\x0e.had.v1.ReportR\areports\"\x85\x03\n" +
 	"\x06Report\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12\x16\n" +
 	"\x06stream\x18\x02 \x01(\tR\x06stream\x12\x10\n" +
@@ -2728,8 +3148,42 @@ const file_had_v1_log_proto_rawDesc = "" +
 	"hookResult\x12.\n" +
 	"\bprogress\x18\v \x01(\v2\x10.had.v1.ProgressH\x00R\bprogress\x12.\n" +
 	"\breleased\x18\f \x01(\v2\x10.had.v1.ReleasedH\x00R\breleased\x12/\n" +
-	"\tfence_try\x18\r \x01(\v2\x10.had.v1.FenceTryH\x00R\bfenceTryB\x06\n" +
-	"\x04body\"\x83\x01\n" +
+	"\tfence_try\x18\r \x01(\v2\x10.had.v1.FenceTryH\x00R\bfenceTry\x12(\n" +
+	"\x06notice\x18\x0e \x01(\v2\x0e.had.v1.NoticeH\x00R\x06noticeB\x06\n" +
+	"\x04body\"\x87\x02\n" +
+	"\x06Notice\x12'\n" +
+	"\x04kind\x18\x01 \x01(\x0e2\x13.had.v1.Notice.KindR\x04kind\x12\x12\n" +
+	"\x04node\x18\x02 \x01(\tR\x04node\x12\x14\n" +
+	"\x05epoch\x18\x03 \x01(\x04R\x05epoch\x120\n" +
+	"\x05since\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\x05since\x12\x16\n" +
+	"\x06detail\x18\x05 \x01(\tR\x06detail\"`\n" +
+	"\x04Kind\x12\x14\n" +
+	"\x10KIND_UNSPECIFIED\x10\x00\x12\x0f\n" +
+	"\vKIND_SILENT\x10\x01\x12\r\n" +
+	"\tKIND_BACK\x10\x02\x12\x10\n" +
+	"\fKIND_WAITING\x10\x03\x12\x10\n" +
+	"\fKIND_CUT_OFF\x10\x04\"\xb3\x01\n" +
+	"\vNotifyClaim\x12\x12\n" +
+	"\x04term\x18\x01 \x01(\x04R\x04term\x12\x18\n" +
+	"\achannel\x18\x02 \x01(\tR\achannel\x12\x14\n" +
+	"\x05after\x18\x03 \x01(\x04R\x05after\x12\x18\n" +
+	"\athrough\x18\x04 \x01(\x04R\athrough\x12\x18\n" +
+	"\anothing\x18\x05 \x01(\bR\anothing\x12,\n" +
+	"\binstance\x18\x06 \x01(\v2\x10.had.v1.InstanceR\binstance\"\x9f\x02\n" +
+	"\n" +
+	"NotifyMark\x12\x18\n" +
+	"\achannel\x18\x01 \x01(\tR\achannel\x12\x14\n" +
+	"\x05claim\x18\x02 \x01(\x04R\x05claim\x124\n" +
+	"\aoutcome\x18\x03 \x01(\x0e2\x1a.had.v1.NotifyMark.OutcomeR\aoutcome\x12\x16\n" +
+	"\x06events\x18\x04 \x01(\rR\x06events\x12\x0e\n" +
+	"\x02by\x18\x05 \x01(\tR\x02by\x12\x10\n" +
+	"\x03why\x18\x06 \x01(\tR\x03why\x12\x12\n" +
+	"\x04term\x18\a \x01(\x04R\x04term\"]\n" +
+	"\aOutcome\x12\x17\n" +
+	"\x13OUTCOME_UNSPECIFIED\x10\x00\x12\x10\n" +
+	"\fOUTCOME_SENT\x10\x01\x12\x13\n" +
+	"\x0fOUTCOME_GAVE_UP\x10\x02\x12\x12\n" +
+	"\x0eOUTCOME_CLOSED\x10\x03\"\x83\x01\n" +
 	"\bFenceTry\x12\x14\n" +
 	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\x12\x12\n" +
 	"\x04node\x18\x02 \x01(\tR\x04node\x12\x16\n" +
@@ -2813,92 +3267,104 @@ func file_had_v1_log_proto_rawDescGZIP() []byte {
 	return file_had_v1_log_proto_rawDescData
 }
 
-var file_had_v1_log_proto_enumTypes = make([]protoimpl.EnumInfo, 4)
-var file_had_v1_log_proto_msgTypes = make([]protoimpl.MessageInfo, 26)
+var file_had_v1_log_proto_enumTypes = make([]protoimpl.EnumInfo, 6)
+var file_had_v1_log_proto_msgTypes = make([]protoimpl.MessageInfo, 29)
 var file_had_v1_log_proto_goTypes = []any{
 	(Evidence_Kind)(0),            // 0: had.v1.Evidence.Kind
 	(Secured_Kind)(0),             // 1: had.v1.Secured.Kind
-	(Progress_Outcome)(0),         // 2: had.v1.Progress.Outcome
-	(HookResult_Outcome)(0),       // 3: had.v1.HookResult.Outcome
-	(*Instance)(nil),              // 4: had.v1.Instance
-	(*Command)(nil),               // 5: had.v1.Command
-	(*Birth)(nil),                 // 6: had.v1.Birth
-	(*Member)(nil),                // 7: had.v1.Member
-	(*PolicyApply)(nil),           // 8: had.v1.PolicyApply
-	(*Terms)(nil),                 // 9: had.v1.Terms
-	(*HeldAddress)(nil),           // 10: had.v1.HeldAddress
-	(*HeldVolume)(nil),            // 11: had.v1.HeldVolume
-	(*Acquire)(nil),               // 12: had.v1.Acquire
-	(*HeldToken)(nil),             // 13: had.v1.HeldToken
-	(*TokenSet)(nil),              // 14: had.v1.TokenSet
-	(*TokenForget)(nil),           // 15: had.v1.TokenForget
-	(*Evidence)(nil),              // 16: had.v1.Evidence
-	(*LeaseRenew)(nil),            // 17: had.v1.LeaseRenew
-	(*Waited)(nil),                // 18: had.v1.Waited
-	(*Farewell)(nil),              // 19: had.v1.Farewell
-	(*Secured)(nil),               // 20: had.v1.Secured
-	(*Deliver)(nil),               // 21: had.v1.Deliver
-	(*Report)(nil),                // 22: had.v1.Report
-	(*FenceTry)(nil),              // 23: had.v1.FenceTry
-	(*Step)(nil),                  // 24: had.v1.Step
-	(*Progress)(nil),              // 25: had.v1.Progress
-	(*Released)(nil),              // 26: had.v1.Released
-	(*HookResult)(nil),            // 27: had.v1.HookResult
-	(*MoveOrder)(nil),             // 28: had.v1.MoveOrder
-	(*MoveEnd)(nil),               // 29: had.v1.MoveEnd
-	(*timestamppb.Timestamp)(nil), // 30: google.protobuf.Timestamp
+	(Notice_Kind)(0),              // 2: had.v1.Notice.Kind
+	(NotifyMark_Outcome)(0),       // 3: had.v1.NotifyMark.Outcome
+	(Progress_Outcome)(0),         // 4: had.v1.Progress.Outcome
+	(HookResult_Outcome)(0),       // 5: had.v1.HookResult.Outcome
+	(*Instance)(nil),              // 6: had.v1.Instance
+	(*Command)(nil),               // 7: had.v1.Command
+	(*Birth)(nil),                 // 8: had.v1.Birth
+	(*Member)(nil),                // 9: had.v1.Member
+	(*PolicyApply)(nil),           // 10: had.v1.PolicyApply
+	(*Terms)(nil),                 // 11: had.v1.Terms
+	(*HeldAddress)(nil),           // 12: had.v1.HeldAddress
+	(*HeldVolume)(nil),            // 13: had.v1.HeldVolume
+	(*Acquire)(nil),               // 14: had.v1.Acquire
+	(*HeldToken)(nil),             // 15: had.v1.HeldToken
+	(*TokenSet)(nil),              // 16: had.v1.TokenSet
+	(*TokenForget)(nil),           // 17: had.v1.TokenForget
+	(*Evidence)(nil),              // 18: had.v1.Evidence
+	(*LeaseRenew)(nil),            // 19: had.v1.LeaseRenew
+	(*Waited)(nil),                // 20: had.v1.Waited
+	(*Farewell)(nil),              // 21: had.v1.Farewell
+	(*Secured)(nil),               // 22: had.v1.Secured
+	(*Deliver)(nil),               // 23: had.v1.Deliver
+	(*Report)(nil),                // 24: had.v1.Report
+	(*Notice)(nil),                // 25: had.v1.Notice
+	(*NotifyClaim)(nil),           // 26: had.v1.NotifyClaim
+	(*NotifyMark)(nil),            // 27: had.v1.NotifyMark
+	(*FenceTry)(nil),              // 28: had.v1.FenceTry
+	(*Step)(nil),                  // 29: had.v1.Step
+	(*Progress)(nil),              // 30: had.v1.Progress
+	(*Released)(nil),              // 31: had.v1.Released
+	(*HookResult)(nil),            // 32: had.v1.HookResult
+	(*MoveOrder)(nil),             // 33: had.v1.MoveOrder
+	(*MoveEnd)(nil),               // 34: had.v1.MoveEnd
+	(*timestamppb.Timestamp)(nil), // 35: google.protobuf.Timestamp
 }
 var file_had_v1_log_proto_depIdxs = []int32{
-	30, // 0: had.v1.Command.at:type_name -> google.protobuf.Timestamp
-	6,  // 1: had.v1.Command.birth:type_name -> had.v1.Birth
-	8,  // 2: had.v1.Command.policy_apply:type_name -> had.v1.PolicyApply
-	12, // 3: had.v1.Command.acquire:type_name -> had.v1.Acquire
-	17, // 4: had.v1.Command.lease_renew:type_name -> had.v1.LeaseRenew
-	21, // 5: had.v1.Command.deliver:type_name -> had.v1.Deliver
-	28, // 6: had.v1.Command.move_order:type_name -> had.v1.MoveOrder
-	29, // 7: had.v1.Command.move_end:type_name -> had.v1.MoveEnd
-	18, // 8: had.v1.Command.waited:type_name -> had.v1.Waited
-	19, // 9: had.v1.Command.farewell:type_name -> had.v1.Farewell
-	20, // 10: had.v1.Command.secured:type_name -> had.v1.Secured
-	14, // 11: had.v1.Command.token_set:type_name -> had.v1.TokenSet
-	15, // 12: had.v1.Command.token_forget:type_name -> had.v1.TokenForget
-	7,  // 13: had.v1.Birth.members:type_name -> had.v1.Member
-	4,  // 14: had.v1.Acquire.instance:type_name -> had.v1.Instance
-	9,  // 15: had.v1.Acquire.terms:type_name -> had.v1.Terms
-	10, // 16: had.v1.Acquire.addresses:type_name -> had.v1.HeldAddress
-	16, // 17: had.v1.Acquire.evidence:type_name -> had.v1.Evidence
-	11, // 18: had.v1.Acquire.volumes:type_name -> had.v1.HeldVolume
-	13, // 19: had.v1.Acquire.tokens:type_name -> had.v1.HeldToken
-	4,  // 20: had.v1.TokenSet.instance:type_name -> had.v1.Instance
-	0,  // 21: had.v1.Evidence.kind:type_name -> had.v1.Evidence.Kind
-	4,  // 22: had.v1.LeaseRenew.instance:type_name -> had.v1.Instance
-	16, // 23: had.v1.Waited.evidence:type_name -> had.v1.Evidence
-	30, // 24: had.v1.Farewell.at:type_name -> google.protobuf.Timestamp
-	26, // 25: had.v1.Farewell.released:type_name -> had.v1.Released
-	4,  // 26: had.v1.Secured.instance:type_name -> had.v1.Instance
-	1,  // 27: had.v1.Secured.kind:type_name -> had.v1.Secured.Kind
-	30, // 28: had.v1.Secured.at:type_name -> google.protobuf.Timestamp
-	22, // 29: had.v1.Deliver.reports:type_name -> had.v1.Report
-	30, // 30: had.v1.Report.at:type_name -> google.protobuf.Timestamp
-	27, // 31: had.v1.Report.hook_result:type_name -> had.v1.HookResult
-	25, // 32: had.v1.Report.progress:type_name -> had.v1.Progress
-	26, // 33: had.v1.Report.released:type_name -> had.v1.Released
-	23, // 34: had.v1.Report.fence_try:type_name -> had.v1.FenceTry
-	30, // 35: had.v1.Step.started:type_name -> google.protobuf.Timestamp
-	2,  // 36: had.v1.Progress.outcome:type_name -> had.v1.Progress.Outcome
-	24, // 37: had.v1.Progress.steps:type_name -> had.v1.Step
-	10, // 38: had.v1.Progress.addresses:type_name -> had.v1.HeldAddress
-	13, // 39: had.v1.Progress.tokens:type_name -> had.v1.HeldToken
-	4,  // 40: had.v1.Released.reporter:type_name -> had.v1.Instance
-	0,  // 41: had.v1.Released.kind:type_name -> had.v1.Evidence.Kind
-	24, // 42: had.v1.Released.steps:type_name -> had.v1.Step
-	3,  // 43: had.v1.HookResult.outcome:type_name -> had.v1.HookResult.Outcome
-	30, // 44: had.v1.HookResult.started:type_name -> google.protobuf.Timestamp
-	45, // [45:45] is the sub-list for method output_type
-	45, // [45:45] is the sub-list for method input_type
-	45, // [45:45] is the sub-list for extension type_name
-	45, // [45:45] is the sub-list for extension extendee
-	0,  // [0:45] is the sub-list for field type_name
+	35, // 0: had.v1.Command.at:type_name -> google.protobuf.Timestamp
+	8,  // 1: had.v1.Command.birth:type_name -> had.v1.Birth
+	10, // 2: had.v1.Command.policy_apply:type_name -> had.v1.PolicyApply
+	14, // 3: had.v1.Command.acquire:type_name -> had.v1.Acquire
+	19, // 4: had.v1.Command.lease_renew:type_name -> had.v1.LeaseRenew
+	23, // 5: had.v1.Command.deliver:type_name -> had.v1.Deliver
+	33, // 6: had.v1.Command.move_order:type_name -> had.v1.MoveOrder
+	34, // 7: had.v1.Command.move_end:type_name -> had.v1.MoveEnd
+	20, // 8: had.v1.Command.waited:type_name -> had.v1.Waited
+	21, // 9: had.v1.Command.farewell:type_name -> had.v1.Farewell
+	22, // 10: had.v1.Command.secured:type_name -> had.v1.Secured
+	16, // 11: had.v1.Command.token_set:type_name -> had.v1.TokenSet
+	17, // 12: had.v1.Command.token_forget:type_name -> had.v1.TokenForget
+	26, // 13: had.v1.Command.notify_claim:type_name -> had.v1.NotifyClaim
+	27, // 14: had.v1.Command.notify_mark:type_name -> had.v1.NotifyMark
+	9,  // 15: had.v1.Birth.members:type_name -> had.v1.Member
+	6,  // 16: had.v1.Acquire.instance:type_name -> had.v1.Instance
+	11, // 17: had.v1.Acquire.terms:type_name -> had.v1.Terms
+	12, // 18: had.v1.Acquire.addresses:type_name -> had.v1.HeldAddress
+	18, // 19: had.v1.Acquire.evidence:type_name -> had.v1.Evidence
+	13, // 20: had.v1.Acquire.volumes:type_name -> had.v1.HeldVolume
+	15, // 21: had.v1.Acquire.tokens:type_name -> had.v1.HeldToken
+	6,  // 22: had.v1.TokenSet.instance:type_name -> had.v1.Instance
+	0,  // 23: had.v1.Evidence.kind:type_name -> had.v1.Evidence.Kind
+	6,  // 24: had.v1.LeaseRenew.instance:type_name -> had.v1.Instance
+	18, // 25: had.v1.Waited.evidence:type_name -> had.v1.Evidence
+	35, // 26: had.v1.Farewell.at:type_name -> google.protobuf.Timestamp
+	31, // 27: had.v1.Farewell.released:type_name -> had.v1.Released
+	6,  // 28: had.v1.Secured.instance:type_name -> had.v1.Instance
+	1,  // 29: had.v1.Secured.kind:type_name -> had.v1.Secured.Kind
+	35, // 30: had.v1.Secured.at:type_name -> google.protobuf.Timestamp
+	24, // 31: had.v1.Deliver.reports:type_name -> had.v1.Report
+	35, // 32: had.v1.Report.at:type_name -> google.protobuf.Timestamp
+	32, // 33: had.v1.Report.hook_result:type_name -> had.v1.HookResult
+	30, // 34: had.v1.Report.progress:type_name -> had.v1.Progress
+	31, // 35: had.v1.Report.released:type_name -> had.v1.Released
+	28, // 36: had.v1.Report.fence_try:type_name -> had.v1.FenceTry
+	25, // 37: had.v1.Report.notice:type_name -> had.v1.Notice
+	2,  // 38: had.v1.Notice.kind:type_name -> had.v1.Notice.Kind
+	35, // 39: had.v1.Notice.since:type_name -> google.protobuf.Timestamp
+	6,  // 40: had.v1.NotifyClaim.instance:type_name -> had.v1.Instance
+	3,  // 41: had.v1.NotifyMark.outcome:type_name -> had.v1.NotifyMark.Outcome
+	35, // 42: had.v1.Step.started:type_name -> google.protobuf.Timestamp
+	4,  // 43: had.v1.Progress.outcome:type_name -> had.v1.Progress.Outcome
+	29, // 44: had.v1.Progress.steps:type_name -> had.v1.Step
+	12, // 45: had.v1.Progress.addresses:type_name -> had.v1.HeldAddress
+	15, // 46: had.v1.Progress.tokens:type_name -> had.v1.HeldToken
+	6,  // 47: had.v1.Released.reporter:type_name -> had.v1.Instance
+	0,  // 48: had.v1.Released.kind:type_name -> had.v1.Evidence.Kind
+	29, // 49: had.v1.Released.steps:type_name -> had.v1.Step
+	5,  // 50: had.v1.HookResult.outcome:type_name -> had.v1.HookResult.Outcome
+	35, // 51: had.v1.HookResult.started:type_name -> google.protobuf.Timestamp
+	52, // [52:52] is the sub-list for method output_type
+	52, // [52:52] is the sub-list for method input_type
+	52, // [52:52] is the sub-list for extension type_name
+	52, // [52:52] is the sub-list for extension extendee
+	0,  // [0:52] is the sub-list for field type_name
 }
 
 func init() { file_had_v1_log_proto_init() }
@@ -2919,20 +3385,23 @@ func file_had_v1_log_proto_init() {
 		(*Command_Secured)(nil),
 		(*Command_TokenSet)(nil),
 		(*Command_TokenForget)(nil),
+		(*Command_NotifyClaim)(nil),
+		(*Command_NotifyMark)(nil),
 	}
 	file_had_v1_log_proto_msgTypes[18].OneofWrappers = []any{
 		(*Report_HookResult)(nil),
 		(*Report_Progress)(nil),
 		(*Report_Released)(nil),
 		(*Report_FenceTry)(nil),
+		(*Report_Notice)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_had_v1_log_proto_rawDesc), len(file_had_v1_log_proto_rawDesc)),
-			NumEnums:      4,
-			NumMessages:   26,
+			NumEnums:      6,
+			NumMessages:   29,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -39,8 +39,9 @@ type State struct {
 	LastMove      *Move                  `protobuf:"bytes,12,opt,name=last_move,json=lastMove,proto3" json:"last_move,omitempty"`                 // the latest one that has ended, so that a retry of it is known
 	// The latest epoch whose volumes were taken over without a device or a guard
 	// having said that its owner is off them; 0: somebody has mounted them since.
-	DoubtedEpoch  uint64   `protobuf:"varint,13,opt,name=doubted_epoch,json=doubtedEpoch,proto3" json:"doubted_epoch,omitempty"`
-	Tokens        []*Token `protobuf:"bytes,21,rep,name=tokens,proto3" json:"tokens,omitempty"` // ordered by name
+	DoubtedEpoch  uint64           `protobuf:"varint,13,opt,name=doubted_epoch,json=doubtedEpoch,proto3" json:"doubted_epoch,omitempty"`
+	Notify        []*NotifyChannel `protobuf:"bytes,14,rep,name=notify,proto3" json:"notify,omitempty"` // ordered by channel
+	Tokens        []*Token         `protobuf:"bytes,21,rep,name=tokens,proto3" json:"tokens,omitempty"` // ordered by name
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -164,6 +165,13 @@ func (x *State) GetDoubtedEpoch() uint64 {
 		return x.DoubtedEpoch
 	}
 	return 0
+}
+
+func (x *State) GetNotify() []*NotifyChannel {
+	if x != nil {
+		return x.Notify
+	}
+	return nil
 }
 
 func (x *State) GetTokens() []*Token {
@@ -781,6 +789,107 @@ func (x *Move) GetIndex() uint64 {
 	return 0
 }
 
+// NotifyChannel is how far a channel's notifications are.
+type NotifyChannel struct {
+	state         protoimpl.MessageState   `protogen:"open.v1"`
+	Channel       string                   `protobuf:"bytes,1,opt,name=channel,proto3" json:"channel,omitempty"`
+	Sent          uint64                   `protobuf:"varint,2,opt,name=sent,proto3" json:"sent,omitempty"`  // log index: everything up to it is settled
+	Cut           uint64                   `protobuf:"varint,3,opt,name=cut,proto3" json:"cut,omitempty"`    // events after `sent`, or after the claim, that the history's bound has cut off
+	Claim         *NotifyClaim             `protobuf:"bytes,4,opt,name=claim,proto3" json:"claim,omitempty"` // under way; absent: nothing is
+	ClaimIndex    uint64                   `protobuf:"varint,5,opt,name=claim_index,json=claimIndex,proto3" json:"claim_index,omitempty"`
+	ClaimedAt     *timestamppb.Timestamp   `protobuf:"bytes,6,opt,name=claimed_at,json=claimedAt,proto3" json:"claimed_at,omitempty"`
+	CutClaimed    uint64                   `protobuf:"varint,7,opt,name=cut_claimed,json=cutClaimed,proto3" json:"cut_claimed,omitempty"` // events that belonged to the claim and are cut off
+	Recent        []*timestamppb.Timestamp `protobuf:"bytes,8,rep,name=recent,proto3" json:"recent,omitempty"`                            // when the latest messages were settled, oldest first, bounded; shown, and what spaces them
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *NotifyChannel) Reset() {
+	*x = NotifyChannel{}
+	mi := &file_had_v1_state_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NotifyChannel) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NotifyChannel) ProtoMessage() {}
+
+func (x *NotifyChannel) ProtoReflect() protoreflect.Message {
+	mi := &file_had_v1_state_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NotifyChannel.ProtoReflect.Descriptor instead.
+func (*NotifyChannel) Descriptor() ([]byte, []int) {
+	return file_had_v1_state_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *NotifyChannel) GetChannel() string {
+	if x != nil {
+		return x.Channel
+	}
+	return ""
+}
+
+func (x *NotifyChannel) GetSent() uint64 {
+	if x != nil {
+		return x.Sent
+	}
+	return 0
+}
+
+func (x *NotifyChannel) GetCut() uint64 {
+	if x != nil {
+		return x.Cut
+	}
+	return 0
+}
+
+func (x *NotifyChannel) GetClaim() *NotifyClaim {
+	if x != nil {
+		return x.Claim
+	}
+	return nil
+}
+
+func (x *NotifyChannel) GetClaimIndex() uint64 {
+	if x != nil {
+		return x.ClaimIndex
+	}
+	return 0
+}
+
+func (x *NotifyChannel) GetClaimedAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.ClaimedAt
+	}
+	return nil
+}
+
+func (x *NotifyChannel) GetCutClaimed() uint64 {
+	if x != nil {
+		return x.CutClaimed
+	}
+	return 0
+}
+
+func (x *NotifyChannel) GetRecent() []*timestamppb.Timestamp {
+	if x != nil {
+		return x.Recent
+	}
+	return nil
+}
+
 type DeliveredStream struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	NodeId        string                 `protobuf:"bytes,1,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
@@ -792,7 +901,7 @@ type DeliveredStream struct {
 
 func (x *DeliveredStream) Reset() {
 	*x = DeliveredStream{}
-	mi := &file_had_v1_state_proto_msgTypes[8]
+	mi := &file_had_v1_state_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -804,7 +913,7 @@ func (x *DeliveredStream) String() string {
 func (*DeliveredStream) ProtoMessage() {}
 
 func (x *DeliveredStream) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_state_proto_msgTypes[8]
+	mi := &file_had_v1_state_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -817,7 +926,7 @@ func (x *DeliveredStream) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeliveredStream.ProtoReflect.Descriptor instead.
 func (*DeliveredStream) Descriptor() ([]byte, []int) {
-	return file_had_v1_state_proto_rawDescGZIP(), []int{8}
+	return file_had_v1_state_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *DeliveredStream) GetNodeId() string {
@@ -866,6 +975,8 @@ type Event struct {
 	//	*Event_Secured
 	//	*Event_FenceTry
 	//	*Event_TokenChanged
+	//	*Event_Notified
+	//	*Event_Notice
 	Body          isEvent_Body `protobuf_oneof:"body"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -873,7 +984,7 @@ type Event struct {
 
 func (x *Event) Reset() {
 	*x = Event{}
-	mi := &file_had_v1_state_proto_msgTypes[9]
+	mi := &file_had_v1_state_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -885,7 +996,7 @@ func (x *Event) String() string {
 func (*Event) ProtoMessage() {}
 
 func (x *Event) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_state_proto_msgTypes[9]
+	mi := &file_had_v1_state_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -898,7 +1009,7 @@ func (x *Event) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Event.ProtoReflect.Descriptor instead.
 func (*Event) Descriptor() ([]byte, []int) {
-	return file_had_v1_state_proto_rawDescGZIP(), []int{9}
+	return file_had_v1_state_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Event) GetIndex() uint64 {
@@ -1065,6 +1176,24 @@ func (x *Event) GetTokenChanged() *TokenChanged {
 	return nil
 }
 
+func (x *Event) GetNotified() *NotifyMark {
+	if x != nil {
+		if x, ok := x.Body.(*Event_Notified); ok {
+			return x.Notified
+		}
+	}
+	return nil
+}
+
+func (x *Event) GetNotice() *Notice {
+	if x != nil {
+		if x, ok := x.Body.(*Event_Notice); ok {
+			return x.Notice
+		}
+	}
+	return nil
+}
+
 type isEvent_Body interface {
 	isEvent_Body()
 }
@@ -1117,6 +1246,14 @@ type Event_TokenChanged struct {
 	TokenChanged *TokenChanged `protobuf:"bytes,31,opt,name=token_changed,json=tokenChanged,proto3,oneof"`
 }
 
+type Event_Notified struct {
+	Notified *NotifyMark `protobuf:"bytes,21,opt,name=notified,proto3,oneof"`
+}
+
+type Event_Notice struct {
+	Notice *Notice `protobuf:"bytes,22,opt,name=notice,proto3,oneof"`
+}
+
 func (*Event_Birth) isEvent_Body() {}
 
 func (*Event_PolicyApplied) isEvent_Body() {}
@@ -1141,11 +1278,15 @@ func (*Event_FenceTry) isEvent_Body() {}
 
 func (*Event_TokenChanged) isEvent_Body() {}
 
+func (*Event_Notified) isEvent_Body() {}
+
+func (*Event_Notice) isEvent_Body() {}
+
 var File_had_v1_state_proto protoreflect.FileDescriptor
 
 const file_had_v1_state_proto_rawDesc = "" +
 	"\n" +
-	"\x12had/v1/state.proto\x12\x06had.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x10had/v1/log.proto\"\xa4\x04\n" +
+	"\x12had/v1/state.proto\x12\x06had.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x10had/v1/log.proto\"\xd3\x04\n" +
 	"\x05State\x12#\n" +
 	"\rapplied_index\x18\x01 \x01(\x04R\fappliedIndex\x12#\n" +
 	"\x05birth\x18\x02 \x01(\v2\r.had.v1.BirthR\x05birth\x12&\n" +
@@ -1162,7 +1303,8 @@ const file_had_v1_state_proto_rawDesc = "" +
 	" \x03(\v2\r.had.v1.EventR\ahistory\x12%\n" +
 	"\x0eevents_dropped\x18\v \x01(\x04R\reventsDropped\x12)\n" +
 	"\tlast_move\x18\f \x01(\v2\f.had.v1.MoveR\blastMove\x12#\n" +
-	"\rdoubted_epoch\x18\r \x01(\x04R\fdoubtedEpoch\x12%\n" +
+	"\rdoubted_epoch\x18\r \x01(\x04R\fdoubtedEpoch\x12-\n" +
+	"\x06notify\x18\x0e \x03(\v2\x15.had.v1.NotifyChannelR\x06notify\x12%\n" +
 	"\x06tokens\x18\x15 \x03(\v2\r.had.v1.TokenR\x06tokens\"{\n" +
 	"\x05Token\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12.\n" +
@@ -1217,11 +1359,23 @@ const file_had_v1_state_proto_rawDesc = "" +
 	"\rfailed_reason\x18\x04 \x01(\tR\ffailedReason\"E\n" +
 	"\x04Move\x12'\n" +
 	"\x05order\x18\x01 \x01(\v2\x11.had.v1.MoveOrderR\x05order\x12\x14\n" +
-	"\x05index\x18\x02 \x01(\x04R\x05index\"T\n" +
+	"\x05index\x18\x02 \x01(\x04R\x05index\"\xab\x02\n" +
+	"\rNotifyChannel\x12\x18\n" +
+	"\achannel\x18\x01 \x01(\tR\achannel\x12\x12\n" +
+	"\x04sent\x18\x02 \x01(\x04R\x04sent\x12\x10\n" +
+	"\x03cut\x18\x03 \x01(\x04R\x03cut\x12)\n" +
+	"\x05claim\x18\x04 \x01(\v2\x13.had.v1.NotifyClaimR\x05claim\x12\x1f\n" +
+	"\vclaim_index\x18\x05 \x01(\x04R\n" +
+	"claimIndex\x129\n" +
+	"\n" +
+	"claimed_at\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\tclaimedAt\x12\x1f\n" +
+	"\vcut_claimed\x18\a \x01(\x04R\n" +
+	"cutClaimed\x122\n" +
+	"\x06recent\x18\b \x03(\v2\x1a.google.protobuf.TimestampR\x06recent\"T\n" +
 	"\x0fDeliveredStream\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12\x16\n" +
 	"\x06stream\x18\x02 \x01(\tR\x06stream\x12\x10\n" +
-	"\x03seq\x18\x03 \x01(\x04R\x03seq\"\xad\x06\n" +
+	"\x03seq\x18\x03 \x01(\x04R\x03seq\"\x89\a\n" +
 	"\x05Event\x12\x14\n" +
 	"\x05index\x18\x01 \x01(\x04R\x05index\x12\x10\n" +
 	"\x03sub\x18\x02 \x01(\rR\x03sub\x12\x12\n" +
@@ -1244,7 +1398,9 @@ const file_had_v1_state_proto_rawDesc = "" +
 	"\x06closed\x18\x12 \x01(\v2\x10.had.v1.EvidenceH\x00R\x06closed\x12+\n" +
 	"\asecured\x18\x13 \x01(\v2\x0f.had.v1.SecuredH\x00R\asecured\x12/\n" +
 	"\tfence_try\x18\x14 \x01(\v2\x10.had.v1.FenceTryH\x00R\bfenceTry\x12;\n" +
-	"\rtoken_changed\x18\x1f \x01(\v2\x14.had.v1.TokenChangedH\x00R\ftokenChangedB\x06\n" +
+	"\rtoken_changed\x18\x1f \x01(\v2\x14.had.v1.TokenChangedH\x00R\ftokenChanged\x120\n" +
+	"\bnotified\x18\x15 \x01(\v2\x12.had.v1.NotifyMarkH\x00R\bnotified\x12(\n" +
+	"\x06notice\x18\x16 \x01(\v2\x0e.had.v1.NoticeH\x00R\x06noticeB\x06\n" +
 	"\x04bodyB\x18Z\x16had/proto/had/v1;hadv1b\x06proto3"
 
 var (
@@ -1259,7 +1415,7 @@ func file_had_v1_state_proto_rawDescGZIP() []byte {
 	return file_had_v1_state_proto_rawDescData
 }
 
-var file_had_v1_state_proto_msgTypes = make([]protoimpl.MessageInfo, 10)
+var file_had_v1_state_proto_msgTypes = make([]protoimpl.MessageInfo, 11)
 var file_had_v1_state_proto_goTypes = []any{
 	(*State)(nil),                 // 0: had.v1.State
 	(*Token)(nil),                 // 1: had.v1.Token
@@ -1269,70 +1425,80 @@ var file_had_v1_state_proto_goTypes = []any{
 	(*Claim)(nil),                 // 5: had.v1.Claim
 	(*NodeRecord)(nil),            // 6: had.v1.NodeRecord
 	(*Move)(nil),                  // 7: had.v1.Move
-	(*DeliveredStream)(nil),       // 8: had.v1.DeliveredStream
-	(*Event)(nil),                 // 9: had.v1.Event
-	(*Birth)(nil),                 // 10: had.v1.Birth
-	(*timestamppb.Timestamp)(nil), // 11: google.protobuf.Timestamp
-	(*Instance)(nil),              // 12: had.v1.Instance
-	(*Terms)(nil),                 // 13: had.v1.Terms
-	(*HeldAddress)(nil),           // 14: had.v1.HeldAddress
-	(Progress_Outcome)(0),         // 15: had.v1.Progress.Outcome
-	(*HeldVolume)(nil),            // 16: had.v1.HeldVolume
-	(*Secured)(nil),               // 17: had.v1.Secured
-	(*HeldToken)(nil),             // 18: had.v1.HeldToken
-	(*MoveOrder)(nil),             // 19: had.v1.MoveOrder
-	(*PolicyApply)(nil),           // 20: had.v1.PolicyApply
-	(*Acquire)(nil),               // 21: had.v1.Acquire
-	(*Progress)(nil),              // 22: had.v1.Progress
-	(*Released)(nil),              // 23: had.v1.Released
-	(*HookResult)(nil),            // 24: had.v1.HookResult
-	(*MoveEnd)(nil),               // 25: had.v1.MoveEnd
-	(*Evidence)(nil),              // 26: had.v1.Evidence
-	(*FenceTry)(nil),              // 27: had.v1.FenceTry
+	(*NotifyChannel)(nil),         // 8: had.v1.NotifyChannel
+	(*DeliveredStream)(nil),       // 9: had.v1.DeliveredStream
+	(*Event)(nil),                 // 10: had.v1.Event
+	(*Birth)(nil),                 // 11: had.v1.Birth
+	(*timestamppb.Timestamp)(nil), // 12: google.protobuf.Timestamp
+	(*Instance)(nil),              // 13: had.v1.Instance
+	(*Terms)(nil),                 // 14: had.v1.Terms
+	(*HeldAddress)(nil),           // 15: had.v1.HeldAddress
+	(Progress_Outcome)(0),         // 16: had.v1.Progress.Outcome
+	(*HeldVolume)(nil),            // 17: had.v1.HeldVolume
+	(*Secured)(nil),               // 18: had.v1.Secured
+	(*HeldToken)(nil),             // 19: had.v1.HeldToken
+	(*MoveOrder)(nil),             // 20: had.v1.MoveOrder
+	(*NotifyClaim)(nil),           // 21: had.v1.NotifyClaim
+	(*PolicyApply)(nil),           // 22: had.v1.PolicyApply
+	(*Acquire)(nil),               // 23: had.v1.Acquire
+	(*Progress)(nil),              // 24: had.v1.Progress
+	(*Released)(nil),              // 25: had.v1.Released
+	(*HookResult)(nil),            // 26: had.v1.HookResult
+	(*MoveEnd)(nil),               // 27: had.v1.MoveEnd
+	(*Evidence)(nil),              // 28: had.v1.Evidence
+	(*FenceTry)(nil),              // 29: had.v1.FenceTry
+	(*NotifyMark)(nil),            // 30: had.v1.NotifyMark
+	(*Notice)(nil),                // 31: had.v1.Notice
 }
 var file_had_v1_state_proto_depIdxs = []int32{
-	10, // 0: had.v1.State.birth:type_name -> had.v1.Birth
+	11, // 0: had.v1.State.birth:type_name -> had.v1.Birth
 	4,  // 1: had.v1.State.policy:type_name -> had.v1.Policy
 	5,  // 2: had.v1.State.open:type_name -> had.v1.Claim
 	6,  // 3: had.v1.State.nodes:type_name -> had.v1.NodeRecord
 	7,  // 4: had.v1.State.move:type_name -> had.v1.Move
-	8,  // 5: had.v1.State.delivered:type_name -> had.v1.DeliveredStream
-	9,  // 6: had.v1.State.history:type_name -> had.v1.Event
+	9,  // 5: had.v1.State.delivered:type_name -> had.v1.DeliveredStream
+	10, // 6: had.v1.State.history:type_name -> had.v1.Event
 	7,  // 7: had.v1.State.last_move:type_name -> had.v1.Move
-	1,  // 8: had.v1.State.tokens:type_name -> had.v1.Token
-	2,  // 9: had.v1.Token.current:type_name -> had.v1.TokenVersion
-	2,  // 10: had.v1.Token.earlier:type_name -> had.v1.TokenVersion
-	11, // 11: had.v1.TokenVersion.at:type_name -> google.protobuf.Timestamp
-	11, // 12: had.v1.Policy.at:type_name -> google.protobuf.Timestamp
-	12, // 13: had.v1.Claim.instance:type_name -> had.v1.Instance
-	13, // 14: had.v1.Claim.terms:type_name -> had.v1.Terms
-	14, // 15: had.v1.Claim.addresses:type_name -> had.v1.HeldAddress
-	11, // 16: had.v1.Claim.at:type_name -> google.protobuf.Timestamp
-	15, // 17: had.v1.Claim.progress:type_name -> had.v1.Progress.Outcome
-	11, // 18: had.v1.Claim.serving_at:type_name -> google.protobuf.Timestamp
-	16, // 19: had.v1.Claim.volumes:type_name -> had.v1.HeldVolume
-	17, // 20: had.v1.Claim.secured:type_name -> had.v1.Secured
-	18, // 21: had.v1.Claim.tokens:type_name -> had.v1.HeldToken
-	19, // 22: had.v1.Move.order:type_name -> had.v1.MoveOrder
-	11, // 23: had.v1.Event.at:type_name -> google.protobuf.Timestamp
-	11, // 24: had.v1.Event.recorded_at:type_name -> google.protobuf.Timestamp
-	10, // 25: had.v1.Event.birth:type_name -> had.v1.Birth
-	20, // 26: had.v1.Event.policy_applied:type_name -> had.v1.PolicyApply
-	21, // 27: had.v1.Event.acquired:type_name -> had.v1.Acquire
-	22, // 28: had.v1.Event.progress:type_name -> had.v1.Progress
-	23, // 29: had.v1.Event.released:type_name -> had.v1.Released
-	24, // 30: had.v1.Event.hook:type_name -> had.v1.HookResult
-	19, // 31: had.v1.Event.move_ordered:type_name -> had.v1.MoveOrder
-	25, // 32: had.v1.Event.move_ended:type_name -> had.v1.MoveEnd
-	26, // 33: had.v1.Event.closed:type_name -> had.v1.Evidence
-	17, // 34: had.v1.Event.secured:type_name -> had.v1.Secured
-	27, // 35: had.v1.Event.fence_try:type_name -> had.v1.FenceTry
-	3,  // 36: had.v1.Event.token_changed:type_name -> had.v1.TokenChanged
-	37, // [37:37] is the sub-list for method output_type
-	37, // [37:37] is the sub-list for method input_type
-	37, // [37:37] is the sub-list for extension type_name
-	37, // [37:37] is the sub-list for extension extendee
-	0,  // [0:37] is the sub-list for field type_name
+	8,  // 8: had.v1.State.notify:type_name -> had.v1.NotifyChannel
+	1,  // 9: had.v1.State.tokens:type_name -> had.v1.Token
+	2,  // 10: had.v1.Token.current:type_name -> had.v1.TokenVersion
+	2,  // 11: had.v1.Token.earlier:type_name -> had.v1.TokenVersion
+	12, // 12: had.v1.TokenVersion.at:type_name -> google.protobuf.Timestamp
+	12, // 13: had.v1.Policy.at:type_name -> google.protobuf.Timestamp
+	13, // 14: had.v1.Claim.instance:type_name -> had.v1.Instance
+	14, // 15: had.v1.Claim.terms:type_name -> had.v1.Terms
+	15, // 16: had.v1.Claim.addresses:type_name -> had.v1.HeldAddress
+	12, // 17: had.v1.Claim.at:type_name -> google.protobuf.Timestamp
+	16, // 18: had.v1.Claim.progress:type_name -> had.v1.Progress.Outcome
+	12, // 19: had.v1.Claim.serving_at:type_name -> google.protobuf.Timestamp
+	17, // 20: had.v1.Claim.volumes:type_name -> had.v1.HeldVolume
+	18, // 21: had.v1.Claim.secured:type_name -> had.v1.Secured
+	19, // 22: had.v1.Claim.tokens:type_name -> had.v1.HeldToken
+	20, // 23: had.v1.Move.order:type_name -> had.v1.MoveOrder
+	21, // 24: had.v1.NotifyChannel.claim:type_name -> had.v1.NotifyClaim
+	12, // 25: had.v1.NotifyChannel.claimed_at:type_name -> google.protobuf.Timestamp
+	12, // 26: had.v1.NotifyChannel.recent:type_name -> google.protobuf.Timestamp
+	12, // 27: had.v1.Event.at:type_name -> google.protobuf.Timestamp
+	12, // 28: had.v1.Event.recorded_at:type_name -> google.protobuf.Timestamp
+	11, // 29: had.v1.Event.birth:type_name -> had.v1.Birth
+	22, // 30: had.v1.Event.policy_applied:type_name -> had.v1.PolicyApply
+	23, // 31: had.v1.Event.acquired:type_name -> had.v1.Acquire
+	24, // 32: had.v1.Event.progress:type_name -> had.v1.Progress
+	25, // 33: had.v1.Event.released:type_name -> had.v1.Released
+	26, // 34: had.v1.Event.hook:type_name -> had.v1.HookResult
+	20, // 35: had.v1.Event.move_ordered:type_name -> had.v1.MoveOrder
+	27, // 36: had.v1.Event.move_ended:type_name -> had.v1.MoveEnd
+	28, // 37: had.v1.Event.closed:type_name -> had.v1.Evidence
+	18, // 38: had.v1.Event.secured:type_name -> had.v1.Secured
+	29, // 39: had.v1.Event.fence_try:type_name -> had.v1.FenceTry
+	3,  // 40: had.v1.Event.token_changed:type_name -> had.v1.TokenChanged
+	30, // 41: had.v1.Event.notified:type_name -> had.v1.NotifyMark
+	31, // 42: had.v1.Event.notice:type_name -> had.v1.Notice
+	43, // [43:43] is the sub-list for method output_type
+	43, // [43:43] is the sub-list for method input_type
+	43, // [43:43] is the sub-list for extension type_name
+	43, // [43:43] is the sub-list for extension extendee
+	0,  // [0:43] is the sub-list for field type_name
 }
 
 func init() { file_had_v1_state_proto_init() }
@@ -1341,7 +1507,7 @@ func file_had_v1_state_proto_init() {
 		return
 	}
 	file_had_v1_log_proto_init()
-	file_had_v1_state_proto_msgTypes[9].OneofWrappers = []any{
+	file_had_v1_state_proto_msgTypes[10].OneofWrappers = []any{
 		(*Event_Birth)(nil),
 		(*Event_PolicyApplied)(nil),
 		(*Event_Acquired)(nil),
@@ -1354,6 +1520,8 @@ func file_had_v1_state_proto_init() {
 		(*Event_Secured)(nil),
 		(*Event_FenceTry)(nil),
 		(*Event_TokenChanged)(nil),
+		(*Event_Notified)(nil),
+		(*Event_Notice)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -1361,7 +1529,7 @@ func file_had_v1_state_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_had_v1_state_proto_rawDesc), len(file_had_v1_state_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   10,
+			NumMessages:   11,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
