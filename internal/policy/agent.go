@@ -246,6 +246,22 @@ func (s *source) checkAgentOption(key string, r rawAssignment) bool {
 // arguments checks a command line and returns it. It is run as it is, without
 // a shell.
 func (s *source) arguments(raw []text, name string) []string {
+	if len(raw) > 0 && !filepath.IsAbs(raw[0].value) && !strings.ContainsRune(raw[0].value, 0) {
+		s.errorf(raw[0].at, "begin it with \"/\": "+quote("/usr/local/sbin/"+filepath.Base(raw[0].value)), "%s doesn't begin with an absolute path: %s", name, quote(raw[0].value))
+	}
+	return s.words(raw, name)
+}
+
+// commandLine is arguments for a program that may also be named as in a shell.
+func (s *source) commandLine(raw []text, name string) []string {
+	if len(raw) > 0 && !filepath.IsAbs(raw[0].value) && (raw[0].value == "" || strings.ContainsAny(raw[0].value, "/ \t")) {
+		s.errorf(raw[0].at, "a name that root's PATH has, or a path that begins with \"/\"; each argument is an item of its own", "%s doesn't begin with a program: %s", name, quote(raw[0].value))
+	}
+	return s.words(raw, name)
+}
+
+// words returns the items of a command, which is run without a shell.
+func (s *source) words(raw []text, name string) []string {
 	var args []string
 	for i, t := range raw {
 		flag, _, inOne := strings.Cut(strings.TrimLeft(t.value, "-"), "=")
@@ -253,8 +269,6 @@ func (s *source) arguments(raw []text, name string) []string {
 		switch {
 		case strings.ContainsRune(t.value, 0):
 			s.errorf(t.at, "", "%s holds a NUL", name)
-		case i == 0 && !filepath.IsAbs(t.value):
-			s.errorf(t.at, "begin it with \"/\": "+quote("/usr/local/sbin/"+filepath.Base(t.value)), "%s doesn't begin with an absolute path: %s", name, quote(t.value))
 		case i > 0 && secret && !isFile(flag) && flag != t.value:
 			if s.hide(t); !inOne && i+1 < len(raw) {
 				s.hide(raw[i+1])

@@ -32,8 +32,10 @@ type Policy struct {
 	VIPs   []VIP    // in file order, which is the order of every stage
 	Hooks  Hooks
 
-	Volumes      []Volume      // in file order, in which they are mounted; unmounted in reverse
-	Fence        Fence         // with methods if there are volumes
+	Volumes  []Volume  // in file order, in which they are mounted; unmounted in reverse
+	Fence    Fence     // with methods if there are volumes
+	Channels []Channel `json:",omitempty"` // on which notifications go out, in file order; at most 16
+
 	ReleaseGrace time.Duration // how much longer than the lease a cut-off owner may take to release; 0 for none
 	Tokens       []Token       `json:",omitempty"` // in file order
 
@@ -63,7 +65,7 @@ func policyShape() shape {
 	const inNode = "it belongs in the node file (/etc/had/had.hcl), not in the policy"
 	return shape{
 		attrs: map[string]string{"prefer": `["alpha", "beta"]`, "release_grace": quote(shortest(exampleGrace))},
-		later: []string{"check", "sync", "failback", "limits", "notify"},
+		later: []string{"check", "sync", "failback", "limits"},
 		others: map[string]string{
 			"cluster": inNode, "node": inNode, "data_dir": inNode, "socket": inNode, "tls": inNode,
 			"watchdog": inNode, "telemetry": inNode,
@@ -72,6 +74,7 @@ func policyShape() shape {
 			"reconnect_token": tokenShape(),
 			"volume":          volumeShape(),
 			"fence":           fenceShape(),
+			"notify":          notifyShape(),
 			"vip": {
 				what:   `vip "web"`,
 				labels: 1,
@@ -111,6 +114,7 @@ func (s *source) policy() *Policy {
 	if body == nil {
 		return nil
 	}
+	s.hideNotifySecrets(body)
 	if s.conform(body, policyShape(), "the policy"); s.failed() {
 		return nil
 	}
@@ -122,6 +126,7 @@ func (s *source) policy() *Policy {
 		Hooks:        s.validHooks(raw.hooks),
 		Volumes:      volumes,
 		Fence:        s.validFence(raw.fence, raw.volumes),
+		Channels:     s.validChannels(raw.channels),
 		ReleaseGrace: raw.grace,
 		Tokens:       s.validTokens(raw.tokens, volumes),
 		filename:     s.name,
@@ -129,6 +134,7 @@ func (s *source) policy() *Policy {
 		raw:          raw,
 	}
 	s.checkReachable(raw, p.Volumes)
+	s.adviseNotify(p)
 	switch {
 	case len(p.VIPs) == 0 && len(p.Volumes) > 0:
 		s.warnf(s.start(), `add one: vip "web" { address = "192.0.2.10" }`, "the policy has no vip: its volumes move, but no hook runs and no client can follow")
@@ -140,13 +146,14 @@ func (s *source) policy() *Policy {
 
 // rawPolicy is policy.hcl as it is written.
 type rawPolicy struct {
-	prefer  []text
-	vips    []rawVIP
-	hooks   rawHooks
-	volumes []rawVolume
-	fence   rawFence
-	grace   time.Duration
-	tokens  []rawToken
+	prefer   []text
+	vips     []rawVIP
+	hooks    rawHooks
+	volumes  []rawVolume
+	fence    rawFence
+	grace    time.Duration
+	tokens   []rawToken
+	channels []rawChannel
 }
 
 type rawVIP struct {
@@ -177,6 +184,8 @@ func (s *source) rawPolicy(body *hclsyntax.Body) rawPolicy {
 			raw.fence = s.rawFence(b)
 		case "reconnect_token":
 			raw.tokens = append(raw.tokens, s.rawToken(b))
+		case "notify":
+			raw.channels = append(raw.channels, rawNotify(b))
 		}
 	}
 	return raw

@@ -34,10 +34,7 @@ func (sh shape) names() []string {
 // conform refuses every name in body that sh doesn't have, and every block
 // with the wrong number of labels. in names the body's block, for people.
 func (s *source) conform(body *hclsyntax.Body, sh shape, in string) {
-	attrs := slices.SortedFunc(maps.Values(body.Attributes), func(a, b *hclsyntax.Attribute) int {
-		return cmp.Compare(a.NameRange.Start.Byte, b.NameRange.Start.Byte)
-	})
-	for _, a := range attrs {
+	for _, a := range inOrder(body.Attributes) {
 		if _, ok := sh.attrs[a.Name]; ok {
 			continue
 		}
@@ -72,6 +69,13 @@ func (s *source) conform(body *hclsyntax.Body, sh shape, in string) {
 		}
 		s.conform(b.Body, inner, "the "+b.Type+" block")
 	}
+}
+
+// inOrder returns attributes as they stand in the file.
+func inOrder(attrs hclsyntax.Attributes) []*hclsyntax.Attribute {
+	return slices.SortedFunc(maps.Values(attrs), func(a, b *hclsyntax.Attribute) int {
+		return cmp.Compare(a.NameRange.Start.Byte, b.NameRange.Start.Byte)
+	})
 }
 
 // unknown refuses a name that doesn't belong here.
