@@ -42,6 +42,8 @@ var leaves = []string{
 	module + "/internal/journal/...",
 	module + "/internal/peer/...",
 	module + "/internal/policy/...",
+	module + "/internal/program/...",
+	module + "/internal/secret/...",
 	module + "/internal/steps/...",
 	module + "/internal/thread/...",
 	module + "/internal/token/...",
@@ -91,6 +93,16 @@ var bans = []ban{
 		from: []string{module + "/internal/failover/..."}, through: true,
 		to:  []string{module + "/internal/peer/...", module + "/internal/api/...", module + "/internal/daemon/..."},
 		why: "ownership doesn't know how nodes reach each other, nor who asks",
+	},
+	{
+		from: []string{module + "/internal/failover/...", module + "/cluster/...", module + "/internal/guard/..."}, through: true,
+		to:  []string{module + "/internal/notify/..."},
+		why: "nothing that a failover waits for may wait for a mail server",
+	},
+	{
+		from: []string{module + "/internal/notify/..."}, through: true,
+		to:  []string{module + "/internal/failover/...", module + "/internal/api/...", module + "/internal/daemon/...", "text/template/...", "html/template/..."},
+		why: "it reads the history and sends; templates would have the linker keep every method of everything (docs/decisions)",
 	},
 	{
 		from: []string{module + "/..."},

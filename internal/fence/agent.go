@@ -5,16 +5,13 @@ import (
 	"encoding/xml"
 	"errors"
 	"fmt"
-	"io"
 	"maps"
-	"os"
 	"slices"
 	"strings"
 	"time"
 
-	"golang.org/x/sys/unix"
-
-	"had/internal/hook"
+	"had/internal/program"
+	"had/internal/secret"
 )
 
 // Agent is a program of the fence-agents project, or one that speaks as they
@@ -46,8 +43,8 @@ func (a Agent) String() string {
 // Off asks the agent to switch the host off.
 func (a Agent) Off(ctx context.Context) error {
 	r, err := a.run(ctx, "off")
-	if err == nil && r.code != 0 {
-		err = fmt.Errorf("exit code %d", r.code)
+	if err == nil && r.Code != 0 {
+		err = fmt.Errorf("exit code %d", r.Code)
 	}
 	return a.fail("switch off", r, err)
 }
@@ -57,16 +54,16 @@ func (a Agent) Off(ctx context.Context) error {
 // status, too.
 func (a Agent) IsOff(ctx context.Context) error {
 	r, err := a.run(ctx, "status")
-	switch off := strings.Contains(strings.ToLower(r.stdout), "off"); {
+	switch off := strings.Contains(strings.ToLower(r.Stdout), "off"); {
 	case err != nil:
-	case r.code == 0:
+	case r.Code == 0:
 		err = ErrOn
-	case r.code == 2 && off:
+	case r.Code == 2 && off:
 		return nil
-	case r.code == 2:
+	case r.Code == 2:
 		err = errors.New(`exit code 2, which is for "off", but it didn't print "Status: OFF"`)
 	default:
-		err = fmt.Errorf("exit code %d", r.code)
+		err = fmt.Errorf("exit code %d", r.Code)
 	}
 	return a.fail("ask whether it is off", r, err)
 }
@@ -77,15 +74,15 @@ func (a Agent) Check(ctx context.Context) error {
 	_, missing := a.secrets()
 	problems := []error{missing}
 	for _, name := range slices.Sorted(maps.Keys(a.Secrets)) {
-		if info, err := os.Stat(a.Secrets[name]); err == nil && info.Mode()&0o077 != 0 {
-			problems = append(problems, fmt.Errorf("secret %s: others than root can read %s: chmod 600 it", name, a.Secrets[name]))
+		if err := secret.CheckPrivate(a.Secrets[name]); err != nil {
+			problems = append(problems, fmt.Errorf("secret %s: %w", name, err))
 		}
 	}
-	r, err := program{argv: []string{a.Program}, input: "action=metadata\n", timeout: a.Timeout}.run(ctx)
+	r, err := a.program("action=metadata\n", nil).Run(ctx)
 	if err == nil {
-		err = a.checkMetadata(r.stdout)
+		err = a.checkMetadata(r.Stdout)
 	}
-	return a.fail("check it", result{}, errors.Join(append(problems, err)...))
+	return a.fail("check it", program.Result{}, errors.Join(append(problems, err)...))
 }
 
 // metadata is what an agent says of itself (fence-agents, doc/FenceAgentAPI.md).
@@ -125,10 +122,10 @@ func (a Agent) checkMetadata(text string) error {
 }
 
 // run runs the agent once.
-func (a Agent) run(ctx context.Context, action string) (result, error) {
+func (a Agent) run(ctx context.Context, action string) (program.Result, error) {
 	secrets, err := a.secrets()
 	if err != nil {
-		return result{}, err
+		return program.Result{}, err
 	}
 	options := maps.Clone(a.Options)
 	if options == nil {
@@ -139,14 +136,19 @@ func (a Agent) run(ctx context.Context, action string) (result, error) {
 	var input strings.Builder
 	for _, name := range slices.Sorted(maps.Keys(options)) {
 		if strings.ContainsAny(name, "=\n\x00") || strings.ContainsAny(options[name], "\n\r\x00") {
-			return result{}, fmt.Errorf("write the option %q: it isn't one line", name)
+			return program.Result{}, fmt.Errorf("write the option %q: it isn't one line", name)
 		}
 		fmt.Fprintf(&input, "%s=%s\n", name, quoted(options[name]))
 	}
-	return program{
-		argv: []string{a.Program}, input: input.String(), timeout: a.Timeout,
-		secrets: slices.Collect(maps.Values(secrets)),
-	}.run(ctx)
+	return a.program(input.String(), slices.Collect(maps.Values(secrets))).Run(ctx)
+}
+
+// program is one run of the agent.
+func (a Agent) program(input string, secrets []string) program.Program {
+	return program.Program{
+		Argv: []string{a.Program}, Env: []string{"PYTHONWARNINGS=ignore"}, Input: input, Timeout: a.Timeout, Secrets: secrets,
+		Hint: "apt-get install fence-agents",
+	}
 }
 
 // quoted puts quotes around a value that agents would change otherwise: they
@@ -163,7 +165,7 @@ func (a Agent) secrets() (map[string]string, error) {
 	secrets := map[string]string{}
 	var failed []error
 	for _, name := range slices.Sorted(maps.Keys(a.Secrets)) {
-		v, err := readSecret(a.Secrets[name])
+		v, err := secret.Read(a.Secrets[name])
 		if err != nil {
 			failed = append(failed, fmt.Errorf("read the secret %s: %w", name, err))
 		}
@@ -172,37 +174,9 @@ func (a Agent) secrets() (map[string]string, error) {
 	return secrets, errors.Join(failed...)
 }
 
-// readSecret returns the one line of a file, which only root can have written.
-func readSecret(path string) (string, error) {
-	const longest = 4096
-	if err := hook.CheckTrusted(path); err != nil {
-		return "", err
-	}
-	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0) // a named pipe must not hold it up
-	if err != nil {
-		return "", err
-	}
-	defer f.Close()
-	b, err := io.ReadAll(io.LimitReader(f, longest+1))
-	if err != nil {
-		return "", err
-	}
-	line, _ := strings.CutSuffix(string(b), "\n")
-	line, _ = strings.CutSuffix(line, "\r")
-	switch {
-	case line == "":
-		return "", fmt.Errorf("%s is empty", path)
-	case len(b) > longest:
-		return "", fmt.Errorf("%s is longer than %d bytes", path, longest)
-	case strings.ContainsAny(line, "\n\r\x00"):
-		return "", fmt.Errorf("%s holds more than one line", path) // the agent would take it for further options
-	}
-	return line, nil
-}
-
-func (a Agent) fail(doing string, r result, err error) error {
+func (a Agent) fail(doing string, r program.Result, err error) error {
 	if err == nil {
 		return nil
 	}
-	return &DeviceError{Device: a.String(), Doing: doing, Said: r.said, Err: err}
+	return &DeviceError{Device: a.String(), Doing: doing, Said: r.Said, Err: err}
 }

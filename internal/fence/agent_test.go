@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"had/internal/program"
 )
 
 // script writes an executable file.
@@ -193,7 +195,7 @@ func TestTheWholeGroupIsKilled(t *testing.T) {
 		end  func(*Agent, time.Duration, context.CancelFunc)
 		want error
 	}{
-		"timeout": {func(a *Agent, d time.Duration, _ context.CancelFunc) { a.Timeout = d }, errTimeout},
+		"timeout": {func(a *Agent, d time.Duration, _ context.CancelFunc) { a.Timeout = d }, program.ErrTimeout},
 		"context": {func(_ *Agent, d time.Duration, cancel context.CancelFunc) { time.AfterFunc(d, cancel) }, context.Canceled},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"strings"
 	"time"
+
+	"had/internal/program"
 )
 
 // Command is the operator's own way to switch a host off. Both are run as they
@@ -34,29 +36,29 @@ func (c Command) Check(context.Context) error {
 	for _, argv := range [][]string{c.Command, c.Verify} {
 		if len(argv) == 0 {
 			problems = append(problems, errNoCommand)
-		} else if _, err := find(argv[0]); err != nil {
+		} else if _, err := program.Find(argv[0], ""); err != nil {
 			problems = append(problems, err)
 		}
 	}
-	return c.fail("check it", result{}, errors.Join(problems...))
+	return c.fail("check it", program.Result{}, errors.Join(problems...))
 }
 
 var errNoCommand = errors.New("there is no command")
 
 func (c Command) run(ctx context.Context, doing string, argv []string) error {
 	if len(argv) == 0 {
-		return c.fail(doing, result{}, errNoCommand)
+		return c.fail(doing, program.Result{}, errNoCommand)
 	}
-	r, err := program{argv: argv, timeout: c.Timeout}.run(ctx)
-	if err == nil && r.code != 0 {
-		err = fmt.Errorf("exit code %d", r.code)
+	r, err := program.Program{Argv: argv, Env: []string{"PYTHONWARNINGS=ignore"}, Timeout: c.Timeout}.Run(ctx)
+	if err == nil && r.Code != 0 {
+		err = fmt.Errorf("exit code %d", r.Code)
 	}
 	return c.fail(doing, r, err)
 }
 
-func (c Command) fail(doing string, r result, err error) error {
+func (c Command) fail(doing string, r program.Result, err error) error {
 	if err == nil {
 		return nil
 	}
-	return &DeviceError{Device: c.String(), Doing: doing, Said: r.said, Err: err}
+	return &DeviceError{Device: c.String(), Doing: doing, Said: r.Said, Err: err}
 }

@@ -10,14 +10,16 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"had/internal/program"
 )
 
 // These tests run agents of Debian's package fence-agents.
 
-func installed(t *testing.T, program, pkg string) {
+func installed(t *testing.T, name, pkg string) {
 	t.Helper()
-	if _, err := exec.LookPath(program); err != nil {
-		t.Fatalf("%s isn't installed: apt-get install --no-install-recommends %s", program, pkg)
+	if _, err := exec.LookPath(name); err != nil {
+		t.Fatalf("%s isn't installed: apt-get install --no-install-recommends %s", name, pkg)
 	}
 }
 
@@ -42,7 +44,7 @@ func TestFenceDummy(t *testing.T) {
 	}
 	a.Options["random_sleep_range"] = "100"
 	a.Timeout = time.Second
-	if err := a.IsOff(t.Context()); !errors.Is(err, errTimeout) && err != nil {
+	if err := a.IsOff(t.Context()); !errors.Is(err, program.ErrTimeout) && err != nil {
 		t.Errorf("IsOff of one that sleeps: %v", err)
 	}
 }

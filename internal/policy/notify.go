@@ -95,7 +95,7 @@ const (
 	maxChannels       = 16
 	defaultExecTime   = 30 * time.Second
 	exampleRecipients = `["ops@example.org"]`
-	exampleTeller    = `["logger", "-t", "had"]`
+	exampleTeller     = `["logger", "-t", "had"]`
 	exampleWebhook    = `"https://chat.example.org/hook"`
 	submissions       = "465" // RFC 8314: TLS from the first byte
 )

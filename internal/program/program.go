@@ -1,4 +1,7 @@
-package fence
+// Package program runs other people's programs with the care that hook scripts
+// get: without a shell, in a session and with an environment of their own, for a
+// bounded time, with bounded output, and only what nobody but root can change.
+package program
 
 import (
 	"context"
@@ -18,8 +21,8 @@ import (
 	"had/internal/hook"
 )
 
-// searchPath is Debian's PATH for root: what switches hosts off must not depend
-// on how the daemon was started.
+// searchPath is Debian's PATH for root: what is run must not depend on how the
+// daemon was started.
 const searchPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 const (
@@ -29,45 +32,48 @@ const (
 )
 
 var (
-	errTimeout = errors.New("it didn't end in time and was killed")
+	// ErrTimeout says that a program had no time left.
+	ErrTimeout = errors.New("it didn't end in time and was killed")
 	errStuck   = errors.New("it doesn't end on SIGKILL: it is stuck in the kernel, most likely on a device or network file system that doesn't answer")
 )
 
-// program is one run of a program.
-type program struct {
-	argv    []string
-	input   string        // what it reads on its standard input
-	timeout time.Duration // 0: a minute
-	secrets []string      // not to be shown when it prints them
+// Program is one run of a program.
+type Program struct {
+	Argv    []string      // its name in root's PATH, or an absolute path; then its arguments
+	Env     []string      // name=value, beyond PATH, HOME and LANG; none of the daemon's own is passed on
+	Input   string        // what it reads on its standard input
+	Timeout time.Duration // 0: a minute
+	Secrets []string      // not to be shown when it prints them
+	Hint    string        // what to do when its name isn't found; may be empty
 }
 
-// result is what a program left.
-type result struct {
-	code   int    // its exit code, if there was no error
-	stdout string // the last of it; may hold secrets
-	said   string // the last that it printed, without secrets, in one line
+// Result is what a program left.
+type Result struct {
+	Code   int    // its exit code, if there was no error
+	Stdout string // the last of it; may hold secrets
+	Said   string // the last that it printed, without secrets, in one line
 }
 
-// run runs the program to its end, or until its time is up or ctx ends: then
+// Run runs the program to its end, or until its time is up or ctx ends: then
 // its whole process group is killed. It returns soon after that even when the
 // kernel doesn't carry it out; only then the goroutine that waits for the
 // process outlives the call. The error says why there is no exit code.
-func (p program) run(ctx context.Context) (result, error) {
-	path, err := find(p.argv[0])
+func (p Program) Run(ctx context.Context) (Result, error) {
+	path, err := Find(p.Argv[0], p.Hint)
 	if err != nil {
-		return result{}, err
+		return Result{}, err
 	}
-	timeout := p.timeout
+	timeout := p.Timeout
 	if timeout <= 0 {
 		timeout = defaultTimeout
 	}
-	ctx, cancel := context.WithTimeoutCause(ctx, timeout, fmt.Errorf("%w (timeout %s)", errTimeout, timeout))
+	ctx, cancel := context.WithTimeoutCause(ctx, timeout, fmt.Errorf("%w (timeout %s)", ErrTimeout, timeout))
 	defer cancel()
 	var stdout, stderr tail
-	cmd := exec.CommandContext(ctx, path, p.argv[1:]...)
+	cmd := exec.CommandContext(ctx, path, p.Argv[1:]...)
 	cmd.Dir = "/"
-	cmd.Env = []string{"PATH=" + searchPath, "HOME=/root", "LANG=C.UTF-8", "PYTHONWARNINGS=ignore"} // none of the daemon's own is passed on
-	cmd.Stdin = strings.NewReader(p.input)
+	cmd.Env = append([]string{"PATH=" + searchPath, "HOME=/root", "LANG=C.UTF-8"}, p.Env...)
+	cmd.Stdin = strings.NewReader(p.Input)
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Pdeathsig: syscall.SIGKILL}
 	cmd.Cancel = func() error { return unix.Kill(-cmd.Process.Pid, unix.SIGKILL) }
@@ -87,14 +93,14 @@ func (p program) run(ctx context.Context) (result, error) {
 			stuck = true
 		}
 	}
-	r := result{stdout: stdout.String(), said: said(p.secrets, stderr.String(), stdout.String())}
+	r := Result{Stdout: stdout.String(), Said: said(p.Secrets, stderr.String(), stdout.String())}
 	switch {
 	case stuck:
 		return r, errStuck
 	case cmd.ProcessState == nil:
 		return r, fmt.Errorf("start %s: %w", path, err)
 	case cmd.ProcessState.Exited():
-		r.code = cmd.ProcessState.ExitCode()
+		r.Code = cmd.ProcessState.ExitCode()
 		return r, nil
 	case ctx.Err() != nil:
 		return r, context.Cause(ctx)
@@ -106,7 +112,7 @@ func (p program) run(ctx context.Context) (result, error) {
 // startAndWait keeps its thread until the program has ended: Linux sends the
 // parent-death signal when the thread that forked ends (PR_SET_PDEATHSIG(2const)),
 // and it is meant for the death of the whole daemon. A program that outlived
-// the daemon could switch a host off that has returned since.
+// the daemon would act on what has changed since.
 func startAndWait(cmd *exec.Cmd) error {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
@@ -116,8 +122,9 @@ func startAndWait(cmd *exec.Cmd) error {
 	return cmd.Wait()
 }
 
-// find returns the path of a program that only root can have changed.
-func find(name string) (string, error) {
+// Find returns the path of a program that only root can have changed. hint is
+// what to do when it isn't installed.
+func Find(name, hint string) (string, error) {
 	path := name
 	if !filepath.IsAbs(name) {
 		path = ""
@@ -129,7 +136,10 @@ func find(name string) (string, error) {
 			}
 		}
 		if path == "" {
-			return "", fmt.Errorf("find %s: it is in none of %s (apt-get install fence-agents)", name, searchPath)
+			if hint != "" {
+				hint = " (" + hint + ")"
+			}
+			return "", fmt.Errorf("find %s: it is in none of %s%s", name, searchPath, hint)
 		}
 	}
 	if err := hook.CheckTrusted(path); err != nil {

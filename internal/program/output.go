@@ -1,19 +1,17 @@
-package fence
+package program
 
 import (
-	"net/url"
-	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"unicode"
+
+	"had/internal/secret"
 )
 
 const (
 	keptOutput = 64 << 10 // bytes of each stream: metadata takes 16 KiB
 	shownLines = 4
 	shownBytes = 600
-	hidden     = "(secret)"
 )
 
 // tail keeps the last of what is written to it.
@@ -50,7 +48,7 @@ func (t *tail) String() string {
 func said(secrets []string, texts ...string) string {
 	for _, text := range texts {
 		var lines []string
-		for line := range strings.Lines(hide(text, secrets)) {
+		for line := range strings.Lines(secret.Hide(text, secrets)) {
 			if line = strings.TrimSpace(strings.Map(printable, line)); line != "" {
 				lines = append(lines, line)
 			}
@@ -72,24 +70,4 @@ func printable(r rune) rune {
 		return ' '
 	}
 	return r
-}
-
-// hide replaces the secrets, also as they are in URLs, in JSON and in quotes of
-// Python's, which is how agents log their requests. The longest go first: one
-// may be a part of another.
-func hide(text string, secrets []string) string {
-	var forms []string
-	for _, s := range secrets {
-		quoted := strconv.Quote(s)
-		forms = append(forms, s, url.QueryEscape(s), url.PathEscape(s), quoted[1:len(quoted)-1],
-			strings.ReplaceAll(strings.ReplaceAll(s, `\`, `\\`), `'`, `\'`), strings.ReplaceAll(s, `'`, `'"'"'`))
-	}
-	slices.SortFunc(forms, func(a, b string) int { return len(b) - len(a) })
-	var pairs []string
-	for _, f := range slices.Compact(forms) {
-		if f != "" {
-			pairs = append(pairs, f, hidden)
-		}
-	}
-	return strings.NewReplacer(pairs...).Replace(text)
 }
