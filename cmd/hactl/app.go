@@ -159,7 +159,7 @@ current state · 4 unreachable or no quorum · 5 outcome unknown · 6 not permit
 	flags.StringVarP(&c.output, "output", "o", "table", "form of the answer: `table|json`")
 	root.AddCommand(
 		c.newStatus(), c.newHistory(), c.newWatch(), c.newMove(), c.newFence(), c.newToken(), c.newPolicy(),
-		c.newTiming(), c.newImport(), c.newCompletion(), c.newVersion(),
+		c.newNotify(), c.newTiming(), c.newImport(), c.newCompletion(), c.newVersion(),
 	)
 	group(root)
 	root.SetFlagErrorFunc(flagError)

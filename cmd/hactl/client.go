@@ -63,13 +63,17 @@ func (cl *client) close() { _ = cl.conn.Close() } // only fails when closed alre
 
 // call asks the daemon one thing within the time allowed.
 func call[T any](ctx context.Context, c *cli, do func(context.Context, *client) (T, error)) (T, error) {
+	return callWithin(ctx, c, c.limit(readTimeout), do)
+}
+
+// callWithin is call for what takes longer than others.
+func callWithin[T any](ctx context.Context, c *cli, allowed time.Duration, do func(context.Context, *client) (T, error)) (T, error) {
 	var none T
 	cl, err := c.connect()
 	if err != nil {
 		return none, err
 	}
 	defer cl.close()
-	allowed := c.limit(readTimeout)
 	ctx, cancel := context.WithTimeout(ctx, allowed)
 	defer cancel()
 	answer, err := do(ctx, cl)

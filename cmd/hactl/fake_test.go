@@ -227,6 +227,10 @@ func (f *fakeHA) TokenKey(ctx context.Context, r *hadv1.TokenKeyRequest) (*hadv1
 	return unary(ctx, f, "TokenKey", r, &hadv1.TokenKeyResponse{})
 }
 
+func (f *fakeHA) NotifyTest(ctx context.Context, r *hadv1.NotifyTestRequest) (*hadv1.NotifyTestResponse, error) {
+	return unary(ctx, f, "NotifyTest", r, &hadv1.NotifyTestResponse{})
+}
+
 func (f *fakeHA) PolicyValidate(ctx context.Context, r *hadv1.PolicyValidateRequest) (*hadv1.PolicyValidateResponse, error) {
 	return unary(ctx, f, "PolicyValidate", r, &hadv1.PolicyValidateResponse{})
 }

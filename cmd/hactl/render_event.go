@@ -29,7 +29,7 @@ func renderEvent(e *hadv1.Event, v view, layout string) string {
 	if e.GetEpoch() != 0 {
 		epoch = fmt.Sprintf("#%d", e.GetEpoch())
 	}
-	text, s := describe(e)
+	text, s := describe(e, v)
 	when := v.stamp(e.GetAt(), layout)
 	fmt.Fprintf(&b, "%s  %s  %s  %s", when, pad(clean(e.GetNode()), nodeColumn), pad(epoch, epochColumn), v.paint(s, clean(text)))
 	if late := e.GetRecordedAt().AsTime().Sub(e.GetAt().AsTime()); e.GetAt().IsValid() && e.GetRecordedAt().IsValid() && late > lateAfter {
@@ -47,7 +47,7 @@ func renderEvent(e *hadv1.Event, v view, layout string) string {
 }
 
 // describe says what an event tells.
-func describe(e *hadv1.Event) (string, style) {
+func describe(e *hadv1.Event, v view) (string, style) {
 	switch body := e.GetBody().(type) {
 	case *hadv1.Event_Birth:
 		return describeBirth(body.Birth), plain
@@ -75,6 +75,10 @@ func describe(e *hadv1.Event) (string, style) {
 		return describeFenceTry(body.FenceTry)
 	case *hadv1.Event_TokenChanged:
 		return describeTokenChanged(body.TokenChanged), plain
+	case *hadv1.Event_Notified:
+		return describeNotified(body.Notified)
+	case *hadv1.Event_Notice:
+		return describeNotice(body.Notice, v)
 	}
 	return "something this hactl doesn't know: had is newer (hactl version)", yellow
 }

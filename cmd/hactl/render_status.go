@@ -88,6 +88,7 @@ func (p *page) ownership(s *hadv1.StatusResponse) {
 		}
 		p.entry("policy   ", plain, text)
 	}
+	p.notifications(s)
 }
 
 // volumes lists what is mounted with the addresses, and how a silent owner is

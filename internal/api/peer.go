@@ -43,6 +43,9 @@ func passedOn(cmd *hadv1.Command) bool {
 		return r.TokenSet.GetEpoch() == 0 && r.TokenSet.GetInstance() == nil // an operator's; an owner leads, and proposes its service's
 	case *hadv1.Command_TokenForget:
 		return true
+	case *hadv1.Command_NotifyMark:
+		// Of what a node was sending when it ceased to lead.
+		return r.NotifyMark.GetOutcome() != hadv1.NotifyMark_OUTCOME_CLOSED
 	}
 	return false
 }

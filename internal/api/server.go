@@ -15,6 +15,7 @@ import (
 	"had/cluster"
 	"had/internal/clock"
 	"had/internal/failover"
+	"had/internal/notify"
 	"had/internal/policy"
 	"had/internal/reconnect"
 	hadv1 "had/proto/had/v1"
@@ -33,6 +34,7 @@ type Config struct {
 	Timing     cluster.Timing
 	Clock      clock.Source
 	Problems   func() []string // of this node, whole sentences
+	Notifier   *notify.Notifier
 	Version    *hadv1.VersionResponse
 }
 

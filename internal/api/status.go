@@ -14,6 +14,7 @@ import (
 
 	"had/cluster"
 	"had/internal/failover"
+	"had/internal/notify"
 	hadv1 "had/proto/had/v1"
 )
 
@@ -112,6 +113,7 @@ func (s *Server) status(fresh *hadv1.Freshness) *hadv1.StatusResponse {
 	}
 	if l.Leading {
 		resp.Unsecured = unsecured(view, local, s.cfg.Self)
+		resp.Notify = s.cfg.Notifier.Status()
 	}
 	if o := resp.GetOwnership(); o.GetState() == hadv1.Ownership_STATE_UNOWNED && namesNothing(resp.GetPolicy()) {
 		o.State = hadv1.Ownership_STATE_NO_POLICY // one that names nothing
@@ -120,6 +122,7 @@ func (s *Server) status(fresh *hadv1.Freshness) *hadv1.StatusResponse {
 	resp.Warnings = append(s.warnings(resp), s.hooksDiffer(own, local)...)
 	resp.Warnings = append(resp.Warnings, tokensDiffer(resp)...)
 	resp.Warnings = append(resp.Warnings, s.cfg.Problems()...)
+	resp.Warnings = append(resp.Warnings, notify.Warnings(resp.GetNotify(), time.Now())...)
 	resp.Next = next(resp)
 	return resp
 }

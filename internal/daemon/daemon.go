@@ -18,6 +18,7 @@ import (
 	"had/internal/clock"
 	"had/internal/failover"
 	"had/internal/guard"
+	"had/internal/notify"
 	"had/internal/peer"
 	"had/internal/policy"
 	"had/internal/reconnect"
@@ -63,7 +64,7 @@ func Run(ctx, hard context.Context, cfg Config) (err error) {
 	if err != nil {
 		return err
 	}
-	notify(cfg.Logger, "STATUS=joining the cluster")
+	tellSystemd(cfg.Logger, "STATUS=joining the cluster")
 	n, err := join(ctx, hard, cfg, local, newLeftovers(recovered, local.recoverAgain))
 	if err != nil || n == nil {
 		return err
@@ -86,6 +87,7 @@ type node struct {
 	tokens     *reconnect.Keeper
 	watcher    *vip.Watcher
 	peers      *api.Peers
+	notifier   *notify.Notifier
 	server     *api.Server
 	socket     net.Listener
 }
@@ -208,9 +210,11 @@ func (n *node) open(birth peer.Birth) error {
 	ring.Tokens = n.tokens
 	n.controller = failover.New(ring)
 	n.watchdog.policy = n.controller.PolicyInForce
+	n.notifier = n.newNotifier()
 	n.server = api.New(api.Config{
 		Cluster: f.Cluster, Self: f.Node, Members: members.GetMembers(), Node: n.raft, Controller: n.controller,
-		Peers: n.peers, Tokens: n.tokens, TokenKey: f.TokenKey, Timing: timing, Clock: clock.Now, Problems: n.problems, Version: n.cfg.Version,
+		Peers: n.peers, Tokens: n.tokens, TokenKey: f.TokenKey, Notifier: n.notifier,
+		Timing: timing, Clock: clock.Now, Problems: n.problems, Version: n.cfg.Version,
 	})
 	return nil
 }
@@ -247,7 +251,7 @@ func (n *node) checkVolumes(p *policy.Policy) []string {
 
 // problems are what status should warn of on this node.
 func (n *node) problems() []string {
-	out := slices.Concat(n.port.Refusals(), n.safeguards.problems(), n.preflight.problems())
+	out := slices.Concat(n.port.Refusals(), n.safeguards.problems(), n.preflight.problems(), n.notifier.Problems())
 	for _, p := range []string{n.local.journal.Problem(), n.raft.Problem()} {
 		if p != "" {
 			out = append(out, p)
@@ -272,6 +276,7 @@ func (n *node) run(ctx, hard context.Context) error {
 	g.Go(func() error { return n.preflight.run(tasks) })
 	g.Go(func() error { return n.watchdog.run(tasks) })
 	g.Go(func() error { return n.tokens.Run(tasks) })
+	g.Go(func() error { return n.notifier.Run(tasks, ctx) })
 	g.Go(func() error { return api.Serve(tasks, n.server.Local(), n.socket) })
 	g.Go(func() error { return api.Serve(tasks, n.server.Cluster(), n.port.RPCListener()) })
 	g.Go(func() error { return keepAlive(tasks, n.cfg.Logger) })
@@ -287,10 +292,10 @@ func (n *node) run(ctx, hard context.Context) error {
 		defer stop()
 		return n.controller.Run(ctx, tasks)
 	})
-	notify(n.cfg.Logger, "READY=1\nSTATUS=member of "+n.cfg.File.Cluster)
+	tellSystemd(n.cfg.Logger, "READY=1\nSTATUS=member of "+n.cfg.File.Cluster)
 	n.cfg.Logger.Info("had is running", "node", n.cfg.File.Node, "cluster", n.cfg.File.Cluster, "socket", n.cfg.File.Socket)
 	err := g.Wait()
-	notify(n.cfg.Logger, "STOPPING=1")
+	tellSystemd(n.cfg.Logger, "STOPPING=1")
 	return errors.Join(err, unguard(), n.safeguards.close(n.local.gateConfig()), n.peers.Close(), n.endPort())
 }
 

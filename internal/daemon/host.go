@@ -103,8 +103,8 @@ func openPort(cfg Config, identity *peer.Identity) (*peer.Port, error) {
 	})
 }
 
-// notify tells systemd; without systemd it does nothing.
-func notify(logger hclog.Logger, state string) {
+// tellSystemd passes a state on; without systemd it does nothing.
+func tellSystemd(logger hclog.Logger, state string) {
 	if _, err := sd.SdNotify(false, state); err != nil {
 		logger.Warn("systemd could not be told", "state", state, "error", err)
 	}
@@ -119,7 +119,7 @@ func keepAlive(ctx context.Context, logger hclog.Logger) error {
 	tick := time.NewTicker(every / 3)
 	defer tick.Stop()
 	for {
-		notify(logger, "WATCHDOG=1")
+		tellSystemd(logger, "WATCHDOG=1")
 		select {
 		case <-ctx.Done():
 			return nil
