@@ -25,8 +25,7 @@ func (s *Server) NotifyTest(ctx context.Context, req *hadv1.NotifyTestRequest) (
 
 func (s *Server) notifyTest(ctx context.Context, req *hadv1.NotifyTestRequest) (*hadv1.NotifyTestResponse, error) {
 	results, err := s.cfg.Notifier.Test(ctx, req.GetName())
-	var unknown *notify.NoChannelError
-	if errors.As(err, &unknown) {
+	if _, unknown := errors.AsType[*notify.NoChannelError](err); unknown {
 		return nil, fmt.Errorf("%w: %w", failover.ErrRefused, err)
 	}
 	if err != nil {

@@ -42,4 +42,12 @@ func TestAGuardSpeaksOfItsOwnNodeAlone(t *testing.T) {
 			t.Errorf("%v is taken from another node: %v, want %v", kind, got, want)
 		}
 	}
+	for outcome, want := range map[hadv1.NotifyMark_Outcome]bool{
+		hadv1.NotifyMark_OUTCOME_SENT: true, hadv1.NotifyMark_OUTCOME_GAVE_UP: true, hadv1.NotifyMark_OUTCOME_CLOSED: false,
+	} {
+		cmd := &hadv1.Command{Record: &hadv1.Command_NotifyMark{NotifyMark: &hadv1.NotifyMark{Outcome: outcome}}}
+		if got := passedOn(cmd); got != want {
+			t.Errorf("%v is taken from another node: %v, want %v", outcome, got, want)
+		}
+	}
 }

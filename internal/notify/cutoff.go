@@ -3,6 +3,7 @@ package notify
 import (
 	"context"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -114,15 +115,7 @@ func (n *Notifier) sendCutOff(ctx context.Context, since time.Time, sending *syn
 }
 
 func wants(c policy.Channel, t policy.Topic) bool {
-	if c.Events == nil {
-		return true
-	}
-	for _, e := range c.Events {
-		if e == t {
-			return true
-		}
-	}
-	return false
+	return c.Events == nil || slices.Contains(c.Events, t)
 }
 
 // insist sends a message that is in no log until it has arrived.

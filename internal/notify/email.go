@@ -46,7 +46,7 @@ func (e email) send(ctx context.Context, m *message) error {
 	if err != nil {
 		return within(ctx, fmt.Errorf("connect to %s: %w", e.cfg.Server, err))
 	}
-	defer c.Close()
+	defer func() { _ = c.Close() }() // after Quit there is nothing to close
 	// A server that hangs is left when the time is up, wherever it hangs.
 	stop := context.AfterFunc(ctx, func() { _ = c.Close() })
 	defer stop()
@@ -138,8 +138,7 @@ func (e email) submit(c *smtp.Client, password string, body []byte) error {
 		return fmt.Errorf("hand the message over: %w", err)
 	}
 	if err := w.Close(); err != nil {
-		var answer *smtp.SMTPError
-		if errors.As(err, &answer) {
+		if _, answered := errors.AsType[*smtp.SMTPError](err); answered {
 			return fmt.Errorf("hand the message over: %w", err)
 		}
 		return &maybeSentError{fmt.Errorf("hand the message over: no answer: %w", err)}

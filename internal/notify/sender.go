@@ -62,6 +62,7 @@ type sender struct {
 
 // run works until ctx ends; what it is sending then it finishes within life.
 func (s *sender) run(ctx, life context.Context) {
+	s.n.onBoard(s.id, func(b *board) { b.next = time.Time{} }) // another policy may have mended it
 	for ctx.Err() == nil {
 		view, changed := s.n.cfg.Log.View()
 		seen := s.story.read(s.n.cfg.Log)
@@ -279,8 +280,7 @@ func (s *sender) failed(err error) bool {
 	s.n.onBoard(s.id, func(b *board) {
 		pause := min(firstPause<<min(b.attempts, 20), longestPause)
 		pause += time.Duration(float64(pause) * (rand.Float64() - 0.5) / 2) //nolint:gosec // it spreads tries
-		var asked *laterError
-		if errors.As(err, &asked) {
+		if asked, ok := errors.AsType[*laterError](err); ok {
 			pause = max(pause, asked.after)
 		}
 		b.attempts++
@@ -307,7 +307,7 @@ func (s *sender) record(life context.Context, c *hadv1.NotifyChannel) time.Durat
 	for ctx.Err() == nil {
 		err := s.n.cfg.Record(ctx, &hadv1.Command{Record: &hadv1.Command_NotifyMark{NotifyMark: mark}})
 		if err == nil || refusedByLog(err) {
-			return again
+			return recordPause // it is applied here by then, and wakes the sender
 		}
 		s.n.cfg.Logger.Debug("what became of a notification could not be recorded yet", "channel", s.id, "error", err)
 		sleep(ctx, recordPause)

@@ -47,19 +47,31 @@ type story struct {
 	seen  uint64 // log index: everything up to it is read
 	items []Item // oldest first
 
-	owners  []string                  // that may own, by the birth record
-	turns   map[uint64]*hadv1.Acquire // of the latest epochs
-	latest  uint64                    // epoch
-	served  uint64                    // the latest epoch that somebody was seen to serve in
-	refused map[string]string         // why a node would not own, since somebody served
+	owners  []string          // that may own, by the birth record
+	turns   map[uint64]turn   // of the latest epochs
+	latest  uint64            // epoch
+	owner   string            // in it
+	lost    bool              // its owner was released by force
+	served  uint64            // the latest epoch that somebody was seen to serve in
+	refused map[string]string // why a node would not own, since somebody served
 	silent  map[string]bool
 	waiting map[uint64]bool   // epochs whose volumes are waited for
 	fenced  map[string]string // the latest failure, by epoch and method
 }
 
+// turn is how an epoch began.
+type turn struct {
+	acquire *hadv1.Acquire
+	from    string // who owned before; empty: nobody, or the history no longer knows
+	planned bool   // nothing failed
+}
+
+// ofSilence reports whether an owner had to be waited for.
+func ofSilence(e *hadv1.Evidence) bool { return e.GetKind() != hadv1.Evidence_KIND_HANDED_OVER }
+
 func newStory() *story {
 	return &story{
-		turns: map[uint64]*hadv1.Acquire{}, refused: map[string]string{}, silent: map[string]bool{},
+		turns: map[uint64]turn{}, refused: map[string]string{}, silent: map[string]bool{},
 		waiting: map[uint64]bool{}, fenced: map[string]string{},
 	}
 }
@@ -124,8 +136,10 @@ const keptTurns = 16
 func (s *story) tell(e *hadv1.Event) (it Item, ok bool) {
 	switch b := e.GetBody().(type) {
 	case *hadv1.Event_Acquired:
-		s.latest = e.GetEpoch()
-		s.turns[e.GetEpoch()] = b.Acquired
+		s.turns[e.GetEpoch()] = turn{
+			acquire: b.Acquired, from: s.owner, planned: !s.lost && !slices.ContainsFunc(b.Acquired.GetEvidence(), ofSilence),
+		}
+		s.latest, s.owner, s.lost = e.GetEpoch(), e.GetNode(), false
 		if len(s.turns) > keptTurns {
 			delete(s.turns, slices.Min(slices.Collect(maps.Keys(s.turns))))
 		}
@@ -138,6 +152,7 @@ func (s *story) tell(e *hadv1.Event) (it Item, ok bool) {
 		if !b.Released.GetForced() || e.GetEpoch() < s.latest {
 			return Item{}, false
 		}
+		s.lost = true
 		return forced(e, b.Released), true
 	case *hadv1.Event_Hook:
 		return script(e, b.Hook)

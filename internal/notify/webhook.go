@@ -130,8 +130,7 @@ func sign(key, id, at string, body []byte) string {
 // secret. Only one that came before a connection was there says that nothing has
 // arrived.
 func (w webhook) failed(ctx context.Context, err error) error {
-	var inURL *url.Error
-	if errors.As(err, &inURL) {
+	if inURL, ok := errors.AsType[*url.Error](err); ok {
 		err = inURL.Err
 	}
 	var op *net.OpError

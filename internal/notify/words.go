@@ -35,13 +35,22 @@ func line(text string, most int) string {
 // clockTime is how times are written for people.
 func clockTime(t time.Time) string { return t.Local().Format("2006-01-02 15:04:05 MST") }
 
-// serving tells who owns. turn is nil when the history no longer has it.
-func serving(e *hadv1.Event, p *hadv1.Progress, turn *hadv1.Acquire) Item {
-	addresses, volumes := p.GetAddresses(), turn.GetVolumes()
+// serving tells who owns. t has no acquire when the history no longer knows it.
+func serving(e *hadv1.Event, p *hadv1.Progress, t turn) Item {
+	addresses, volumes := p.GetAddresses(), t.acquire.GetVolumes()
 	it := Item{Topic: policy.TopicOwner, Severity: Info}
 	it.Title = e.GetNode() + " owns " + things(addresses, volumes, 1)
 	it.Text = e.GetNode() + " owns " + things(addresses, volumes, 20)
-	if cause := turn.GetCause(); cause != "" {
+	switch failed := t.acquire != nil && !t.planned; {
+	case failed && t.from == e.GetNode():
+		it.Severity = Warning
+		it.Title += " again"
+	case failed && t.from != "":
+		it.Severity = Warning
+		it.Title = fmt.Sprintf("%s took over %s from %s", e.GetNode(), things(addresses, volumes, 1), t.from)
+		it.Text += ", taken over from " + t.from
+	}
+	if cause := t.acquire.GetCause(); cause != "" {
 		it.Text += ": " + cause
 	}
 	it.Text += "."

@@ -131,11 +131,18 @@ func (s *source) hideNotifySecrets(body *hclsyntax.Body) {
 	}
 }
 
-// attributesOf are the attributes of each kind beside events.
-var attributesOf = map[ChannelKind][]string{
-	Email:   {"to", "from", "smtp", "tls", "username", "password_file", "ca_file"},
-	Webhook: {"url", "url_file", "secret_file", "ca_file"},
-	Exec:    {"command", "timeout"},
+// attributesOf are the attributes of a kind beside events; nil for one that
+// doesn't exist.
+func attributesOf(k ChannelKind) []string {
+	switch k {
+	case Email:
+		return []string{"to", "from", "smtp", "tls", "username", "password_file", "ca_file"}
+	case Webhook:
+		return []string{"url", "url_file", "secret_file", "ca_file"}
+	case Exec:
+		return []string{"command", "timeout"}
+	}
+	return nil
 }
 
 type rawChannel struct {
@@ -175,8 +182,8 @@ func (s *source) validChannels(raw []rawChannel) []Channel {
 
 func (s *source) validChannel(r rawChannel) (c Channel, ok bool) {
 	c = Channel{Kind: ChannelKind(r.kind.value), Name: r.name.value}
-	own, known := attributesOf[c.Kind]
-	if !known {
+	own := attributesOf(c.Kind)
+	if own == nil {
 		s.errorf(r.kind.at, suggest(r.kind.value, []string{string(Email), string(Webhook), string(Exec)}), "unknown kind of notification %s", quote(r.kind.value))
 		return c, false
 	}
