@@ -49,7 +49,7 @@ type Node struct {
 
 // Later returns the blocks that this version of had refuses: see Options.Later.
 // A test holds that it does.
-func Later() []string { return []string{"check", "failback", "notify"} }
+func Later() []string { return []string{"check", "failback"} }
 
 func (o Options) withDefaults() Options {
 	o.Cluster = cmp.Or(o.Cluster, "main")
