@@ -107,7 +107,7 @@ func (s *State) applyAcquire(e Entry, cmd *hadv1.Command, a *hadv1.Acquire) stri
 	case a.GetMoveOperation() != "" && (s.move.GetOrder().GetOperation() != a.GetMoveOperation() || s.move.GetOrder().GetTarget() != m.GetName()):
 		return refuse("no move to %s with operation %s is under way", m.GetName(), a.GetMoveOperation())
 	}
-	if why := s.volumesWrong(a); why != "" {
+	if why := volumesWrong(a, e.Index); why != "" {
 		return why
 	}
 	for _, c := range s.open {
@@ -116,6 +116,7 @@ func (s *State) applyAcquire(e Entry, cmd *hadv1.Command, a *hadv1.Acquire) stri
 		}
 	}
 
+	a = withReservationKey(a, e.Index)
 	var sub []*hadv1.Event
 	for _, ev := range a.GetEvidence() {
 		c := findClaim(s.open, ev.GetEpoch())

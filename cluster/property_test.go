@@ -429,7 +429,6 @@ func (g *generator) acquire(l *log, m *model) *hadv1.Command {
 	cmd := acquireCmd(g.instance(node), g.near(g.term), evidence...)
 	if g.r.IntN(3) > 0 {
 		cmd = mountsCmd(cmd.GetAcquire().GetInstance(), cmd.GetAcquire().GetTerm(), evidence...)
-		cmd.GetAcquire().Terms.ReservationKey = l.index + 1
 	}
 	cmd.GetAcquire().PolicyVersion = l.state.View().Policy.GetVersion()
 	if handed || g.r.IntN(2) == 0 {

@@ -24,7 +24,7 @@ const (
 
 // volumesWrong says why an Acquire may not promise its volumes. Each is known
 // by its device whatever becomes of the policy.
-func (s *State) volumesWrong(a *hadv1.Acquire) string {
+func volumesWrong(a *hadv1.Acquire, epoch uint64) string {
 	names, devices, paths := map[string]bool{}, map[string]bool{}, map[string]bool{}
 	for _, v := range a.GetVolumes() {
 		switch {
@@ -38,13 +38,7 @@ func (s *State) volumesWrong(a *hadv1.Acquire) string {
 	if len(a.GetVolumes()) > 0 && len(a.GetTerms().GetFenceMethods()) == 0 {
 		return refuse("it has volumes and no fence method: nobody could find out that they are safe")
 	}
-	key := a.GetTerms().GetReservationKey()
-	for _, c := range s.open {
-		if key != 0 && key == c.GetTerms().GetReservationKey() {
-			return refuse("its reservation key %#x is that of epoch %d: to preempt the one would preempt the other", key, c.GetEpoch())
-		}
-	}
-	return ""
+	return markWrong(a.GetTerms().GetReservationKey(), epoch)
 }
 
 // applySecured takes evidence that the volumes of an open epoch are safe from

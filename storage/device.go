@@ -34,6 +34,18 @@ func thisHost() host {
 	}
 }
 
+// DeviceOf returns the path in /dev of the one block device that a volume is on.
+func DeviceOf(ctx context.Context, v Volume) (string, error) {
+	if err := v.check(); err != nil {
+		return "", err
+	}
+	if v.Network() {
+		return "", v.errorf("it is a server's: it has no device here")
+	}
+	d, err := thisHost().resolve(ctx, v)
+	return d.path, err
+}
+
 // device is a block device of this host.
 type device struct {
 	content

@@ -197,6 +197,12 @@ func describeSecured(r *hadv1.Secured) (string, style) {
 
 func describeFenceTry(t *hadv1.FenceTry) (string, style) {
 	took := " after " + span(time.Duration(t.GetDurationNs()).Round(100*time.Microsecond))
+	if t.GetMethod() == "reservation" {
+		if t.GetError() != "" {
+			return fmt.Sprintf("the disks were NOT taken from %s (%s)%s%s", t.GetNode(), t.GetMethod(), took, colon(t.GetError())), red
+		}
+		return fmt.Sprintf("the disks were taken from %s (%s)%s", t.GetNode(), t.GetMethod(), took), plain
+	}
 	if t.GetError() != "" {
 		return fmt.Sprintf("%s was NOT seen to be off (%s)%s%s", t.GetNode(), t.GetMethod(), took, colon(t.GetError())), red
 	}

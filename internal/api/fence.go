@@ -37,7 +37,7 @@ func needsPerson(t *hadv1.Terms, failed bool) bool {
 	switch {
 	case has(cluster.MethodLease), has(cluster.MethodWatchdog) && t.GetWatchdogTimeoutNs() > 0:
 		return false
-	case has(cluster.MethodAgent), has(cluster.MethodCommand):
+	case has(cluster.MethodAgent), has(cluster.MethodCommand), has(cluster.MethodReservation) && t.GetReservationKey() != 0:
 		return failed
 	}
 	return true

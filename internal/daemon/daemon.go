@@ -188,13 +188,14 @@ func (n *node) open(birth peer.Birth) error {
 	if n.safeguards != nil {
 		local.scripts.guardedBy(n.safeguards.guard)
 	}
-	n.preflight = newPreflight(f.Node, dataNodes(f), local.inspector, clock.Now)
+	mark := local.keyMark()
+	n.preflight = newPreflight(f.Node, dataNodes(f), local.inspector, mark, clock.Now)
 	ring := failover.Config{
 		Cluster: f.Cluster, Instance: local.instance, Namespace: local.namespace, Members: members.GetMembers(), Timing: timing,
 		Log: n.raft, Journal: local.journal, Addresses: local.addresses, Network: hostNetwork{local.addresses},
 		Hooks: local.hooks.runner, CheckHook: checkHooks, HostTrouble: n.trouble, Peers: n.peers,
 		Farewell: local.farewell, FarewellTaken: func() error { return guard.ForgetFarewell(f.DataDir) },
-		Services: services{f.DataDir}, Flush: local.flush, Off: switchOff, CheckVolumes: n.checkVolumes,
+		Services: services{f.DataDir}, Flush: local.flush, Off: switchOff, CheckVolumes: n.checkVolumes, KeyMark: mark,
 		Clock: clock.Now, Logger: n.cfg.Logger, Version: n.cfg.Version.GetVersion(),
 	}
 	n.watchdog = &watchdog{configured: f.Watchdog.Device != "", unproven: n.leftovers.trouble, logger: n.cfg.Logger}

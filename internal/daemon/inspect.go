@@ -28,10 +28,11 @@ type inspector struct {
 
 // What an inspector is asked.
 const (
-	inspectCheck  = "check"  // could this host mount them?
-	inspectUnused = "unused" // is it certain that nothing of this kernel, which started anew, can write to them?
-	inspectFlush  = "flush"  // is what was written to them on their disks? It is then
-	inspectTokens = "tokens" // where are these tokens, and is each as it should be? Answered with a list of reconnect.Place
+	inspectCheck   = "check"   // could this host mount them?
+	inspectReserve = "reserve" // could it reserve their disks?
+	inspectUnused  = "unused"  // is it certain that nothing of this kernel, which started anew, can write to them?
+	inspectFlush   = "flush"   // is what was written to them on their disks? It is then
+	inspectTokens  = "tokens"  // where are these tokens, and is each as it should be? Answered with a list of reconnect.Place
 )
 
 // inspection is a question, as JSON on the child's standard input.
@@ -40,6 +41,7 @@ type inspection struct {
 	Volumes []storage.Volume `json:"volumes"`
 	Tokens  []policy.Token   `json:"tokens,omitempty"` // of inspectTokens
 	Policy  []policy.Volume  `json:"policy_volumes,omitempty"`
+	Mark    uint64           `json:"mark,omitempty"` // inspectReserve: of the cluster's keys
 }
 
 // Inspect is the child: it answers a question read from in with a list of what is
@@ -62,6 +64,8 @@ func Inspect(ctx context.Context, in io.Reader, out io.Writer) error {
 		switch q.Op {
 		case inspectCheck:
 			err = storage.Check(ctx, v, q.Volumes[:i])
+		case inspectReserve:
+			err = checkReservation(ctx, v, q.Mark)
 		case inspectUnused:
 			err = storage.Unused(ctx, v)
 			if errors.Is(err, storage.ErrAbsent) {

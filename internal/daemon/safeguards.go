@@ -123,7 +123,7 @@ func (s *safeguards) into(c *failover.Config) {
 	if s == nil {
 		return
 	}
-	c.Guard, c.Volumes = s.guard, s.guard
+	c.Guard, c.Volumes, c.Reservations = s.guard, s.guard, s.guard
 	if s.gate != nil {
 		c.Gate = s.gate
 	}

@@ -50,7 +50,7 @@ func fenceLevels(f policy.Fence, m policy.Method, node string) (levels []fence.L
 			}
 			levels = append(levels, l)
 		}
-	case policy.MethodConfirm, policy.MethodLease, policy.MethodWatchdog:
+	case policy.MethodConfirm, policy.MethodLease, policy.MethodWatchdog, policy.MethodReservation:
 	}
 	if len(levels) == 0 {
 		return nil, fmt.Errorf("the policy has no %s for %s: add %s %q { … } to its fence", m, node, m, node)

@@ -3,6 +3,7 @@ package daemon
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"os"
 	"path/filepath"
@@ -152,11 +153,23 @@ func TestAnInspectionThatHangs(t *testing.T) {
 	}
 }
 
+// What can't be reserved is found before this node has to own.
+func TestADiskWithoutReservationsIsFound(t *testing.T) {
+	q, err := json.Marshal(inspection{Op: inspectReserve, Mark: 1 << 36, Volumes: []storage.Volume{{Name: "web", Device: "/dev/null", Path: "/srv/web"}, {Name: "db", Device: "host:/db", Path: "/srv/db", FSType: "nfs4"}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var out bytes.Buffer
+	if err := Inspect(t.Context(), bytes.NewReader(q), &out); err != nil || !strings.Contains(out.String(), "no block device") || !strings.Contains(out.String(), "it has no device here") {
+		t.Errorf("%s, %v", &out, err)
+	}
+}
+
 // Whoever asks never waits: it gets the last findings about that very policy.
 func TestPreflightNeverKeepsAnybodyWaiting(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		looks := 0
-		p := newPreflight("alpha", nil, nil, func() clock.Instant {
+		p := newPreflight("alpha", nil, nil, 0, func() clock.Instant {
 			return clock.Instant(time.Hour).Add(time.Since(time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC)))
 		})
 		p.volumes = func(context.Context, *policy.Policy) []string {

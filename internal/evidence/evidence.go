@@ -4,13 +4,14 @@
 // each kind proves, in docs/protocol.md.
 //
 // It never shortens a wait and never mounts. It is wrong at most by switching off
-// a host whose lease has ended.
+// a host whose lease has ended, or by taking its disks.
 package evidence
 
 import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 	"time"
 
@@ -37,12 +38,17 @@ type Log interface {
 // node was seen to be off afterwards; what names the devices that said so.
 type Off func(ctx context.Context, f policy.Fence, m policy.Method, node string) (what string, err error)
 
+// Evict takes the disks of volumes with a reservation key away from who has them. It
+// returns nil only when the disks say that they refuse everybody else's writes.
+type Evict func(ctx context.Context, volumes []*hadv1.HeldVolume, key uint64) error
+
 // Config is what a Seeker needs.
 type Config struct {
 	Self    *hadv1.Member
 	Log     Log
 	Policy  func() (*policy.Policy, error) // in force; nil when there is none
 	Off     Off
+	Evict   Evict
 	Report  func(ctx context.Context, try *hadv1.FenceTry) // to the history
 	Changed func()                                         // there is more to say of the tries
 	Clock   clock.Source
@@ -214,6 +220,12 @@ func (s *Seeker) try(ctx context.Context, term, epoch uint64, m policy.Method) *
 			return nil
 		}
 		r.Kind, r.Detail = hadv1.Secured_KIND_FENCED, steps.Printable(what)
+	case policy.MethodReservation:
+		what, err := s.evict(ctx, c)
+		if err != nil {
+			return nil
+		}
+		r.Kind, r.Detail = hadv1.Secured_KIND_RESERVED, steps.Printable(what)
 	case policy.MethodLease:
 		r.Kind = hadv1.Secured_KIND_LEASE
 		if !s.wait(ctx, m, c, r, "waiting for the margin after the lease of "+c.GetInstance().GetNode()) {
@@ -254,25 +266,49 @@ func (s *Seeker) wait(ctx context.Context, m policy.Method, c *hadv1.Claim, r *h
 // off switches the owner of a claim off, and tells how that went.
 func (s *Seeker) off(ctx context.Context, c *hadv1.Claim, m policy.Method) (what string, err error) {
 	node := c.GetInstance().GetNode()
-	t := s.of(c.GetEpoch())
-	t.begin(m, "switching "+node+" off", 0)
+	return s.do(ctx, c, m, "switching "+node+" off", func() (string, error) {
+		p, err := s.cfg.Policy()
+		if err == nil && p == nil {
+			err = errors.New("there is no policy that says how")
+		}
+		if err != nil {
+			return "", err
+		}
+		return s.cfg.Off(ctx, p.Fence, m, node)
+	})
+}
+
+// evict takes the disks of a claim's volumes away from its owner, and tells how that
+// went.
+func (s *Seeker) evict(ctx context.Context, c *hadv1.Claim) (what string, err error) {
+	key := cluster.SeekersKey(c)
+	if key == 0 {
+		return "", errors.New("the epoch has reserved nothing")
+	}
+	return s.do(ctx, c, policy.MethodReservation, "taking the disks from "+c.GetInstance().GetNode(), func() (string, error) {
+		var names []string
+		for _, v := range c.GetVolumes() {
+			names = append(names, fmt.Sprintf("%s (%s)", v.GetName(), v.GetDevice()))
+		}
+		return fmt.Sprintf("%s with key %#x", strings.Join(names, ", "), key), s.cfg.Evict(ctx, c.GetVolumes(), key)
+	})
+}
+
+// do does something about a silent owner, once, and has it in status and history.
+func (s *Seeker) do(ctx context.Context, c *hadv1.Claim, m policy.Method, doing string, act func() (string, error)) (what string, err error) {
+	node, t := c.GetInstance().GetNode(), s.of(c.GetEpoch())
+	t.begin(m, doing, 0)
 	s.cfg.Changed()
-	s.cfg.Logger.Warn("switching off a silent owner of volumes", "node", node, "epoch", c.GetEpoch(), "method", m)
+	s.cfg.Logger.Warn("making sure of a silent owner of volumes", "doing", doing, "epoch", c.GetEpoch(), "method", m)
 	began := s.cfg.Clock()
-	p, err := s.cfg.Policy()
-	if err == nil && p == nil {
-		err = errors.New("there is no policy that says how")
-	}
-	if err == nil {
-		what, err = s.cfg.Off(ctx, p.Fence, m, node)
-	}
+	what, err = act()
 	if ctx.Err() != nil {
 		return "", context.Cause(ctx) // nobody wants to know any more
 	}
 	try := &hadv1.FenceTry{Epoch: c.GetEpoch(), Node: node, Method: string(m), DurationNs: int64(s.cfg.Clock().Sub(began))}
 	if err != nil {
 		try.Error = steps.Printable(err.Error())
-		s.cfg.Logger.Error("the silent owner was not seen to be off", "node", node, "epoch", c.GetEpoch(), "method", m, "error", err)
+		s.cfg.Logger.Error("it isn't certain that the silent owner no longer writes", "node", node, "epoch", c.GetEpoch(), "method", m, "error", err)
 	}
 	if t.ended(m, try.GetError(), s.cfg.Clock()) || err == nil {
 		s.cfg.Report(ctx, try)

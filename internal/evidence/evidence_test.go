@@ -38,6 +38,7 @@ type scene struct {
 	leads   chan struct{}
 	lease   clock.Instant
 	off     func(ctx context.Context, m policy.Method) error
+	evict   error
 	did     []string // "agent 1.2s": what was tried, and when after the last lease entry
 	told    []*hadv1.FenceTry
 	log     strings.Builder // the seeker's
@@ -80,6 +81,12 @@ func play(t *testing.T, t3 *hadv1.Terms, do func(s *scene)) {
 				off := s.off
 				s.mu.Unlock()
 				return "fence_x ip=10.0.9.11", off(ctx, m)
+			},
+			Evict: func(_ context.Context, volumes []*hadv1.HeldVolume, key uint64) error {
+				s.note("%s with %#x", volumes[0].GetDevice(), key)
+				s.mu.Lock()
+				defer s.mu.Unlock()
+				return s.evict
 			},
 			Report: func(_ context.Context, try *hadv1.FenceTry) {
 				s.mu.Lock()
@@ -270,6 +277,39 @@ func TestAWatchdogsTimePasses(t *testing.T) {
 		time.Sleep(time.Hour)
 		if r := s.secured(); r != nil {
 			t.Errorf("the log has %v", r)
+		}
+	})
+}
+
+// The disks of an epoch that was opened with a key are taken from its owner, with
+// the seeker's; one without was never alone on them.
+func TestTheDisksAreTakenFromASilentOwner(t *testing.T) {
+	with := terms("reservation", "confirm")
+	with.ReservationKey = cluster.ReservationMark("c")
+	key := fmt.Sprintf("LABEL=web with %#x", cluster.ReservationKey(with.GetReservationKey(), 3)|1)
+	play(t, with, func(s *scene) {
+		s.mu.Lock()
+		s.evict = errors.New("take the disk /dev/sdb: reservation conflict")
+		s.mu.Unlock()
+		time.Sleep(over() + patience + time.Second)
+		if got := s.seeker.Tries()[3]; !got.Failed || !strings.Contains(got.Text, "reservation: failed 1s ago: take the disk /dev/sdb") || s.secured() != nil {
+			t.Errorf("it says %+v, the log has %v", got, s.secured())
+		}
+		s.mu.Lock()
+		s.evict = nil
+		s.mu.Unlock()
+		time.Sleep(firstPause)
+		if got := s.tried(); len(got) != 2 || got[0] != key+" 2.25s" || s.tellings() != "reservation- reservation+" {
+			t.Errorf("tried %v, told of %s", got, s.tellings())
+		}
+		if r := s.secured(); r.GetKind() != hadv1.Secured_KIND_RESERVED || r.GetBy() != "beta" || !strings.HasPrefix(r.GetDetail(), "web (LABEL=web) with key 0x6861") || r.GetLeaseIndex() != 3 {
+			t.Errorf("the log has %v", r)
+		}
+	})
+	play(t, terms("reservation", "confirm"), func(s *scene) {
+		time.Sleep(time.Hour)
+		if got := s.tried(); len(got) != 0 || s.secured() != nil {
+			t.Errorf("tried %v, the log has %v", got, s.secured())
 		}
 	})
 }

@@ -107,6 +107,7 @@ func (x *executor) claim(in Inputs, t *turn, cause string, evidence ...*hadv1.Ev
 		}
 		t.watchdog = x.armed(t.policy)
 		terms.WatchdogTimeoutNs = int64(t.watchdog)
+		terms.ReservationKey = x.reservationMark(t.policy)
 	}
 	a := &hadv1.Acquire{
 		Term: in.Leadership.Term, Instance: x.instance, Terms: terms,

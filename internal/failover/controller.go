@@ -32,6 +32,8 @@ type Config struct {
 	Guard         Guard                // nil: this host has none
 	Volumes       Volumes              // nil: this host carries none
 	Tokens        Tokens               // nil: this host keeps none
+	Reservations  Reservations         // nil: likewise
+	KeyMark       uint64               // what this cluster's reservation keys begin with
 	Services      Services             // nil: nothing that scripts start is in had's hands
 	Flush         Flush                // nil: unmounting does it
 	Watchdog      func() time.Duration // after which this host is reset when its guard is gone; 0: it has none armed; nil: likewise
@@ -107,11 +109,11 @@ func New(cfg Config) *Controller {
 	}
 	c.executor = &executor{
 		cluster: cfg.Cluster, instance: cfg.Instance, netns: cfg.Namespace, timing: cfg.Timing, log: cfg.Log, peers: cfg.Peers, journal: cfg.Journal,
-		network: cfg.Network, hooks: cfg.Hooks, keeper: c.keeper, holder: c.holder, mounts: m, tokens: cfg.Tokens, services: cfg.Services, flush: cfg.Flush, watchdog: cfg.Watchdog, courier: c.courier,
+		network: cfg.Network, hooks: cfg.Hooks, keeper: c.keeper, holder: c.holder, mounts: m, tokens: cfg.Tokens, services: cfg.Services, flush: cfg.Flush, watchdog: cfg.Watchdog, reservations: cfg.Reservations, keyMark: cfg.KeyMark, courier: c.courier,
 		now: cfg.Clock, logger: cfg.Logger,
 	}
 	c.evidence = evidence.New(evidence.Config{
-		Self: c.self, Log: cfg.Log, Policy: c.PolicyInForce, Off: cfg.switchOff(), Report: c.executor.fenceTry,
+		Self: c.self, Log: cfg.Log, Policy: c.PolicyInForce, Off: cfg.switchOff(), Evict: cfg.evict(), Report: c.executor.fenceTry,
 		Changed: c.Wake, Clock: cfg.Clock, Logger: cfg.Logger.Named("fence"),
 	})
 	c.backoff = newBackoff(cfg.Clock)

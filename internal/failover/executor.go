@@ -43,10 +43,13 @@ type executor struct {
 	services Services             // nil: nothing that scripts start is in had's hands
 	flush    Flush                // nil: unmounting does it
 	watchdog func() time.Duration // of Config
-	courier  *courier
-	now      clock.Source
-	logger   hclog.Logger
-	life     context.Context // of the executor: ends when the daemon may wait no longer
+
+	reservations Reservations // nil: none
+	keyMark      uint64       // of Config
+	courier      *courier
+	now          clock.Source
+	logger       hclog.Logger
+	life         context.Context // of the executor: ends when the daemon may wait no longer
 
 	mu       sync.Mutex
 	holding  Holding

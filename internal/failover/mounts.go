@@ -106,6 +106,15 @@ func StorageVolumes(p *policy.Policy) []storage.Volume {
 	return out
 }
 
+// asStorage are volumes of the log or the journal, as storage takes them.
+func asStorage(held []*hadv1.HeldVolume) []storage.Volume {
+	out := make([]storage.Volume, len(held))
+	for i, v := range held {
+		out[i] = storage.Volume{Name: v.GetName(), Device: v.GetDevice(), Path: v.GetPath(), FSType: v.GetFstype()}
+	}
+	return out
+}
+
 // heldVolumes are volumes as the log and the journal name them.
 func heldVolumes(volumes []storage.Volume) []*hadv1.HeldVolume {
 	var out []*hadv1.HeldVolume

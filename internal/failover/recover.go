@@ -190,10 +190,7 @@ func putAway(ctx context.Context, cfg RecoverConfig, t *journal.Tenure, kind had
 	}
 	ctx, cancel := context.WithTimeout(ctx, secureLimit)
 	defer cancel()
-	var volumes []storage.Volume
-	for _, v := range t.Volumes {
-		volumes = append(volumes, storage.Volume{Name: v.GetName(), Device: v.GetDevice(), Path: v.GetPath(), FSType: v.GetFstype()})
-	}
+	volumes := asStorage(t.Volumes)
 	var err error
 	if kind == hadv1.Evidence_KIND_REBOOTED {
 		err = cfg.Volumes.Unused(ctx, volumes)

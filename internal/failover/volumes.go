@@ -43,6 +43,9 @@ func (x *executor) mountAll(ctx context.Context, epoch uint64, t *turn) error {
 	if err := t.timeline.Run("volumes_free", func() error { return x.volumesFree(ctx, epoch) }); err != nil {
 		return err
 	}
+	if err := x.reserve(ctx, epoch, t); err != nil {
+		return err
+	}
 	view, _ := x.log.View()
 	for _, v := range t.volumes {
 		if err := t.timeline.Run("mount_"+v.Name, func() error { return x.mount(ctx, epoch, v, view.Doubted == 0) }); err != nil {

@@ -10,33 +10,6 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Key is what a host registers at a disk, in one epoch. The zero Key is none.
-type Key uint64
-
-// keyMark is in front of an epoch in every key of had's, for people who read
-// them ("had" in ASCII), and to tell them from those of others.
-const (
-	keyMark  Key = 0x686164 << keyShift
-	keyShift     = 40
-)
-
-// KeyOf returns the key of an epoch. Epochs beyond 2^40 have none of their own;
-// one a second would last for 34,000 years.
-func KeyOf(epoch uint64) Key { return keyMark | Key(epoch)&(1<<keyShift-1) }
-
-// Epoch returns the epoch of a key of had's.
-func (k Key) Epoch() (epoch uint64, ours bool) {
-	return uint64(k & (1<<keyShift - 1)), k>>keyShift == keyMark>>keyShift
-}
-
-// String returns the key as sg_persist(8) prints it, and its epoch.
-func (k Key) String() string {
-	if epoch, ours := k.Epoch(); ours {
-		return fmt.Sprintf("0x%x (epoch %d)", uint64(k), epoch)
-	}
-	return fmt.Sprintf("0x%x", uint64(k))
-}
-
 var (
 	// ErrNoReservations says that a device doesn't have SCSI-3 persistent
 	// reservations.
@@ -46,7 +19,7 @@ var (
 	// or because this host isn't registered with the key.
 	ErrConflict = errors.New("reservation conflict")
 
-	// ErrSuperseded says that a later epoch has the disk.
+	// ErrSuperseded says that a later epoch has the disk, or who seeks evidence about this one.
 	ErrSuperseded = errors.New("a later epoch has the disk")
 )
 
@@ -103,108 +76,3 @@ func OpenDisk(path string) (*Disk, error) {
 
 // Close closes the device. Registrations and the reservation stay.
 func (d *Disk) Close() error { return d.file.Close() }
-
-const takeRounds = 8 // two that take a disk at once settle within a few
-
-// UnderWay says what becomes of the commands of a host that is driven out,
-// which the disk has accepted and not yet carried out.
-type UnderWay int
-
-const (
-	// Abort has the disk abort them.
-	Abort UnderWay = iota
-
-	// Finish lets them end by themselves, soon. It is for disks that can't abort: a
-	// LIO target for "loopback" or "vhost" hangs over it for ever (Linux 5.13 and
-	// later: its PREEMPT AND ABORT waits for the queue that it runs in).
-	Finish
-)
-
-// Take makes this host the only one that may write to the disk: it registers
-// with the key, reserves, and preempts everybody of an earlier epoch. When it
-// returns nil the disk has said so.
-//
-// The key must be that of this host's own open epoch. When a later epoch has
-// the disk, or gets it meanwhile, the error is ErrSuperseded. Keys that aren't
-// had's are left alone, and are an error. After an error this host isn't
-// registered, unless the error says that taking it back failed.
-func (d *Disk) Take(key Key, commands UnderWay) error {
-	registered, err := d.take(key, commands)
-	if err != nil && registered {
-		if undo := d.Unregister(key); !errors.Is(undo, ErrConflict) { // which says that it isn't registered any more
-			err = errors.Join(err, undo)
-		}
-	}
-	if err != nil {
-		return fmt.Errorf("take the disk %s with key %s: %w", d.file.Name(), key, err)
-	}
-	return nil
-}
-
-// take reports whether it has registered this host.
-func (d *Disk) take(key Key, commands UnderWay) (registered bool, err error) {
-	for range takeRounds {
-		now, err := d.Read()
-		if err != nil {
-			return registered, err
-		}
-		if now.Exclusive(key) {
-			return registered, nil
-		}
-		if err := now.mayTake(key); err != nil {
-			return registered, err
-		}
-		if !registered {
-			if err := d.Register(key); err != nil {
-				return false, err
-			}
-			registered = true
-			continue // this may have changed what the disk says
-		}
-		if err := d.step(now, key, commands); err != nil && !errors.Is(err, ErrConflict) {
-			return true, err
-		}
-	}
-	return registered, fmt.Errorf("others register or reserve all the time: %w", ErrConflict)
-}
-
-// mayTake refuses to drive out a later epoch, or others than had.
-func (r Reservation) mayTake(key Key) error {
-	mine, ours := key.Epoch()
-	if !ours {
-		return errors.New("it isn't had's")
-	}
-	all := r.Keys
-	if r.Holder != 0 {
-		all = append(slices.Clone(all), r.Holder)
-	}
-	for _, k := range all {
-		epoch, ours := k.Epoch()
-		switch {
-		case !ours:
-			return fmt.Errorf("key %s is registered, which isn't had's: does other cluster software use this disk? Otherwise remove it: sg_persist --out --clear", k)
-		case epoch > mine:
-			return fmt.Errorf("key %s is registered: %w", k, ErrSuperseded)
-		}
-	}
-	if r.Holder != 0 && r.Type != registrantsOnly {
-		return fmt.Errorf("it is reserved with type %d instead of %d (Write Exclusive, Registrants Only): remove that: sg_persist --out --clear", r.Type, registrantsOnly)
-	}
-	return nil
-}
-
-// step brings the disk closer to being key's alone.
-func (d *Disk) step(now Reservation, key Key, commands UnderWay) error {
-	if now.Holder == 0 {
-		return d.Reserve(key)
-	}
-	if now.Holder != key {
-		return d.Preempt(key, now.Holder, commands)
-	}
-	for _, k := range now.Keys {
-		if k != key {
-			return d.Preempt(key, k, commands)
-		}
-	}
-	return d.Register(key) // holds it, but isn't registered
-}

@@ -12,23 +12,32 @@ import (
 
 // What real reservations do is tested in a virtual machine (internal/vmtest).
 
+// keyOf is a key of a cluster of the tests'.
+func keyOf(epoch uint64) Key { return 0x6861abc<<keyTurnBits | Key(epoch)<<1 }
+
 func TestKeys(t *testing.T) {
-	k := KeyOf(7)
-	if epoch, ours := k.Epoch(); epoch != 7 || !ours || k != 0x6861640000000007 {
-		t.Errorf("%s is of epoch %d, ours %t", k, epoch, ours)
+	k := keyOf(7)
+	if epoch, seeks, ours := k.Epoch(); epoch != 7 || seeks || !ours {
+		t.Errorf("%s is of epoch %d, of a seeker %t, ours %t", k, epoch, seeks, ours)
 	}
-	if k.String() != "0x6861640000000007 (epoch 7)" {
-		t.Errorf("it reads %s", k)
+	if epoch, seeks, _ := (k | 1).Epoch(); epoch != 7 || !seeks || k >= k|1 || k|1 >= keyOf(8) {
+		t.Errorf("%s is of epoch %d, of a seeker %t, or out of order", k|1, epoch, seeks)
 	}
-	for _, other := range []Key{0, 1, 0x1234567800000007} {
-		if _, ours := other.Epoch(); ours {
+	if k.String() != "0x6861abc00000000e (epoch 7)" || (k|1).String() != "0x6861abc00000000f (taken from epoch 7)" {
+		t.Errorf("they read %s, %s", k, k|1)
+	}
+	for _, other := range []Key{0, 1, 0x1234567800000007, 0x6864} {
+		if _, _, ours := other.Epoch(); ours {
 			t.Errorf("%s is taken for had's", other)
 		}
+	}
+	if top := keyOf(1<<35 - 1); !top.kin(k) || keyOf(1<<35).kin(k) {
+		t.Error("an epoch that is too great isn't seen")
 	}
 }
 
 func TestExclusive(t *testing.T) {
-	mine, other := KeyOf(8), KeyOf(7)
+	mine, other := keyOf(8), keyOf(7)
 	for name, test := range map[string]struct {
 		r    Reservation
 		want bool
@@ -49,17 +58,20 @@ func TestExclusive(t *testing.T) {
 }
 
 func TestMayTake(t *testing.T) {
-	mine := KeyOf(8)
+	mine := keyOf(8)
 	for name, test := range map[string]struct {
 		r    Reservation
 		says string
 	}{
 		"nobody":           {},
-		"an earlier epoch": {r: Reservation{Keys: []Key{KeyOf(7), KeyOf(3)}, Holder: KeyOf(7), Type: 5}},
-		"a later epoch":    {r: Reservation{Keys: []Key{KeyOf(7), KeyOf(9)}, Holder: KeyOf(7), Type: 5}, says: "(epoch 9) is registered: a later epoch has the disk"},
-		"a later holder":   {r: Reservation{Holder: KeyOf(9), Type: 5}, says: "later epoch"},
+		"an earlier epoch": {r: Reservation{Keys: []Key{keyOf(7), keyOf(3)}, Holder: keyOf(7), Type: 5}},
+		"a seeker before":  {r: Reservation{Keys: []Key{keyOf(7) | 1}, Holder: keyOf(7) | 1, Type: 5}},
+		"a seeker for it":  {r: Reservation{Keys: []Key{mine | 1}}, says: "(taken from epoch 8) is registered: a later epoch has the disk"},
+		"a later epoch":    {r: Reservation{Keys: []Key{keyOf(7), keyOf(9)}, Holder: keyOf(7), Type: 5}, says: "(epoch 9) is registered: a later epoch has the disk"},
+		"a later holder":   {r: Reservation{Holder: keyOf(9), Type: 5}, says: "later epoch"},
 		"somebody else":    {r: Reservation{Keys: []Key{0x1234}}, says: "0x1234 is registered, which isn't had's"},
-		"another type":     {r: Reservation{Keys: []Key{KeyOf(7)}, Holder: KeyOf(7), Type: 3}, says: "type 3 instead of 5"},
+		"another cluster":  {r: Reservation{Keys: []Key{0x6861abd<<keyTurnBits | 2}}, says: "which is another cluster's of had"},
+		"another type":     {r: Reservation{Keys: []Key{keyOf(7)}, Holder: keyOf(7), Type: 3}, says: "type 3 instead of 5"},
 	} {
 		err := test.r.mayTake(mine)
 		if (err == nil) != (test.says == "") || err != nil && !strings.Contains(err.Error(), test.says) {
@@ -71,11 +83,27 @@ func TestMayTake(t *testing.T) {
 	}
 }
 
+func TestAbilities(t *testing.T) {
+	for says, b := range map[string][]byte{
+		"":                  {0, 8, 1, 0x80, 0x20, 0, 0, 0},
+		"loss of its power": {0, 8, 0, 0x80, 0x20, 0, 0, 0},
+		"of type 5":         {0, 8, 1, 0x80, 0x0a, 0, 0, 0},
+		"too short":         {0, 8, 1},
+	} {
+		if err := unable(b); (err == nil) != (says == "") || err != nil && !strings.Contains(err.Error(), says) {
+			t.Errorf("%v, want it to say %q", err, says)
+		}
+	}
+	if err := unable([]byte{0, 8, 1, 0, 0, 0, 0, 0}); err != nil {
+		t.Errorf("a disk that doesn't list its types: %v", err)
+	}
+}
+
 func TestParseReservation(t *testing.T) {
-	keys := []byte{0, 0, 0, 9, 0, 0, 0, 16, 'h', 'a', 'd', 0, 0, 0, 0, 7, 0, 0, 0, 0, 0, 0, 0, 1, 0xff}
-	held := []byte{0, 0, 0, 9, 0, 0, 0, 16, 'h', 'a', 'd', 0, 0, 0, 0, 7, 0, 0, 0, 0, 0, 5, 0, 0}
+	keys := []byte{0, 0, 0, 9, 0, 0, 0, 16, 'h', 'a', 0xab, 0xc0, 0, 0, 0, 14, 0, 0, 0, 0, 0, 0, 0, 1, 0xff}
+	held := []byte{0, 0, 0, 9, 0, 0, 0, 16, 'h', 'a', 0xab, 0xc0, 0, 0, 0, 14, 0, 0, 0, 0, 0, 5, 0, 0}
 	r, err := parseReservation(keys, held)
-	if err != nil || r.Generation != 9 || !slices.Equal(r.Keys, []Key{KeyOf(7), 1}) || r.Holder != KeyOf(7) || r.Type != 5 {
+	if err != nil || r.Generation != 9 || !slices.Equal(r.Keys, []Key{keyOf(7), 1}) || r.Holder != keyOf(7) || r.Type != 5 {
 		t.Errorf("%+v, %v", r, err)
 	}
 	free := []byte{0, 0, 0, 9, 0, 0, 0, 0}
@@ -105,8 +133,8 @@ func TestADiskWithoutReservations(t *testing.T) {
 	defer d.Close()
 	_, readErr := d.Read()
 	for doing, err := range map[string]error{
-		"Take": d.Take(KeyOf(1), Abort), "Register": d.Register(KeyOf(1)), "Unregister": d.Unregister(KeyOf(1)), "Reserve": d.Reserve(KeyOf(1)),
-		"Release": d.Release(KeyOf(1)), "Preempt": d.Preempt(KeyOf(2), KeyOf(1), Finish), "Preempt and abort": d.Preempt(KeyOf(2), KeyOf(1), Abort), "Clear": d.Clear(KeyOf(1)), "Read": readErr,
+		"Take": d.Take(keyOf(1), Abort), "Register": d.Register(keyOf(1)), "Unregister": d.Unregister(keyOf(1)), "Reserve": d.Reserve(keyOf(1)),
+		"Release": d.Release(keyOf(1)), "Preempt": d.Preempt(keyOf(2), keyOf(1), Finish), "Preempt and abort": d.Preempt(keyOf(2), keyOf(1), Abort), "Clear": d.Clear(keyOf(1)), "Read": readErr,
 	} {
 		if !errors.Is(err, ErrNoReservations) || !strings.Contains(err.Error(), "/dev/loop") {
 			t.Errorf("%s: %v", doing, err)

@@ -16,6 +16,7 @@ const (
 	persistIn       = 0x5e
 	readKeys        = 0
 	readReservation = 1
+	reportAbilities = 2
 
 	sgIO         = 0x2285
 	fromDevice   = -3
@@ -116,6 +117,36 @@ func persistData(b []byte) ([]byte, error) {
 		return nil, fmt.Errorf("an answer of %d bytes is too short for %d", len(b), n)
 	}
 	return b[headerBytes:][:n], nil
+}
+
+// capable returns an error for a disk that says it can't do what Take asks of it.
+func (d *Disk) capable() error {
+	b, err := d.persistIn(reportAbilities)
+	if errors.Is(err, ErrNoReservations) {
+		if _, readErr := d.persistIn(readKeys); readErr == nil {
+			return nil // it doesn't say; taking it will tell
+		}
+	}
+	if err == nil {
+		err = unable(b)
+	}
+	if err != nil {
+		return fmt.Errorf("ask %s what reservations it has: %w", d.file.Name(), err)
+	}
+	return nil
+}
+
+// unable reads the parameter data of REPORT CAPABILITIES (SPC-4, 6.15.4).
+func unable(b []byte) error {
+	switch {
+	case len(b) < headerBytes:
+		return fmt.Errorf("an answer of %d bytes is too short", len(b))
+	case b[2]&1 == 0: // PTPL_C
+		return fmt.Errorf("%w that outlast a loss of its power", ErrNoReservations)
+	case b[3]&0x80 != 0 && b[4]&(1<<registrantsOnly) == 0: // TMV, the types' mask
+		return fmt.Errorf("%w of type %d (Write Exclusive, Registrants Only)", ErrNoReservations, registrantsOnly)
+	}
+	return nil
 }
 
 func (d *Disk) persistIn(action byte) ([]byte, error) {

@@ -126,6 +126,20 @@ func (c *Client) Drop(ctx context.Context, epoch uint64) error {
 	return nil
 }
 
+// Reserve has the guard take the disks of all volumes that Hold has named, before
+// the first Mount: when it returns nil the disks let nobody else write. It fails
+// once one of them may be mounted.
+func (c *Client) Reserve(ctx context.Context, epoch, key uint64) error {
+	return c.ask(ctx, Request{Op: OpReserve, Epoch: epoch, Key: key})
+}
+
+// Evict has the guard take the disks of another epoch's volumes: after nil its
+// owner doesn't write to them any more, whatever it does. It fails while the guard
+// may have anything mounted.
+func (c *Client) Evict(ctx context.Context, volumes []storage.Volume, key uint64) error {
+	return c.ask(ctx, Request{Op: OpEvict, Volumes: volumes, Key: key})
+}
+
 // Mount has the guard mount a volume that Hold has named, and waits until it is
 // done: as long as ctx lasts, for a device or a server may never answer. When ctx
 // ends first the volume may still become mounted: Secure ends that too. clearMMP

@@ -66,6 +66,8 @@ func FuzzMessages(f *testing.F) {
 	unmount := Request{Op: OpUnmount, Epoch: 7, Name: "data"}
 	f.Add(datagrams(f, full, mount, Request{Op: OpDrop, Epoch: 7}, unmount, Request{Op: OpDrop, Epoch: 7}, Request{Op: OpClose}), uint16(1))
 	f.Add(datagrams(f, full, mount, Request{Op: OpSecure, Epoch: 7}, mount, hold, full, Request{Op: OpDrop, Epoch: 7}), uint16(900))
+	reserve, evict := Request{Op: OpReserve, Epoch: 7, Key: 14}, Request{Op: OpEvict, Volumes: twoVolumes(), Key: 13}
+	f.Add(datagrams(f, evict, full, evict, reserve, mount, reserve, evict, unmount, Request{Op: OpDrop, Epoch: 7}), uint16(1))
 	full.Adopted, full.Mounted = true, []string{"data"}
 	f.Add(datagrams(f, full, Request{Op: OpDrop, Epoch: 7}, unmount, mount), uint16(3000))
 	script := &hook.Running{ID: "r1", Stage: hook.PreAcq, Script: "PreAcq10"}
@@ -124,6 +126,10 @@ func FuzzMessages(f *testing.F) {
 
 // noVolumes does whatever it is told, at once.
 type noVolumes struct{}
+
+func (noVolumes) Reserve(context.Context, []storage.Volume, uint64) error { return nil }
+
+func (noVolumes) Evict(context.Context, []storage.Volume, uint64) error { return nil }
 
 func (noVolumes) Mount(context.Context, storage.Volume, bool) error { return nil }
 func (noVolumes) Unmount(context.Context, storage.Volume) error     { return nil }

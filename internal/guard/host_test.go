@@ -48,6 +48,7 @@ type host struct {
 	secured, keptSecured []*hadv1.Secured
 
 	mounted  []string        // volumes, in the order in which they were mounted
+	reserved string          // the disks taken last, and with which key
 	hangs    map[string]bool // calls that never return by themselves: "mount", "unmount", "secure"
 	unkilled bool            // nor when they are killed: the next one fails
 	late     bool            // a mount that was killed is done nevertheless

@@ -74,6 +74,18 @@ func (m *mounters) Mount(ctx context.Context, v storage.Volume, clearMMP bool) e
 	return err
 }
 
+// Reserve implements Volumes.
+func (m *mounters) Reserve(ctx context.Context, vs []storage.Volume, key uint64) error {
+	_, err := m.call(ctx, task{Op: OpReserve, Volumes: vs, Key: key})
+	return err
+}
+
+// Evict implements Volumes.
+func (m *mounters) Evict(ctx context.Context, vs []storage.Volume, key uint64) error {
+	_, err := m.call(ctx, task{Op: OpEvict, Volumes: vs, Key: key})
+	return err
+}
+
 // Unmount implements Volumes.
 func (m *mounters) Unmount(ctx context.Context, v storage.Volume) error {
 	_, err := m.call(ctx, task{Op: OpUnmount, Volumes: m.noted(v)})

@@ -14,14 +14,16 @@ import (
 	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
 
+	"had/internal/fence"
 	"had/storage"
 )
 
 // task is what a guard tells its mounter to do, one datagram.
 type task struct {
-	Op       Op               `json:"op"` // OpMount, OpUnmount: one volume; OpSecure
+	Op       Op               `json:"op"` // OpMount, OpUnmount: one volume; OpSecure, OpReserve, OpEvict
 	Volumes  []storage.Volume `json:"volumes"`
 	ClearMMP bool             `json:"clear_mmp,omitempty"`
+	Key      uint64           `json:"key,omitempty"` // OpReserve, OpEvict
 	// Within is how long OpSecure may look for those who use the volumes before it
 	// goes on without: the lease's end doesn't wait.
 	Within time.Duration `json:"within,omitempty"`
@@ -98,8 +100,11 @@ func (t task) carryOut(ctx context.Context) (r result) {
 }
 
 func (t task) call(ctx context.Context) error {
-	if t.Op == OpSecure {
+	switch t.Op {
+	case OpSecure:
 		return secure(ctx, t.Volumes, t.Within)
+	case OpReserve, OpEvict:
+		return takeDisks(ctx, t.Op, t.Volumes, fence.Key(t.Key))
 	}
 	if len(t.Volumes) != 1 {
 		return fmt.Errorf("%s: told of %d volumes", t.Op, len(t.Volumes))
@@ -112,6 +117,27 @@ func (t task) call(ctx context.Context) error {
 	default:
 		return fmt.Errorf("%.40q is nothing that a mounter does", t.Op)
 	}
+}
+
+// takeDisks takes the disks of volumes. From then on this host may write to them,
+// so none may be mounted here: nobody else mounts one, and this process doesn't
+// before it has returned.
+func takeDisks(ctx context.Context, op Op, vs []storage.Volume, key fence.Key) error {
+	var devices []string
+	for _, v := range vs {
+		if err := storage.Unused(ctx, v); err != nil {
+			return err
+		}
+		device, err := storage.DeviceOf(ctx, v)
+		if err != nil {
+			return err
+		}
+		devices = append(devices, device)
+	}
+	if op == OpEvict {
+		return fence.Evict(ctx, devices, key)
+	}
+	return fence.Reserve(devices, key)
 }
 
 // notMounted reports whether nothing is left of a mount that failed. A device

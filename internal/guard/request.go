@@ -32,6 +32,8 @@ const (
 	OpUnmount     Op = "unmount"      // unmount one in order, and prove it
 	OpArm         Op = "arm"          // arm this host's watchdog, and feed it
 	OpDisarm      Op = "disarm"       // stop it
+	OpReserve     Op = "reserve"      // take the disks of all the epoch's volumes, before one is mounted
+	OpEvict       Op = "evict"        // take disks away from the owner of another epoch
 	OpSecure      Op = "secure"       // end all of the epoch's by force, prove it, and mount nothing of it any more
 )
 
@@ -39,21 +41,24 @@ const (
 // are zero.
 type Request struct {
 	Op        Op               `json:"op"`
-	Epoch     uint64           `json:"epoch,omitempty"`     // OpHold, OpDrop, OpMount, OpUnmount, OpSecure
+	Epoch     uint64           `json:"epoch,omitempty"`     // OpHold, OpDrop, OpReserve, OpMount, OpUnmount, OpSecure
 	Until     clock.Instant    `json:"until,omitempty"`     // OpHold: the lease's end when it was sent
 	Addresses []vip.Address    `json:"addresses,omitempty"` // OpHold: all that may be in the kernel
-	Volumes   []storage.Volume `json:"volumes,omitempty"`   // OpHold: all that the epoch may ever mount, in this order
+	Volumes   []storage.Volume `json:"volumes,omitempty"`   // OpHold: all that the epoch may ever mount, in this order; OpEvict: whose disks
 	Adopted   bool             `json:"adopted,omitempty"`   // OpHold: an earlier guard held it
 	Mounted   []string         `json:"mounted,omitempty"`   // OpHold, Adopted: the volumes that one may have left mounted, by name
 	Name      string           `json:"name,omitempty"`      // OpMount, OpUnmount: the volume's
 	ClearMMP  bool             `json:"clear_mmp,omitempty"` // OpMount: there is evidence that nobody else has it mounted
+	Key       uint64           `json:"key,omitempty"`       // OpReserve, OpEvict: to take the disks with; see package fence
 	Script    *hook.Running    `json:"script,omitempty"`    // OpScript
 	ID        string           `json:"id,omitempty"`        // OpScriptEnded: the script's
 }
 
 // slow reports whether a request may take as long as a device does. It is
 // answered when it is done, and others meanwhile.
-func (r Request) slow() bool { return r.Op == OpMount || r.Op == OpUnmount || r.Op == OpSecure }
+func (r Request) slow() bool {
+	return slices.Contains([]Op{OpReserve, OpEvict, OpMount, OpUnmount, OpSecure}, r.Op)
+}
 
 const (
 	maxAddresses = 4096
@@ -84,6 +89,19 @@ func (r Request) check() error {
 		}
 		if r.Epoch == 0 || r.Name == "" {
 			return fmt.Errorf("a request to %s names no epoch or no volume", r.Op)
+		}
+	case OpReserve:
+		bare.Epoch, bare.Key = r.Epoch, r.Key
+		if r.Epoch == 0 || r.Key == 0 {
+			return fmt.Errorf("a request to %s names no epoch or no key", r.Op)
+		}
+	case OpEvict:
+		bare.Volumes, bare.Key = r.Volumes, r.Key
+		if len(r.Volumes) == 0 || r.Key == 0 {
+			return fmt.Errorf("a request to %s names no volumes or no key", r.Op)
+		}
+		if err := checkVolumes(r.Volumes); err != nil {
+			return fmt.Errorf("a request to %s: %w", r.Op, err)
 		}
 	case OpScript:
 		bare.Script = r.Script

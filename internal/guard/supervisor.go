@@ -290,6 +290,31 @@ func (s *Supervisor) Hold(ctx context.Context, epoch uint64, addrs []vip.Address
 	return err
 }
 
+// Reserve is Client.Reserve.
+func (s *Supervisor) Reserve(ctx context.Context, epoch, key uint64) error {
+	g, err := s.mounterOf("reserve the disks of", epoch)
+	if err != nil {
+		return err
+	}
+	return g.Reserve(ctx, epoch, key)
+}
+
+// Evict is Client.Evict. It fails while the guard doesn't know yet what its
+// predecessor has mounted.
+func (s *Supervisor) Evict(ctx context.Context, volumes []storage.Volume, key uint64) error {
+	g, err := s.current()
+	if err != nil {
+		return err
+	}
+	s.mu.Lock()
+	adopting := s.adopting
+	s.mu.Unlock()
+	if err := s.told("take disks beside", adopting); err != nil {
+		return err
+	}
+	return g.Evict(ctx, volumes, key)
+}
+
 // Mount is Client.Mount.
 func (s *Supervisor) Mount(ctx context.Context, epoch uint64, name string, clearMMP bool) error {
 	g, err := s.mounterOf("mount "+name+" for", epoch)

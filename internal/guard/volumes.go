@@ -22,6 +22,12 @@ import (
 // does; it returns soon after ctx ends, and then what it had begun goes on or not:
 // the next call first makes sure that it doesn't, or fails.
 type Volumes interface {
+	// Reserve takes the disks of vs with a key, if none of vs is mounted here; see
+	// fence.Reserve.
+	Reserve(ctx context.Context, vs []storage.Volume, key uint64) error
+	// Evict takes them away from others; see fence.Evict. It may be called while
+	// another method is under way, and then waits.
+	Evict(ctx context.Context, vs []storage.Volume, key uint64) error
 	// Mount fails with ErrNotMounted when nothing can have come of it.
 	Mount(ctx context.Context, v storage.Volume, clearMMP bool) error
 	// Unmount unmounts in order. nil is the proof that the volume is unmounted.
@@ -78,11 +84,12 @@ type disks struct {
 
 // work is a call of Volumes under way, in a goroutine of its own.
 type work struct {
-	what    string
-	secures bool
-	cancel  context.CancelFunc
-	replies []func(error)
-	next    []func(error) // who waits for a Secure that comes after it
+	what     string
+	secures  bool
+	reserves bool
+	cancel   context.CancelFunc
+	replies  []func(error)
+	next     []func(error) // who waits for a Secure that comes after it
 }
 
 // mounted returns what may be mounted, in order.
@@ -129,6 +136,9 @@ func (w *Warden) holdVolumes(r Request) {
 func (w *Warden) dropVolumes() error {
 	switch {
 	case w.disks.work != nil:
+		if w.disks.work.reserves {
+			w.disks.work.cancel() // it isn't wanted any more
+		}
 		return fmt.Errorf("drop epoch %d: %s is under way", w.epoch, w.disks.work.what)
 	case len(w.disks.maybe) > 0:
 		return fmt.Errorf("drop epoch %d: not proven unmounted: %v", w.epoch, slices.Sorted(maps.Keys(w.disks.maybe)))
@@ -150,6 +160,9 @@ func (w *Warden) begin(ctx context.Context, c Call) error {
 	if err := r.check(); err != nil {
 		return err
 	}
+	if r.Op == OpEvict {
+		return w.evict(ctx, c)
+	}
 	d := &w.disks
 	if r.Epoch != w.epoch || len(d.all) == 0 {
 		return fmt.Errorf("%s: epoch %d isn't held, or has no volumes", r.Op, r.Epoch)
@@ -157,6 +170,9 @@ func (w *Warden) begin(ctx context.Context, c Call) error {
 	if r.Op == OpSecure {
 		w.secure(ctx, c.Reply)
 		return nil
+	}
+	if r.Op == OpReserve {
+		return w.reserve(ctx, c)
 	}
 	i := slices.IndexFunc(d.all, func(v storage.Volume) bool { return v.Name == r.Name })
 	if i < 0 {

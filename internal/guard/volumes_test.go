@@ -45,6 +45,20 @@ func (v *testVolumes) call(ctx context.Context, what string, f func()) error {
 	return nil
 }
 
+func (v *testVolumes) Reserve(ctx context.Context, vs []storage.Volume, key uint64) error {
+	return v.call(ctx, "reserve", func() { v.take(vs, key) })
+}
+
+func (v *testVolumes) Evict(ctx context.Context, vs []storage.Volume, key uint64) error {
+	return v.call(ctx, "evict", func() { v.take(vs, key) })
+}
+
+// take may only be asked for while nothing is mounted.
+func (v *testVolumes) take(vs []storage.Volume, key uint64) {
+	(*host)(v).unmounted("the disks are taken")
+	v.reserved = fmt.Sprintf("%d with %#x", len(vs), key)
+}
+
 func (v *testVolumes) Mount(ctx context.Context, vol storage.Volume, _ bool) error {
 	return v.call(ctx, "mount", func() { v.mounted = append(v.mounted, vol.Name) })
 }

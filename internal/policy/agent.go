@@ -169,7 +169,7 @@ func noFence(program string) (why, hint string) {
 	case "fence_dummy", "fence_heuristics_ping", "fence_kdump", "fence_evacuate":
 		return "it switches nothing off", "use the one for the machine's power: fence_ipmilan, fence_redfish, fence_pve, fence_virsh, fence_apc_snmp …"
 	case "fence_scsi", "fence_mpath":
-		return "it takes away disks of nodes that Pacemaker has registered with them", "this version of had has no reservations yet; use an agent that switches the node off"
+		return "it takes away disks of nodes that Pacemaker has registered with them", "use methods = [\"reservation\"]: had reserves the disks itself"
 	}
 	return "", ""
 }

@@ -25,11 +25,12 @@ type Method string
 // An operator can always confirm: MethodConfirm alone means that nothing else
 // is tried.
 const (
-	MethodAgent    Method = "agent"    // a program of fence-agents switched the node off, and saw it off
-	MethodCommand  Method = "command"  // so did a command of the operator's own
-	MethodWatchdog Method = "watchdog" // the node's own watchdog has reset it
-	MethodConfirm  Method = "confirm"  // a person looked
-	MethodLease    Method = "lease"    // only time has passed: best effort
+	MethodAgent       Method = "agent"       // a program of fence-agents switched the node off, and saw it off
+	MethodCommand     Method = "command"     // so did a command of the operator's own
+	MethodReservation Method = "reservation" // the disks refuse what it writes
+	MethodWatchdog    Method = "watchdog"    // the node's own watchdog has reset it
+	MethodConfirm     Method = "confirm"     // a person looked
+	MethodLease       Method = "lease"       // only time has passed: best effort
 )
 
 // methods are those that this version can carry out, with a line for people.
@@ -43,14 +44,12 @@ func methods() []struct {
 	}{
 		{MethodAgent, `another node switches the silent one off by a program of fence-agents (IPMI, power strips, hypervisors) and sees it off; needs agent "NODE" { … } for each node it is to switch off`},
 		{MethodCommand, `the same by a command of your own; needs command "NODE" { … } for each`},
+		{MethodReservation, `the disks refuse whatever the silent node still writes: its SCSI-3 persistent reservation is taken away; needs disks that have them, and nothing else`},
 		{MethodWatchdog, `the silent node's own watchdog resets it, and so much time has passed; needs watchdog { … } in had.hcl of each node that may own`},
 		{MethodConfirm, `nothing happens until you have seen that the node is off and say so: hactl fence confirm NODE`},
 		{MethodLease, `only wait until the owner must have unmounted by itself; best effort, not proof: a node whose kernel lives on without had may still write`},
 	}
 }
-
-// laterMethods are those of later versions.
-func laterMethods() []string { return []string{"reservation"} }
 
 const (
 	defaultMargin    = 5 * time.Second
@@ -70,10 +69,10 @@ func fenceShape() shape {
 		what:  "fence",
 		attrs: map[string]string{"methods": exampleMethods, "margin": quote(shortest(defaultMargin))},
 		once:  "it is for all volumes together: write all of it there",
-		later: laterMethods(),
 		others: map[string]string{
 			"confirm":       `it needs no block: name it in methods = ["confirm"]`,
 			"lease":         `it needs no block: name it in methods = ["lease"]`,
+			"reservation":   `it needs no block: name it in methods = ["reservation"]`,
 			"watchdog":      `name it in methods = ["watchdog"]; the device is the node's own: watchdog { … } belongs in had.hcl`,
 			"release_grace": "it belongs at the top level of the policy",
 			"timeout":       "it belongs in an agent or command block",
@@ -166,6 +165,7 @@ func (s *source) validFence(raw rawFence, volumes []rawVolume) Fence {
 	}
 	if !s.failed() {
 		s.checkBlocks(raw, f)
+		s.checkReservable(raw, f, volumes)
 	}
 	return f
 }
@@ -189,8 +189,6 @@ func (s *source) validMethods(raw []text) []Method {
 	for _, t := range raw {
 		m := Method(t.value)
 		switch {
-		case slices.Contains(laterMethods(), t.value):
-			s.errorf(t.at, "leave it out, or use another: "+strings.Join(known, ", "), "this version of had does not support the method %s yet", quote(t.value))
 		case !slices.Contains(known, t.value):
 			s.errorf(t.at, suggest(t.value, known), "unknown method %s", quote(t.value))
 		case slices.Contains(valid, m):
@@ -205,7 +203,7 @@ func (s *source) validMethods(raw []text) []Method {
 			lease, ends = t, t
 		case MethodWatchdog:
 			ends = t
-		case MethodAgent, MethodCommand, MethodConfirm:
+		case MethodAgent, MethodCommand, MethodReservation, MethodConfirm:
 		}
 	}
 	if lease.ok {
@@ -238,6 +236,20 @@ func (s *source) checkBlocks(raw rawFence, f Fence) {
 	}
 }
 
+// checkReservable refuses reservations of what isn't a disk.
+func (s *source) checkReservable(raw rawFence, f Fence, volumes []rawVolume) {
+	for i, m := range f.Methods {
+		if m != MethodReservation {
+			continue
+		}
+		for _, v := range volumes {
+			if isNetworkSource(v.device.value) {
+				s.errorf(raw.methods[i].at, "use another method; \"agent\" covers volumes of every kind", "volume %s is a server's (%s): there is no disk that could be reserved", quote(v.name.value), v.device.value)
+			}
+		}
+	}
+}
+
 // checkFenced refuses a fence that could do nothing about a node which may
 // own. One block is enough: a method that has none for it is passed over.
 func (s *source) checkFenced(raw rawFence, f Fence, members []Member) {
@@ -247,8 +259,8 @@ func (s *source) checkFenced(raw rawFence, f Fence, members []Member) {
 	for _, c := range raw.commands {
 		s.checkOwner(c.node, members)
 	}
-	if !slices.Contains(f.Methods, MethodAgent) && !slices.Contains(f.Methods, MethodCommand) || slices.Contains(f.Methods, MethodWatchdog) {
-		return // nothing is to be switched off, or each node's own watchdog comes next
+	if !slices.Contains(f.Methods, MethodAgent) && !slices.Contains(f.Methods, MethodCommand) || slices.Contains(f.Methods, MethodWatchdog) || slices.Contains(f.Methods, MethodReservation) {
+		return // nothing is to be switched off, or there is a method for each node
 	}
 	for _, m := range members {
 		if !m.Witness && len(f.Agents[m.Name]) == 0 && len(f.Commands[m.Name]) == 0 {

@@ -327,6 +327,12 @@ func (t trouble) unproven(v string) error {
 // mounter implements guard.Volumes for a guard.
 type mounter struct{ g *guardian }
 
+func (mounter) Reserve(context.Context, []storage.Volume, uint64) error { return errNoReservations }
+
+func (mounter) Evict(context.Context, []storage.Volume, uint64) error { return errNoReservations }
+
+var errNoReservations = errors.New("simulation: the disks have no reservations")
+
 func (m mounter) Mount(ctx context.Context, v storage.Volume, _ bool) error {
 	return m.g.h.shelf.call(ctx, m.g.life, m.g.h.shelf.mountStep(m.g.epoch.Load(), v.Name))
 }

@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"had/cluster"
 	"had/internal/fence"
 )
 
@@ -48,8 +49,8 @@ func TestReservations(t *testing.T) {
 func takeOver(t *testing.T, alpha, beta *host) {
 	must(t, alpha.write(1, 1))
 	must(t, beta.write(2, 1)) // nobody has reserved it
-	must(t, alpha.take(fence.KeyOf(7)))
-	must(t, alpha.take(fence.KeyOf(7)))
+	must(t, alpha.take(keyOf(7)))
+	must(t, alpha.take(keyOf(7)))
 	must(t, alpha.write(1, 2))
 	if err := beta.write(1, 3); !errors.Is(err, unix.EBADE) {
 		t.Errorf("beta writes while alpha has the disk: %v", err)
@@ -72,7 +73,7 @@ func takeOver(t *testing.T, alpha, beta *host) {
 	}()
 	<-writing
 	begin := time.Now()
-	must(t, beta.take(fence.KeyOf(8)))
+	must(t, beta.take(keyOf(8)))
 	t.Logf("taken over in %s", time.Since(begin))
 	last := beta.read(1)
 	if err := <-ended; !errors.Is(err, unix.EBADE) {
@@ -92,7 +93,7 @@ func takeOver(t *testing.T, alpha, beta *host) {
 	must(t, beta.write(1, 1<<41))
 	for name, h := range map[string]*host{"alpha": alpha, "beta": beta} {
 		r, err := h.Read()
-		if err != nil || !r.Exclusive(fence.KeyOf(8)) || r.Exclusive(fence.KeyOf(7)) {
+		if err != nil || !r.Exclusive(keyOf(8)) || r.Exclusive(keyOf(7)) {
 			t.Errorf("%s reads %+v, %v", name, r, err)
 		}
 	}
@@ -100,7 +101,7 @@ func takeOver(t *testing.T, alpha, beta *host) {
 
 // Whatever an old holder tries with its old key, it doesn't get the disk back.
 func oldHolderReturns(t *testing.T, alpha, beta *host) {
-	old, current := fence.KeyOf(7), fence.KeyOf(8)
+	old, current := keyOf(7), keyOf(8)
 	for what, test := range map[string]struct{ err, want error }{
 		"take":       {alpha.take(old), fence.ErrSuperseded},
 		"reserve":    {alpha.Reserve(old), fence.ErrConflict},
@@ -115,16 +116,16 @@ func oldHolderReturns(t *testing.T, alpha, beta *host) {
 	if err := alpha.write(1, 1); !errors.Is(err, unix.EBADE) {
 		t.Errorf("alpha writes: %v", err)
 	}
-	must(t, alpha.take(fence.KeyOf(9)))
+	must(t, alpha.take(keyOf(9)))
 	must(t, alpha.write(1, 1))
 	if err := beta.write(1, 1); !errors.Is(err, unix.EBADE) {
 		t.Errorf("beta writes: %v", err)
 	}
-	must(t, alpha.take(fence.KeyOf(10))) // the same host, in a later epoch
+	must(t, alpha.take(keyOf(10))) // the same host, in a later epoch
 	must(t, alpha.write(1, 2))
-	must(t, alpha.Release(fence.KeyOf(10)))
+	must(t, alpha.Release(keyOf(10)))
 	must(t, beta.write(1, 3))
-	must(t, alpha.Clear(fence.KeyOf(10)))
+	must(t, alpha.Clear(keyOf(10)))
 	if r, err := beta.Read(); err != nil || len(r.Keys) != 0 || r.Holder != 0 {
 		t.Errorf("%+v, %v", r, err)
 	}
@@ -134,7 +135,7 @@ func oldHolderReturns(t *testing.T, alpha, beta *host) {
 func others(t *testing.T, alpha, beta *host) {
 	const foreign = fence.Key(0x1234)
 	must(t, alpha.Register(foreign))
-	if err := beta.take(fence.KeyOf(11)); err == nil || !strings.Contains(err.Error(), "0x1234 is registered, which isn't had's") {
+	if err := beta.take(keyOf(11)); err == nil || !strings.Contains(err.Error(), "0x1234 is registered, which isn't had's") {
 		t.Errorf("Take: %v", err)
 	}
 	r, err := beta.Read()
@@ -142,8 +143,8 @@ func others(t *testing.T, alpha, beta *host) {
 		t.Errorf("%+v, %v", r, err)
 	}
 	must(t, alpha.Unregister(foreign))
-	must(t, beta.take(fence.KeyOf(11)))
-	must(t, beta.Unregister(fence.KeyOf(11)))
+	must(t, beta.take(keyOf(11)))
+	must(t, beta.Unregister(keyOf(11)))
 	must(t, alpha.write(1, 4))
 }
 
@@ -152,7 +153,7 @@ func atOnce(t *testing.T, alpha, beta *host) {
 	const rounds = 20
 	won := 0
 	for n := uint64(100); n < 100+2*rounds; n += 2 {
-		earlier, later := fence.KeyOf(n), fence.KeyOf(n+1)
+		earlier, later := keyOf(n), keyOf(n+1)
 		hosts := []*host{alpha, beta}
 		if n%4 == 0 {
 			slices.Reverse(hosts)
@@ -177,8 +178,8 @@ func atOnce(t *testing.T, alpha, beta *host) {
 		must(t, hosts[1].write(1, 1))
 	}
 	t.Logf("the earlier had it first in %d of %d", won, rounds)
-	must(t, alpha.Register(fence.KeyOf(1)))
-	must(t, alpha.Clear(fence.KeyOf(1)))
+	must(t, alpha.Register(keyOf(1)))
+	must(t, alpha.Clear(keyOf(1)))
 }
 
 // A partition can't be reserved; the error names its disk.
@@ -240,4 +241,9 @@ func must(t *testing.T, err error) {
 	if err != nil {
 		t.Fatal(err)
 	}
+}
+
+// keyOf is an epoch's key.
+func keyOf(epoch uint64) fence.Key {
+	return fence.Key(cluster.ReservationKey(cluster.ReservationMark("vmtest"), epoch))
 }

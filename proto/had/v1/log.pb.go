@@ -941,9 +941,12 @@ type Terms struct {
 	FenceMethods      []string               `protobuf:"bytes,5,rep,name=fence_methods,json=fenceMethods,proto3" json:"fence_methods,omitempty"`                   // the policy's at Acquire, in its order: "agent", "command", "watchdog", "reservation", "confirm", "lease"
 	WatchdogTimeoutNs int64                  `protobuf:"varint,6,opt,name=watchdog_timeout_ns,json=watchdogTimeoutNs,proto3" json:"watchdog_timeout_ns,omitempty"` // the owner's watchdog is armed and fires so long after it was last fed; 0: none is armed
 	VolumeMarginNs    int64                  `protobuf:"varint,7,opt,name=volume_margin_ns,json=volumeMarginNs,proto3" json:"volume_margin_ns,omitempty"`          // how long after its end a lease may still be writing, where time is the evidence
-	ReservationKey    uint64                 `protobuf:"varint,8,opt,name=reservation_key,json=reservationKey,proto3" json:"reservation_key,omitempty"`            // under which the epoch has reserved its disks (SCSI-3); 0: it hasn't
-	unknownFields     protoimpl.UnknownFields
-	sizeCache         protoimpl.SizeCache
+	// Under which the epoch reserves its disks (SCSI-3), before it mounts; 0: it
+	// doesn't. The proposer gives what the keys of the cluster begin with, and the
+	// state adds the epoch.
+	ReservationKey uint64 `protobuf:"varint,8,opt,name=reservation_key,json=reservationKey,proto3" json:"reservation_key,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *Terms) Reset() {
