@@ -29,6 +29,10 @@ func program() (is bool, err error) {
 	switch {
 	case len(os.Args) == 2 && os.Args[1] == "guard":
 		return true, guard.Main(os.Stderr)
+	case len(os.Args) == 2 && os.Args[1] == "mounter":
+		return true, guard.MounterMain()
+	case os.Getenv(ownerVariable) != "":
+		return true, owner(os.Getenv(ownerVariable))
 	case os.Getenv(daemonVariable) != "":
 		return true, daemon(os.Getenv(daemonVariable))
 	}
@@ -38,23 +42,8 @@ func program() (is bool, err error) {
 // daemon is as much of had as arms a watchdog. It obeys a word a line: "stop" ends it
 // in order.
 func daemon(device string) error {
-	const dir, node, office = "/tmp/data", "alpha", "office"
-	members := []peer.Member{{Name: node, Address: "127.0.0.1:7400"}}
-	id, err := peer.OpenIdentity(dir, office, node, members)
-	if err != nil {
-		return err
-	}
-	if _, born := id.Birth(); !born {
-		if err := birth(id); err != nil {
-			return err
-		}
-	}
 	ctx := context.Background()
-	g, err := guard.Start(ctx, guard.Config{
-		Cluster: office, Instance: &hadv1.Instance{Node: node, NodeId: id.NodeID(), BootId: "boot", Nonce: fmt.Sprint(os.Getpid())},
-		DataDir: dir, Members: members, Version: "test", Margin: 50 * time.Millisecond, Logger: hclog.NewNullLogger(), LogLevel: hclog.Warn,
-		Watchdog: &guard.WatchdogConfig{Device: device, Timeout: timeout},
-	})
+	g, err := startGuard(ctx, "alpha", &guard.WatchdogConfig{Device: device, Timeout: timeout})
 	if err != nil {
 		return err
 	}
@@ -76,6 +65,27 @@ func daemon(device string) error {
 		fmt.Println("done")
 	}
 	return in.Err()
+}
+
+// startGuard starts the guard of a daemon of a cluster of one.
+func startGuard(ctx context.Context, node string, w *guard.WatchdogConfig) (*guard.Guard, error) {
+	const office = "office"
+	dir := "/tmp/" + node
+	members := []peer.Member{{Name: node, Address: "127.0.0.1:7400"}}
+	id, err := peer.OpenIdentity(dir, office, node, members)
+	if err != nil {
+		return nil, err
+	}
+	if _, born := id.Birth(); !born {
+		if err := birth(id); err != nil {
+			return nil, err
+		}
+	}
+	return guard.Start(ctx, guard.Config{
+		Cluster: office, Instance: &hadv1.Instance{Node: node, NodeId: id.NodeID(), BootId: "boot", Nonce: fmt.Sprint(os.Getpid())},
+		DataDir: dir, Members: members, Version: "test", Margin: 50 * time.Millisecond, Logger: hclog.NewNullLogger(), LogLevel: hclog.Warn,
+		Watchdog: w,
+	})
 }
 
 // birth is the first meeting of a cluster of one.

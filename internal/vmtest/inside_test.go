@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -103,12 +104,38 @@ func collect(tree string, names []string, files map[string]string) error {
 	return nil
 }
 
+// collectProgram finds a program of this host and the libraries that it needs.
+func collectProgram(name string, files map[string]string) error {
+	path, err := exec.LookPath(name)
+	if err != nil {
+		return err
+	}
+	files["/usr/sbin/"+name] = path
+	out, err := exec.Command("ldd", path).Output()
+	if err != nil {
+		return fmt.Errorf("ask for the libraries of %s: %w", path, err)
+	}
+	for word := range strings.FieldsSeq(string(out)) {
+		if filepath.IsAbs(word) {
+			files[word] = word
+		}
+	}
+	return nil
+}
+
 // writeImage writes an initramfs: a cpio archive in the "newc" format (Linux
 // Documentation/driver-api/early-userspace/buffer-format.rst).
 func writeImage(w io.Writer, files map[string]string) error {
 	var a archive
 	a.w = w
-	for _, dir := range []string{"dev", "proc", "sys", "tmp", "var", "modules"} {
+	dirs := []string{"dev", "proc", "sys", "tmp", "var"}
+	for name := range files {
+		for dir := filepath.Dir(name); dir != "/"; dir = filepath.Dir(dir) {
+			dirs = append(dirs, dir[1:])
+		}
+	}
+	slices.Sort(dirs) // a folder comes before what is in it
+	for _, dir := range slices.Compact(dirs) {
 		a.add(dir, unix.S_IFDIR|0o755, 0, nil)
 	}
 	a.add("dev/console", unix.S_IFCHR|0o600, 5<<8|1, nil) // init's standard streams

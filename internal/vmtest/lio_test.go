@@ -80,7 +80,7 @@ func ramdisk(t *testing.T, name string) string {
 	t.Helper()
 	disk := config + "/target/core/rd_mcp_0/" + name
 	must(t, os.MkdirAll(disk, 0o700))
-	put(t, disk+"/control", "rd_pages=1024")
+	put(t, disk+"/control", "rd_pages=5120")
 	put(t, disk+"/enable", "1")
 	put(t, disk+"/wwn/vpd_unit_serial", "had-vmtest-"+name)
 	return disk

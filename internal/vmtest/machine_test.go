@@ -42,7 +42,7 @@ type event struct {
 
 // boot starts a machine whose init is this binary, with the calling test's
 // inside. It doesn't reboot: a reset ends it.
-func boot(t *testing.T, modules, devices []string) *machine {
+func boot(t *testing.T, s sides) *machine {
 	t.Helper()
 	qemu, err := exec.LookPath("qemu-system-x86_64")
 	if err != nil {
@@ -53,7 +53,7 @@ func boot(t *testing.T, modules, devices []string) *machine {
 		t.Fatalf("there is no kernel in %s: run make test-vm, which fetches Debian's", kernelDir)
 	}
 	dir := t.TempDir()
-	initrd := image(t, dir, modules)
+	initrd := image(t, dir, s)
 	control, err := net.Listen("unix", filepath.Join(dir, "qmp"))
 	if err != nil {
 		t.Fatal(err)
@@ -66,7 +66,7 @@ func boot(t *testing.T, modules, devices []string) *machine {
 		"-kernel", kernels[0], "-initrd", initrd,
 		// A panic stops the machine for good, so that it can't be taken for a reset.
 		"-append", "console=ttyS0 loglevel=4 panic=0 mitigations=off nokaslr no_timer_check " + insideVariable + "=1 rdinit=/init -- -test.v -test.timeout=8m -test.run=^" + t.Name() + "$",
-	}, devices)...)
+	}, s.devices)...)
 	cmd.Stderr = os.Stderr
 	out, err := cmd.StdoutPipe()
 	if err != nil {
@@ -101,7 +101,7 @@ func boot(t *testing.T, modules, devices []string) *machine {
 }
 
 // image writes the initramfs and returns its path.
-func image(t *testing.T, dir string, modules []string) string {
+func image(t *testing.T, dir string, s sides) string {
 	t.Helper()
 	self, err := os.Executable()
 	if err != nil {
@@ -116,8 +116,13 @@ func image(t *testing.T, dir string, modules []string) string {
 		t.Fatal("this test must be a static program: build it with CGO_ENABLED=0, as make test-vm does")
 	}
 	files := map[string]string{"/init": self}
-	if err := collect(kernelDir, modules, files); err != nil {
+	if err := collect(kernelDir, s.modules, files); err != nil {
 		t.Fatal(err)
+	}
+	for _, p := range s.programs {
+		if err := collectProgram(p, files); err != nil {
+			t.Fatal(err)
+		}
 	}
 	path := filepath.Join(dir, "initrd")
 	f, err := os.Create(path)

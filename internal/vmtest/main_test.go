@@ -48,14 +48,15 @@ func test(t *testing.T, s sides) {
 		s.inside(t)
 		return
 	}
-	m := boot(t, s.modules, s.devices)
+	m := boot(t, s)
 	s.outside(t, m)
 }
 
 // sides are a test's two sides.
 type sides struct {
-	modules []string // what the inside may load
-	devices []string // arguments of qemu's
-	inside  func(*testing.T)
-	outside func(*testing.T, *machine)
+	modules  []string // what the inside may load
+	programs []string // of this host, which it may run
+	devices  []string // arguments of qemu's
+	inside   func(*testing.T)
+	outside  func(*testing.T, *machine)
 }
