@@ -30,6 +30,7 @@ type inspector struct {
 const (
 	inspectCheck   = "check"   // could this host mount them?
 	inspectReserve = "reserve" // could it reserve their disks?
+	inspectWrite   = "write"   // has nobody reserved them?
 	inspectUnused  = "unused"  // is it certain that nothing of this kernel, which started anew, can write to them?
 	inspectFlush   = "flush"   // is what was written to them on their disks? It is then
 	inspectTokens  = "tokens"  // where are these tokens, and is each as it should be? Answered with a list of reconnect.Place
@@ -65,7 +66,9 @@ func Inspect(ctx context.Context, in io.Reader, out io.Writer) error {
 		case inspectCheck:
 			err = storage.Check(ctx, v, q.Volumes[:i])
 		case inspectReserve:
-			err = checkReservation(ctx, v, q.Mark)
+			err = reservable(ctx, v, q.Mark)
+		case inspectWrite:
+			err = unreserved(ctx, v)
 		case inspectUnused:
 			err = storage.Unused(ctx, v)
 			if errors.Is(err, storage.ErrAbsent) {

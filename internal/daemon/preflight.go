@@ -42,8 +42,8 @@ func newPreflight(self string, others []string, look *inspector, mark uint64, no
 	p := &preflight{now: now, wanted: make(chan struct{}, 1)}
 	p.volumes = func(ctx context.Context, pol *policy.Policy) []string {
 		wrong, err := look.ask(ctx, inspection{Op: inspectCheck, Volumes: failover.StorageVolumes(pol)})
-		if err == nil && len(wrong) == 0 && slices.Contains(pol.Fence.Methods, policy.MethodReservation) {
-			wrong, err = look.ask(ctx, inspection{Op: inspectReserve, Volumes: failover.StorageVolumes(pol), Mark: mark})
+		if err == nil && len(wrong) == 0 {
+			wrong, err = look.ask(ctx, reservationCheck(pol, mark))
 		}
 		if err != nil {
 			return []string{err.Error()}

@@ -3,9 +3,12 @@ package daemon
 import (
 	"context"
 	"fmt"
+	"slices"
 
 	"had/cluster"
+	"had/internal/failover"
 	"had/internal/fence"
+	"had/internal/policy"
 	"had/storage"
 )
 
@@ -19,8 +22,33 @@ func (l *localState) keyMark() uint64 {
 	return cluster.ReservationMark(birth.ID)
 }
 
-// checkReservation says why this host could not reserve a volume's disk.
-func checkReservation(ctx context.Context, v storage.Volume, mark uint64) error {
+// reservationCheck is what is to be known about the disks of a policy's volumes.
+func reservationCheck(p *policy.Policy, mark uint64) inspection {
+	q := inspection{Op: inspectWrite, Volumes: failover.StorageVolumes(p)}
+	if slices.Contains(p.Fence.Methods, policy.MethodReservation) {
+		q.Op, q.Mark = inspectReserve, mark
+	}
+	return q
+}
+
+// unreserved says who has reserved a volume's disk, where the policy doesn't: an
+// earlier one, most likely. Then this host could mount it and not write.
+func unreserved(ctx context.Context, v storage.Volume) error {
+	if v.Network() {
+		return nil
+	}
+	device, err := storage.DeviceOf(ctx, v)
+	if err != nil {
+		return err
+	}
+	if err := fence.CheckUnreserved([]string{device}); err != nil {
+		return fmt.Errorf("volume %s can't be written here: %w", v.Name, err)
+	}
+	return nil
+}
+
+// reservable says why this host could not reserve a volume's disk.
+func reservable(ctx context.Context, v storage.Volume, mark uint64) error {
 	device, err := storage.DeviceOf(ctx, v)
 	if err != nil {
 		return err

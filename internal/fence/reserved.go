@@ -57,6 +57,18 @@ func CheckReservations(devices []string, front Key) error {
 	})
 }
 
+// CheckUnreserved says who has reserved a disk of devices; nil: nobody has, as far as
+// they say.
+func CheckUnreserved(devices []string) error {
+	return each(devices, func(d *Disk, _ UnderWay) error {
+		now, err := d.Read()
+		if err != nil || now.Holder == 0 {
+			return nil //nolint:nilerr // without reservations there is none
+		}
+		return fmt.Errorf("%s is reserved with key %s, and the policy's fence has no \"reservation\": clear it as docs/fencing.md says (\"Leaving reservations\")", d.file.Name(), now.Holder)
+	})
+}
+
 // each does something with every disk of devices.
 func each(devices []string, do func(d *Disk, commands UnderWay) error) error {
 	var disks []string
