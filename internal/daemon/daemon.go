@@ -195,6 +195,7 @@ func (n *node) open(birth peer.Birth) error {
 		Log: n.raft, Journal: local.journal, Addresses: local.addresses, Network: hostNetwork{local.addresses},
 		Hooks: local.hooks.runner, CheckHook: checkHooks, HostTrouble: n.trouble, Peers: n.peers,
 		Farewell: local.farewell, FarewellTaken: func() error { return guard.ForgetFarewell(f.DataDir) },
+		Secured: local.secured, SecuredTaken: func() error { return guard.ForgetSecured(f.DataDir) },
 		Services: services{f.DataDir}, Flush: local.flush, Off: switchOff, CheckVolumes: n.checkVolumes, KeyMark: mark,
 		Clock: clock.Now, Logger: n.cfg.Logger, Version: n.cfg.Version.GetVersion(),
 	}

@@ -33,6 +33,7 @@ type localState struct {
 	hooks     *hookRunners
 	scripts   *scriptRecorder
 	farewell  *hadv1.Farewell // what the earlier run's guard said; nil: nothing, or it is in the log
+	secured   *hadv1.Secured  // what it said of the volumes before that, likewise
 	inspector *inspector
 	flusher   *inspector
 	surveyor  *inspector // of tokens that aren't replicated: a server that doesn't answer holds up nothing else
@@ -81,6 +82,9 @@ func (l *localState) close() error {
 func (l *localState) recover(ctx context.Context) (r failover.Recovered, err error) {
 	if l.farewell, err = guard.Settle(ctx, l.cfg.File.DataDir); err != nil {
 		return r, err
+	}
+	if l.secured, err = guard.KeptSecured(l.cfg.File.DataDir); err != nil {
+		l.cfg.Logger.Warn("what the earlier run's guard said of its volumes is lost; should they not be unmounted yet, this run says when they are", "error", err)
 	}
 	cfg := l.recoverConfig()
 	if g := l.earlierGate(); g != nil {

@@ -46,6 +46,8 @@ type Config struct {
 	Peers         Peers
 	Farewell      *hadv1.Farewell // what this node's guard said of its earlier run and may not be in the log yet; nil: nothing
 	FarewellTaken func() error    // it is in the log
+	Secured       *hadv1.Secured  // likewise of its volumes, while that run lived
+	SecuredTaken  func() error    // it is in the log
 	Clock         clock.Source
 	Logger        hclog.Logger
 	Version       string
@@ -100,8 +102,10 @@ func New(cfg Config) *Controller {
 	}
 	c.farewells = &farewells{log: cfg.Log, peers: cfg.Peers, logger: cfg.Logger, changed: make(chan struct{}, 1)}
 	if cfg.Farewell != nil {
-		c.farewells.own, c.farewells.taken = cfg.Farewell, cfg.FarewellTaken
-		c.farewells.add(cfg.Farewell)
+		c.farewells.add(cfg.Farewell, cfg.FarewellTaken)
+	}
+	if cfg.Secured != nil {
+		c.farewells.addSecured(cfg.Secured, cfg.SecuredTaken)
 	}
 	c.poller = &poller{
 		peers: cfg.Peers, log: cfg.Log, members: others, every: 2 * max(time.Second, cfg.Timing.Detect), now: cfg.Clock,

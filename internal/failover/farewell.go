@@ -23,8 +23,6 @@ type farewells struct {
 	log    Log
 	peers  Peers
 	logger hclog.Logger
-	own    *hadv1.Farewell // of this node's earlier run; nil: none
-	taken  func() error    // own is in the log
 
 	mu      sync.Mutex
 	pending []*word       // oldest epoch first, each once
@@ -38,6 +36,7 @@ type word struct {
 	epoch    uint64
 	farewell *hadv1.Farewell // nil: it is secured
 	secured  *hadv1.Secured  // nil: it is a farewell
+	taken    func() error    // what this node's earlier run has kept is in the log; nil: nothing is kept
 }
 
 // command is the record that puts the word into the log.
@@ -60,14 +59,15 @@ func compareWords(a, b *word) int {
 	return cmp.Or(cmp.Compare(a.epoch, b.epoch), cmp.Compare(last(a), last(b)))
 }
 
-// add takes a farewell, unless it waits already.
-func (f *farewells) add(fw *hadv1.Farewell) {
-	f.take(&word{of: fw.GetReleased().GetReporter(), epoch: fw.GetReleased().GetEpoch(), farewell: fw})
+// add takes a farewell, unless it waits already. taken, if there is one, is called
+// when the log has it.
+func (f *farewells) add(fw *hadv1.Farewell, taken func() error) {
+	f.take(&word{of: fw.GetReleased().GetReporter(), epoch: fw.GetReleased().GetEpoch(), farewell: fw, taken: taken})
 }
 
-// addSecured takes what a guard says of volumes, unless it waits already.
-func (f *farewells) addSecured(s *hadv1.Secured) {
-	f.take(&word{of: s.GetInstance(), epoch: s.GetEpoch(), secured: s})
+// addSecured takes what a guard says of volumes likewise.
+func (f *farewells) addSecured(s *hadv1.Secured, taken func() error) {
+	f.take(&word{of: s.GetInstance(), epoch: s.GetEpoch(), secured: s, taken: taken})
 }
 
 func (f *farewells) take(w *word) {
@@ -102,9 +102,9 @@ func (f *farewells) first() *word {
 
 // done forgets a word that the log has taken, or will never take.
 func (f *farewells) done(w *word) {
-	if w.farewell != nil && w.farewell == f.own {
-		if err := f.taken(); err != nil {
-			f.logger.Warn("the farewell is told again at the next start, to no effect", "error", err)
+	if w.taken != nil {
+		if err := w.taken(); err != nil {
+			f.logger.Warn("what the guard said is told again at the next start, to no effect", "error", err)
 		}
 	}
 	f.mu.Lock()
@@ -202,7 +202,7 @@ func carry(ctx context.Context, log Log, peers Peers, cmd *hadv1.Command) error 
 // that daemon led, nobody need wait until its silence is noticed.
 func (c *Controller) TakeFarewell(fw *hadv1.Farewell) {
 	c.cfg.Logger.Info("a guard says that its daemon has died", "node", fw.GetReleased().GetReporter().GetNode(), "epoch", fw.GetReleased().GetEpoch())
-	c.farewells.add(fw)
+	c.farewells.add(fw, nil)
 	// A later run of that daemon that led would have closed the epoch first.
 	view, _ := c.cfg.Log.View()
 	dead := fw.GetReleased().GetReporter()
@@ -215,5 +215,5 @@ func (c *Controller) TakeFarewell(fw *hadv1.Farewell) {
 // nobody stands for election because of it.
 func (c *Controller) TakeSecured(s *hadv1.Secured) {
 	c.cfg.Logger.Info("a guard says that it has made the volumes of its daemon's epoch safe", "node", s.GetInstance().GetNode(), "epoch", s.GetEpoch())
-	c.farewells.addSecured(s)
+	c.farewells.addSecured(s, nil)
 }

@@ -81,13 +81,34 @@ func TestAWordIsCertainAboutTheRunThatOwns(t *testing.T) {
 	})
 }
 
+// What this node's earlier run has kept of its guard's words is told, and forgotten
+// once the log has it, or will never take it.
+func TestAKeptWordIsTold(t *testing.T) {
+	run(t, func(r *rig) {
+		c := r.betaMounts()
+		forgotten := 0
+		forget := func() error { forgotten++; return nil }
+		f := r.controller.farewells
+		f.addSecured(&hadv1.Secured{Epoch: c.GetEpoch(), Instance: c.GetInstance(), Kind: hadv1.Secured_KIND_GUARD}, forget)
+		synctest.Wait()
+		if v, _ := r.log.View(); v.Claim(c.GetEpoch()).GetSecured() == nil || forgotten != 1 {
+			t.Errorf("the log has %v; forgotten %d times", v.Claim(c.GetEpoch()), forgotten)
+		}
+		f.addSecured(&hadv1.Secured{Epoch: 1, Instance: c.GetInstance(), Kind: hadv1.Secured_KIND_GUARD}, forget)
+		synctest.Wait()
+		if forgotten != 2 {
+			t.Error("what the log doesn't take is kept")
+		}
+	})
+}
+
 // After the farewell the log has no use for what was said before it.
 func TestAFarewellIsPassedOnLast(t *testing.T) {
 	f := &farewells{changed: make(chan struct{}, 1)}
 	of := &hadv1.Instance{Node: "beta", NodeId: "id-beta"}
-	f.add(&hadv1.Farewell{NodeId: "id-beta", Released: &hadv1.Released{Epoch: 7, Reporter: of}})
-	f.addSecured(&hadv1.Secured{Epoch: 7, Instance: of})
-	f.addSecured(&hadv1.Secured{Epoch: 7, Instance: of})
+	f.add(&hadv1.Farewell{NodeId: "id-beta", Released: &hadv1.Released{Epoch: 7, Reporter: of}}, nil)
+	f.addSecured(&hadv1.Secured{Epoch: 7, Instance: of}, nil)
+	f.addSecured(&hadv1.Secured{Epoch: 7, Instance: of}, nil)
 	first := f.first()
 	f.done(first)
 	if second := f.first(); first.secured == nil || second.farewell == nil {
@@ -100,11 +121,11 @@ func TestAFarewellIsPassedOnLast(t *testing.T) {
 func TestOnlyAFarewellDelaysItsOwnNode(t *testing.T) {
 	f := &farewells{changed: make(chan struct{}, 1)}
 	own := &hadv1.Instance{Node: "alpha", NodeId: "id"}
-	f.addSecured(&hadv1.Secured{Epoch: 7, Instance: own})
+	f.addSecured(&hadv1.Secured{Epoch: 7, Instance: own}, nil)
 	if f.waits("id") {
 		t.Error("a word about volumes is taken for a farewell")
 	}
-	f.add(&hadv1.Farewell{NodeId: "id", Released: &hadv1.Released{Epoch: 7, Reporter: own}})
+	f.add(&hadv1.Farewell{NodeId: "id", Released: &hadv1.Released{Epoch: 7, Reporter: own}}, nil)
 	if !f.waits("id") || f.waits("id-beta") {
 		t.Error("the farewell isn't waited for, or another node's is")
 	}
