@@ -22,9 +22,15 @@ func DisksOf(device string) ([]string, error) {
 	if st.Mode&unix.S_IFMT != unix.S_IFBLK {
 		return nil, fmt.Errorf("find the disk of %s: it is no block device", device)
 	}
-	disks, err := disksBelow(fmt.Sprintf("/sys/dev/block/%d:%d", unix.Major(st.Rdev), unix.Minor(st.Rdev)))
+	return DisksOfNumber(int(unix.Major(st.Rdev)), int(unix.Minor(st.Rdev)))
+}
+
+// DisksOfNumber is DisksOf for a device's number. The error is fs.ErrNotExist if the
+// kernel has no such block device.
+func DisksOfNumber(major, minor int) ([]string, error) {
+	disks, err := disksBelow(fmt.Sprintf("/sys/dev/block/%d:%d", major, minor))
 	if err != nil {
-		return nil, fmt.Errorf("find the disk of %s: %w", device, err)
+		return nil, fmt.Errorf("find the disk of device %d:%d: %w", major, minor, err)
 	}
 	slices.Sort(disks)
 	return slices.Compact(disks), nil

@@ -119,27 +119,6 @@ func (t task) call(ctx context.Context) error {
 	}
 }
 
-// takeDisks takes the disks of volumes. From then on this host may write to them,
-// so none may be mounted here: nobody else mounts one, and this process doesn't
-// before it has returned.
-func takeDisks(ctx context.Context, op Op, vs []storage.Volume, key fence.Key) error {
-	var devices []string
-	for _, v := range vs {
-		if err := storage.Unused(ctx, v); err != nil {
-			return err
-		}
-		device, err := storage.DeviceOf(ctx, v)
-		if err != nil {
-			return err
-		}
-		devices = append(devices, device)
-	}
-	if op == OpEvict {
-		return fence.Evict(ctx, devices, key)
-	}
-	return fence.Reserve(devices, key)
-}
-
 // notMounted reports whether nothing is left of a mount that failed. A device
 // that isn't there can't prove it; but then nothing was mounted where it belongs,
 // and no call is under way any more that could.
