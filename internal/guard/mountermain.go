@@ -100,10 +100,10 @@ func (t task) carryOut(ctx context.Context) (r result) {
 }
 
 func (t task) call(ctx context.Context) error {
-	switch t.Op {
-	case OpSecure:
+	if t.Op == OpSecure {
 		return secure(ctx, t.Volumes, t.Within)
-	case OpReserve, OpEvict:
+	}
+	if t.Op == OpReserve || t.Op == OpEvict {
 		return takeDisks(ctx, t.Op, t.Volumes, fence.Key(t.Key))
 	}
 	if len(t.Volumes) != 1 {
