@@ -17,10 +17,10 @@ import (
 
 // Two nodes' guards, and a disk with an ext4 that both see.
 func TestEviction(t *testing.T) {
-	modules := []string{"configfs", "target_core_mod", "sd_mod", "tcm_loop", "crc32_generic", "dummy", "rdma_rxe", "ib_srpt", "ib_srp", "crc32c_generic", "ext4"}
+	modules := []string{"configfs", "target_core_mod", "sd_mod", "tcm_loop", "crc32_generic", "dummy", "rdma_rxe", "ib_srpt", "ib_srp", "crc32c_generic", "ext4", "dm-mod", "dm-multipath", "dm-round-robin"}
 	test(t, sides{
 		modules:  modules,
-		programs: []string{"mke2fs", "e2fsck", "blkid"},
+		programs: []string{"mke2fs", "e2fsck", "blkid", "dmsetup"},
 		inside: func(t *testing.T) {
 			for _, m := range modules {
 				load(t, m, "")
@@ -42,6 +42,7 @@ func TestEviction(t *testing.T) {
 					evict(t, alpha, beta)
 				})
 			}
+			t.Run("Multipath", multipath)
 		},
 		outside: func(_ *testing.T, m *machine) { m.passes() },
 	})

@@ -43,7 +43,7 @@ func program() (is bool, err error) {
 // in order.
 func daemon(device string) error {
 	ctx := context.Background()
-	g, err := startGuard(ctx, "alpha", &guard.WatchdogConfig{Device: device, Timeout: timeout})
+	g, err := startGuard(ctx, "alpha", "/tmp/data", &guard.WatchdogConfig{Device: device, Timeout: timeout})
 	if err != nil {
 		return err
 	}
@@ -68,9 +68,8 @@ func daemon(device string) error {
 }
 
 // startGuard starts the guard of a daemon of a cluster of one.
-func startGuard(ctx context.Context, node string, w *guard.WatchdogConfig) (*guard.Guard, error) {
+func startGuard(ctx context.Context, node, dir string, w *guard.WatchdogConfig) (*guard.Guard, error) {
 	const office = "office"
-	dir := "/tmp/" + node
 	members := []peer.Member{{Name: node, Address: "127.0.0.1:7400"}}
 	id, err := peer.OpenIdentity(dir, office, node, members)
 	if err != nil {

@@ -24,17 +24,23 @@ const config = "/sys/kernel/config"
 // abort; see fence.Finish.
 func loopback(t *testing.T) (alpha, beta *host) {
 	t.Helper()
-	disk := ramdisk(t, "loopback")
-	var hosts []*host
-	for i := range 2 {
+	hosts := loopbacks(t, "loopback", "00", "01")
+	return hosts[0], hosts[1]
+}
+
+// loopbacks shows a disk to initiators with these numbers.
+func loopbacks(t *testing.T, name string, numbers ...string) (hosts []*host) {
+	t.Helper()
+	disk := ramdisk(t, name)
+	for _, n := range numbers {
 		before := disks(t)
-		group := fmt.Sprintf("%s/target/loopback/naa.500140500000000%d/tpgt_1", config, i)
+		group := fmt.Sprintf("%s/target/loopback/naa.50014050000000%s/tpgt_1", config, n)
 		must(t, os.MkdirAll(group, 0o700))
-		put(t, group+"/nexus", fmt.Sprintf("naa.500140510000000%d", i))
+		put(t, group+"/nexus", "naa.50014051000000"+n)
 		link(t, disk, group+"/lun/lun_0")
 		hosts = append(hosts, newHost(t, before, fence.Finish))
 	}
-	return hosts[0], hosts[1]
+	return hosts
 }
 
 // srp shows a disk to two initiators over a network of this machine's: SCSI

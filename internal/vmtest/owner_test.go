@@ -19,20 +19,21 @@ import (
 )
 
 // ownerVariable makes this binary a daemon with a guard that mounts: its value is
-// the node's name and the device.
+// the node's name, the device, and the data folder, in which the mount point is.
 const ownerVariable = "VMTEST_OWNER"
 
 // owner is as much of had as owns a volume. It obeys a line at a time: "hold EPOCH",
 // "reserve EPOCH", "mount EPOCH", "unmount EPOCH", "secure EPOCH", "drop EPOCH", and
 // "evict EPOCH" of another's.
 func owner(what string) error {
-	node, device, _ := strings.Cut(what, " ")
-	volumes := []storage.Volume{{Name: "web", Device: device, Path: "/tmp/" + node + "-web", FSType: "ext4"}}
+	words := strings.Fields(what)
+	node, device, dir := words[0], words[1], words[2]
+	volumes := []storage.Volume{{Name: "web", Device: device, Path: dir + "/web", FSType: "ext4"}}
 	ctx := context.Background()
-	g, err := startGuard(ctx, node, nil)
+	g, err := startGuard(ctx, node, dir, nil)
 	for range 4 { // a guard has seconds to start, which an emulated machine may need for it
 		if err != nil {
-			g, err = startGuard(ctx, node, nil)
+			g, err = startGuard(ctx, node, dir, nil)
 		}
 	}
 	if err != nil {
@@ -89,8 +90,10 @@ type ownerProcess struct {
 
 func startOwner(t *testing.T, node, device string) *ownerProcess {
 	t.Helper()
-	o := &ownerProcess{t: t, cmd: exec.Command("/proc/self/exe"), path: "/tmp/" + node + "-web"}
-	o.cmd.Env = []string{ownerVariable + "=" + node + " " + device}
+	dir, err := os.MkdirTemp("", node)
+	must(t, err)
+	o := &ownerProcess{t: t, cmd: exec.Command("/proc/self/exe"), path: dir + "/web"}
+	o.cmd.Env = []string{ownerVariable + "=" + strings.Join([]string{node, device, dir}, " ")}
 	o.cmd.Stderr = os.Stderr
 	in, err := o.cmd.StdinPipe()
 	must(t, err)
