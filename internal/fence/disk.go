@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 
 	"golang.org/x/sys/unix"
 )
@@ -47,7 +48,10 @@ func (r Reservation) Exclusive(key Key) bool {
 // Disk is a whole SCSI disk, or a multipath device of such, opened for its
 // persistent reservations alone. Every call waits for the disk's answer, which
 // may take as long as the kernel tries (minutes), or for ever.
-type Disk struct{ file *os.File }
+type Disk struct {
+	file  *os.File
+	paths []*Disk // of a multipath device
+}
 
 // OpenDisk opens a block device. A partition is refused: a reservation is of
 // the whole disk.
@@ -71,8 +75,43 @@ func OpenDisk(path string) (*Disk, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open a disk for its reservations: %w", err)
 	}
-	return &Disk{file: f}, nil
+	d := &Disk{file: f}
+	if !isMultipath(at) {
+		return d, nil
+	}
+	paths, err := os.ReadDir(filepath.Join(at, "slaves"))
+	for _, p := range paths {
+		path, openErr := OpenDisk("/dev/" + strings.ReplaceAll(p.Name(), "!", "/"))
+		if err = openErr; err != nil {
+			break
+		}
+		d.paths = append(d.paths, path)
+	}
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("open the paths of %s: %w", path, err), d.Close())
+	}
+	return d, nil
 }
 
 // Close closes the device. Registrations and the reservation stay.
-func (d *Disk) Close() error { return d.file.Close() }
+func (d *Disk) Close() error {
+	err := d.file.Close()
+	for _, p := range d.paths {
+		err = errors.Join(err, p.Close())
+	}
+	return err
+}
+
+// byEachPath does something by each path, also if one fails. The kernel would do it
+// for a multipath device, but take back all registrations when one fails: the
+// reservation's, too, if this host holds it.
+func (d *Disk) byEachPath(do func(d *Disk) error) error {
+	if len(d.paths) == 0 {
+		return do(d)
+	}
+	var err error
+	for _, p := range d.paths {
+		err = errors.Join(err, do(p))
+	}
+	return err
+}

@@ -65,6 +65,23 @@ func disksBelow(dir string) ([]string, error) {
 
 func isMultipath(dir string) bool { return strings.HasPrefix(attribute(dir, "dm/uuid"), "mpath-") }
 
+// deadPath returns an error for a multipath device with a path that is known to be
+// dead. It couldn't be registered, and if it came back in the middle of a turn what
+// is written by it would fail.
+func deadPath(disk string) error {
+	return deadPathIn(filepath.Join("/sys/class/block", strings.ReplaceAll(strings.TrimPrefix(disk, "/dev/"), "/", "!")), disk)
+}
+
+func deadPathIn(dir, disk string) error {
+	paths, _ := os.ReadDir(filepath.Join(dir, "slaves")) // none: it is one itself
+	for _, p := range paths {
+		if state := attribute(dir, "slaves/"+p.Name()+"/device/state"); state != "running" {
+			return fmt.Errorf("path %s of %s is %q: it can't be reserved before that works again or is removed", p.Name(), disk, state)
+		}
+	}
+	return nil
+}
+
 // CommandsOf says what a disk (of DisksOf) can do about commands under way. Only
 // LIO can't abort, where its initiator is in the same kernel or in a guest of it.
 func CommandsOf(disk string) UnderWay {

@@ -54,6 +54,17 @@ func TestDisksBelow(t *testing.T) {
 	}
 }
 
+func TestADeadPathIsSeen(t *testing.T) {
+	root := sysfs(t, "a/state=running", "b/state=offline", "sda/device=@a", "sdb/device=@b",
+		"dm-0/slaves/sda=@sda", "dm-1/slaves/sda=@sda", "dm-1/slaves/sdb=@sdb")
+	for device, says := range map[string]string{"sdb": "", "dm-0": "", "dm-1": `path sdb of /dev/dm-1 is "offline"`} {
+		err := deadPathIn(filepath.Join(root, device), "/dev/"+device)
+		if (err == nil) != (says == "") || err != nil && !strings.Contains(err.Error(), says) {
+			t.Errorf("%s: %v, want it to say %q", device, err, says)
+		}
+	}
+}
+
 func TestWhatCanAbort(t *testing.T) {
 	root := sysfs(t,
 		"hosts/host2/proc_name=tcm_loopback", "hosts/host3/proc_name=iscsi_tcp", "hosts/host4/proc_name=virtio_scsi",

@@ -43,16 +43,21 @@ type (
 )
 
 // Register registers this host with the key, in place of any that it had
-// registered. If it held the reservation it still does.
+// registered, by all of its paths. If it held the reservation it still does, also
+// after an error, when some are registered and some aren't.
 func (d *Disk) Register(key Key) error {
-	arg := prRegistration{newKey: uint64(key), flags: ignoreKey}
-	return d.reserveCall("register key "+key.String(), iocRegister, unsafe.Pointer(&arg))
+	return d.byEachPath(func(d *Disk) error {
+		arg := prRegistration{newKey: uint64(key), flags: ignoreKey}
+		return d.reserveCall("register key "+key.String(), iocRegister, unsafe.Pointer(&arg))
+	})
 }
 
 // Unregister takes this host's registration away, and its reservation.
 func (d *Disk) Unregister(key Key) error {
-	arg := prRegistration{oldKey: uint64(key)}
-	return d.reserveCall("unregister key "+key.String(), iocRegister, unsafe.Pointer(&arg))
+	return d.byEachPath(func(d *Disk) error {
+		arg := prRegistration{oldKey: uint64(key)}
+		return d.reserveCall("unregister key "+key.String(), iocRegister, unsafe.Pointer(&arg))
+	})
 }
 
 // Reserve reserves the disk for those who are registered, of whom this host is

@@ -43,7 +43,7 @@ func Evict(ctx context.Context, devices []string, key Key) error {
 // as far as can be seen without changing anything it wouldn't.
 func CheckReservations(devices []string, front Key) error {
 	return each(devices, func(d *Disk, _ UnderWay) error {
-		if err := d.capable(); err != nil {
+		if err := errors.Join(deadPath(d.file.Name()), d.capable()); err != nil {
 			return err
 		}
 		now, err := d.Read()

@@ -41,7 +41,11 @@ type reservable interface {
 // are left alone, and are an error. Where this host holds the reservation after an
 // error it keeps it: without any, all that were ever driven out could write.
 func (d *Disk) Take(key Key, commands UnderWay) error {
-	if err := take(d, key, commands); err != nil {
+	err := deadPath(d.file.Name())
+	if err == nil {
+		err = take(d, key, commands)
+	}
+	if err != nil {
 		return fmt.Errorf("take the disk %s with key %s: %w", d.file.Name(), key, err)
 	}
 	return nil

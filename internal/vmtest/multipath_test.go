@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -54,13 +55,23 @@ func multipath(t *testing.T) {
 	own(9)
 	own(10)
 
+	disk, err := fence.OpenDisk(device)
+	must(t, err)
 	state := filepath.Join("/sys/class/block", filepath.Base(paths[1].path), "device/state")
 	must(t, os.WriteFile(state, []byte("offline\n"), 0))
 	err = fence.Reserve([]string{device}, keyOf(11))
-	r, readErr := beta.Read()
-	t.Logf("with a dead path: %v; there is %+v, %v", err, r, readErr)
-	if err == nil {
-		t.Error("it was reserved with a path that isn't registered")
+	if r, readErr := beta.Read(); err == nil || !strings.Contains(err.Error(), paths[1].path) || readErr != nil || !r.Exclusive(keyOf(10)) {
+		t.Errorf("with a dead path: %v; there is %+v, %v", err, r, readErr)
+	}
+	// A path that dies later: the others are registered, and nobody gets in.
+	if err := errors.Join(disk.Register(keyOf(11)), disk.Close()); err == nil {
+		t.Error("a dead path was registered")
+	}
+	if r, err := beta.Read(); err != nil || r.Holder != keyOf(10) && r.Holder != keyOf(11) {
+		t.Errorf("after that there is %+v, %v", r, err)
+	}
+	if err := beta.write(1, 2); !errors.Is(err, unix.EBADE) {
+		t.Errorf("beta writes: %v", err)
 	}
 	must(t, os.WriteFile(state, []byte("running\n"), 0))
 	own(12)
