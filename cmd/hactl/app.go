@@ -160,6 +160,7 @@ current state · 4 unreachable or no quorum · 5 outcome unknown · 6 not permit
 	root.AddCommand(
 		c.newStatus(), c.newHistory(), c.newWatch(), c.newMove(), c.newFence(), c.newToken(), c.newPolicy(),
 		c.newNotify(), c.newTiming(), c.newImport(), c.newCompletion(), c.newVersion(),
+		c.newWhy(),
 	)
 	group(root)
 	root.SetFlagErrorFunc(flagError)
