@@ -46,7 +46,7 @@ type segment struct {
 // segments sorts addresses by link and family and builds each one's frame.
 // Links without ARP are left out; links that don't exist are named in the
 // error.
-func (m *Manager) segments(addrs []Address, frame func(netip.Addr, net.HardwareAddr) ([]byte, error)) ([]*segment, error) {
+func (m *Manager) segments(addrs []Address, frame frameOf) ([]*segment, error) {
 	var segments []*segment
 	var errs []error
 	links := map[string]*netlink.LinkAttrs{}

@@ -37,6 +37,11 @@ func (c Conflict) String() string { return fmt.Sprintf("%s is used by %s", c.Add
 // that is slow, a filter). What it returns beside an error was seen, but links
 // named in the error were not asked properly.
 func (m *Manager) Conflicts(ctx context.Context, addrs []Address, window time.Duration, known []net.HardwareAddr) ([]Conflict, error) {
+	return m.ask(ctx, addrs, window, known, probe)
+}
+
+// ask sends the frame for each address twice and returns who claims one.
+func (m *Manager) ask(ctx context.Context, addrs []Address, window time.Duration, known []net.HardwareAddr, question frameOf) ([]Conflict, error) {
 	if window <= 0 {
 		return nil, fmt.Errorf("probe window is %s: it must be positive", window)
 	}
@@ -45,7 +50,7 @@ func (m *Manager) Conflicts(ctx context.Context, addrs []Address, window time.Du
 		return nil, err
 	}
 	ours = append(ours, known...)
-	segments, segmentErr := m.segments(addrs, probe)
+	segments, segmentErr := m.segments(addrs, question)
 	errs := []error{segmentErr}
 
 	var listening sync.WaitGroup

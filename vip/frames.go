@@ -11,6 +11,10 @@ import (
 // link: any other hop limit is ignored (RFC 4861 §7.1).
 const ndHopLimit = 255
 
+// frameOf makes the frame that is sent for an address from an interface with this
+// hardware address.
+type frameOf func(addr netip.Addr, mac net.HardwareAddr) ([]byte, error)
+
 // announcement is the frame that tells the link that mac has addr now: an ARP
 // announcement (RFC 5227 §3) or an unsolicited neighbour advertisement
 // (RFC 4861 §7.2.6).
@@ -46,6 +50,17 @@ func neighbourAdvertisement(mac net.HardwareAddr, addr netip.Addr) ([]byte, erro
 func neighbourSolicitation(mac net.HardwareAddr, addr netip.Addr) ([]byte, error) {
 	return neighbourDiscovery(mac, netip.IPv6Unspecified(), solicitedNode(addr),
 		frame.Neighbour{Type: frame.Solicitation, Target: addr.As16()})
+}
+
+// question is the frame by which a host with an address of its own asks who has
+// another: an ARP request (RFC 826) or a neighbour solicitation (RFC 4861 §7.2.2).
+func question(own, addr netip.Addr, mac net.HardwareAddr) ([]byte, error) {
+	if addr.Is4() {
+		return arpRequest(mac, own, addr)
+	}
+	return neighbourDiscovery(mac, own, solicitedNode(addr),
+		frame.Neighbour{Type: frame.Solicitation, Target: addr.As16()},
+		frame.LinkAddress{Type: frame.SourceLinkAddress, Length: 1, MAC: frame.MAC(mac)})
 }
 
 func neighbourDiscovery(mac net.HardwareAddr, from, to netip.Addr, message frame.Neighbour, options ...any) ([]byte, error) {

@@ -155,12 +155,12 @@ current state · 4 unreachable or no quorum · 5 outcome unknown · 6 not permit
 	flags := root.PersistentFlags()
 	flags.StringVar(&c.cluster, "cluster", "", "cluster to talk to: its socket is "+c.socketDir+"/NAME.sock")
 	flags.StringVar(&c.socket, "socket", "", "`PATH` of the daemon's socket (environment: HACTL_SOCKET)")
-	flags.DurationVar(&c.timeout, "timeout", 0, "give up after this time (default 10s, move 60s)")
+	flags.DurationVar(&c.timeout, "timeout", 0, "give up after this time (default 10s; move, wait 60s; preflight 30s)")
 	flags.StringVarP(&c.output, "output", "o", "table", "form of the answer: `table|json`")
 	root.AddCommand(
 		c.newStatus(), c.newHistory(), c.newWatch(), c.newMove(), c.newFence(), c.newToken(), c.newPolicy(),
 		c.newNotify(), c.newTiming(), c.newImport(), c.newCompletion(), c.newVersion(),
-		c.newWhy(),
+		c.newWhy(), c.newWhyNot(), c.newWait(), c.newPreflight(), c.newHook(), c.newLog(),
 	)
 	group(root)
 	root.SetFlagErrorFunc(flagError)

@@ -251,6 +251,26 @@ func (f *fakeHA) Version(ctx context.Context, r *hadv1.VersionRequest) (*hadv1.V
 	return unary(ctx, f, "Version", r, &hadv1.VersionResponse{})
 }
 
+func (f *fakeHA) WhyNot(ctx context.Context, r *hadv1.WhyNotRequest) (*hadv1.WhyNotResponse, error) {
+	return unary(ctx, f, "WhyNot", r, &hadv1.WhyNotResponse{})
+}
+
+func (f *fakeHA) Preflight(ctx context.Context, r *hadv1.PreflightRequest) (*hadv1.PreflightResponse, error) {
+	return unary(ctx, f, "Preflight", r, &hadv1.PreflightResponse{})
+}
+
+func (f *fakeHA) HookList(ctx context.Context, r *hadv1.HookListRequest) (*hadv1.HookListResponse, error) {
+	return unary(ctx, f, "HookList", r, &hadv1.HookListResponse{})
+}
+
+func (f *fakeHA) HookRun(ctx context.Context, r *hadv1.HookRunRequest) (*hadv1.HookRunResponse, error) {
+	return unary(ctx, f, "HookRun", r, &hadv1.HookRunResponse{})
+}
+
+func (f *fakeHA) LogLevel(ctx context.Context, r *hadv1.LogLevelRequest) (*hadv1.LogLevelResponse, error) {
+	return unary(ctx, f, "LogLevel", r, &hadv1.LogLevelResponse{})
+}
+
 func (f *fakeHA) History(r *hadv1.HistoryRequest, s grpc.ServerStreamingServer[hadv1.HistoryResponse]) error {
 	return serverStream(f, "History", r, s)
 }

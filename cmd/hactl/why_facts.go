@@ -136,7 +136,7 @@ func (c *change) ending() (all []fact) {
 		}
 	}
 	for _, e := range p.evidence {
-		text, s := describe(e)
+		text, s := describe(e, view{}) // evidence tells no times
 		f := moment(e, text)
 		f.bad = s == red
 		all = append(all, f)

@@ -3,11 +3,12 @@ package main
 import (
 	"context"
 	"fmt"
+	"os"
 
-	"github.com/hashicorp/go-hclog"
 	"github.com/spf13/cobra"
 
 	"had/internal/daemon"
+	"had/internal/logs"
 )
 
 // nodeFlags are what the commands that act as a node have in common.
@@ -23,9 +24,9 @@ func (f *nodeFlags) register(cmd *cobra.Command) {
 }
 
 func (f *nodeFlags) daemonConfig(cmd *cobra.Command) (daemon.Config, error) {
-	level := hclog.LevelFromString(f.level)
-	if level == hclog.NoLevel {
-		return daemon.Config{}, usageError{fmt.Errorf("--log-level %q: take trace, debug, info, warn or error", f.level)}
+	level, err := logs.ParseLevel(f.level)
+	if err != nil {
+		return daemon.Config{}, usageError{fmt.Errorf("--log-level: %w", err)}
 	}
 	file, err := readNodeFile(f.config, cmd.ErrOrStderr())
 	if err != nil {
@@ -33,8 +34,12 @@ func (f *nodeFlags) daemonConfig(cmd *cobra.Command) (daemon.Config, error) {
 	}
 	v := buildVersion()
 	v.Node = file.Node
-	logger := hclog.New(&hclog.LoggerOptions{Name: "had", Level: level, Output: cmd.ErrOrStderr(), JSONFormat: f.json})
-	return daemon.Config{File: file, Version: v, Logger: logger, LogJSON: f.json}, nil
+	to := cmd.ErrOrStderr()
+	stderr, isFile := to.(*os.File)
+	log := logs.New(logs.Config{
+		Name: "had", Level: level, JSON: f.json, Output: to, Journal: isFile && logs.ToJournal(stderr, os.Getenv),
+	})
+	return daemon.Config{File: file, Version: v, Logger: log.Logger(), Log: log, LogJSON: f.json}, nil
 }
 
 func runCommand() *cobra.Command {

@@ -145,3 +145,12 @@ func (p *Peers) Interfaces(ctx context.Context, node, policy string) (*hadv1.Int
 	}
 	return hadv1.NewPeerClient(c).Interfaces(ctx, &hadv1.InterfacesRequest{Policy: policy})
 }
+
+// Inspect asks a node to look whether it could take over now.
+func (p *Peers) Inspect(ctx context.Context, node string, req *hadv1.InspectRequest) (*hadv1.InspectResponse, error) {
+	c, err := p.conn(node)
+	if err != nil {
+		return nil, err
+	}
+	return hadv1.NewPeerClient(c).Inspect(ctx, req)
+}

@@ -15,6 +15,7 @@ import (
 	"had/cluster"
 	"had/internal/clock"
 	"had/internal/failover"
+	"had/internal/logs"
 	"had/internal/notify"
 	"had/internal/policy"
 	"had/internal/reconnect"
@@ -36,6 +37,8 @@ type Config struct {
 	Problems   func() []string // of this node, whole sentences
 	Notifier   *notify.Notifier
 	Version    *hadv1.VersionResponse
+	Inspect    func(ctx context.Context, req *hadv1.InspectRequest) *hadv1.InspectResponse // of this host
+	Log        *logs.Log                                                                   // nil: it can't be changed
 }
 
 // Server implements the HA and Peer services.

@@ -18,6 +18,7 @@ import (
 	"had/internal/clock"
 	"had/internal/failover"
 	"had/internal/guard"
+	"had/internal/logs"
 	"had/internal/notify"
 	"had/internal/peer"
 	"had/internal/policy"
@@ -31,7 +32,8 @@ type Config struct {
 	File    *policy.NodeFile
 	Version *hadv1.VersionResponse // node is filled in
 	Logger  hclog.Logger
-	LogJSON bool // Logger writes JSON; the guard's own lines then do, too
+	Log     *logs.Log // where Logger writes, whose level may be changed; nil: it may not
+	LogJSON bool      // Logger writes JSON; the guard's own lines then do, too
 }
 
 // Run is the whole life of a daemon. It ends in order when ctx ends: what is
@@ -217,6 +219,7 @@ func (n *node) open(birth peer.Birth) error {
 		Cluster: f.Cluster, Self: f.Node, Members: members.GetMembers(), Node: n.raft, Controller: n.controller,
 		Peers: n.peers, Tokens: n.tokens, TokenKey: f.TokenKey, Notifier: n.notifier,
 		Timing: timing, Clock: clock.Now, Problems: n.problems, Version: n.cfg.Version,
+		Inspect: n.inspect, Log: n.cfg.Log,
 	})
 	return nil
 }
@@ -232,8 +235,10 @@ func dataNodes(f *policy.NodeFile) (names []string) {
 }
 
 // trouble is why this host should not own at present.
-func (n *node) trouble() []string {
-	out := clockTrouble()
+func (n *node) trouble() []string { return append(clockTrouble(), n.hostTrouble()...) }
+
+// hostTrouble is trouble that isn't the clock's.
+func (n *node) hostTrouble() (out []string) {
 	if p := n.raft.Problem(); p != "" {
 		out = append(out, p)
 	}

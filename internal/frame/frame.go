@@ -106,8 +106,12 @@ type LinkAddress struct {
 	MAC    MAC
 }
 
-// TargetLinkAddress is the [LinkAddress.Type] that says where Target is.
-const TargetLinkAddress = 2
+// Values of [LinkAddress.Type]: where the sender of a solicitation is, and where
+// Target is.
+const (
+	SourceLinkAddress = 1
+	TargetLinkAddress = 2
+)
 
 // NewARP fills in what all ARP for IPv4 on Ethernet has.
 func NewARP(operation uint16) ARP {

@@ -86,29 +86,34 @@ func (j *Journal) ReportInterrupted(ctx context.Context, r hook.Running) error {
 	return nil
 }
 
-// report is a run as the replicated log has it. Text comes from file names and
-// error messages, which may hold any bytes; a proto string may not.
+// report is a run as the replicated log has it.
 func report(r hook.Running, result hook.Result) *hadv1.Report {
-	text := func(s string) string { return strings.ToValidUTF8(s, "\uFFFD") }
 	return &hadv1.Report{
 		At:   timestamppb.New(result.Started.Add(result.Duration)),
 		Node: r.Node,
-		Body: &hadv1.Report_HookResult{HookResult: &hadv1.HookResult{
-			Epoch:       r.Epoch,
-			Stage:       string(result.Stage),
-			Script:      text(result.Script),
-			Vip:         result.VIP,
-			Digest:      result.Digest,
-			Outcome:     outcome(result.Outcome),
-			ExitCode:    int32(result.ExitCode), // 0 to 255
-			Signal:      result.Signal,
-			Started:     timestamppb.New(result.Started),
-			DurationNs:  result.Duration.Nanoseconds(),
-			OutputTail:  result.OutputTail,
-			OutputBytes: result.OutputBytes,
-			Forced:      result.Forced,
-			Error:       text(result.Err),
-		}},
+		Body: &hadv1.Report_HookResult{HookResult: HookResult(r.Epoch, result)},
+	}
+}
+
+// HookResult is a result as it goes over the wire. Text comes from file names and
+// error messages, which may hold any bytes; a proto string may not.
+func HookResult(epoch uint64, result hook.Result) *hadv1.HookResult {
+	text := func(s string) string { return strings.ToValidUTF8(s, "\uFFFD") }
+	return &hadv1.HookResult{
+		Epoch:       epoch,
+		Stage:       string(result.Stage),
+		Script:      text(result.Script),
+		Vip:         result.VIP,
+		Digest:      result.Digest,
+		Outcome:     outcome(result.Outcome),
+		ExitCode:    int32(result.ExitCode), // 0 to 255
+		Signal:      result.Signal,
+		Started:     timestamppb.New(result.Started),
+		DurationNs:  result.Duration.Nanoseconds(),
+		OutputTail:  result.OutputTail,
+		OutputBytes: result.OutputBytes,
+		Forced:      result.Forced,
+		Error:       text(result.Err),
 	}
 }
 

@@ -2996,7 +2996,7 @@ var File_had_v1_ha_proto protoreflect.FileDescriptor
 
 const file_had_v1_ha_proto_rawDesc = "" +
 	"\n" +
-	"\x0fhad/v1/ha.proto\x12\x06had.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x10had/v1/log.proto\x1a\x11had/v1/peer.proto\x1a\x12had/v1/state.proto\"\x0f\n" +
+	"\x0fhad/v1/ha.proto\x12\x06had.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x15had/v1/diagnose.proto\x1a\x10had/v1/log.proto\x1a\x11had/v1/peer.proto\x1a\x12had/v1/state.proto\"\x0f\n" +
 	"\rStatusRequest\"\xba\x04\n" +
 	"\x0eStatusResponse\x12\x18\n" +
 	"\acluster\x18\x01 \x01(\tR\acluster\x12\x1d\n" +
@@ -3242,7 +3242,8 @@ const file_had_v1_ha_proto_rawDesc = "" +
 	"\aversion\x18\x01 \x01(\tR\aversion\x12\x16\n" +
 	"\x06commit\x18\x02 \x01(\tR\x06commit\x12\x0e\n" +
 	"\x02go\x18\x03 \x01(\tR\x02go\x12\x12\n" +
-	"\x04node\x18\x04 \x01(\tR\x04node2\xd1\a\n" +
+	"\x04node\x18\x04 \x01(\tR\x04node2\x86\n" +
+	"\n" +
 	"\x02HA\x127\n" +
 	"\x06Status\x12\x15.had.v1.StatusRequest\x1a\x16.had.v1.StatusResponse\x12<\n" +
 	"\aHistory\x12\x16.had.v1.HistoryRequest\x1a\x17.had.v1.HistoryResponse0\x01\x126\n" +
@@ -3260,7 +3261,12 @@ const file_had_v1_ha_proto_rawDesc = "" +
 	"\n" +
 	"NotifyTest\x12\x19.had.v1.NotifyTestRequest\x1a\x1a.had.v1.NotifyTestResponse\x127\n" +
 	"\x06Timing\x12\x15.had.v1.TimingRequest\x1a\x16.had.v1.TimingResponse\x12:\n" +
-	"\aVersion\x12\x16.had.v1.VersionRequest\x1a\x17.had.v1.VersionResponseB\x18Z\x16had/proto/had/v1;hadv1b\x06proto3"
+	"\aVersion\x12\x16.had.v1.VersionRequest\x1a\x17.had.v1.VersionResponse\x127\n" +
+	"\x06WhyNot\x12\x15.had.v1.WhyNotRequest\x1a\x16.had.v1.WhyNotResponse\x12@\n" +
+	"\tPreflight\x12\x18.had.v1.PreflightRequest\x1a\x19.had.v1.PreflightResponse\x12=\n" +
+	"\bHookList\x12\x17.had.v1.HookListRequest\x1a\x18.had.v1.HookListResponse\x12:\n" +
+	"\aHookRun\x12\x16.had.v1.HookRunRequest\x1a\x17.had.v1.HookRunResponse\x12=\n" +
+	"\bLogLevel\x12\x17.had.v1.LogLevelRequest\x1a\x18.had.v1.LogLevelResponseB\x18Z\x16had/proto/had/v1;hadv1b\x06proto3"
 
 var (
 	file_had_v1_ha_proto_rawDescOnce sync.Once
@@ -3325,6 +3331,16 @@ var file_had_v1_ha_proto_goTypes = []any{
 	(*TokenHealth)(nil),            // 45: had.v1.TokenHealth
 	(*Event)(nil),                  // 46: had.v1.Event
 	(*Policy)(nil),                 // 47: had.v1.Policy
+	(*WhyNotRequest)(nil),          // 48: had.v1.WhyNotRequest
+	(*PreflightRequest)(nil),       // 49: had.v1.PreflightRequest
+	(*HookListRequest)(nil),        // 50: had.v1.HookListRequest
+	(*HookRunRequest)(nil),         // 51: had.v1.HookRunRequest
+	(*LogLevelRequest)(nil),        // 52: had.v1.LogLevelRequest
+	(*WhyNotResponse)(nil),         // 53: had.v1.WhyNotResponse
+	(*PreflightResponse)(nil),      // 54: had.v1.PreflightResponse
+	(*HookListResponse)(nil),       // 55: had.v1.HookListResponse
+	(*HookRunResponse)(nil),        // 56: had.v1.HookRunResponse
+	(*LogLevelResponse)(nil),       // 57: had.v1.LogLevelResponse
 }
 var file_had_v1_ha_proto_depIdxs = []int32{
 	7,  // 0: had.v1.StatusResponse.freshness:type_name -> had.v1.Freshness
@@ -3371,23 +3387,33 @@ var file_had_v1_ha_proto_depIdxs = []int32{
 	20, // 41: had.v1.HA.NotifyTest:input_type -> had.v1.NotifyTestRequest
 	38, // 42: had.v1.HA.Timing:input_type -> had.v1.TimingRequest
 	40, // 43: had.v1.HA.Version:input_type -> had.v1.VersionRequest
-	3,  // 44: had.v1.HA.Status:output_type -> had.v1.StatusResponse
-	13, // 45: had.v1.HA.History:output_type -> had.v1.HistoryResponse
-	15, // 46: had.v1.HA.Watch:output_type -> had.v1.WatchResponse
-	17, // 47: had.v1.HA.Move:output_type -> had.v1.MoveResponse
-	19, // 48: had.v1.HA.ConfirmFence:output_type -> had.v1.ConfirmFenceResponse
-	24, // 49: had.v1.HA.PolicyValidate:output_type -> had.v1.PolicyValidateResponse
-	27, // 50: had.v1.HA.PolicyApply:output_type -> had.v1.PolicyApplyResponse
-	29, // 51: had.v1.HA.PolicyShow:output_type -> had.v1.PolicyShowResponse
-	31, // 52: had.v1.HA.TokenShow:output_type -> had.v1.TokenShowResponse
-	33, // 53: had.v1.HA.TokenSet:output_type -> had.v1.TokenSetResponse
-	35, // 54: had.v1.HA.TokenForget:output_type -> had.v1.TokenForgetResponse
-	37, // 55: had.v1.HA.TokenKey:output_type -> had.v1.TokenKeyResponse
-	21, // 56: had.v1.HA.NotifyTest:output_type -> had.v1.NotifyTestResponse
-	39, // 57: had.v1.HA.Timing:output_type -> had.v1.TimingResponse
-	41, // 58: had.v1.HA.Version:output_type -> had.v1.VersionResponse
-	44, // [44:59] is the sub-list for method output_type
-	29, // [29:44] is the sub-list for method input_type
+	48, // 44: had.v1.HA.WhyNot:input_type -> had.v1.WhyNotRequest
+	49, // 45: had.v1.HA.Preflight:input_type -> had.v1.PreflightRequest
+	50, // 46: had.v1.HA.HookList:input_type -> had.v1.HookListRequest
+	51, // 47: had.v1.HA.HookRun:input_type -> had.v1.HookRunRequest
+	52, // 48: had.v1.HA.LogLevel:input_type -> had.v1.LogLevelRequest
+	3,  // 49: had.v1.HA.Status:output_type -> had.v1.StatusResponse
+	13, // 50: had.v1.HA.History:output_type -> had.v1.HistoryResponse
+	15, // 51: had.v1.HA.Watch:output_type -> had.v1.WatchResponse
+	17, // 52: had.v1.HA.Move:output_type -> had.v1.MoveResponse
+	19, // 53: had.v1.HA.ConfirmFence:output_type -> had.v1.ConfirmFenceResponse
+	24, // 54: had.v1.HA.PolicyValidate:output_type -> had.v1.PolicyValidateResponse
+	27, // 55: had.v1.HA.PolicyApply:output_type -> had.v1.PolicyApplyResponse
+	29, // 56: had.v1.HA.PolicyShow:output_type -> had.v1.PolicyShowResponse
+	31, // 57: had.v1.HA.TokenShow:output_type -> had.v1.TokenShowResponse
+	33, // 58: had.v1.HA.TokenSet:output_type -> had.v1.TokenSetResponse
+	35, // 59: had.v1.HA.TokenForget:output_type -> had.v1.TokenForgetResponse
+	37, // 60: had.v1.HA.TokenKey:output_type -> had.v1.TokenKeyResponse
+	21, // 61: had.v1.HA.NotifyTest:output_type -> had.v1.NotifyTestResponse
+	39, // 62: had.v1.HA.Timing:output_type -> had.v1.TimingResponse
+	41, // 63: had.v1.HA.Version:output_type -> had.v1.VersionResponse
+	53, // 64: had.v1.HA.WhyNot:output_type -> had.v1.WhyNotResponse
+	54, // 65: had.v1.HA.Preflight:output_type -> had.v1.PreflightResponse
+	55, // 66: had.v1.HA.HookList:output_type -> had.v1.HookListResponse
+	56, // 67: had.v1.HA.HookRun:output_type -> had.v1.HookRunResponse
+	57, // 68: had.v1.HA.LogLevel:output_type -> had.v1.LogLevelResponse
+	49, // [49:69] is the sub-list for method output_type
+	29, // [29:49] is the sub-list for method input_type
 	29, // [29:29] is the sub-list for extension type_name
 	29, // [29:29] is the sub-list for extension extendee
 	0,  // [0:29] is the sub-list for field type_name
@@ -3398,6 +3424,7 @@ func file_had_v1_ha_proto_init() {
 	if File_had_v1_ha_proto != nil {
 		return
 	}
+	file_had_v1_diagnose_proto_init()
 	file_had_v1_log_proto_init()
 	file_had_v1_peer_proto_init()
 	file_had_v1_state_proto_init()

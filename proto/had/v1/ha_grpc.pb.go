@@ -34,6 +34,11 @@ const (
 	HA_NotifyTest_FullMethodName     = "/had.v1.HA/NotifyTest"
 	HA_Timing_FullMethodName         = "/had.v1.HA/Timing"
 	HA_Version_FullMethodName        = "/had.v1.HA/Version"
+	HA_WhyNot_FullMethodName         = "/had.v1.HA/WhyNot"
+	HA_Preflight_FullMethodName      = "/had.v1.HA/Preflight"
+	HA_HookList_FullMethodName       = "/had.v1.HA/HookList"
+	HA_HookRun_FullMethodName        = "/had.v1.HA/HookRun"
+	HA_LogLevel_FullMethodName       = "/had.v1.HA/LogLevel"
 )
 
 // HAClient is the client API for HA service.
@@ -77,6 +82,17 @@ type HAClient interface {
 	NotifyTest(ctx context.Context, in *NotifyTestRequest, opts ...grpc.CallOption) (*NotifyTestResponse, error)
 	Timing(ctx context.Context, in *TimingRequest, opts ...grpc.CallOption) (*TimingResponse, error)
 	Version(ctx context.Context, in *VersionRequest, opts ...grpc.CallOption) (*VersionResponse, error)
+	// WhyNot holds every rule of ownership against a node.
+	WhyNot(ctx context.Context, in *WhyNotRequest, opts ...grpc.CallOption) (*WhyNotResponse, error)
+	// Preflight looks, on the nodes themselves, whether they could take over now.
+	Preflight(ctx context.Context, in *PreflightRequest, opts ...grpc.CallOption) (*PreflightResponse, error)
+	// HookList shows the scripts that would run, on every node that answers.
+	HookList(ctx context.Context, in *HookListRequest, opts ...grpc.CallOption) (*HookListResponse, error)
+	// HookRun runs the Test scripts of the node that is asked.
+	HookRun(ctx context.Context, in *HookRunRequest, opts ...grpc.CallOption) (*HookRunResponse, error)
+	// LogLevel shows or changes how much the node that is asked logs, until its
+	// next start.
+	LogLevel(ctx context.Context, in *LogLevelRequest, opts ...grpc.CallOption) (*LogLevelResponse, error)
 }
 
 type hAClient struct {
@@ -255,6 +271,56 @@ func (c *hAClient) Version(ctx context.Context, in *VersionRequest, opts ...grpc
 	return out, nil
 }
 
+func (c *hAClient) WhyNot(ctx context.Context, in *WhyNotRequest, opts ...grpc.CallOption) (*WhyNotResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(WhyNotResponse)
+	err := c.cc.Invoke(ctx, HA_WhyNot_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *hAClient) Preflight(ctx context.Context, in *PreflightRequest, opts ...grpc.CallOption) (*PreflightResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(PreflightResponse)
+	err := c.cc.Invoke(ctx, HA_Preflight_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *hAClient) HookList(ctx context.Context, in *HookListRequest, opts ...grpc.CallOption) (*HookListResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(HookListResponse)
+	err := c.cc.Invoke(ctx, HA_HookList_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *hAClient) HookRun(ctx context.Context, in *HookRunRequest, opts ...grpc.CallOption) (*HookRunResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(HookRunResponse)
+	err := c.cc.Invoke(ctx, HA_HookRun_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *hAClient) LogLevel(ctx context.Context, in *LogLevelRequest, opts ...grpc.CallOption) (*LogLevelResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(LogLevelResponse)
+	err := c.cc.Invoke(ctx, HA_LogLevel_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // HAServer is the server API for HA service.
 // All implementations must embed UnimplementedHAServer
 // for forward compatibility.
@@ -296,6 +362,17 @@ type HAServer interface {
 	NotifyTest(context.Context, *NotifyTestRequest) (*NotifyTestResponse, error)
 	Timing(context.Context, *TimingRequest) (*TimingResponse, error)
 	Version(context.Context, *VersionRequest) (*VersionResponse, error)
+	// WhyNot holds every rule of ownership against a node.
+	WhyNot(context.Context, *WhyNotRequest) (*WhyNotResponse, error)
+	// Preflight looks, on the nodes themselves, whether they could take over now.
+	Preflight(context.Context, *PreflightRequest) (*PreflightResponse, error)
+	// HookList shows the scripts that would run, on every node that answers.
+	HookList(context.Context, *HookListRequest) (*HookListResponse, error)
+	// HookRun runs the Test scripts of the node that is asked.
+	HookRun(context.Context, *HookRunRequest) (*HookRunResponse, error)
+	// LogLevel shows or changes how much the node that is asked logs, until its
+	// next start.
+	LogLevel(context.Context, *LogLevelRequest) (*LogLevelResponse, error)
 	mustEmbedUnimplementedHAServer()
 }
 
@@ -350,6 +427,21 @@ func (UnimplementedHAServer) Timing(context.Context, *TimingRequest) (*TimingRes
 }
 func (UnimplementedHAServer) Version(context.Context, *VersionRequest) (*VersionResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Version not implemented")
+}
+func (UnimplementedHAServer) WhyNot(context.Context, *WhyNotRequest) (*WhyNotResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method WhyNot not implemented")
+}
+func (UnimplementedHAServer) Preflight(context.Context, *PreflightRequest) (*PreflightResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Preflight not implemented")
+}
+func (UnimplementedHAServer) HookList(context.Context, *HookListRequest) (*HookListResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method HookList not implemented")
+}
+func (UnimplementedHAServer) HookRun(context.Context, *HookRunRequest) (*HookRunResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method HookRun not implemented")
+}
+func (UnimplementedHAServer) LogLevel(context.Context, *LogLevelRequest) (*LogLevelResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method LogLevel not implemented")
 }
 func (UnimplementedHAServer) mustEmbedUnimplementedHAServer() {}
 func (UnimplementedHAServer) testEmbeddedByValue()            {}
@@ -628,6 +720,96 @@ func _HA_Version_Handler(srv interface{}, ctx context.Context, dec func(interfac
 	return interceptor(ctx, in, info, handler)
 }
 
+func _HA_WhyNot_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(WhyNotRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(HAServer).WhyNot(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: HA_WhyNot_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(HAServer).WhyNot(ctx, req.(*WhyNotRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _HA_Preflight_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(PreflightRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(HAServer).Preflight(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: HA_Preflight_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(HAServer).Preflight(ctx, req.(*PreflightRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _HA_HookList_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(HookListRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(HAServer).HookList(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: HA_HookList_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(HAServer).HookList(ctx, req.(*HookListRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _HA_HookRun_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(HookRunRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(HAServer).HookRun(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: HA_HookRun_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(HAServer).HookRun(ctx, req.(*HookRunRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _HA_LogLevel_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(LogLevelRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(HAServer).LogLevel(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: HA_LogLevel_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(HAServer).LogLevel(ctx, req.(*LogLevelRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // HA_ServiceDesc is the grpc.ServiceDesc for HA service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -686,6 +868,26 @@ var HA_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Version",
 			Handler:    _HA_Version_Handler,
+		},
+		{
+			MethodName: "WhyNot",
+			Handler:    _HA_WhyNot_Handler,
+		},
+		{
+			MethodName: "Preflight",
+			Handler:    _HA_Preflight_Handler,
+		},
+		{
+			MethodName: "HookList",
+			Handler:    _HA_HookList_Handler,
+		},
+		{
+			MethodName: "HookRun",
+			Handler:    _HA_HookRun_Handler,
+		},
+		{
+			MethodName: "LogLevel",
+			Handler:    _HA_LogLevel_Handler,
 		},
 	},
 	Streams: []grpc.StreamDesc{

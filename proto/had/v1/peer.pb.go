@@ -1004,7 +1004,7 @@ var File_had_v1_peer_proto protoreflect.FileDescriptor
 
 const file_had_v1_peer_proto_rawDesc = "" +
 	"\n" +
-	"\x11had/v1/peer.proto\x12\x06had.v1\x1a\x10had/v1/log.proto\";\n" +
+	"\x11had/v1/peer.proto\x12\x06had.v1\x1a\x15had/v1/diagnose.proto\x1a\x10had/v1/log.proto\";\n" +
 	"\x0eProposeRequest\x12)\n" +
 	"\acommand\x18\x01 \x01(\v2\x0f.had.v1.CommandR\acommand\"A\n" +
 	"\x0fProposeResponse\x12\x14\n" +
@@ -1070,7 +1070,7 @@ const file_had_v1_peer_proto_rawDesc = "" +
 	"\x04term\x18\x02 \x01(\x04R\x04term\x12\x1b\n" +
 	"\tsilent_ns\x18\x03 \x01(\x03R\bsilentNs\x12\x16\n" +
 	"\x06absent\x18\x04 \x01(\bR\x06absent\x12\x1b\n" +
-	"\tdetect_ns\x18\x05 \x01(\x03R\bdetectNs2\x8a\x04\n" +
+	"\tdetect_ns\x18\x05 \x01(\x03R\bdetectNs2\xc6\x04\n" +
 	"\x04Peer\x12:\n" +
 	"\aPropose\x12\x16.had.v1.ProposeRequest\x1a\x17.had.v1.ProposeResponse\x127\n" +
 	"\x06Health\x12\x15.had.v1.HealthRequest\x1a\x16.had.v1.HealthResponse\x12:\n" +
@@ -1080,7 +1080,8 @@ const file_had_v1_peer_proto_rawDesc = "" +
 	"\bHandOver\x12\x17.had.v1.HandOverRequest\x1a\x18.had.v1.HandOverResponse\x12I\n" +
 	"\fTakeFarewell\x12\x1b.had.v1.TakeFarewellRequest\x1a\x1c.had.v1.TakeFarewellResponse\x12F\n" +
 	"\vTakeSecured\x12\x1a.had.v1.TakeSecuredRequest\x1a\x1b.had.v1.TakeSecuredResponse\x12:\n" +
-	"\aContact\x12\x16.had.v1.ContactRequest\x1a\x17.had.v1.ContactResponseB\x18Z\x16had/proto/had/v1;hadv1b\x06proto3"
+	"\aContact\x12\x16.had.v1.ContactRequest\x1a\x17.had.v1.ContactResponse\x12:\n" +
+	"\aInspect\x12\x16.had.v1.InspectRequest\x1a\x17.had.v1.InspectResponseB\x18Z\x16had/proto/had/v1;hadv1b\x06proto3"
 
 var (
 	file_had_v1_peer_proto_rawDescOnce sync.Once
@@ -1119,6 +1120,8 @@ var file_had_v1_peer_proto_goTypes = []any{
 	(*Instance)(nil),             // 20: had.v1.Instance
 	(*Farewell)(nil),             // 21: had.v1.Farewell
 	(*Secured)(nil),              // 22: had.v1.Secured
+	(*InspectRequest)(nil),       // 23: had.v1.InspectRequest
+	(*InspectResponse)(nil),      // 24: had.v1.InspectResponse
 }
 var file_had_v1_peer_proto_depIdxs = []int32{
 	19, // 0: had.v1.ProposeRequest.command:type_name -> had.v1.Command
@@ -1136,16 +1139,18 @@ var file_had_v1_peer_proto_depIdxs = []int32{
 	12, // 12: had.v1.Peer.TakeFarewell:input_type -> had.v1.TakeFarewellRequest
 	14, // 13: had.v1.Peer.TakeSecured:input_type -> had.v1.TakeSecuredRequest
 	16, // 14: had.v1.Peer.Contact:input_type -> had.v1.ContactRequest
-	1,  // 15: had.v1.Peer.Propose:output_type -> had.v1.ProposeResponse
-	3,  // 16: had.v1.Peer.Health:output_type -> had.v1.HealthResponse
-	7,  // 17: had.v1.Peer.Prepare:output_type -> had.v1.PrepareResponse
-	9,  // 18: had.v1.Peer.Interfaces:output_type -> had.v1.InterfacesResponse
-	11, // 19: had.v1.Peer.HandOver:output_type -> had.v1.HandOverResponse
-	13, // 20: had.v1.Peer.TakeFarewell:output_type -> had.v1.TakeFarewellResponse
-	15, // 21: had.v1.Peer.TakeSecured:output_type -> had.v1.TakeSecuredResponse
-	17, // 22: had.v1.Peer.Contact:output_type -> had.v1.ContactResponse
-	15, // [15:23] is the sub-list for method output_type
-	7,  // [7:15] is the sub-list for method input_type
+	23, // 15: had.v1.Peer.Inspect:input_type -> had.v1.InspectRequest
+	1,  // 16: had.v1.Peer.Propose:output_type -> had.v1.ProposeResponse
+	3,  // 17: had.v1.Peer.Health:output_type -> had.v1.HealthResponse
+	7,  // 18: had.v1.Peer.Prepare:output_type -> had.v1.PrepareResponse
+	9,  // 19: had.v1.Peer.Interfaces:output_type -> had.v1.InterfacesResponse
+	11, // 20: had.v1.Peer.HandOver:output_type -> had.v1.HandOverResponse
+	13, // 21: had.v1.Peer.TakeFarewell:output_type -> had.v1.TakeFarewellResponse
+	15, // 22: had.v1.Peer.TakeSecured:output_type -> had.v1.TakeSecuredResponse
+	17, // 23: had.v1.Peer.Contact:output_type -> had.v1.ContactResponse
+	24, // 24: had.v1.Peer.Inspect:output_type -> had.v1.InspectResponse
+	16, // [16:25] is the sub-list for method output_type
+	7,  // [7:16] is the sub-list for method input_type
 	7,  // [7:7] is the sub-list for extension type_name
 	7,  // [7:7] is the sub-list for extension extendee
 	0,  // [0:7] is the sub-list for field type_name
@@ -1156,6 +1161,7 @@ func file_had_v1_peer_proto_init() {
 	if File_had_v1_peer_proto != nil {
 		return
 	}
+	file_had_v1_diagnose_proto_init()
 	file_had_v1_log_proto_init()
 	type x struct{}
 	out := protoimpl.TypeBuilder{

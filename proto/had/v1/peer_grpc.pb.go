@@ -27,6 +27,7 @@ const (
 	Peer_TakeFarewell_FullMethodName = "/had.v1.Peer/TakeFarewell"
 	Peer_TakeSecured_FullMethodName  = "/had.v1.Peer/TakeSecured"
 	Peer_Contact_FullMethodName      = "/had.v1.Peer/Contact"
+	Peer_Inspect_FullMethodName      = "/had.v1.Peer/Inspect"
 )
 
 // PeerClient is the client API for Peer service.
@@ -61,6 +62,8 @@ type PeerClient interface {
 	// Contact asks how long ago the node last heard from a leader, so that a
 	// node that hears nothing can tell its own trouble from the leader's.
 	Contact(ctx context.Context, in *ContactRequest, opts ...grpc.CallOption) (*ContactResponse, error)
+	// Inspect looks whether the node could take over now. It changes nothing.
+	Inspect(ctx context.Context, in *InspectRequest, opts ...grpc.CallOption) (*InspectResponse, error)
 }
 
 type peerClient struct {
@@ -151,6 +154,16 @@ func (c *peerClient) Contact(ctx context.Context, in *ContactRequest, opts ...gr
 	return out, nil
 }
 
+func (c *peerClient) Inspect(ctx context.Context, in *InspectRequest, opts ...grpc.CallOption) (*InspectResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(InspectResponse)
+	err := c.cc.Invoke(ctx, Peer_Inspect_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // PeerServer is the server API for Peer service.
 // All implementations must embed UnimplementedPeerServer
 // for forward compatibility.
@@ -183,6 +196,8 @@ type PeerServer interface {
 	// Contact asks how long ago the node last heard from a leader, so that a
 	// node that hears nothing can tell its own trouble from the leader's.
 	Contact(context.Context, *ContactRequest) (*ContactResponse, error)
+	// Inspect looks whether the node could take over now. It changes nothing.
+	Inspect(context.Context, *InspectRequest) (*InspectResponse, error)
 	mustEmbedUnimplementedPeerServer()
 }
 
@@ -216,6 +231,9 @@ func (UnimplementedPeerServer) TakeSecured(context.Context, *TakeSecuredRequest)
 }
 func (UnimplementedPeerServer) Contact(context.Context, *ContactRequest) (*ContactResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Contact not implemented")
+}
+func (UnimplementedPeerServer) Inspect(context.Context, *InspectRequest) (*InspectResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Inspect not implemented")
 }
 func (UnimplementedPeerServer) mustEmbedUnimplementedPeerServer() {}
 func (UnimplementedPeerServer) testEmbeddedByValue()              {}
@@ -382,6 +400,24 @@ func _Peer_Contact_Handler(srv interface{}, ctx context.Context, dec func(interf
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Peer_Inspect_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(InspectRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(PeerServer).Inspect(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Peer_Inspect_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(PeerServer).Inspect(ctx, req.(*InspectRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // Peer_ServiceDesc is the grpc.ServiceDesc for Peer service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -420,6 +456,10 @@ var Peer_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Contact",
 			Handler:    _Peer_Contact_Handler,
+		},
+		{
+			MethodName: "Inspect",
+			Handler:    _Peer_Inspect_Handler,
 		},
 	},
 	Streams:  []grpc.StreamDesc{},
