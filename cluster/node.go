@@ -15,6 +15,7 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"had/internal/clock"
+	"had/internal/logs"
 	hadv1 "had/proto/had/v1"
 )
 
@@ -164,7 +165,7 @@ func raftConfig(cfg Config) *raft.Config {
 	rc.CommitTimeout = cfg.Timing.Commit
 	rc.SnapshotThreshold = 4096
 	rc.TrailingLogs = 4096
-	rc.Logger = cfg.Logger.Named("raft")
+	rc.Logger = logs.Quiet(cfg.Logger.Named("raft"), unreachable()...)
 	rc.LogOutput = io.Discard
 	rc.NoLegacyTelemetry = true
 	return rc

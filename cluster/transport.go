@@ -10,6 +10,8 @@ import (
 
 	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/raft"
+
+	"had/internal/logs"
 )
 
 // Streams are authenticated connections between nodes. raft addresses are
@@ -34,7 +36,7 @@ func NewTransport(self string, streams Streams, t Timing, logger hclog.Logger) *
 		MaxPool:         maxPool,
 		MaxRPCsInFlight: 1, // no pipelining: raft#612
 		Timeout:         t.Heartbeat,
-		Logger:          logger.Named("transport"),
+		Logger:          logs.Quiet(logger.Named("transport"), unreachable()...),
 	})}
 }
 
@@ -245,4 +247,13 @@ func (t *carefulTransport) Close() error {
 		return c.Close()
 	}
 	return nil
+}
+
+// unreachable are the beginnings of what raft calls an error whenever a node is
+// down, many times a second.
+func unreachable() []string {
+	return []string{
+		"failed to heartbeat", "failed to appendEntries", "failed to make requestVote", "failed to start pipeline",
+		"failed to pipeline", "failed to decode incoming command", "failed to flush response",
+	}
 }

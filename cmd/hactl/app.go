@@ -26,6 +26,7 @@ type app struct {
 	socketDir  string // where had puts <cluster>.sock
 	user       string // who asks; recorded with every write
 	zone       *time.Location
+	addresses  func(context.Context) ([]byte, error) // of this host, as ip -j address lists them
 }
 
 // hostApp returns the app of this process.
@@ -48,6 +49,7 @@ func hostApp() app {
 		socketDir: "/run/had",
 		user:      localUser(),
 		zone:      time.Local,
+		addresses: listAddresses,
 	}
 }
 

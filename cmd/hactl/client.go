@@ -122,12 +122,15 @@ func (c *cli) socketPath() (string, error) {
 	}
 	switch len(clusters) {
 	case 0:
-		return "", fail(exitUnreachable, "no had socket in %s: is had running here? systemctl status had", c.socketDir)
+		return "", fail(exitUnreachable, "%w in %s: is had running here? systemctl status had", errNoSocket, c.socketDir)
 	case 1:
 		return filepath.Join(c.socketDir, clusters[0]+".sock"), nil
 	}
 	return "", fail(exitUsage, "several clusters have a node on this host: choose one with --cluster %s", strings.Join(clusters, "|"))
 }
+
+// errNoSocket means that no daemon on this host has a socket where it is looked for.
+var errNoSocket = errors.New("no had socket")
 
 // dialer connects to the socket and remembers how that went, because gRPC
 // turns every cause into the same code.

@@ -78,7 +78,7 @@ func renderPreflight(r *hadv1.PreflightResponse, v view) string {
 	}
 	if len(r.GetCluster()) > 0 {
 		p.blank()
-		p.entry("", bold, "compared:")
+		p.entry("", bold, "all together:")
 		p.findings(r.GetCluster())
 	}
 	p.doubted(r.GetAnsweredBy(), r.GetDoubt())

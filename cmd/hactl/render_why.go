@@ -124,7 +124,7 @@ func (p *page) standing(c *change, now *hadv1.StatusResponse) {
 		p.entry("     ", plain, why)
 	}
 	for _, n := range now.GetNodes() {
-		if n.GetWitness() || n.GetEligible() {
+		if n.GetWitness() || n.GetEligible() || unasked(now, n) {
 			continue
 		}
 		for _, r := range n.GetReasons() {

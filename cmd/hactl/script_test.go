@@ -21,6 +21,9 @@ func TestMain(m *testing.M) {
 			a.socketDir = os.Getenv("SOCKETS")
 			a.user = "operator"
 			a.zone = time.UTC
+			if file := os.Getenv("ADDRESSES"); file != "" {
+				a.addresses = func(context.Context) ([]byte, error) { return os.ReadFile(file) }
+			}
 			code := run(ctx, os.Args[1:], a)
 			stop()
 			os.Exit(code)

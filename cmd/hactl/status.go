@@ -15,7 +15,8 @@ func (c *cli) newStatus() *cobra.Command {
 		Use:   "status",
 		Short: "Show who owns what, since when and why, and how each node is",
 		Long: `Show who owns the addresses, since when and why, how each node is, and how
-fresh that knowledge is. The last line says what to do, if anything.
+fresh that knowledge is. The last line says what to do, if anything. Where no
+daemon runs it says what this host's kernel still holds of one (exit code 4).
 
 With --check it is a monitoring plugin: one line, exit code 0 OK, 1 WARNING,
 2 CRITICAL, 3 UNKNOWN.`,
@@ -28,6 +29,8 @@ With --check it is a monitoring plugin: one line, exit code 0 OK, 1 WARNING,
 			switch {
 			case check:
 				return c.printCheck(s, err)
+			case err != nil && noDaemon(err):
+				return c.statusWithoutDaemon(cmd.Context(), err)
 			case err != nil:
 				return err
 			case c.json():

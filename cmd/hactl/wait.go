@@ -94,10 +94,12 @@ func (c *cli) wait(ctx context.Context, condition string, met func(*hadv1.Status
 		return c.print(summary(last, judge(last)) + "\n")
 	case !errors.Is(ctx.Err(), context.DeadlineExceeded):
 		return err
-	case last == nil && lost != nil:
-		return fail(exitUnreachable, "not %s within %s: %w", condition, allowed, asFailure(lost))
+	case last == nil && lost == nil:
+		lost = cl.dialer.lost(noAnswer(allowed))
+		fallthrough
 	case last == nil:
-		return noAnswer(allowed)
+		f := asFailure(lost)
+		return fail(f.code, "not %s within %s: %w", condition, allowed, f)
 	}
 	return fail(exitFailed, "not %s within %s: %s", condition, allowed, summary(last, judge(last)))
 }

@@ -99,7 +99,7 @@ func (s *Server) preflight(ctx context.Context, req *hadv1.PreflightRequest, dou
 		n := &hadv1.NodePreflight{Node: l.node, Owns: l.found.GetOwns(), Findings: l.found.GetFindings()}
 		if l.err != nil {
 			n.Findings = []*hadv1.Finding{{
-				Check: "answers", Level: hadv1.Finding_LEVEL_FAIL, Detail: "it could not be asked: " + status.Convert(l.err).Message(),
+				Check: "answers", Level: hadv1.Finding_LEVEL_FAIL, Detail: "it could not be asked: " + plainly(l.err),
 				Advice: "is its host up, does had run there (systemctl status had), and is it of this version?",
 			}}
 		}
@@ -111,8 +111,28 @@ func (s *Server) preflight(ctx context.Context, req *hadv1.PreflightRequest, dou
 			return m.GetName() != req.GetNode() && !m.GetWitness()
 		})...)
 	}
-	resp.Cluster = compare(looks)
+	resp.Cluster = append(s.majority(doubt), compare(looks)...)
 	return resp
+}
+
+// plainly is the error of a call without gRPC's words around it.
+func plainly(err error) string {
+	text := status.Convert(err).Message()
+	if _, inner, ok := strings.Cut(text, "Error while dialing: "); ok {
+		return strings.TrimSuffix(inner, `"`)
+	}
+	return text
+}
+
+// majority is whether anybody could be made the owner at all.
+func (s *Server) majority(doubt string) []*hadv1.Finding {
+	if doubt != "" {
+		return []*hadv1.Finding{{
+			Check: "quorum", Level: hadv1.Finding_LEVEL_FAIL, Detail: "nobody could take over now: " + doubt,
+			Advice: "start had on the nodes that are missing, or mend the network between them",
+		}}
+	}
+	return []*hadv1.Finding{{Check: "quorum", Level: hadv1.Finding_LEVEL_OK, Detail: s.cfg.Self + " leads, and a majority of the nodes has just confirmed it"}}
 }
 
 // look is what one node found about itself.
@@ -214,7 +234,7 @@ func (s *Server) HookList(ctx context.Context, _ *hadv1.HookListRequest) (*hadv1
 	for _, l := range looks {
 		n := &hadv1.NodeHooks{Node: l.node, Folders: l.found.GetFolders()}
 		if l.err != nil {
-			n.Error = status.Convert(l.err).Message()
+			n.Error = plainly(l.err)
 		}
 		resp.Nodes = append(resp.Nodes, n)
 	}

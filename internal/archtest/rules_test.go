@@ -32,6 +32,7 @@ const (
 var leaves = []string{
 	module + "/internal/boltfile/...",
 	module + "/internal/cgroup/...",
+	module + "/internal/checkup/...",
 	module + "/internal/clock/...",
 	module + "/internal/durable/...",
 	module + "/internal/fence/...",
@@ -40,6 +41,7 @@ var leaves = []string{
 	module + "/internal/hook/...",
 	module + "/internal/importer/...",
 	module + "/internal/journal/...",
+	module + "/internal/logs/...",
 	module + "/internal/peer/...",
 	module + "/internal/policy/...",
 	module + "/internal/program/...",

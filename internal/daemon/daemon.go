@@ -284,6 +284,7 @@ func (n *node) run(ctx, hard context.Context) error {
 	g.Go(func() error { return n.watchdog.run(tasks) })
 	g.Go(func() error { return n.tokens.Run(tasks) })
 	g.Go(func() error { return n.notifier.Run(tasks, ctx) })
+	g.Go(func() error { return n.herald().run(tasks) })
 	g.Go(func() error { return api.Serve(tasks, n.server.Local(), n.socket) })
 	g.Go(func() error { return api.Serve(tasks, n.server.Cluster(), n.port.RPCListener()) })
 	g.Go(func() error { return keepAlive(tasks, n.cfg.Logger) })

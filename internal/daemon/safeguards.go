@@ -50,7 +50,7 @@ func guardConfig(cfg Config, l *localState, timing cluster.Timing) guard.Config 
 	c := guard.Config{
 		Cluster: f.Cluster, Instance: l.instance, DataDir: f.DataDir, Members: peerMembers(f), Version: cfg.Version.GetVersion(),
 		Margin: timing.Margin,
-		Logger: cfg.Logger.Named("guard"), LogLevel: cfg.Logger.GetLevel(), LogJSON: cfg.LogJSON,
+		Logger: cfg.Logger.Named("guard"), LogLevel: cfg.Logger.GetLevel(), LogJSON: cfg.LogJSON, LogJournal: cfg.Log.Journal(),
 	}
 	if f.Watchdog.Device != "" {
 		c.Watchdog = &guard.WatchdogConfig{Device: f.Watchdog.Device, Timeout: f.Watchdog.Timeout}

@@ -141,7 +141,7 @@ func (x *executor) own(ctx context.Context, t *turn, a *hadv1.Acquire, before fu
 		return err
 	}
 	leased := x.begin(epoch, t)
-	x.logger.Info("acquiring", "epoch", epoch, "cause", a.GetCause())
+	x.logger.Info("taking over "+subject(t.addrs, t.volumes), "epoch", epoch, "cause", a.GetCause())
 	taking, cancel := both(leased, ctx)
 	defer cancel()
 	if err := x.takeOn(taking, epoch, t, a.GetCause(), before); err != nil {
@@ -212,7 +212,7 @@ func (x *executor) serve(ctx context.Context, epoch uint64, t *turn) {
 		Epoch: epoch, Outcome: hadv1.Progress_OUTCOME_SERVING, Steps: t.timeline.List(),
 		Addresses: heldAddresses(t.vips), PolicyVersion: t.version, Tokens: x.tokensNow(t.policy),
 	})
-	x.logger.Info("serving", "epoch", epoch, "addresses", len(t.addrs))
+	x.logger.Info("serving "+subject(t.addrs, t.volumes), "epoch", epoch)
 }
 
 // takeOn makes the epoch's things be there. ctx ends with the lease.

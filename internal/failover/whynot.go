@@ -104,7 +104,7 @@ func (h *hearing) quorum() {
 
 // itself is what the node says of itself, and how well it is heard.
 func (h *hearing) itself() {
-	health, now := h.own, h.in.Now
+	health, now, stale := h.own, h.in.Now, false
 	if h.node != h.self() {
 		p, known := h.status.Peers[h.node]
 		switch {
@@ -115,6 +115,7 @@ func (h *hearing) itself() {
 			h.fail("answers", h.reach(), "it has not answered %s since %s leads", h.self(), h.self())
 			return
 		case !h.status.Fresh[h.node]:
+			stale = true
 			h.fail("answers", h.reach(), "it has not answered for %s", now.Sub(p.At).Round(100*time.Millisecond))
 		default:
 			h.ok("answers", "it answered %s ago", now.Sub(p.At).Round(time.Millisecond))
@@ -122,7 +123,15 @@ func (h *hearing) itself() {
 		health = p.Health
 	}
 	for _, why := range health.GetReasons() {
-		h.fail("itself", adviceOn(why, h.node), "%s", why)
+		said := ""
+		if stale {
+			said = "as it said last: "
+		}
+		h.fail("itself", adviceOn(why, h.node), "%s%s", said, why)
+	}
+	if stale {
+		// The rest is as it was then, good or bad.
+		return
 	}
 	if len(health.GetReasons()) == 0 && health.GetEligible() {
 		h.ok("itself", "it says that it can own: interfaces, addresses, scripts, volumes, guard and clock are well there")

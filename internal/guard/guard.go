@@ -31,10 +31,11 @@ type Config struct {
 
 	Margin time.Duration // how long before a lease's end had itself begins to give up; see Lead
 
-	Logger   hclog.Logger
-	LogLevel hclog.Level // of the guard's own lines on Stderr
-	LogJSON  bool
-	Stderr   *os.File // nil: os.Stderr. It must not be a pipe that had itself reads.
+	Logger     hclog.Logger
+	LogLevel   hclog.Level // of the guard's own lines on Stderr
+	LogJSON    bool
+	LogJournal bool     // Stderr is read by systemd's journal
+	Stderr     *os.File // nil: os.Stderr. It must not be a pipe that had itself reads.
 
 	Exe  string   // program to start; "" is this process's own
 	Args []string // its arguments; nil is "guard"
@@ -182,7 +183,7 @@ func (g *Guard) introduce(ctx context.Context, cfg Config) error {
 	err := send(g.conn, setup{
 		DataDir: cfg.DataDir, Cluster: cfg.Cluster, Members: cfg.Members, TLS: cfg.TLS, Version: cfg.Version, Gate: cfg.Gate, Watchdog: cfg.Watchdog,
 		Node: i.GetNode(), NodeID: i.GetNodeId(), BootID: i.GetBootId(), Nonce: i.GetNonce(),
-		Margin: cfg.Margin, LogLevel: cfg.LogLevel.String(), LogJSON: cfg.LogJSON,
+		Margin: cfg.Margin, LogLevel: cfg.LogLevel.String(), LogJSON: cfg.LogJSON, LogJournal: cfg.LogJournal,
 	})
 	if err != nil {
 		return fmt.Errorf("tell it what to guard: %w", err)

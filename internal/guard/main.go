@@ -17,6 +17,7 @@ import (
 	"had/internal/clock"
 	"had/internal/gate"
 	"had/internal/hook"
+	"had/internal/logs"
 	"had/internal/peer"
 	"had/vip"
 )
@@ -131,7 +132,7 @@ func open(s setup, stderr io.Writer) (_ *process, err error) {
 			g.close()
 		}
 	}()
-	g.logger = hclog.New(&hclog.LoggerOptions{Name: "had.guard", Level: hclog.LevelFromString(s.LogLevel), JSONFormat: s.LogJSON, Output: g.logs})
+	g.logger = logs.New(logs.Config{Name: "had.guard", Level: hclog.LevelFromString(s.LogLevel), JSON: s.LogJSON, Journal: s.LogJournal, Output: g.logs}).Logger()
 	if g.page, err = mapPage(pageFD); err != nil {
 		return nil, err
 	}

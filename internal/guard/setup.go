@@ -11,20 +11,21 @@ import (
 // setup is the first datagram: what the guard is to know. It opens everything
 // it will need at once, for later there may be no disk.
 type setup struct {
-	DataDir  string          `json:"data_dir"`
-	Cluster  string          `json:"cluster"`
-	Node     string          `json:"node"`
-	NodeID   string          `json:"node_id"`
-	BootID   string          `json:"boot_id"`
-	Nonce    string          `json:"nonce"`
-	Margin   time.Duration   `json:"margin"`
-	Members  []peer.Member   `json:"members"`
-	TLS      *TLSPaths       `json:"tls,omitempty"`
-	Version  string          `json:"version"`
-	Watchdog *WatchdogConfig `json:"watchdog,omitempty"`
-	Gate     string          `json:"gate,omitempty"` // of the packet gate; empty: there is none
-	LogLevel string          `json:"log_level"`
-	LogJSON  bool            `json:"log_json"`
+	DataDir    string          `json:"data_dir"`
+	Cluster    string          `json:"cluster"`
+	Node       string          `json:"node"`
+	NodeID     string          `json:"node_id"`
+	BootID     string          `json:"boot_id"`
+	Nonce      string          `json:"nonce"`
+	Margin     time.Duration   `json:"margin"`
+	Members    []peer.Member   `json:"members"`
+	TLS        *TLSPaths       `json:"tls,omitempty"`
+	Version    string          `json:"version"`
+	Watchdog   *WatchdogConfig `json:"watchdog,omitempty"`
+	Gate       string          `json:"gate,omitempty"` // of the packet gate; empty: there is none
+	LogLevel   string          `json:"log_level"`
+	LogJSON    bool            `json:"log_json"`
+	LogJournal bool            `json:"log_journal"`
 }
 
 // TLSPaths are the PEM files of peer.LoadTLS.

@@ -52,6 +52,10 @@ func (l *Log) Level() hclog.Level { return l.root.GetLevel() }
 // JSON reports whether lines are JSON.
 func (l *Log) JSON() bool { return l.json.Load() }
 
+// Journal reports whether lines carry their priority for systemd's journal; not
+// without a log.
+func (l *Log) Journal() bool { return l != nil && l.config.Journal }
+
 // Started returns what the log began with, and begins with again.
 func (l *Log) Started() (level hclog.Level, json bool) { return l.config.Level, l.config.JSON }
 

@@ -111,3 +111,20 @@ func TestParseLevel(t *testing.T) {
 		}
 	}
 }
+
+func TestQuiet(t *testing.T) {
+	var out bytes.Buffer
+	q := Quiet(New(Config{Name: "had", Level: hclog.Info, Output: &out}).Logger().Named("raft"), "failed to heartbeat")
+	q.Info("entering follower state")
+	q.Named("x").Warn("failed to contact")
+	q.With("peer", "beta").Error("failed to heartbeat to")
+	q.Log(hclog.Warn, "anything")
+	if out.Len() > 0 {
+		t.Errorf("it wasn't quiet: %s", out.String())
+	}
+	q.Error("failed to write the log")
+	q.Log(hclog.Error, "failed to take snapshot")
+	if got := out.String(); strings.Count(got, "[ERROR] had.raft: failed to") != 2 {
+		t.Errorf("an error was kept back: %q", got)
+	}
+}
