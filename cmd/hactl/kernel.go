@@ -96,5 +96,5 @@ func (c *cli) statusWithoutDaemon(ctx context.Context, err error) error {
 	for _, a := range left {
 		all = append(all, fmt.Sprintf("%s on %s for %s more", a.Address, a.Interface, span(millis(a.LeftMs))))
 	}
-	return errors.Join(c.print(clean("had isn't running here; this host still holds "+strings.Join(all, ", ")+"\n")), err)
+	return errors.Join(c.print(clean("had isn't running here; this host still holds "+strings.Join(all, ", "))+"\n"), err)
 }

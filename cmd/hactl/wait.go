@@ -94,11 +94,13 @@ func (c *cli) wait(ctx context.Context, condition string, met func(*hadv1.Status
 		return c.print(summary(last, judge(last)) + "\n")
 	case !errors.Is(ctx.Err(), context.DeadlineExceeded):
 		return err
-	case last == nil && lost == nil:
-		lost = cl.dialer.lost(noAnswer(allowed))
-		fallthrough
 	case last == nil:
-		f := asFailure(lost)
+		f := asFailure(noAnswer(allowed))
+		if never, ok := errors.AsType[*lostError](cl.dialer.lost(nil)); ok && never.dial != nil {
+			f = never.failure()
+		} else if lost != nil {
+			f = asFailure(lost)
+		}
 		return fail(f.code, "not %s within %s: %w", condition, allowed, f)
 	}
 	return fail(exitFailed, "not %s within %s: %s", condition, allowed, summary(last, judge(last)))

@@ -165,7 +165,12 @@ func (c *change) beginning() (all []fact) {
 		return s == "PreRel" || s == "PostRel" || s == "Test" && e.GetNode() != owner
 	})
 	turn := stepFacts(owner, c.turnSteps(), hooks)
-	all = append(all, c.leading(turn)...)
+	for i, s := range c.turnSteps() {
+		if s.GetName() == "acquire_lease" {
+			turn[i].text += c.elected()
+		}
+	}
+	all = append(all, c.waiting(turn)...)
 	all = append(all, turn...)
 	all = append(all, looseHooks(owner, c.turnSteps(), hooks)...)
 	switch {
@@ -181,28 +186,27 @@ func (c *change) beginning() (all []fact) {
 	return all
 }
 
-// leading is that the new owner had been elected when its turn began, and what it
-// waited for then. When it was elected is not in the log.
-func (c *change) leading(turn []fact) []fact {
+// waiting is that the turn was prepared while the previous owner's lease had still
+// to end.
+func (c *change) waiting(turn []fact) []fact {
+	if c.silent() == nil || c.acquired == nil || len(turn) == 0 || c.previous.closed.GetIndex() != c.epoch {
+		return nil
+	}
+	from, to := slices.MinFunc(turn, byTime).at, c.acquired.GetAt().AsTime()
+	if to.Sub(from) < shortStep {
+		return nil
+	}
+	return []fact{{at: from, took: to.Sub(from), node: c.owner(), text: fmt.Sprintf("prepares, and waits for %s's lease to end", c.previous.owner())}}
+}
+
+// elected says in which term the new owner leads, when it did not before. When it
+// was elected is not in the log: a candidate prepares its turn meanwhile.
+func (c *change) elected() string {
 	before := c.previous
-	if before == nil || c.acquired == nil {
-		return nil
+	if before == nil || before.acquired == nil || c.acquired == nil || before.acquired.GetTerm() == c.acquired.GetTerm() {
+		return ""
 	}
-	f := fact{at: c.acquired.GetAt().AsTime(), took: -1, node: c.owner()}
-	if len(turn) > 0 {
-		f.at = slices.MinFunc(turn, byTime).at
-	}
-	if before.acquired != nil && before.acquired.GetTerm() != c.acquired.GetTerm() {
-		f.text = fmt.Sprintf("leads (elected in term %d)", c.acquired.GetTerm())
-	}
-	if c.silent() != nil && before.closed.GetIndex() == c.epoch {
-		f.took = c.acquired.GetAt().AsTime().Sub(f.at)
-		f.text = strings.Join(slices.DeleteFunc([]string{f.text, "waits for " + before.owner() + "'s lease to end"}, func(s string) bool { return s == "" }), " and ")
-	}
-	if f.text == "" {
-		return nil
-	}
-	return []fact{f}
+	return fmt.Sprintf(", as leader of term %d", c.acquired.GetTerm())
 }
 
 // stages are the scripts that run in a step.

@@ -42,6 +42,9 @@ func (c *Controller) RunTests(ctx context.Context, vips []netip.Addr) ([]hook.Re
 			continue
 		}
 		done, err := runner.Stage(ctx, c.executor.rehearsal(view.LastOwner, p, v))
+		if errors.Is(err, hook.ErrStillRunning) {
+			c.executor.lingers(err, done)
+		}
 		results, errs = append(results, done...), append(errs, err)
 	}
 	return results, errors.Join(errs...)

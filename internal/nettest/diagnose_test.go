@@ -56,7 +56,7 @@ func TestDiagnosis(t *testing.T) {
 	s.says(t, third, []string{"why"}, 0,
 		fmt.Sprintf("%s: owns 10.77.0.100, fd77::100 after %s", owner, old),
 		fmt.Sprintf("%s lost it: had died while it owned; its guard gave back what it held.", old),
-		"addresses down", "leads (elected in term", "PreAcq scripts: 4 ok", "addresses up and announced", "serving",
+		"addresses down", "wrote its ownership into the log, as leader of term", "PreAcq scripts: 4 ok", "addresses up and announced", "serving",
 		"Nobody had the addresses for", "by their clocks")
 	s.says(t, third, []string{"why", "-o", "json"}, 0, `"outcome": "serving"`, `"fate": "forced"`, `"least_ms"`)
 	s.says(t, third, []string{"why-not", old}, 3, old+" can't take over", "FAIL answers", "systemctl status had")
