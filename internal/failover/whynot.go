@@ -176,7 +176,7 @@ func (h *hearing) upToDate(health *hadv1.HealthResponse) {
 func (h *hearing) turns() {
 	r := h.in.View.Nodes[h.node]
 	if n := r.GetFailures(); n > 0 {
-		h.warn("turns", "hactl move --to "+h.node+" tries it again and forgets them", "it has given back %d turns in a row (the last: %s), so nodes that have given back fewer come first", n, r.GetFailedReason())
+		h.warn("turns", "hactl move --to "+h.node+" tries it again and forgets them", "turns given back in a row: %d (the last: %s), so nodes that have given back fewer come first", n, r.GetFailedReason())
 	}
 	if h.shunned {
 		h.fail("turns", "wait 10 s", "leadership could not be handed to it, and isn't tried again at once")
