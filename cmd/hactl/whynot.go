@@ -30,11 +30,11 @@ from it.`,
 			if err != nil {
 				return err
 			}
-			print := func() error { return c.print(renderWhyNot(r, c.view())) }
+			show := func() error { return c.print(renderWhyNot(r, c.view())) }
 			if c.json() {
-				print = func() error { return c.printDocument(r) }
+				show = func() error { return c.printDocument(r) }
 			}
-			if err := print(); err != nil || r.GetCould() {
+			if err := show(); err != nil || r.GetCould() {
 				return err
 			}
 			return &failure{code: exitRefused}

@@ -17,22 +17,22 @@ import (
 	hadv1 "had/proto/had/v1"
 )
 
-// member returns a node by its name; the error is the asker's fault.
-func (s *Server) member(name string) (*hadv1.Member, error) {
+// isMember refuses a name that no node has: that is the asker's fault.
+func (s *Server) isMember(name string) error {
 	var names []string
 	for _, m := range s.cfg.Members {
 		if m.GetName() == name {
-			return m, nil
+			return nil
 		}
 		names = append(names, m.GetName())
 	}
-	return nil, status.Errorf(codes.InvalidArgument, "%q is not a node of %s: %s are", name, s.cfg.Cluster, strings.Join(names, ", "))
+	return status.Errorf(codes.InvalidArgument, "%q is not a node of %s: %s are", name, s.cfg.Cluster, strings.Join(names, ", "))
 }
 
 // WhyNot implements HA. The leader answers; without one, the node that is asked
 // says what it knows.
 func (s *Server) WhyNot(ctx context.Context, req *hadv1.WhyNotRequest) (*hadv1.WhyNotResponse, error) {
-	if _, err := s.member(req.GetNode()); err != nil {
+	if err := s.isMember(req.GetNode()); err != nil {
 		return nil, err
 	}
 	return onLeaderOrHere(ctx, s,
@@ -69,7 +69,7 @@ const inspectLimit = 20 * time.Second
 // asks them and knows which hardware addresses are no strangers'.
 func (s *Server) Preflight(ctx context.Context, req *hadv1.PreflightRequest) (*hadv1.PreflightResponse, error) {
 	if n := req.GetNode(); n != "" {
-		if _, err := s.member(n); err != nil {
+		if err := s.isMember(n); err != nil {
 			return nil, err
 		}
 	}

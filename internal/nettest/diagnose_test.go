@@ -52,6 +52,8 @@ func TestDiagnosis(t *testing.T) {
 	s.kill(t, old)
 	owner := s.takenOver(t, old)
 	third := s.others(old, owner)[0]
+	// Its guard has taken the addresses down; its socket is still there.
+	s.says(t, old, []string{"status"}, 4, "had isn't running here, and this host holds none of its addresses")
 
 	s.says(t, third, []string{"why"}, 0,
 		fmt.Sprintf("%s: owns 10.77.0.100, fd77::100 after %s", owner, old),
