@@ -234,6 +234,7 @@ func stepText(name string) string {
 		"acquire_lease": "wrote its ownership into the log", "record_tenure": "noted in its journal what it may hold",
 		"arm": "armed guard and gate", "old_owner_lets_go": "asked the old owner to let go",
 		"addresses_up": "addresses up and announced", "addresses_down": "addresses down",
+		"tokens":       "put the reconnect tokens in place",
 		"volumes_free": "made sure that nobody else has the volumes", "flush_volumes": "wrote the volumes' data to their disks",
 		"end_services": "ended services that scripts had left running", "secure_volumes": "made sure that nothing here can write to the volumes",
 		"volumes_secured": "made sure that nothing here can write to the volumes", "scripts_killed": "ended scripts that still ran",

@@ -56,7 +56,7 @@ func (x *executor) rehearsal(previous string, p *policy.Policy, v policy.VIP) ho
 		Stage: hook.Test, Event: hook.Acquire, VIP: v.Address,
 		Env: hook.Env{
 			Cluster: x.cluster, Reason: "somebody asks whether it would pass", Interface: v.InterfaceOn(self),
-			Node: self, PreviousOwner: previous, Volumes: mountPoints(StorageVolumes(p)),
+			Node: self, PreviousOwner: previous, Volumes: mountPoints(StorageVolumes(p)), Tokens: tokenPlaces(p.Tokens),
 		},
 	}
 }
