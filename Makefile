@@ -145,10 +145,10 @@ steps: need-go need-tools ## end owners of volumes at each step of a move, in ev
 	cd internal/nettest; exec $$SUDO ../../build/steps.test -test.run '^TestOwnersEndAtEveryStep$$' -test.timeout 0 -test.v -volumes.n $(or $(N),5)
 
 .PHONY: database
-database: need-go need-tools ## end owners of a PostgreSQL at random: make database [N=20] (root)
+database: need-go need-tools ## end owners of a PostgreSQL at random: make database [N=20] [FAULT='cut off'] (root)
 	@$(call as_root,it makes network namespaces and so needs root); \
 	mkdir -p build; go test -c -o build/database.test ./internal/nettest; \
-	cd internal/nettest; exec $$SUDO ../../build/database.test -test.run '^TestPostgreSQLFollowsTheOwner$$' -test.timeout 0 -test.v -database.n $(or $(N),20)
+	cd internal/nettest; exec $$SUDO ../../build/database.test -test.run '^TestPostgreSQLFollowsTheOwner$$' -test.timeout 0 -test.v -database.n $(or $(N),20) $(if $(FAULT),-database.fault '$(FAULT)')
 
 .PHONY: fuzz
 fuzz: need-go ## every fuzz target for a time each, one after another: make fuzz TIME=10m
