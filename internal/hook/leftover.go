@@ -4,8 +4,6 @@ import (
 	"context"
 	"fmt"
 	"time"
-
-	"golang.org/x/sys/unix"
 )
 
 // Leftover is what SIGKILL has not ended of a run yet, the script or what it
@@ -40,7 +38,7 @@ func (l *Leftover) Gone(ctx context.Context) (bool, error) {
 			return false, err
 		}
 		if status, err := l.process.reap(); err == nil && status.Signaled() {
-			l.result.Signal = unix.SignalName(status.Signal())
+			l.result.Signal = signalName(status.Signal())
 		}
 	}
 	l.over = true

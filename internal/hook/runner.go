@@ -11,7 +11,6 @@ import (
 	"time"
 
 	"github.com/hashicorp/go-hclog"
-	"golang.org/x/sys/unix"
 )
 
 // A script that overstays is ended within Timeout + termGrace + killWait,
@@ -256,7 +255,7 @@ func (r *Runner) execute(ctx context.Context, s program, deadline time.Time, res
 	case reapErr != nil:
 		result.Outcome, result.Err = Unknown, reapErr.Error()
 	case status.Signaled():
-		result.Signal = unix.SignalName(status.Signal())
+		result.Signal = signalName(status.Signal())
 		if result.Outcome == 0 {
 			result.Outcome = Signaled
 		}
