@@ -47,6 +47,8 @@ func (s *State) Apply(e Entry, cmd *hadv1.Command) Verdict {
 		v.Refused = s.applyFarewell(e, cmd, r.Farewell)
 	case *hadv1.Command_Secured:
 		v.Refused = s.applySecured(e, cmd, r.Secured)
+	case *hadv1.Command_SyncResume:
+		v.Refused = s.applySyncResume(e, cmd, r.SyncResume)
 	case *hadv1.Command_TokenSet:
 		v.Refused = s.applyTokenSet(e, cmd, r.TokenSet)
 	case *hadv1.Command_TokenForget:
@@ -137,6 +139,7 @@ func (s *State) applyAcquire(e Entry, cmd *hadv1.Command, a *hadv1.Acquire) stri
 		LastLeaseIndex: e.Index, PolicyVersion: a.GetPolicyVersion(), At: cmd.GetAt(), Cause: a.GetCause(),
 		Volumes: a.GetVolumes(), Tokens: a.GetTokens(),
 	})
+	s.succeed(e.Index, m.GetName())
 	s.lastEpoch, s.lastOwner = e.Index, m.GetName()
 	sub = append(sub, &hadv1.Event{Node: m.GetName(), Epoch: e.Index, Body: &hadv1.Event_Acquired{Acquired: a}})
 	s.record(e, cmd, sub...)

@@ -23,6 +23,8 @@ func sampleCommands() []*hadv1.Command {
 		moveEndCmd("op"),
 		mountsCmd(alpha, 2),
 		securedCmd("beta", secured(hadv1.Secured_KIND_WATCHDOG, alpha, 2, 5, 6)),
+		deliverCmd(copied("beta", 1, 5)),
+		resumeCmd("pages", 5),
 		serviceCmd("tickets", 3, alpha, 5),
 		forgetCmd("tickets", 4),
 		claimCmd(2, "email.ops", 5, 6),
@@ -37,6 +39,11 @@ func sampleState(t *testing.T) *State {
 	l.must(1, moveCmd("op", epoch, "beta"))
 	l.must(1, deliverCmd(progress("beta", 1, 0, hadv1.Progress_OUTCOME_VETOED)))
 	l.must(2, securedCmd("beta", secured(hadv1.Secured_KIND_FENCED, instance("alpha", 1), 2, epoch, epoch)))
+	l.must(2, deliverCmd(released("alpha", 1, epoch)))
+	epoch = l.must(3, mountsCmd(instance("beta", 1), 3))
+	l.must(3, resumeCmd("pages", epoch))
+	l.must(3, deliverCmd(copied("alpha", 2, epoch)))
+	l.must(3, moveCmd("op-2", epoch, "alpha"))
 	l.must(2, tokenCmd("tickets", 0, 1))
 	l.must(2, tokenCmd("tickets", 1, 1))
 	l.must(2, markCmd("email.ops", l.must(2, claimCmd(2, "email.ops", 2, 4)), sent))

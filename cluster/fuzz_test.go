@@ -79,6 +79,8 @@ func FuzzApply(f *testing.F) {
 	notified := append(slices.Clone(born), nothingCmd(1, "exec.log", 1, 1), claimCmd(1, "email.ops", 1, 3), claimCmd(1, "exec.log", 1, 4)) // entries 4 to 6
 	f.Add(logBytes(f, append(slices.Clone(notified), markCmd("email.ops", 5, sent), markCmd("exec.log", 6, gaveUp), claimCmd(1, "email.ops", 3, 8))...))
 	f.Add(logBytes(f, append(slices.Clone(notified), markCmd("exec.log", 5, sent), markCmd("exec.log", 0, closed))...))
+	succeeded := append(slices.Clone(born), deliverCmd(copied("beta", 1, 3), released("alpha", 1, 3)), acquireCmd(beta, 1)) // epoch 5
+	f.Add(logBytes(f, append(slices.Clone(succeeded), resumeCmd("mail", 5), deliverCmd(copied("alpha", 2, 5), copied("alpha", 3, 3), copied("alpha", 4, 9)), resumeCmd("mail", 5), resumeCmd("pages", 3))...))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		whole, continued := NewState(), NewState()
 		epochs := map[uint64]bool{}

@@ -55,6 +55,9 @@ func (s *State) applyReport(e Entry, r *hadv1.Report) []*hadv1.Event {
 		ev.Epoch, ev.Body = b.FenceTry.GetEpoch(), &hadv1.Event_FenceTry{FenceTry: b.FenceTry}
 	case *hadv1.Report_Notice:
 		ev.Epoch, ev.Body = b.Notice.GetEpoch(), &hadv1.Event_Notice{Notice: b.Notice}
+	case *hadv1.Report_SyncResult:
+		ev.Epoch, ev.Body = b.SyncResult.GetEpoch(), &hadv1.Event_Sync{Sync: b.SyncResult}
+		s.applySyncResult(r.GetNode(), b.SyncResult)
 	default:
 		// A report of a newer version: its place in the stream counts, its
 		// content is for nodes that know it.

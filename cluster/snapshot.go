@@ -61,7 +61,7 @@ func (s *State) message() *hadv1.State {
 		AppliedIndex: s.applied, Birth: s.birth, Policy: s.policy, Open: s.open,
 		LastEpoch: s.lastEpoch, LastOwner: s.lastOwner, Move: s.move, LastMove: s.lastMove,
 		History: s.history, EventsDropped: s.dropped, DoubtedEpoch: s.doubted,
-		Tokens: s.tokens, Notify: s.notify,
+		Tokens: s.tokens, Notify: s.notify, Syncs: s.syncs,
 	}
 	for _, n := range s.nodes {
 		m.Nodes = append(m.Nodes, n)
@@ -81,7 +81,7 @@ func stateFrom(m *hadv1.State) *State {
 	s.applied, s.birth, s.policy, s.open = m.GetAppliedIndex(), m.GetBirth(), m.GetPolicy(), m.GetOpen()
 	s.lastEpoch, s.lastOwner, s.move, s.lastMove = m.GetLastEpoch(), m.GetLastOwner(), m.GetMove(), m.GetLastMove()
 	s.history, s.dropped, s.doubted = m.GetHistory(), m.GetEventsDropped(), m.GetDoubtedEpoch()
-	s.tokens, s.notify = m.GetTokens(), m.GetNotify()
+	s.tokens, s.notify, s.syncs = m.GetTokens(), m.GetNotify(), m.GetSyncs()
 	for _, n := range m.GetNodes() {
 		s.nodes[n.GetName()] = n
 	}

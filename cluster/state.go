@@ -39,6 +39,7 @@ type State struct {
 	doubted   uint64                 // the latest epoch whose volumes nobody saw to be safe; 0: mounted since
 	tokens    []*hadv1.Token         // ordered by name; never changed in place
 	notify    []*hadv1.NotifyChannel // ordered by channel
+	syncs     *hadv1.SyncState       // nil: nobody has owned since there are syncs
 }
 
 type streamKey struct{ nodeID, stream string }
@@ -64,6 +65,7 @@ type View struct {
 	Doubted uint64
 	Tokens  []*hadv1.Token         // contents of replicated reconnect tokens, sealed; ordered by name
 	Notify  []*hadv1.NotifyChannel // ordered by channel; see Channel
+	Syncs   *hadv1.SyncState       // see SyncHeld; nil: nobody has owned since there are syncs
 }
 
 // View returns the state without its history.
@@ -72,7 +74,7 @@ func (s *State) View() View {
 		Applied: s.applied, Birth: s.birth, Policy: s.policy,
 		Open: slices.Clone(s.open), LastEpoch: s.lastEpoch, LastOwner: s.lastOwner,
 		Nodes: maps.Clone(s.nodes), Move: s.move, LastMove: s.lastMove, Doubted: s.doubted,
-		Tokens: s.tokens, Notify: s.notify,
+		Tokens: s.tokens, Notify: s.notify, Syncs: s.syncs,
 	}
 }
 

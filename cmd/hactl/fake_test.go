@@ -211,6 +211,14 @@ func (f *fakeHA) ConfirmFence(ctx context.Context, r *hadv1.ConfirmFenceRequest)
 	return unary(ctx, f, "ConfirmFence", r, &hadv1.ConfirmFenceResponse{})
 }
 
+func (f *fakeHA) SyncRun(ctx context.Context, r *hadv1.SyncRunRequest) (*hadv1.SyncRunResponse, error) {
+	return unary(ctx, f, "SyncRun", r, &hadv1.SyncRunResponse{})
+}
+
+func (f *fakeHA) SyncResume(ctx context.Context, r *hadv1.SyncResumeRequest) (*hadv1.SyncResumeResponse, error) {
+	return unary(ctx, f, "SyncResume", r, &hadv1.SyncResumeResponse{})
+}
+
 func (f *fakeHA) TokenShow(ctx context.Context, r *hadv1.TokenShowRequest) (*hadv1.TokenShowResponse, error) {
 	return unary(ctx, f, "TokenShow", r, &hadv1.TokenShowResponse{})
 }

@@ -70,7 +70,7 @@ func (c *cli) fenceConfirm(ctx context.Context, req *hadv1.ConfirmFenceRequest, 
 	}
 	fmt.Fprint(c.err, renderConfirm(req.GetNode(), waiting, c.plainView()))
 	if !yes {
-		if err := c.askForName(req.GetNode()); err != nil {
+		if err := c.askForName(req.GetNode(), fmt.Sprintf("you have seen that %s is off", req.GetNode())); err != nil {
 			return err
 		}
 	}
@@ -151,10 +151,10 @@ func renderConfirm(node string, waiting []*hadv1.Unsecured, v view) string {
 	return p.b.String()
 }
 
-// askForName has the node's name typed in.
-func (c *cli) askForName(node string) error {
+// askForName has the node's name typed in; yes is what --yes would say.
+func (c *cli) askForName(node, yes string) error {
 	if !c.asks {
-		return fail(exitUsage, "this isn't a terminal, so nobody can be asked: give --yes if you have seen that %s is off", node)
+		return fail(exitUsage, "this isn't a terminal, so nobody can be asked: give --yes if %s", yes)
 	}
 	fmt.Fprintf(c.err, "Type the node's name to confirm: ")
 	line, err := bufio.NewReader(c.in).ReadString('\n')

@@ -36,14 +36,23 @@ func renderEvent(e *hadv1.Event, v view, layout string) string {
 		fmt.Fprintf(&b, " [reached the log %s later, at %s]", span(late), v.stamp(e.GetRecordedAt(), timeOfDay))
 	}
 	b.WriteByte('\n')
+	var output []byte
 	if h := e.GetHook(); h != nil && hookFailed(h) {
-		lines := cleanBlock(string(h.GetOutputTail()))
-		lines = lines[max(0, len(lines)-outputLines):]
-		for _, line := range lines {
-			b.WriteString(strings.TrimRight(strings.Repeat(" ", len(when)+2)+"| "+line, " ") + "\n")
-		}
+		output = h.GetOutputTail()
+	}
+	if s := e.GetSync(); s != nil && syncFailed(s) {
+		output = s.GetOutputTail()
+	}
+	for _, line := range lastLines(output) {
+		b.WriteString(strings.TrimRight(strings.Repeat(" ", len(when)+2)+"| "+line, " ") + "\n")
 	}
 	return b.String()
+}
+
+// lastLines is the end of what a program wrote.
+func lastLines(output []byte) []string {
+	lines := cleanBlock(string(output))
+	return lines[max(0, len(lines)-outputLines):]
 }
 
 // describe says what an event tells.
@@ -73,6 +82,10 @@ func describe(e *hadv1.Event, v view) (string, style) {
 		return describeSecured(body.Secured)
 	case *hadv1.Event_FenceTry:
 		return describeFenceTry(body.FenceTry)
+	case *hadv1.Event_Sync:
+		return describeSync(body.Sync)
+	case *hadv1.Event_SyncResumed:
+		return fmt.Sprintf("sync %s resumed%s: the data of %s are the ones to keep%s", body.SyncResumed.GetName(), by(body.SyncResumed.GetBy()), e.GetNode(), colon(body.SyncResumed.GetReason())), plain
 	case *hadv1.Event_TokenChanged:
 		return describeTokenChanged(body.TokenChanged), plain
 	case *hadv1.Event_Notified:

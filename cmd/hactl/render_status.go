@@ -136,6 +136,7 @@ func (p *page) nodes(s *hadv1.StatusResponse) {
 		if strayHolder(s, n) {
 			p.entry(indent+"! ", red, "holds "+strings.Join(n.GetHolds(), ", ")+" although it doesn't own")
 		}
+		p.syncs(indent, n)
 		for _, problem := range n.GetProblems() {
 			p.entry(indent+"! ", red, problem)
 		}

@@ -9,6 +9,7 @@ import (
 
 	"had/cluster"
 	"had/internal/failover"
+	"had/internal/mirror"
 )
 
 // errNoLeader is for writes that reach a node which knows no leader.
@@ -25,7 +26,7 @@ func statusOf(err error) error {
 	var refused *cluster.RefusedError
 	code := codes.Internal
 	switch {
-	case errors.As(err, &refused), errors.Is(err, failover.ErrRefused):
+	case errors.As(err, &refused), errors.Is(err, failover.ErrRefused), errors.Is(err, mirror.ErrRefused):
 		code = codes.FailedPrecondition
 	case errors.Is(err, errNoLeader), errors.Is(err, cluster.ErrNotLeader):
 		code = codes.Unavailable

@@ -102,7 +102,7 @@ func (s *Server) status(fresh *hadv1.Freshness) *hadv1.StatusResponse {
 	resp := &hadv1.StatusResponse{
 		Cluster: s.cfg.Cluster, ClusterId: view.Birth.GetClusterId(), AnsweredBy: s.cfg.Self,
 		Leader: l.Leader, Term: l.Term, Freshness: fresh, At: timestamppb.Now(),
-		Ownership: s.ownership(view, local, fresh), Policy: summary(view.Policy),
+		Ownership: s.ownership(view, local, fresh), Policy: summary(view.Policy), Syncs: syncs(view),
 	}
 	if l.Leading {
 		resp.Leader = s.cfg.Self
@@ -120,10 +120,11 @@ func (s *Server) status(fresh *hadv1.Freshness) *hadv1.StatusResponse {
 	}
 	resp.Tokens = tokenSummaries(view, inForce(view.Policy))
 	resp.Warnings = append(s.warnings(resp), s.hooksDiffer(own, local)...)
+	resp.Warnings = append(resp.Warnings, heldSyncs(resp)...)
 	resp.Warnings = append(resp.Warnings, tokensDiffer(resp)...)
 	resp.Warnings = append(resp.Warnings, s.cfg.Problems()...)
 	resp.Warnings = append(resp.Warnings, notify.Warnings(resp.GetNotify(), time.Now())...)
-	resp.Next = next(resp)
+	resp.Next = cmp.Or(next(resp), nextResume(resp))
 	return resp
 }
 
@@ -186,7 +187,7 @@ func (s *Server) node(m *hadv1.Member, resp *hadv1.StatusResponse, own *hadv1.He
 	}
 	n.Eligible, n.Reasons = h.GetEligible(), h.GetReasons()
 	n.Version, n.Holds, n.AppliedIndex = h.GetVersion(), h.GetHolds(), h.GetAppliedIndex()
-	n.Layers, n.Tokens = h.GetLayers(), h.GetTokens()
+	n.Layers, n.Tokens, n.Syncs = h.GetLayers(), h.GetTokens(), h.GetSyncs()
 	n.PendingReports, n.Problems, n.PolicyVersion = h.GetPendingReports(), h.GetProblems(), h.GetPolicyVersion()
 	if leading && n.GetReachable() && n.GetAppliedIndex()+failover.MaxLag < resp.GetFreshness().GetAppliedIndex() {
 		n.Problems = append(n.Problems, fmt.Sprintf("it is catching up, %d log entries behind", resp.GetFreshness().GetAppliedIndex()-n.GetAppliedIndex()))

@@ -92,6 +92,11 @@ var bans = []ban{
 		why:  "ownership is carried out through interfaces, of which it takes vip's values: a simulation runs the same code without a kernel",
 	},
 	{
+		from: []string{module + "/internal/mirror/..."}, through: true,
+		to:  []string{netlink, module + "/vip/...", module + "/storage/...", module + "/internal/failover/...", module + "/internal/api/...", module + "/internal/daemon/..."},
+		why: "a copy knows whom it is made from by the log alone, and moves nothing: who owns tells it to stop",
+	},
+	{
 		from: []string{module + "/internal/failover/..."}, through: true,
 		to:  []string{module + "/internal/peer/...", module + "/internal/api/...", module + "/internal/daemon/..."},
 		why: "ownership doesn't know how nodes reach each other, nor who asks",

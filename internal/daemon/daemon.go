@@ -86,6 +86,7 @@ type node struct {
 	leftovers  *leftovers
 	preflight  *preflight
 	watchdog   *watchdog
+	syncs      *syncs // nil: a witness has none
 	tokens     *reconnect.Keeper
 	watcher    *vip.Watcher
 	peers      *api.Peers
@@ -206,6 +207,10 @@ func (n *node) open(birth peer.Birth) error {
 		n.watchdog.guard, ring.Watchdog = n.safeguards.guard, n.safeguards.guard.Armed
 	}
 	n.safeguards.into(&ring)
+	if !f.Self().Witness {
+		n.syncs = newSyncs(n.cfg, n.raft, func() *failover.Controller { return n.controller })
+		ring.Mirror = n.syncs
+	}
 	n.tokens = reconnect.New(reconnect.Config{
 		Cluster: f.Cluster, Instance: local.instance, Witness: f.Self().Witness, KeyFile: f.TokenKey, Log: n.raft,
 		Policy: func() (*policy.Policy, error) { return n.controller.PolicyInForce() },
@@ -281,6 +286,10 @@ func (n *node) run(ctx, hard context.Context) error {
 	g.Go(func() error { return n.followKernel(tasks) })
 	g.Go(func() error { return n.leftovers.run(tasks) })
 	g.Go(func() error { return n.preflight.run(tasks) })
+	if n.syncs != nil {
+		defer n.syncs.close()
+		g.Go(func() error { return n.syncs.Run(tasks) })
+	}
 	g.Go(func() error { return n.watchdog.run(tasks) })
 	g.Go(func() error { return n.tokens.Run(tasks) })
 	g.Go(func() error { return n.notifier.Run(tasks, ctx) })

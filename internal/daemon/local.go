@@ -142,6 +142,9 @@ func ReleaseLocal(ctx context.Context, cfg Config) (r failover.Recovered, err er
 	if r, err = l.recover(ctx); err != nil {
 		return r, err
 	}
+	if err := endSyncs(ctx, cfg.File.DataDir); err != nil {
+		return r, err
+	}
 	if r.Unproven != "" {
 		return r, errors.New(r.Unproven)
 	}

@@ -123,8 +123,13 @@ func (x *executor) claim(in Inputs, t *turn, cause string, evidence ...*hadv1.Ev
 // own opens the epoch and takes its things on. before, if there is one, must
 // return nil before any of them may be touched.
 func (x *executor) own(ctx context.Context, t *turn, a *hadv1.Acquire, before func(ctx context.Context, epoch uint64) error) error {
+	resume, err := x.cease(ctx, t)
+	if err != nil {
+		return err
+	}
+	defer resume() // by then the held epoch keeps them from beginning
 	var epoch uint64
-	err := t.timeline.Run("acquire_lease", func() error {
+	err = t.timeline.Run("acquire_lease", func() error {
 		t0 := x.now()
 		v, err := x.log.Propose(ctx, &hadv1.Command{Record: &hadv1.Command_Acquire{Acquire: a}})
 		if err != nil {

@@ -42,6 +42,7 @@ type Config struct {
 	Hooks         HookRunners
 	CheckHook     func(p *policy.Policy) (HookFolders, error) // an error: the scripts can't do an acquisition as they are
 	CheckVolumes  func(p *policy.Policy) []string             // why this host could not mount them, as far as was seen lately; it doesn't wait. nil: never
+	Mirror        Mirror                                      // nil: this node copies nothing
 	HostTrouble   func() []string                             // why this host should not own, apart from the policy; nil: never
 	Peers         Peers
 	Farewell      *hadv1.Farewell // what this node's guard said of its earlier run and may not be in the log yet; nil: nothing
@@ -113,7 +114,7 @@ func New(cfg Config) *Controller {
 	}
 	c.executor = &executor{
 		cluster: cfg.Cluster, instance: cfg.Instance, netns: cfg.Namespace, timing: cfg.Timing, log: cfg.Log, peers: cfg.Peers, journal: cfg.Journal,
-		network: cfg.Network, hooks: cfg.Hooks, keeper: c.keeper, holder: c.holder, mounts: m, tokens: cfg.Tokens, services: cfg.Services, flush: cfg.Flush, watchdog: cfg.Watchdog, reservations: cfg.Reservations, keyMark: cfg.KeyMark, courier: c.courier,
+		network: cfg.Network, hooks: cfg.Hooks, keeper: c.keeper, holder: c.holder, mounts: m, tokens: cfg.Tokens, services: cfg.Services, flush: cfg.Flush, mirror: cfg.Mirror, watchdog: cfg.Watchdog, reservations: cfg.Reservations, keyMark: cfg.KeyMark, courier: c.courier,
 		now: cfg.Clock, logger: cfg.Logger,
 	}
 	c.evidence = evidence.New(evidence.Config{

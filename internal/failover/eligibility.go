@@ -65,6 +65,9 @@ func (c *Controller) blockers(view cluster.View, p *policy.Policy, h Holding, ho
 	}
 	out = append(out, c.addressTrouble(p, h, at)...)
 	out = append(out, c.volumeTrouble(p, h)...)
+	if c.cfg.Mirror != nil && h.Epoch == 0 {
+		out = append(out, c.cfg.Mirror.Trouble(p, view)...)
+	}
 	out = append(out, c.tokenTrouble(p)...)
 	if hooks != nil {
 		add("%v", hooks)
@@ -162,6 +165,7 @@ func (c *Controller) Health() *hadv1.HealthResponse {
 	h.PolicyVersion, h.Eligible = view.Policy.GetVersion(), len(h.Reasons) == 0
 	if p != nil {
 		h.Holds, h.Problems = c.inKernel(p, at)
+		c.mirrorHealth(p, h)
 		if holding.Failed != "" {
 			h.Problems = append(h.Problems, fmt.Sprintf("it serves although a script failed: %s (hactl history has its output)", holding.Failed))
 		}

@@ -42,6 +42,7 @@ type executor struct {
 	tokens   Tokens               // nil: this host keeps none
 	services Services             // nil: nothing that scripts start is in had's hands
 	flush    Flush                // nil: unmounting does it
+	mirror   Mirror               // nil: this node copies nothing
 	watchdog func() time.Duration // of Config
 
 	reservations Reservations // nil: none

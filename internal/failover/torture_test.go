@@ -19,7 +19,7 @@ import (
 // unrecorded is a recorder for scripts whose results nobody reads.
 type unrecorded struct{}
 
-func (unrecorded) Started(context.Context, hook.Running) error                { return nil }
+func (unrecorded) Started(context.Context, hook.Running) error               { return nil }
 func (unrecorded) Finished(context.Context, hook.Running, hook.Result) error { return nil }
 
 // Real scripts that never end, at each stage: the turn goes on, or is given back,

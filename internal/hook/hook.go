@@ -96,13 +96,15 @@ const searchPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 // runVariable marks every process of a run with its ID. See KillOrphan.
 const runVariable = "HAD_RUN"
 
+// plainEnvironment is what every program gets, whatever had was started with.
+func plainEnvironment() []string {
+	return []string{"PATH=" + searchPath, "HOME=/root", "LANG=C.UTF-8"}
+}
+
 // environ returns the whole environment of a script. None of the daemon's own
 // is passed on.
 func (r Run) environ(id string) []string {
 	vars := []struct{ name, value string }{
-		{"PATH", searchPath},
-		{"HOME", "/root"},
-		{"LANG", "C.UTF-8"},
 		{"HAD_CLUSTER", r.Env.Cluster},
 		{"HAD_EVENT", string(r.Event)},
 		{"HAD_REASON", r.Env.Reason},
@@ -119,7 +121,7 @@ func (r Run) environ(id string) []string {
 	for _, name := range slices.Sorted(maps.Keys(r.Env.Tokens)) {
 		vars = append(vars, struct{ name, value string }{TokenVariable(name), r.Env.Tokens[name]})
 	}
-	env := make([]string, 0, len(vars)+1)
+	env := plainEnvironment()
 	for _, v := range vars {
 		// An environment can't hold NUL, and a reason is whatever someone typed.
 		env = append(env, v.name+"="+strings.ReplaceAll(v.value, "\x00", ""))
@@ -186,7 +188,7 @@ func (r Result) OK() bool { return r.Outcome == Exited && r.ExitCode == 0 }
 // String returns the result as one sentence without a full stop, for logs and
 // for the reason of what follows from it.
 func (r Result) String() string {
-	what := fmt.Sprintf("%s for %s", r.Script, r.VIP)
+	what := r.what()
 	took := r.Duration.Round(time.Millisecond)
 	switch r.Outcome {
 	case Exited:
@@ -196,6 +198,14 @@ func (r Result) String() string {
 	default:
 		return fmt.Sprintf("%s: %s", what, r.Err)
 	}
+}
+
+// what names the run for people.
+func (r Result) what() string {
+	if r.VIP == "" {
+		return r.Script // a command, which is for none
+	}
+	return fmt.Sprintf("%s for %s", r.Script, r.VIP)
 }
 
 // Running is a run that was begun and whose end is not recorded yet. It holds

@@ -170,7 +170,7 @@ func (r *Runner) script(ctx context.Context, run Run, s Script) (Result, error) 
 			result.Outcome, result.Err = Canceled, "not started: "+why.Error()
 			break
 		}
-		errs = append(errs, r.execute(ctx, program{s, file, run.arguments(), run.environ(running.ID), group}, deadline, &result))
+		errs = append(errs, r.execute(ctx, program{s, file, run.arguments(), run.environ(running.ID), group, r.config.Timeout}, deadline, &result))
 	case ctx.Err() != nil:
 		result.Outcome, result.Err = Canceled, "not started: "+context.Cause(ctx).Error()
 	case errors.Is(err, context.DeadlineExceeded):
@@ -217,6 +217,7 @@ type program struct {
 	file      vetted
 	args, env []string
 	group     *os.File // nil: had's own
+	timeout   time.Duration
 }
 
 // execute starts the script, sees it to its end and fills in the result.
@@ -240,15 +241,15 @@ func (r *Runner) execute(ctx context.Context, s program, deadline time.Time, res
 		result.Outcome, result.Err = Refused, "not run: "+startHint(err, s)
 		return r.collectOutput(out, result)
 	}
-	exited, err := r.await(ctx, p, deadline, result)
+	exited, err := r.await(ctx, p, deadline, s.timeout, result)
 	if !exited {
 		result.Left = &Leftover{runner: r, process: p}
-		return errors.Join(fmt.Errorf("end %s for %s: %w", s.Name, result.VIP, ErrStillRunning), err, r.collectOutput(out, result))
+		return errors.Join(fmt.Errorf("end %s: %w", result.what(), ErrStillRunning), err, r.collectOutput(out, result))
 	}
 	if err != nil {
 		// The script is gone, but not all that it started.
 		result.Left = &Leftover{runner: r, process: p, reaped: true}
-		err = fmt.Errorf("end what %s for %s started: %w: %w", s.Name, result.VIP, ErrStillRunning, err)
+		err = fmt.Errorf("end what %s started: %w: %w", result.what(), ErrStillRunning, err)
 	}
 	status, reapErr := p.reap()
 	switch {
@@ -271,7 +272,7 @@ func (r *Runner) execute(ctx context.Context, s program, deadline time.Time, res
 // await waits for the script's exit and ends it, and all of its session, when
 // its time is up or ctx ends. It sets the outcome only if it had to. An error
 // next to exited means that part of the session is left.
-func (r *Runner) await(ctx context.Context, p *process, deadline time.Time, result *Result) (exited bool, err error) {
+func (r *Runner) await(ctx context.Context, p *process, deadline time.Time, timeout time.Duration, result *Result) (exited bool, err error) {
 	exited, err = p.wait(ctx, time.Until(deadline))
 	if exited {
 		return true, nil
@@ -282,7 +283,7 @@ func (r *Runner) await(ctx context.Context, p *process, deadline time.Time, resu
 	case ctx.Err() != nil:
 		result.Outcome, result.Err = Canceled, "it was killed with all that it had started: "+context.Cause(ctx).Error()
 	default:
-		result.Outcome, result.Err = TimedOut, fmt.Sprintf("it ran for longer than %s and was killed with all that it had started", r.config.Timeout)
+		result.Outcome, result.Err = TimedOut, fmt.Sprintf("it ran for longer than %s and was killed with all that it had started", timeout)
 		p.terminate()
 		_, err = p.wait(ctx, termGrace)
 	}

@@ -262,6 +262,17 @@ func (s *source) commandLine(raw []text, name string) []string {
 
 // words returns the items of a command, which is run without a shell.
 func (s *source) words(raw []text, name string) []string {
+	if len(raw) == 0 {
+		return nil
+	}
+	if strings.ContainsRune(raw[0].value, 0) {
+		s.errorf(raw[0].at, "", "%s holds a NUL", name)
+	}
+	return append([]string{raw[0].value}, s.operands(raw[1:], name)...)
+}
+
+// operands checks what follows the program of a command line.
+func (s *source) operands(raw []text, name string) []string {
 	var args []string
 	for i, t := range raw {
 		flag, _, inOne := strings.Cut(strings.TrimLeft(t.value, "-"), "=")
@@ -269,7 +280,7 @@ func (s *source) words(raw []text, name string) []string {
 		switch {
 		case strings.ContainsRune(t.value, 0):
 			s.errorf(t.at, "", "%s holds a NUL", name)
-		case i > 0 && secret && !isFile(flag) && flag != t.value:
+		case secret && !isFile(flag) && flag != t.value:
 			if s.hide(t); !inOne && i+1 < len(raw) {
 				s.hide(raw[i+1])
 			}

@@ -115,6 +115,7 @@ func checkPolicy(t *testing.T, p *policy.Policy) {
 		t.Errorf("hooks are %+v", p.Hooks)
 	}
 	checkVolumes(t, p)
+	checkSyncs(t, p)
 	checkRendering(t, p.CheckMembers(members))
 	checkRendering(t, p.CheckNode(&policy.NodeFile{Node: "alpha", DataDir: "/srv/had", Socket: "/srv/web/had.sock"}))
 }
@@ -183,5 +184,20 @@ func checkAgent(t *testing.T, a policy.Agent) {
 		if !filepath.IsAbs(file) || name == "" || strings.ContainsAny(name, "=\n") {
 			t.Errorf("secret %q is in %q", name, file)
 		}
+	}
+}
+
+// checkSyncs checks what a command is run by: a program and times that end.
+func checkSyncs(t *testing.T, p *policy.Policy) {
+	t.Helper()
+	names := map[string]bool{}
+	for _, y := range p.Syncs {
+		if y.Name == "" || names[y.Name] || len(y.Command) == 0 || y.Command[0] == "" || strings.Contains(y.Command[0], "/") && !filepath.IsAbs(y.Command[0]) {
+			t.Errorf("sync %+v isn't complete and unique", y)
+		}
+		if y.Every < 1e9 || y.Timeout < 1e9 || y.MaxAge != 0 && y.MaxAge <= y.Every || strings.ContainsRune(strings.Join(y.Command, ""), 0) {
+			t.Errorf("sync %+v", y)
+		}
+		names[y.Name] = true
 	}
 }

@@ -8,7 +8,8 @@
 // refused: nobody should believe in a protection that isn't there.
 //
 // Values are literals. Expressions are never evaluated, so no file can make
-// had compute.
+// had compute. The one exception looks up and doesn't compute: in the command of
+// a sync, ${vip.NAME.address} stands for the address of that vip (reference.go).
 package policy
 
 import (
@@ -35,6 +36,7 @@ type Policy struct {
 	Volumes  []Volume  // in file order, in which they are mounted; unmounted in reverse
 	Fence    Fence     // with methods if there are volumes
 	Channels []Channel `json:",omitempty"` // on which notifications go out, in file order; at most 16
+	Syncs    []Sync    // in file order
 
 	ReleaseGrace time.Duration // how much longer than the lease a cut-off owner may take to release; 0 for none
 	Tokens       []Token       `json:",omitempty"` // in file order
@@ -65,7 +67,7 @@ func policyShape() shape {
 	const inNode = "it belongs in the node file (/etc/had/had.hcl), not in the policy"
 	return shape{
 		attrs: map[string]string{"prefer": `["alpha", "beta"]`, "release_grace": quote(shortest(exampleGrace))},
-		later: []string{"check", "sync", "failback", "limits"},
+		later: []string{"check", "failback", "limits"},
 		others: map[string]string{
 			"cluster": inNode, "node": inNode, "data_dir": inNode, "socket": inNode, "tls": inNode,
 			"watchdog": inNode, "telemetry": inNode,
@@ -75,6 +77,7 @@ func policyShape() shape {
 			"volume":          volumeShape(),
 			"fence":           fenceShape(),
 			"notify":          notifyShape(),
+			"sync":            syncShape(),
 			"vip": {
 				what:   `vip "web"`,
 				labels: 1,
@@ -133,6 +136,7 @@ func (s *source) policy() *Policy {
 		text:         s.text,
 		raw:          raw,
 	}
+	p.Syncs = s.validSyncs(raw.syncs, p.VIPs)
 	s.checkReachable(raw, p.Volumes)
 	s.adviseNotify(p)
 	switch {
@@ -154,6 +158,7 @@ type rawPolicy struct {
 	grace    time.Duration
 	tokens   []rawToken
 	channels []rawChannel
+	syncs    []rawSync
 }
 
 type rawVIP struct {
@@ -186,6 +191,8 @@ func (s *source) rawPolicy(body *hclsyntax.Body) rawPolicy {
 			raw.tokens = append(raw.tokens, s.rawToken(b))
 		case "notify":
 			raw.channels = append(raw.channels, rawNotify(b))
+		case "sync":
+			raw.syncs = append(raw.syncs, s.rawSync(b))
 		}
 	}
 	return raw

@@ -187,6 +187,7 @@ type StatusResponse struct {
 	At            *timestamppb.Timestamp `protobuf:"bytes,12,opt,name=at,proto3" json:"at,omitempty"`
 	Unsecured     []*Unsecured           `protobuf:"bytes,13,rep,name=unsecured,proto3" json:"unsecured,omitempty"` // epochs of earlier owners that may still be writing
 	Notify        []*NotifyStatus        `protobuf:"bytes,14,rep,name=notify,proto3" json:"notify,omitempty"`       // in policy order; the leader's view
+	Syncs         []*SyncSummary         `protobuf:"bytes,19,rep,name=syncs,proto3" json:"syncs,omitempty"`         // in the order of the policy
 	Tokens        []*TokenSummary        `protobuf:"bytes,18,rep,name=tokens,proto3" json:"tokens,omitempty"`       // in policy order
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -316,6 +317,13 @@ func (x *StatusResponse) GetUnsecured() []*Unsecured {
 func (x *StatusResponse) GetNotify() []*NotifyStatus {
 	if x != nil {
 		return x.Notify
+	}
+	return nil
+}
+
+func (x *StatusResponse) GetSyncs() []*SyncSummary {
+	if x != nil {
+		return x.Syncs
 	}
 	return nil
 }
@@ -859,6 +867,7 @@ type NodeStatus struct {
 	Problems       []string               `protobuf:"bytes,14,rep,name=problems,proto3" json:"problems,omitempty"`                                    // whole sentences
 	PolicyVersion  uint64                 `protobuf:"varint,15,opt,name=policy_version,json=policyVersion,proto3" json:"policy_version,omitempty"`
 	Layers         []string               `protobuf:"bytes,16,rep,name=layers,proto3" json:"layers,omitempty"` // what would end a lease of this node without had
+	Syncs          []*SyncStatus          `protobuf:"bytes,21,rep,name=syncs,proto3" json:"syncs,omitempty"`   // in the order of the policy
 	Tokens         *TokenHealth           `protobuf:"bytes,20,opt,name=tokens,proto3" json:"tokens,omitempty"` // absent: the policy has none
 	unknownFields  protoimpl.UnknownFields
 	sizeCache      protoimpl.SizeCache
@@ -1002,6 +1011,13 @@ func (x *NodeStatus) GetPolicyVersion() uint64 {
 func (x *NodeStatus) GetLayers() []string {
 	if x != nil {
 		return x.Layers
+	}
+	return nil
+}
+
+func (x *NodeStatus) GetSyncs() []*SyncStatus {
+	if x != nil {
+		return x.Syncs
 	}
 	return nil
 }
@@ -2996,8 +3012,8 @@ var File_had_v1_ha_proto protoreflect.FileDescriptor
 
 const file_had_v1_ha_proto_rawDesc = "" +
 	"\n" +
-	"\x0fhad/v1/ha.proto\x12\x06had.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x15had/v1/diagnose.proto\x1a\x10had/v1/log.proto\x1a\x11had/v1/peer.proto\x1a\x12had/v1/state.proto\"\x0f\n" +
-	"\rStatusRequest\"\xba\x04\n" +
+	"\x0fhad/v1/ha.proto\x12\x06had.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x15had/v1/diagnose.proto\x1a\x10had/v1/log.proto\x1a\x11had/v1/peer.proto\x1a\x12had/v1/state.proto\x1a\x11had/v1/sync.proto\"\x0f\n" +
+	"\rStatusRequest\"\xe5\x04\n" +
 	"\x0eStatusResponse\x12\x18\n" +
 	"\acluster\x18\x01 \x01(\tR\acluster\x12\x1d\n" +
 	"\n" +
@@ -3015,7 +3031,8 @@ const file_had_v1_ha_proto_rawDesc = "" +
 	"\x04next\x18\v \x01(\tR\x04next\x12*\n" +
 	"\x02at\x18\f \x01(\v2\x1a.google.protobuf.TimestampR\x02at\x12/\n" +
 	"\tunsecured\x18\r \x03(\v2\x11.had.v1.UnsecuredR\tunsecured\x12,\n" +
-	"\x06notify\x18\x0e \x03(\v2\x14.had.v1.NotifyStatusR\x06notify\x12,\n" +
+	"\x06notify\x18\x0e \x03(\v2\x14.had.v1.NotifyStatusR\x06notify\x12)\n" +
+	"\x05syncs\x18\x13 \x03(\v2\x13.had.v1.SyncSummaryR\x05syncs\x12,\n" +
 	"\x06tokens\x18\x12 \x03(\v2\x14.had.v1.TokenSummaryR\x06tokens\"\x97\x02\n" +
 	"\fTokenSummary\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1a\n" +
@@ -3076,7 +3093,7 @@ const file_had_v1_ha_proto_rawDesc = "" +
 	"\x0fSTATE_RELEASING\x10\x04\x12\x11\n" +
 	"\rSTATE_WAITING\x10\x05\x12\x11\n" +
 	"\rSTATE_UNOWNED\x10\x06\x12\x11\n" +
-	"\rSTATE_UNKNOWN\x10\a\"\xfe\x03\n" +
+	"\rSTATE_UNKNOWN\x10\a\"\xa8\x04\n" +
 	"\n" +
 	"NodeStatus\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
@@ -3096,7 +3113,8 @@ const file_had_v1_ha_proto_rawDesc = "" +
 	"\x0fpending_reports\x18\r \x01(\rR\x0ependingReports\x12\x1a\n" +
 	"\bproblems\x18\x0e \x03(\tR\bproblems\x12%\n" +
 	"\x0epolicy_version\x18\x0f \x01(\x04R\rpolicyVersion\x12\x16\n" +
-	"\x06layers\x18\x10 \x03(\tR\x06layers\x12+\n" +
+	"\x06layers\x18\x10 \x03(\tR\x06layers\x12(\n" +
+	"\x05syncs\x18\x15 \x03(\v2\x12.had.v1.SyncStatusR\x05syncs\x12+\n" +
 	"\x06tokens\x18\x14 \x01(\v2\x13.had.v1.TokenHealthR\x06tokens\"\xf8\x01\n" +
 	"\rPolicySummary\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\x04R\aversion\x12\x16\n" +
@@ -3242,14 +3260,16 @@ const file_had_v1_ha_proto_rawDesc = "" +
 	"\aversion\x18\x01 \x01(\tR\aversion\x12\x16\n" +
 	"\x06commit\x18\x02 \x01(\tR\x06commit\x12\x0e\n" +
 	"\x02go\x18\x03 \x01(\tR\x02go\x12\x12\n" +
-	"\x04node\x18\x04 \x01(\tR\x04node2\x86\n" +
-	"\n" +
+	"\x04node\x18\x04 \x01(\tR\x04node2\x87\v\n" +
 	"\x02HA\x127\n" +
 	"\x06Status\x12\x15.had.v1.StatusRequest\x1a\x16.had.v1.StatusResponse\x12<\n" +
 	"\aHistory\x12\x16.had.v1.HistoryRequest\x1a\x17.had.v1.HistoryResponse0\x01\x126\n" +
 	"\x05Watch\x12\x14.had.v1.WatchRequest\x1a\x15.had.v1.WatchResponse0\x01\x121\n" +
 	"\x04Move\x12\x13.had.v1.MoveRequest\x1a\x14.had.v1.MoveResponse\x12I\n" +
-	"\fConfirmFence\x12\x1b.had.v1.ConfirmFenceRequest\x1a\x1c.had.v1.ConfirmFenceResponse\x12O\n" +
+	"\fConfirmFence\x12\x1b.had.v1.ConfirmFenceRequest\x1a\x1c.had.v1.ConfirmFenceResponse\x12:\n" +
+	"\aSyncRun\x12\x16.had.v1.SyncRunRequest\x1a\x17.had.v1.SyncRunResponse\x12C\n" +
+	"\n" +
+	"SyncResume\x12\x19.had.v1.SyncResumeRequest\x1a\x1a.had.v1.SyncResumeResponse\x12O\n" +
 	"\x0ePolicyValidate\x12\x1d.had.v1.PolicyValidateRequest\x1a\x1e.had.v1.PolicyValidateResponse\x12F\n" +
 	"\vPolicyApply\x12\x1a.had.v1.PolicyApplyRequest\x1a\x1b.had.v1.PolicyApplyResponse\x12C\n" +
 	"\n" +
@@ -3326,21 +3346,27 @@ var file_had_v1_ha_proto_goTypes = []any{
 	(*VersionRequest)(nil),         // 40: had.v1.VersionRequest
 	(*VersionResponse)(nil),        // 41: had.v1.VersionResponse
 	(*timestamppb.Timestamp)(nil),  // 42: google.protobuf.Timestamp
-	(*HeldVolume)(nil),             // 43: had.v1.HeldVolume
-	(*HeldAddress)(nil),            // 44: had.v1.HeldAddress
-	(*TokenHealth)(nil),            // 45: had.v1.TokenHealth
-	(*Event)(nil),                  // 46: had.v1.Event
-	(*Policy)(nil),                 // 47: had.v1.Policy
-	(*WhyNotRequest)(nil),          // 48: had.v1.WhyNotRequest
-	(*PreflightRequest)(nil),       // 49: had.v1.PreflightRequest
-	(*HookListRequest)(nil),        // 50: had.v1.HookListRequest
-	(*HookRunRequest)(nil),         // 51: had.v1.HookRunRequest
-	(*LogLevelRequest)(nil),        // 52: had.v1.LogLevelRequest
-	(*WhyNotResponse)(nil),         // 53: had.v1.WhyNotResponse
-	(*PreflightResponse)(nil),      // 54: had.v1.PreflightResponse
-	(*HookListResponse)(nil),       // 55: had.v1.HookListResponse
-	(*HookRunResponse)(nil),        // 56: had.v1.HookRunResponse
-	(*LogLevelResponse)(nil),       // 57: had.v1.LogLevelResponse
+	(*SyncSummary)(nil),            // 43: had.v1.SyncSummary
+	(*HeldVolume)(nil),             // 44: had.v1.HeldVolume
+	(*HeldAddress)(nil),            // 45: had.v1.HeldAddress
+	(*SyncStatus)(nil),             // 46: had.v1.SyncStatus
+	(*TokenHealth)(nil),            // 47: had.v1.TokenHealth
+	(*Event)(nil),                  // 48: had.v1.Event
+	(*Policy)(nil),                 // 49: had.v1.Policy
+	(*SyncRunRequest)(nil),         // 50: had.v1.SyncRunRequest
+	(*SyncResumeRequest)(nil),      // 51: had.v1.SyncResumeRequest
+	(*WhyNotRequest)(nil),          // 52: had.v1.WhyNotRequest
+	(*PreflightRequest)(nil),       // 53: had.v1.PreflightRequest
+	(*HookListRequest)(nil),        // 54: had.v1.HookListRequest
+	(*HookRunRequest)(nil),         // 55: had.v1.HookRunRequest
+	(*LogLevelRequest)(nil),        // 56: had.v1.LogLevelRequest
+	(*SyncRunResponse)(nil),        // 57: had.v1.SyncRunResponse
+	(*SyncResumeResponse)(nil),     // 58: had.v1.SyncResumeResponse
+	(*WhyNotResponse)(nil),         // 59: had.v1.WhyNotResponse
+	(*PreflightResponse)(nil),      // 60: had.v1.PreflightResponse
+	(*HookListResponse)(nil),       // 61: had.v1.HookListResponse
+	(*HookRunResponse)(nil),        // 62: had.v1.HookRunResponse
+	(*LogLevelResponse)(nil),       // 63: had.v1.LogLevelResponse
 }
 var file_had_v1_ha_proto_depIdxs = []int32{
 	7,  // 0: had.v1.StatusResponse.freshness:type_name -> had.v1.Freshness
@@ -3350,73 +3376,79 @@ var file_had_v1_ha_proto_depIdxs = []int32{
 	42, // 4: had.v1.StatusResponse.at:type_name -> google.protobuf.Timestamp
 	6,  // 5: had.v1.StatusResponse.unsecured:type_name -> had.v1.Unsecured
 	5,  // 6: had.v1.StatusResponse.notify:type_name -> had.v1.NotifyStatus
-	4,  // 7: had.v1.StatusResponse.tokens:type_name -> had.v1.TokenSummary
-	42, // 8: had.v1.TokenSummary.at:type_name -> google.protobuf.Timestamp
-	42, // 9: had.v1.NotifyStatus.sent_at:type_name -> google.protobuf.Timestamp
-	42, // 10: had.v1.NotifyStatus.failing_since:type_name -> google.protobuf.Timestamp
-	42, // 11: had.v1.NotifyStatus.next_try:type_name -> google.protobuf.Timestamp
-	43, // 12: had.v1.Unsecured.volumes:type_name -> had.v1.HeldVolume
-	0,  // 13: had.v1.Ownership.state:type_name -> had.v1.Ownership.State
-	42, // 14: had.v1.Ownership.since:type_name -> google.protobuf.Timestamp
-	44, // 15: had.v1.Ownership.addresses:type_name -> had.v1.HeldAddress
-	43, // 16: had.v1.Ownership.volumes:type_name -> had.v1.HeldVolume
-	45, // 17: had.v1.NodeStatus.tokens:type_name -> had.v1.TokenHealth
-	42, // 18: had.v1.PolicySummary.at:type_name -> google.protobuf.Timestamp
-	11, // 19: had.v1.PolicySummary.vips:type_name -> had.v1.VipSummary
-	43, // 20: had.v1.PolicySummary.volumes:type_name -> had.v1.HeldVolume
-	46, // 21: had.v1.HistoryResponse.events:type_name -> had.v1.Event
-	3,  // 22: had.v1.WatchResponse.status:type_name -> had.v1.StatusResponse
-	22, // 23: had.v1.NotifyTestResponse.results:type_name -> had.v1.NotifyTestResult
-	25, // 24: had.v1.PolicyValidateResponse.diagnostics:type_name -> had.v1.Diagnostic
-	1,  // 25: had.v1.Diagnostic.severity:type_name -> had.v1.Diagnostic.Severity
-	25, // 26: had.v1.PolicyApplyResponse.diagnostics:type_name -> had.v1.Diagnostic
-	47, // 27: had.v1.PolicyShowResponse.policy:type_name -> had.v1.Policy
-	4,  // 28: had.v1.TokenShowResponse.tokens:type_name -> had.v1.TokenSummary
-	2,  // 29: had.v1.HA.Status:input_type -> had.v1.StatusRequest
-	12, // 30: had.v1.HA.History:input_type -> had.v1.HistoryRequest
-	14, // 31: had.v1.HA.Watch:input_type -> had.v1.WatchRequest
-	16, // 32: had.v1.HA.Move:input_type -> had.v1.MoveRequest
-	18, // 33: had.v1.HA.ConfirmFence:input_type -> had.v1.ConfirmFenceRequest
-	23, // 34: had.v1.HA.PolicyValidate:input_type -> had.v1.PolicyValidateRequest
-	26, // 35: had.v1.HA.PolicyApply:input_type -> had.v1.PolicyApplyRequest
-	28, // 36: had.v1.HA.PolicyShow:input_type -> had.v1.PolicyShowRequest
-	30, // 37: had.v1.HA.TokenShow:input_type -> had.v1.TokenShowRequest
-	32, // 38: had.v1.HA.TokenSet:input_type -> had.v1.TokenSetRequest
-	34, // 39: had.v1.HA.TokenForget:input_type -> had.v1.TokenForgetRequest
-	36, // 40: had.v1.HA.TokenKey:input_type -> had.v1.TokenKeyRequest
-	20, // 41: had.v1.HA.NotifyTest:input_type -> had.v1.NotifyTestRequest
-	38, // 42: had.v1.HA.Timing:input_type -> had.v1.TimingRequest
-	40, // 43: had.v1.HA.Version:input_type -> had.v1.VersionRequest
-	48, // 44: had.v1.HA.WhyNot:input_type -> had.v1.WhyNotRequest
-	49, // 45: had.v1.HA.Preflight:input_type -> had.v1.PreflightRequest
-	50, // 46: had.v1.HA.HookList:input_type -> had.v1.HookListRequest
-	51, // 47: had.v1.HA.HookRun:input_type -> had.v1.HookRunRequest
-	52, // 48: had.v1.HA.LogLevel:input_type -> had.v1.LogLevelRequest
-	3,  // 49: had.v1.HA.Status:output_type -> had.v1.StatusResponse
-	13, // 50: had.v1.HA.History:output_type -> had.v1.HistoryResponse
-	15, // 51: had.v1.HA.Watch:output_type -> had.v1.WatchResponse
-	17, // 52: had.v1.HA.Move:output_type -> had.v1.MoveResponse
-	19, // 53: had.v1.HA.ConfirmFence:output_type -> had.v1.ConfirmFenceResponse
-	24, // 54: had.v1.HA.PolicyValidate:output_type -> had.v1.PolicyValidateResponse
-	27, // 55: had.v1.HA.PolicyApply:output_type -> had.v1.PolicyApplyResponse
-	29, // 56: had.v1.HA.PolicyShow:output_type -> had.v1.PolicyShowResponse
-	31, // 57: had.v1.HA.TokenShow:output_type -> had.v1.TokenShowResponse
-	33, // 58: had.v1.HA.TokenSet:output_type -> had.v1.TokenSetResponse
-	35, // 59: had.v1.HA.TokenForget:output_type -> had.v1.TokenForgetResponse
-	37, // 60: had.v1.HA.TokenKey:output_type -> had.v1.TokenKeyResponse
-	21, // 61: had.v1.HA.NotifyTest:output_type -> had.v1.NotifyTestResponse
-	39, // 62: had.v1.HA.Timing:output_type -> had.v1.TimingResponse
-	41, // 63: had.v1.HA.Version:output_type -> had.v1.VersionResponse
-	53, // 64: had.v1.HA.WhyNot:output_type -> had.v1.WhyNotResponse
-	54, // 65: had.v1.HA.Preflight:output_type -> had.v1.PreflightResponse
-	55, // 66: had.v1.HA.HookList:output_type -> had.v1.HookListResponse
-	56, // 67: had.v1.HA.HookRun:output_type -> had.v1.HookRunResponse
-	57, // 68: had.v1.HA.LogLevel:output_type -> had.v1.LogLevelResponse
-	49, // [49:69] is the sub-list for method output_type
-	29, // [29:49] is the sub-list for method input_type
-	29, // [29:29] is the sub-list for extension type_name
-	29, // [29:29] is the sub-list for extension extendee
-	0,  // [0:29] is the sub-list for field type_name
+	43, // 7: had.v1.StatusResponse.syncs:type_name -> had.v1.SyncSummary
+	4,  // 8: had.v1.StatusResponse.tokens:type_name -> had.v1.TokenSummary
+	42, // 9: had.v1.TokenSummary.at:type_name -> google.protobuf.Timestamp
+	42, // 10: had.v1.NotifyStatus.sent_at:type_name -> google.protobuf.Timestamp
+	42, // 11: had.v1.NotifyStatus.failing_since:type_name -> google.protobuf.Timestamp
+	42, // 12: had.v1.NotifyStatus.next_try:type_name -> google.protobuf.Timestamp
+	44, // 13: had.v1.Unsecured.volumes:type_name -> had.v1.HeldVolume
+	0,  // 14: had.v1.Ownership.state:type_name -> had.v1.Ownership.State
+	42, // 15: had.v1.Ownership.since:type_name -> google.protobuf.Timestamp
+	45, // 16: had.v1.Ownership.addresses:type_name -> had.v1.HeldAddress
+	44, // 17: had.v1.Ownership.volumes:type_name -> had.v1.HeldVolume
+	46, // 18: had.v1.NodeStatus.syncs:type_name -> had.v1.SyncStatus
+	47, // 19: had.v1.NodeStatus.tokens:type_name -> had.v1.TokenHealth
+	42, // 20: had.v1.PolicySummary.at:type_name -> google.protobuf.Timestamp
+	11, // 21: had.v1.PolicySummary.vips:type_name -> had.v1.VipSummary
+	44, // 22: had.v1.PolicySummary.volumes:type_name -> had.v1.HeldVolume
+	48, // 23: had.v1.HistoryResponse.events:type_name -> had.v1.Event
+	3,  // 24: had.v1.WatchResponse.status:type_name -> had.v1.StatusResponse
+	22, // 25: had.v1.NotifyTestResponse.results:type_name -> had.v1.NotifyTestResult
+	25, // 26: had.v1.PolicyValidateResponse.diagnostics:type_name -> had.v1.Diagnostic
+	1,  // 27: had.v1.Diagnostic.severity:type_name -> had.v1.Diagnostic.Severity
+	25, // 28: had.v1.PolicyApplyResponse.diagnostics:type_name -> had.v1.Diagnostic
+	49, // 29: had.v1.PolicyShowResponse.policy:type_name -> had.v1.Policy
+	4,  // 30: had.v1.TokenShowResponse.tokens:type_name -> had.v1.TokenSummary
+	2,  // 31: had.v1.HA.Status:input_type -> had.v1.StatusRequest
+	12, // 32: had.v1.HA.History:input_type -> had.v1.HistoryRequest
+	14, // 33: had.v1.HA.Watch:input_type -> had.v1.WatchRequest
+	16, // 34: had.v1.HA.Move:input_type -> had.v1.MoveRequest
+	18, // 35: had.v1.HA.ConfirmFence:input_type -> had.v1.ConfirmFenceRequest
+	50, // 36: had.v1.HA.SyncRun:input_type -> had.v1.SyncRunRequest
+	51, // 37: had.v1.HA.SyncResume:input_type -> had.v1.SyncResumeRequest
+	23, // 38: had.v1.HA.PolicyValidate:input_type -> had.v1.PolicyValidateRequest
+	26, // 39: had.v1.HA.PolicyApply:input_type -> had.v1.PolicyApplyRequest
+	28, // 40: had.v1.HA.PolicyShow:input_type -> had.v1.PolicyShowRequest
+	30, // 41: had.v1.HA.TokenShow:input_type -> had.v1.TokenShowRequest
+	32, // 42: had.v1.HA.TokenSet:input_type -> had.v1.TokenSetRequest
+	34, // 43: had.v1.HA.TokenForget:input_type -> had.v1.TokenForgetRequest
+	36, // 44: had.v1.HA.TokenKey:input_type -> had.v1.TokenKeyRequest
+	20, // 45: had.v1.HA.NotifyTest:input_type -> had.v1.NotifyTestRequest
+	38, // 46: had.v1.HA.Timing:input_type -> had.v1.TimingRequest
+	40, // 47: had.v1.HA.Version:input_type -> had.v1.VersionRequest
+	52, // 48: had.v1.HA.WhyNot:input_type -> had.v1.WhyNotRequest
+	53, // 49: had.v1.HA.Preflight:input_type -> had.v1.PreflightRequest
+	54, // 50: had.v1.HA.HookList:input_type -> had.v1.HookListRequest
+	55, // 51: had.v1.HA.HookRun:input_type -> had.v1.HookRunRequest
+	56, // 52: had.v1.HA.LogLevel:input_type -> had.v1.LogLevelRequest
+	3,  // 53: had.v1.HA.Status:output_type -> had.v1.StatusResponse
+	13, // 54: had.v1.HA.History:output_type -> had.v1.HistoryResponse
+	15, // 55: had.v1.HA.Watch:output_type -> had.v1.WatchResponse
+	17, // 56: had.v1.HA.Move:output_type -> had.v1.MoveResponse
+	19, // 57: had.v1.HA.ConfirmFence:output_type -> had.v1.ConfirmFenceResponse
+	57, // 58: had.v1.HA.SyncRun:output_type -> had.v1.SyncRunResponse
+	58, // 59: had.v1.HA.SyncResume:output_type -> had.v1.SyncResumeResponse
+	24, // 60: had.v1.HA.PolicyValidate:output_type -> had.v1.PolicyValidateResponse
+	27, // 61: had.v1.HA.PolicyApply:output_type -> had.v1.PolicyApplyResponse
+	29, // 62: had.v1.HA.PolicyShow:output_type -> had.v1.PolicyShowResponse
+	31, // 63: had.v1.HA.TokenShow:output_type -> had.v1.TokenShowResponse
+	33, // 64: had.v1.HA.TokenSet:output_type -> had.v1.TokenSetResponse
+	35, // 65: had.v1.HA.TokenForget:output_type -> had.v1.TokenForgetResponse
+	37, // 66: had.v1.HA.TokenKey:output_type -> had.v1.TokenKeyResponse
+	21, // 67: had.v1.HA.NotifyTest:output_type -> had.v1.NotifyTestResponse
+	39, // 68: had.v1.HA.Timing:output_type -> had.v1.TimingResponse
+	41, // 69: had.v1.HA.Version:output_type -> had.v1.VersionResponse
+	59, // 70: had.v1.HA.WhyNot:output_type -> had.v1.WhyNotResponse
+	60, // 71: had.v1.HA.Preflight:output_type -> had.v1.PreflightResponse
+	61, // 72: had.v1.HA.HookList:output_type -> had.v1.HookListResponse
+	62, // 73: had.v1.HA.HookRun:output_type -> had.v1.HookRunResponse
+	63, // 74: had.v1.HA.LogLevel:output_type -> had.v1.LogLevelResponse
+	53, // [53:75] is the sub-list for method output_type
+	31, // [31:53] is the sub-list for method input_type
+	31, // [31:31] is the sub-list for extension type_name
+	31, // [31:31] is the sub-list for extension extendee
+	0,  // [0:31] is the sub-list for field type_name
 }
 
 func init() { file_had_v1_ha_proto_init() }
@@ -3428,6 +3460,7 @@ func file_had_v1_ha_proto_init() {
 	file_had_v1_log_proto_init()
 	file_had_v1_peer_proto_init()
 	file_had_v1_state_proto_init()
+	file_had_v1_sync_proto_init()
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{

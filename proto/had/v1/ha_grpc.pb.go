@@ -24,6 +24,8 @@ const (
 	HA_Watch_FullMethodName          = "/had.v1.HA/Watch"
 	HA_Move_FullMethodName           = "/had.v1.HA/Move"
 	HA_ConfirmFence_FullMethodName   = "/had.v1.HA/ConfirmFence"
+	HA_SyncRun_FullMethodName        = "/had.v1.HA/SyncRun"
+	HA_SyncResume_FullMethodName     = "/had.v1.HA/SyncResume"
 	HA_PolicyValidate_FullMethodName = "/had.v1.HA/PolicyValidate"
 	HA_PolicyApply_FullMethodName    = "/had.v1.HA/PolicyApply"
 	HA_PolicyShow_FullMethodName     = "/had.v1.HA/PolicyShow"
@@ -64,6 +66,12 @@ type HAClient interface {
 	// volumes is off. It is refused unless that epoch and lease entry are what
 	// the operator was shown.
 	ConfirmFence(ctx context.Context, in *ConfirmFenceRequest, opts ...grpc.CallOption) (*ConfirmFenceResponse, error)
+	// SyncRun runs a sync now, on the nodes that don't own, and answers when it has
+	// ended. A run goes on when the caller doesn't wait for it.
+	SyncRun(ctx context.Context, in *SyncRunRequest, opts ...grpc.CallOption) (*SyncRunResponse, error)
+	// SyncResume ends the hold of a sync. It is refused unless that epoch is what
+	// the operator was shown.
+	SyncResume(ctx context.Context, in *SyncResumeRequest, opts ...grpc.CallOption) (*SyncResumeResponse, error)
 	PolicyValidate(ctx context.Context, in *PolicyValidateRequest, opts ...grpc.CallOption) (*PolicyValidateResponse, error)
 	PolicyApply(ctx context.Context, in *PolicyApplyRequest, opts ...grpc.CallOption) (*PolicyApplyResponse, error)
 	PolicyShow(ctx context.Context, in *PolicyShowRequest, opts ...grpc.CallOption) (*PolicyShowResponse, error)
@@ -165,6 +173,26 @@ func (c *hAClient) ConfirmFence(ctx context.Context, in *ConfirmFenceRequest, op
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(ConfirmFenceResponse)
 	err := c.cc.Invoke(ctx, HA_ConfirmFence_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *hAClient) SyncRun(ctx context.Context, in *SyncRunRequest, opts ...grpc.CallOption) (*SyncRunResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(SyncRunResponse)
+	err := c.cc.Invoke(ctx, HA_SyncRun_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *hAClient) SyncResume(ctx context.Context, in *SyncResumeRequest, opts ...grpc.CallOption) (*SyncResumeResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(SyncResumeResponse)
+	err := c.cc.Invoke(ctx, HA_SyncResume_FullMethodName, in, out, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -344,6 +372,12 @@ type HAServer interface {
 	// volumes is off. It is refused unless that epoch and lease entry are what
 	// the operator was shown.
 	ConfirmFence(context.Context, *ConfirmFenceRequest) (*ConfirmFenceResponse, error)
+	// SyncRun runs a sync now, on the nodes that don't own, and answers when it has
+	// ended. A run goes on when the caller doesn't wait for it.
+	SyncRun(context.Context, *SyncRunRequest) (*SyncRunResponse, error)
+	// SyncResume ends the hold of a sync. It is refused unless that epoch is what
+	// the operator was shown.
+	SyncResume(context.Context, *SyncResumeRequest) (*SyncResumeResponse, error)
 	PolicyValidate(context.Context, *PolicyValidateRequest) (*PolicyValidateResponse, error)
 	PolicyApply(context.Context, *PolicyApplyRequest) (*PolicyApplyResponse, error)
 	PolicyShow(context.Context, *PolicyShowRequest) (*PolicyShowResponse, error)
@@ -397,6 +431,12 @@ func (UnimplementedHAServer) Move(context.Context, *MoveRequest) (*MoveResponse,
 }
 func (UnimplementedHAServer) ConfirmFence(context.Context, *ConfirmFenceRequest) (*ConfirmFenceResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ConfirmFence not implemented")
+}
+func (UnimplementedHAServer) SyncRun(context.Context, *SyncRunRequest) (*SyncRunResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method SyncRun not implemented")
+}
+func (UnimplementedHAServer) SyncResume(context.Context, *SyncResumeRequest) (*SyncResumeResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method SyncResume not implemented")
 }
 func (UnimplementedHAServer) PolicyValidate(context.Context, *PolicyValidateRequest) (*PolicyValidateResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method PolicyValidate not implemented")
@@ -536,6 +576,42 @@ func _HA_ConfirmFence_Handler(srv interface{}, ctx context.Context, dec func(int
 	}
 	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
 		return srv.(HAServer).ConfirmFence(ctx, req.(*ConfirmFenceRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _HA_SyncRun_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(SyncRunRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(HAServer).SyncRun(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: HA_SyncRun_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(HAServer).SyncRun(ctx, req.(*SyncRunRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _HA_SyncResume_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(SyncResumeRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(HAServer).SyncResume(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: HA_SyncResume_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(HAServer).SyncResume(ctx, req.(*SyncResumeRequest))
 	}
 	return interceptor(ctx, in, info, handler)
 }
@@ -828,6 +904,14 @@ var HA_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "ConfirmFence",
 			Handler:    _HA_ConfirmFence_Handler,
+		},
+		{
+			MethodName: "SyncRun",
+			Handler:    _HA_SyncRun_Handler,
+		},
+		{
+			MethodName: "SyncResume",
+			Handler:    _HA_SyncResume_Handler,
 		},
 		{
 			MethodName: "PolicyValidate",

@@ -456,6 +456,7 @@ type Command struct {
 	//	*Command_Waited
 	//	*Command_Farewell
 	//	*Command_Secured
+	//	*Command_SyncResume
 	//	*Command_TokenSet
 	//	*Command_TokenForget
 	//	*Command_NotifyClaim
@@ -606,6 +607,15 @@ func (x *Command) GetSecured() *Secured {
 	return nil
 }
 
+func (x *Command) GetSyncResume() *SyncResume {
+	if x != nil {
+		if x, ok := x.Record.(*Command_SyncResume); ok {
+			return x.SyncResume
+		}
+	}
+	return nil
+}
+
 func (x *Command) GetTokenSet() *TokenSet {
 	if x != nil {
 		if x, ok := x.Record.(*Command_TokenSet); ok {
@@ -686,6 +696,10 @@ type Command_Secured struct {
 	Secured *Secured `protobuf:"bytes,19,opt,name=secured,proto3,oneof"`
 }
 
+type Command_SyncResume struct {
+	SyncResume *SyncResume `protobuf:"bytes,31,opt,name=sync_resume,json=syncResume,proto3,oneof"`
+}
+
 type Command_TokenSet struct {
 	TokenSet *TokenSet `protobuf:"bytes,28,opt,name=token_set,json=tokenSet,proto3,oneof"`
 }
@@ -721,6 +735,8 @@ func (*Command_Waited) isCommand_Record() {}
 func (*Command_Farewell) isCommand_Record() {}
 
 func (*Command_Secured) isCommand_Record() {}
+
+func (*Command_SyncResume) isCommand_Record() {}
 
 func (*Command_TokenSet) isCommand_Record() {}
 
@@ -1968,6 +1984,7 @@ type Report struct {
 	//	*Report_Released
 	//	*Report_FenceTry
 	//	*Report_Notice
+	//	*Report_SyncResult
 	Body          isReport_Body `protobuf_oneof:"body"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -2090,6 +2107,15 @@ func (x *Report) GetNotice() *Notice {
 	return nil
 }
 
+func (x *Report) GetSyncResult() *SyncResult {
+	if x != nil {
+		if x, ok := x.Body.(*Report_SyncResult); ok {
+			return x.SyncResult
+		}
+	}
+	return nil
+}
+
 type isReport_Body interface {
 	isReport_Body()
 }
@@ -2114,6 +2140,10 @@ type Report_Notice struct {
 	Notice *Notice `protobuf:"bytes,14,opt,name=notice,proto3,oneof"`
 }
 
+type Report_SyncResult struct {
+	SyncResult *SyncResult `protobuf:"bytes,17,opt,name=sync_result,json=syncResult,proto3,oneof"`
+}
+
 func (*Report_HookResult) isReport_Body() {}
 
 func (*Report_Progress) isReport_Body() {}
@@ -2123,6 +2153,8 @@ func (*Report_Released) isReport_Body() {}
 func (*Report_FenceTry) isReport_Body() {}
 
 func (*Report_Notice) isReport_Body() {}
+
+func (*Report_SyncResult) isReport_Body() {}
 
 // Notice is what a node saw that changes nothing in the log by itself, and that
 // people want to be told.
@@ -2996,12 +3028,12 @@ var File_had_v1_log_proto protoreflect.FileDescriptor
 
 const file_had_v1_log_proto_rawDesc = "" +
 	"\n" +
-	"\x10had/v1/log.proto\x12\x06had.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"f\n" +
+	"\x10had/v1/log.proto\x12\x06had.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x11had/v1/sync.proto\"f\n" +
 	"\bInstance\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x17\n" +
 	"\anode_id\x18\x02 \x01(\tR\x06nodeId\x12\x17\n" +
 	"\aboot_id\x18\x03 \x01(\tR\x06bootId\x12\x14\n" +
-	"\x05nonce\x18\x04 \x01(\tR\x05nonce\"\x92\x06\n" +
+	"\x05nonce\x18\x04 \x01(\tR\x05nonce\"\xc9\x06\n" +
 	"\aCommand\x12*\n" +
 	"\x02at\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\x02at\x12\x1a\n" +
 	"\bproposer\x18\x02 \x01(\tR\bproposer\x12%\n" +
@@ -3017,7 +3049,9 @@ const file_had_v1_log_proto_rawDesc = "" +
 	"\bmove_end\x18\x10 \x01(\v2\x0f.had.v1.MoveEndH\x00R\amoveEnd\x12(\n" +
 	"\x06waited\x18\x11 \x01(\v2\x0e.had.v1.WaitedH\x00R\x06waited\x12.\n" +
 	"\bfarewell\x18\x12 \x01(\v2\x10.had.v1.FarewellH\x00R\bfarewell\x12+\n" +
-	"\asecured\x18\x13 \x01(\v2\x0f.had.v1.SecuredH\x00R\asecured\x12/\n" +
+	"\asecured\x18\x13 \x01(\v2\x0f.had.v1.SecuredH\x00R\asecured\x125\n" +
+	"\vsync_resume\x18\x1f \x01(\v2\x12.had.v1.SyncResumeH\x00R\n" +
+	"syncResume\x12/\n" +
 	"\ttoken_set\x18\x1c \x01(\v2\x10.had.v1.TokenSetH\x00R\btokenSet\x128\n" +
 	"\ftoken_forget\x18\x1d \x01(\v2\x13.had.v1.TokenForgetH\x00R\vtokenForget\x128\n" +
 	"\fnotify_claim\x18\x14 \x01(\v2\x13.had.v1.NotifyClaimH\x00R\vnotifyClaim\x125\n" +
@@ -3139,7 +3173,7 @@ const file_had_v1_log_proto_rawDesc = "" +
 	"\n" +
 	"KIND_LEASE\x10\x06\"3\n" +
 	"\aDeliver\x12(\n" +
-	"\areports\x18\x01 \x03(\v2\x0e.had.v1.ReportR\areports\"\x85\x03\n" +
+	"\areports\x18\x01 \x03(\v2\x0e.had.v1.ReportR\areports\"\xbc\x03\n" +
 	"\x06Report\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12\x16\n" +
 	"\x06stream\x18\x02 \x01(\tR\x06stream\x12\x10\n" +
@@ -3152,7 +3186,9 @@ const file_had_v1_log_proto_rawDesc = "" +
 	"\bprogress\x18\v \x01(\v2\x10.had.v1.ProgressH\x00R\bprogress\x12.\n" +
 	"\breleased\x18\f \x01(\v2\x10.had.v1.ReleasedH\x00R\breleased\x12/\n" +
 	"\tfence_try\x18\r \x01(\v2\x10.had.v1.FenceTryH\x00R\bfenceTry\x12(\n" +
-	"\x06notice\x18\x0e \x01(\v2\x0e.had.v1.NoticeH\x00R\x06noticeB\x06\n" +
+	"\x06notice\x18\x0e \x01(\v2\x0e.had.v1.NoticeH\x00R\x06notice\x125\n" +
+	"\vsync_result\x18\x11 \x01(\v2\x12.had.v1.SyncResultH\x00R\n" +
+	"syncResultB\x06\n" +
 	"\x04body\"\x87\x02\n" +
 	"\x06Notice\x12'\n" +
 	"\x04kind\x18\x01 \x01(\x0e2\x13.had.v1.Notice.KindR\x04kind\x12\x12\n" +
@@ -3309,6 +3345,8 @@ var file_had_v1_log_proto_goTypes = []any{
 	(*MoveOrder)(nil),             // 33: had.v1.MoveOrder
 	(*MoveEnd)(nil),               // 34: had.v1.MoveEnd
 	(*timestamppb.Timestamp)(nil), // 35: google.protobuf.Timestamp
+	(*SyncResume)(nil),            // 36: had.v1.SyncResume
+	(*SyncResult)(nil),            // 37: had.v1.SyncResult
 }
 var file_had_v1_log_proto_depIdxs = []int32{
 	35, // 0: had.v1.Command.at:type_name -> google.protobuf.Timestamp
@@ -3322,52 +3360,54 @@ var file_had_v1_log_proto_depIdxs = []int32{
 	20, // 8: had.v1.Command.waited:type_name -> had.v1.Waited
 	21, // 9: had.v1.Command.farewell:type_name -> had.v1.Farewell
 	22, // 10: had.v1.Command.secured:type_name -> had.v1.Secured
-	16, // 11: had.v1.Command.token_set:type_name -> had.v1.TokenSet
-	17, // 12: had.v1.Command.token_forget:type_name -> had.v1.TokenForget
-	26, // 13: had.v1.Command.notify_claim:type_name -> had.v1.NotifyClaim
-	27, // 14: had.v1.Command.notify_mark:type_name -> had.v1.NotifyMark
-	9,  // 15: had.v1.Birth.members:type_name -> had.v1.Member
-	6,  // 16: had.v1.Acquire.instance:type_name -> had.v1.Instance
-	11, // 17: had.v1.Acquire.terms:type_name -> had.v1.Terms
-	12, // 18: had.v1.Acquire.addresses:type_name -> had.v1.HeldAddress
-	18, // 19: had.v1.Acquire.evidence:type_name -> had.v1.Evidence
-	13, // 20: had.v1.Acquire.volumes:type_name -> had.v1.HeldVolume
-	15, // 21: had.v1.Acquire.tokens:type_name -> had.v1.HeldToken
-	6,  // 22: had.v1.TokenSet.instance:type_name -> had.v1.Instance
-	0,  // 23: had.v1.Evidence.kind:type_name -> had.v1.Evidence.Kind
-	6,  // 24: had.v1.LeaseRenew.instance:type_name -> had.v1.Instance
-	18, // 25: had.v1.Waited.evidence:type_name -> had.v1.Evidence
-	35, // 26: had.v1.Farewell.at:type_name -> google.protobuf.Timestamp
-	31, // 27: had.v1.Farewell.released:type_name -> had.v1.Released
-	6,  // 28: had.v1.Secured.instance:type_name -> had.v1.Instance
-	1,  // 29: had.v1.Secured.kind:type_name -> had.v1.Secured.Kind
-	35, // 30: had.v1.Secured.at:type_name -> google.protobuf.Timestamp
-	24, // 31: had.v1.Deliver.reports:type_name -> had.v1.Report
-	35, // 32: had.v1.Report.at:type_name -> google.protobuf.Timestamp
-	32, // 33: had.v1.Report.hook_result:type_name -> had.v1.HookResult
-	30, // 34: had.v1.Report.progress:type_name -> had.v1.Progress
-	31, // 35: had.v1.Report.released:type_name -> had.v1.Released
-	28, // 36: had.v1.Report.fence_try:type_name -> had.v1.FenceTry
-	25, // 37: had.v1.Report.notice:type_name -> had.v1.Notice
-	2,  // 38: had.v1.Notice.kind:type_name -> had.v1.Notice.Kind
-	35, // 39: had.v1.Notice.since:type_name -> google.protobuf.Timestamp
-	6,  // 40: had.v1.NotifyClaim.instance:type_name -> had.v1.Instance
-	3,  // 41: had.v1.NotifyMark.outcome:type_name -> had.v1.NotifyMark.Outcome
-	35, // 42: had.v1.Step.started:type_name -> google.protobuf.Timestamp
-	4,  // 43: had.v1.Progress.outcome:type_name -> had.v1.Progress.Outcome
-	29, // 44: had.v1.Progress.steps:type_name -> had.v1.Step
-	12, // 45: had.v1.Progress.addresses:type_name -> had.v1.HeldAddress
-	15, // 46: had.v1.Progress.tokens:type_name -> had.v1.HeldToken
-	6,  // 47: had.v1.Released.reporter:type_name -> had.v1.Instance
-	0,  // 48: had.v1.Released.kind:type_name -> had.v1.Evidence.Kind
-	29, // 49: had.v1.Released.steps:type_name -> had.v1.Step
-	5,  // 50: had.v1.HookResult.outcome:type_name -> had.v1.HookResult.Outcome
-	35, // 51: had.v1.HookResult.started:type_name -> google.protobuf.Timestamp
-	52, // [52:52] is the sub-list for method output_type
-	52, // [52:52] is the sub-list for method input_type
-	52, // [52:52] is the sub-list for extension type_name
-	52, // [52:52] is the sub-list for extension extendee
-	0,  // [0:52] is the sub-list for field type_name
+	36, // 11: had.v1.Command.sync_resume:type_name -> had.v1.SyncResume
+	16, // 12: had.v1.Command.token_set:type_name -> had.v1.TokenSet
+	17, // 13: had.v1.Command.token_forget:type_name -> had.v1.TokenForget
+	26, // 14: had.v1.Command.notify_claim:type_name -> had.v1.NotifyClaim
+	27, // 15: had.v1.Command.notify_mark:type_name -> had.v1.NotifyMark
+	9,  // 16: had.v1.Birth.members:type_name -> had.v1.Member
+	6,  // 17: had.v1.Acquire.instance:type_name -> had.v1.Instance
+	11, // 18: had.v1.Acquire.terms:type_name -> had.v1.Terms
+	12, // 19: had.v1.Acquire.addresses:type_name -> had.v1.HeldAddress
+	18, // 20: had.v1.Acquire.evidence:type_name -> had.v1.Evidence
+	13, // 21: had.v1.Acquire.volumes:type_name -> had.v1.HeldVolume
+	15, // 22: had.v1.Acquire.tokens:type_name -> had.v1.HeldToken
+	6,  // 23: had.v1.TokenSet.instance:type_name -> had.v1.Instance
+	0,  // 24: had.v1.Evidence.kind:type_name -> had.v1.Evidence.Kind
+	6,  // 25: had.v1.LeaseRenew.instance:type_name -> had.v1.Instance
+	18, // 26: had.v1.Waited.evidence:type_name -> had.v1.Evidence
+	35, // 27: had.v1.Farewell.at:type_name -> google.protobuf.Timestamp
+	31, // 28: had.v1.Farewell.released:type_name -> had.v1.Released
+	6,  // 29: had.v1.Secured.instance:type_name -> had.v1.Instance
+	1,  // 30: had.v1.Secured.kind:type_name -> had.v1.Secured.Kind
+	35, // 31: had.v1.Secured.at:type_name -> google.protobuf.Timestamp
+	24, // 32: had.v1.Deliver.reports:type_name -> had.v1.Report
+	35, // 33: had.v1.Report.at:type_name -> google.protobuf.Timestamp
+	32, // 34: had.v1.Report.hook_result:type_name -> had.v1.HookResult
+	30, // 35: had.v1.Report.progress:type_name -> had.v1.Progress
+	31, // 36: had.v1.Report.released:type_name -> had.v1.Released
+	28, // 37: had.v1.Report.fence_try:type_name -> had.v1.FenceTry
+	25, // 38: had.v1.Report.notice:type_name -> had.v1.Notice
+	37, // 39: had.v1.Report.sync_result:type_name -> had.v1.SyncResult
+	2,  // 40: had.v1.Notice.kind:type_name -> had.v1.Notice.Kind
+	35, // 41: had.v1.Notice.since:type_name -> google.protobuf.Timestamp
+	6,  // 42: had.v1.NotifyClaim.instance:type_name -> had.v1.Instance
+	3,  // 43: had.v1.NotifyMark.outcome:type_name -> had.v1.NotifyMark.Outcome
+	35, // 44: had.v1.Step.started:type_name -> google.protobuf.Timestamp
+	4,  // 45: had.v1.Progress.outcome:type_name -> had.v1.Progress.Outcome
+	29, // 46: had.v1.Progress.steps:type_name -> had.v1.Step
+	12, // 47: had.v1.Progress.addresses:type_name -> had.v1.HeldAddress
+	15, // 48: had.v1.Progress.tokens:type_name -> had.v1.HeldToken
+	6,  // 49: had.v1.Released.reporter:type_name -> had.v1.Instance
+	0,  // 50: had.v1.Released.kind:type_name -> had.v1.Evidence.Kind
+	29, // 51: had.v1.Released.steps:type_name -> had.v1.Step
+	5,  // 52: had.v1.HookResult.outcome:type_name -> had.v1.HookResult.Outcome
+	35, // 53: had.v1.HookResult.started:type_name -> google.protobuf.Timestamp
+	54, // [54:54] is the sub-list for method output_type
+	54, // [54:54] is the sub-list for method input_type
+	54, // [54:54] is the sub-list for extension type_name
+	54, // [54:54] is the sub-list for extension extendee
+	0,  // [0:54] is the sub-list for field type_name
 }
 
 func init() { file_had_v1_log_proto_init() }
@@ -3375,6 +3415,7 @@ func file_had_v1_log_proto_init() {
 	if File_had_v1_log_proto != nil {
 		return
 	}
+	file_had_v1_sync_proto_init()
 	file_had_v1_log_proto_msgTypes[1].OneofWrappers = []any{
 		(*Command_Birth)(nil),
 		(*Command_PolicyApply)(nil),
@@ -3386,6 +3427,7 @@ func file_had_v1_log_proto_init() {
 		(*Command_Waited)(nil),
 		(*Command_Farewell)(nil),
 		(*Command_Secured)(nil),
+		(*Command_SyncResume)(nil),
 		(*Command_TokenSet)(nil),
 		(*Command_TokenForget)(nil),
 		(*Command_NotifyClaim)(nil),
@@ -3397,6 +3439,7 @@ func file_had_v1_log_proto_init() {
 		(*Report_Released)(nil),
 		(*Report_FenceTry)(nil),
 		(*Report_Notice)(nil),
+		(*Report_SyncResult)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{

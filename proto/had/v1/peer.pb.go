@@ -166,6 +166,7 @@ type HealthResponse struct {
 	Problems       []string               `protobuf:"bytes,9,rep,name=problems,proto3" json:"problems,omitempty"`
 	HooksDigest    string                 `protobuf:"bytes,10,opt,name=hooks_digest,json=hooksDigest,proto3" json:"hooks_digest,omitempty"` // of the policy's hook folders, to be the same everywhere
 	Layers         []string               `protobuf:"bytes,11,rep,name=layers,proto3" json:"layers,omitempty"`                              // what would end a lease of this node without had
+	Syncs          []*SyncStatus          `protobuf:"bytes,16,rep,name=syncs,proto3" json:"syncs,omitempty"`                                // in the order of the policy
 	Tokens         *TokenHealth           `protobuf:"bytes,15,opt,name=tokens,proto3" json:"tokens,omitempty"`                              // absent: the policy has none
 	unknownFields  protoimpl.UnknownFields
 	sizeCache      protoimpl.SizeCache
@@ -274,6 +275,13 @@ func (x *HealthResponse) GetHooksDigest() string {
 func (x *HealthResponse) GetLayers() []string {
 	if x != nil {
 		return x.Layers
+	}
+	return nil
+}
+
+func (x *HealthResponse) GetSyncs() []*SyncStatus {
+	if x != nil {
+		return x.Syncs
 	}
 	return nil
 }
@@ -1004,13 +1012,13 @@ var File_had_v1_peer_proto protoreflect.FileDescriptor
 
 const file_had_v1_peer_proto_rawDesc = "" +
 	"\n" +
-	"\x11had/v1/peer.proto\x12\x06had.v1\x1a\x15had/v1/diagnose.proto\x1a\x10had/v1/log.proto\";\n" +
+	"\x11had/v1/peer.proto\x12\x06had.v1\x1a\x15had/v1/diagnose.proto\x1a\x10had/v1/log.proto\x1a\x11had/v1/sync.proto\";\n" +
 	"\x0eProposeRequest\x12)\n" +
 	"\acommand\x18\x01 \x01(\v2\x0f.had.v1.CommandR\acommand\"A\n" +
 	"\x0fProposeResponse\x12\x14\n" +
 	"\x05index\x18\x01 \x01(\x04R\x05index\x12\x18\n" +
 	"\arefused\x18\x02 \x01(\tR\arefused\"\x0f\n" +
-	"\rHealthRequest\"\x9d\x03\n" +
+	"\rHealthRequest\"\xc7\x03\n" +
 	"\x0eHealthResponse\x12,\n" +
 	"\binstance\x18\x01 \x01(\v2\x10.had.v1.InstanceR\binstance\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\tR\aversion\x12\x1a\n" +
@@ -1023,7 +1031,8 @@ const file_had_v1_peer_proto_rawDesc = "" +
 	"\bproblems\x18\t \x03(\tR\bproblems\x12!\n" +
 	"\fhooks_digest\x18\n" +
 	" \x01(\tR\vhooksDigest\x12\x16\n" +
-	"\x06layers\x18\v \x03(\tR\x06layers\x12+\n" +
+	"\x06layers\x18\v \x03(\tR\x06layers\x12(\n" +
+	"\x05syncs\x18\x10 \x03(\v2\x12.had.v1.SyncStatusR\x05syncs\x12+\n" +
 	"\x06tokens\x18\x0f \x01(\v2\x13.had.v1.TokenHealthR\x06tokens\"P\n" +
 	"\vTokenHealth\x12\x15\n" +
 	"\x06key_id\x18\x01 \x01(\tR\x05keyId\x12*\n" +
@@ -1118,42 +1127,44 @@ var file_had_v1_peer_proto_goTypes = []any{
 	nil,                          // 18: had.v1.InterfacesResponse.ProblemsEntry
 	(*Command)(nil),              // 19: had.v1.Command
 	(*Instance)(nil),             // 20: had.v1.Instance
-	(*Farewell)(nil),             // 21: had.v1.Farewell
-	(*Secured)(nil),              // 22: had.v1.Secured
-	(*InspectRequest)(nil),       // 23: had.v1.InspectRequest
-	(*InspectResponse)(nil),      // 24: had.v1.InspectResponse
+	(*SyncStatus)(nil),           // 21: had.v1.SyncStatus
+	(*Farewell)(nil),             // 22: had.v1.Farewell
+	(*Secured)(nil),              // 23: had.v1.Secured
+	(*InspectRequest)(nil),       // 24: had.v1.InspectRequest
+	(*InspectResponse)(nil),      // 25: had.v1.InspectResponse
 }
 var file_had_v1_peer_proto_depIdxs = []int32{
 	19, // 0: had.v1.ProposeRequest.command:type_name -> had.v1.Command
 	20, // 1: had.v1.HealthResponse.instance:type_name -> had.v1.Instance
-	4,  // 2: had.v1.HealthResponse.tokens:type_name -> had.v1.TokenHealth
-	5,  // 3: had.v1.TokenHealth.places:type_name -> had.v1.TokenPlace
-	18, // 4: had.v1.InterfacesResponse.problems:type_name -> had.v1.InterfacesResponse.ProblemsEntry
-	21, // 5: had.v1.TakeFarewellRequest.farewell:type_name -> had.v1.Farewell
-	22, // 6: had.v1.TakeSecuredRequest.secured:type_name -> had.v1.Secured
-	0,  // 7: had.v1.Peer.Propose:input_type -> had.v1.ProposeRequest
-	2,  // 8: had.v1.Peer.Health:input_type -> had.v1.HealthRequest
-	6,  // 9: had.v1.Peer.Prepare:input_type -> had.v1.PrepareRequest
-	8,  // 10: had.v1.Peer.Interfaces:input_type -> had.v1.InterfacesRequest
-	10, // 11: had.v1.Peer.HandOver:input_type -> had.v1.HandOverRequest
-	12, // 12: had.v1.Peer.TakeFarewell:input_type -> had.v1.TakeFarewellRequest
-	14, // 13: had.v1.Peer.TakeSecured:input_type -> had.v1.TakeSecuredRequest
-	16, // 14: had.v1.Peer.Contact:input_type -> had.v1.ContactRequest
-	23, // 15: had.v1.Peer.Inspect:input_type -> had.v1.InspectRequest
-	1,  // 16: had.v1.Peer.Propose:output_type -> had.v1.ProposeResponse
-	3,  // 17: had.v1.Peer.Health:output_type -> had.v1.HealthResponse
-	7,  // 18: had.v1.Peer.Prepare:output_type -> had.v1.PrepareResponse
-	9,  // 19: had.v1.Peer.Interfaces:output_type -> had.v1.InterfacesResponse
-	11, // 20: had.v1.Peer.HandOver:output_type -> had.v1.HandOverResponse
-	13, // 21: had.v1.Peer.TakeFarewell:output_type -> had.v1.TakeFarewellResponse
-	15, // 22: had.v1.Peer.TakeSecured:output_type -> had.v1.TakeSecuredResponse
-	17, // 23: had.v1.Peer.Contact:output_type -> had.v1.ContactResponse
-	24, // 24: had.v1.Peer.Inspect:output_type -> had.v1.InspectResponse
-	16, // [16:25] is the sub-list for method output_type
-	7,  // [7:16] is the sub-list for method input_type
-	7,  // [7:7] is the sub-list for extension type_name
-	7,  // [7:7] is the sub-list for extension extendee
-	0,  // [0:7] is the sub-list for field type_name
+	21, // 2: had.v1.HealthResponse.syncs:type_name -> had.v1.SyncStatus
+	4,  // 3: had.v1.HealthResponse.tokens:type_name -> had.v1.TokenHealth
+	5,  // 4: had.v1.TokenHealth.places:type_name -> had.v1.TokenPlace
+	18, // 5: had.v1.InterfacesResponse.problems:type_name -> had.v1.InterfacesResponse.ProblemsEntry
+	22, // 6: had.v1.TakeFarewellRequest.farewell:type_name -> had.v1.Farewell
+	23, // 7: had.v1.TakeSecuredRequest.secured:type_name -> had.v1.Secured
+	0,  // 8: had.v1.Peer.Propose:input_type -> had.v1.ProposeRequest
+	2,  // 9: had.v1.Peer.Health:input_type -> had.v1.HealthRequest
+	6,  // 10: had.v1.Peer.Prepare:input_type -> had.v1.PrepareRequest
+	8,  // 11: had.v1.Peer.Interfaces:input_type -> had.v1.InterfacesRequest
+	10, // 12: had.v1.Peer.HandOver:input_type -> had.v1.HandOverRequest
+	12, // 13: had.v1.Peer.TakeFarewell:input_type -> had.v1.TakeFarewellRequest
+	14, // 14: had.v1.Peer.TakeSecured:input_type -> had.v1.TakeSecuredRequest
+	16, // 15: had.v1.Peer.Contact:input_type -> had.v1.ContactRequest
+	24, // 16: had.v1.Peer.Inspect:input_type -> had.v1.InspectRequest
+	1,  // 17: had.v1.Peer.Propose:output_type -> had.v1.ProposeResponse
+	3,  // 18: had.v1.Peer.Health:output_type -> had.v1.HealthResponse
+	7,  // 19: had.v1.Peer.Prepare:output_type -> had.v1.PrepareResponse
+	9,  // 20: had.v1.Peer.Interfaces:output_type -> had.v1.InterfacesResponse
+	11, // 21: had.v1.Peer.HandOver:output_type -> had.v1.HandOverResponse
+	13, // 22: had.v1.Peer.TakeFarewell:output_type -> had.v1.TakeFarewellResponse
+	15, // 23: had.v1.Peer.TakeSecured:output_type -> had.v1.TakeSecuredResponse
+	17, // 24: had.v1.Peer.Contact:output_type -> had.v1.ContactResponse
+	25, // 25: had.v1.Peer.Inspect:output_type -> had.v1.InspectResponse
+	17, // [17:26] is the sub-list for method output_type
+	8,  // [8:17] is the sub-list for method input_type
+	8,  // [8:8] is the sub-list for extension type_name
+	8,  // [8:8] is the sub-list for extension extendee
+	0,  // [0:8] is the sub-list for field type_name
 }
 
 func init() { file_had_v1_peer_proto_init() }
@@ -1163,6 +1174,7 @@ func file_had_v1_peer_proto_init() {
 	}
 	file_had_v1_diagnose_proto_init()
 	file_had_v1_log_proto_init()
+	file_had_v1_sync_proto_init()
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{

@@ -41,6 +41,7 @@ type State struct {
 	// having said that its owner is off them; 0: somebody has mounted them since.
 	DoubtedEpoch  uint64           `protobuf:"varint,13,opt,name=doubted_epoch,json=doubtedEpoch,proto3" json:"doubted_epoch,omitempty"`
 	Notify        []*NotifyChannel `protobuf:"bytes,14,rep,name=notify,proto3" json:"notify,omitempty"` // ordered by channel
+	Syncs         *SyncState       `protobuf:"bytes,23,opt,name=syncs,proto3" json:"syncs,omitempty"`   // absent: nobody has owned since there are syncs
 	Tokens        []*Token         `protobuf:"bytes,21,rep,name=tokens,proto3" json:"tokens,omitempty"` // ordered by name
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -170,6 +171,13 @@ func (x *State) GetDoubtedEpoch() uint64 {
 func (x *State) GetNotify() []*NotifyChannel {
 	if x != nil {
 		return x.Notify
+	}
+	return nil
+}
+
+func (x *State) GetSyncs() *SyncState {
+	if x != nil {
+		return x.Syncs
 	}
 	return nil
 }
@@ -974,6 +982,8 @@ type Event struct {
 	//	*Event_Closed
 	//	*Event_Secured
 	//	*Event_FenceTry
+	//	*Event_Sync
+	//	*Event_SyncResumed
 	//	*Event_TokenChanged
 	//	*Event_Notified
 	//	*Event_Notice
@@ -1167,6 +1177,24 @@ func (x *Event) GetFenceTry() *FenceTry {
 	return nil
 }
 
+func (x *Event) GetSync() *SyncResult {
+	if x != nil {
+		if x, ok := x.Body.(*Event_Sync); ok {
+			return x.Sync
+		}
+	}
+	return nil
+}
+
+func (x *Event) GetSyncResumed() *SyncResume {
+	if x != nil {
+		if x, ok := x.Body.(*Event_SyncResumed); ok {
+			return x.SyncResumed
+		}
+	}
+	return nil
+}
+
 func (x *Event) GetTokenChanged() *TokenChanged {
 	if x != nil {
 		if x, ok := x.Body.(*Event_TokenChanged); ok {
@@ -1242,6 +1270,14 @@ type Event_FenceTry struct {
 	FenceTry *FenceTry `protobuf:"bytes,20,opt,name=fence_try,json=fenceTry,proto3,oneof"`
 }
 
+type Event_Sync struct {
+	Sync *SyncResult `protobuf:"bytes,34,opt,name=sync,proto3,oneof"`
+}
+
+type Event_SyncResumed struct {
+	SyncResumed *SyncResume `protobuf:"bytes,35,opt,name=sync_resumed,json=syncResumed,proto3,oneof"`
+}
+
 type Event_TokenChanged struct {
 	TokenChanged *TokenChanged `protobuf:"bytes,31,opt,name=token_changed,json=tokenChanged,proto3,oneof"`
 }
@@ -1276,6 +1312,10 @@ func (*Event_Secured) isEvent_Body() {}
 
 func (*Event_FenceTry) isEvent_Body() {}
 
+func (*Event_Sync) isEvent_Body() {}
+
+func (*Event_SyncResumed) isEvent_Body() {}
+
 func (*Event_TokenChanged) isEvent_Body() {}
 
 func (*Event_Notified) isEvent_Body() {}
@@ -1286,7 +1326,7 @@ var File_had_v1_state_proto protoreflect.FileDescriptor
 
 const file_had_v1_state_proto_rawDesc = "" +
 	"\n" +
-	"\x12had/v1/state.proto\x12\x06had.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x10had/v1/log.proto\"\xd3\x04\n" +
+	"\x12had/v1/state.proto\x12\x06had.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x10had/v1/log.proto\x1a\x11had/v1/sync.proto\"\xfc\x04\n" +
 	"\x05State\x12#\n" +
 	"\rapplied_index\x18\x01 \x01(\x04R\fappliedIndex\x12#\n" +
 	"\x05birth\x18\x02 \x01(\v2\r.had.v1.BirthR\x05birth\x12&\n" +
@@ -1304,7 +1344,8 @@ const file_had_v1_state_proto_rawDesc = "" +
 	"\x0eevents_dropped\x18\v \x01(\x04R\reventsDropped\x12)\n" +
 	"\tlast_move\x18\f \x01(\v2\f.had.v1.MoveR\blastMove\x12#\n" +
 	"\rdoubted_epoch\x18\r \x01(\x04R\fdoubtedEpoch\x12-\n" +
-	"\x06notify\x18\x0e \x03(\v2\x15.had.v1.NotifyChannelR\x06notify\x12%\n" +
+	"\x06notify\x18\x0e \x03(\v2\x15.had.v1.NotifyChannelR\x06notify\x12'\n" +
+	"\x05syncs\x18\x17 \x01(\v2\x11.had.v1.SyncStateR\x05syncs\x12%\n" +
 	"\x06tokens\x18\x15 \x03(\v2\r.had.v1.TokenR\x06tokens\"{\n" +
 	"\x05Token\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12.\n" +
@@ -1375,7 +1416,7 @@ const file_had_v1_state_proto_rawDesc = "" +
 	"\x0fDeliveredStream\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12\x16\n" +
 	"\x06stream\x18\x02 \x01(\tR\x06stream\x12\x10\n" +
-	"\x03seq\x18\x03 \x01(\x04R\x03seq\"\x89\a\n" +
+	"\x03seq\x18\x03 \x01(\x04R\x03seq\"\xec\a\n" +
 	"\x05Event\x12\x14\n" +
 	"\x05index\x18\x01 \x01(\x04R\x05index\x12\x10\n" +
 	"\x03sub\x18\x02 \x01(\rR\x03sub\x12\x12\n" +
@@ -1397,7 +1438,9 @@ const file_had_v1_state_proto_rawDesc = "" +
 	"move_ended\x18\x11 \x01(\v2\x0f.had.v1.MoveEndH\x00R\tmoveEnded\x12*\n" +
 	"\x06closed\x18\x12 \x01(\v2\x10.had.v1.EvidenceH\x00R\x06closed\x12+\n" +
 	"\asecured\x18\x13 \x01(\v2\x0f.had.v1.SecuredH\x00R\asecured\x12/\n" +
-	"\tfence_try\x18\x14 \x01(\v2\x10.had.v1.FenceTryH\x00R\bfenceTry\x12;\n" +
+	"\tfence_try\x18\x14 \x01(\v2\x10.had.v1.FenceTryH\x00R\bfenceTry\x12(\n" +
+	"\x04sync\x18\" \x01(\v2\x12.had.v1.SyncResultH\x00R\x04sync\x127\n" +
+	"\fsync_resumed\x18# \x01(\v2\x12.had.v1.SyncResumeH\x00R\vsyncResumed\x12;\n" +
 	"\rtoken_changed\x18\x1f \x01(\v2\x14.had.v1.TokenChangedH\x00R\ftokenChanged\x120\n" +
 	"\bnotified\x18\x15 \x01(\v2\x12.had.v1.NotifyMarkH\x00R\bnotified\x12(\n" +
 	"\x06notice\x18\x16 \x01(\v2\x0e.had.v1.NoticeH\x00R\x06noticeB\x06\n" +
@@ -1429,26 +1472,29 @@ var file_had_v1_state_proto_goTypes = []any{
 	(*DeliveredStream)(nil),       // 9: had.v1.DeliveredStream
 	(*Event)(nil),                 // 10: had.v1.Event
 	(*Birth)(nil),                 // 11: had.v1.Birth
-	(*timestamppb.Timestamp)(nil), // 12: google.protobuf.Timestamp
-	(*Instance)(nil),              // 13: had.v1.Instance
-	(*Terms)(nil),                 // 14: had.v1.Terms
-	(*HeldAddress)(nil),           // 15: had.v1.HeldAddress
-	(Progress_Outcome)(0),         // 16: had.v1.Progress.Outcome
-	(*HeldVolume)(nil),            // 17: had.v1.HeldVolume
-	(*Secured)(nil),               // 18: had.v1.Secured
-	(*HeldToken)(nil),             // 19: had.v1.HeldToken
-	(*MoveOrder)(nil),             // 20: had.v1.MoveOrder
-	(*NotifyClaim)(nil),           // 21: had.v1.NotifyClaim
-	(*PolicyApply)(nil),           // 22: had.v1.PolicyApply
-	(*Acquire)(nil),               // 23: had.v1.Acquire
-	(*Progress)(nil),              // 24: had.v1.Progress
-	(*Released)(nil),              // 25: had.v1.Released
-	(*HookResult)(nil),            // 26: had.v1.HookResult
-	(*MoveEnd)(nil),               // 27: had.v1.MoveEnd
-	(*Evidence)(nil),              // 28: had.v1.Evidence
-	(*FenceTry)(nil),              // 29: had.v1.FenceTry
-	(*NotifyMark)(nil),            // 30: had.v1.NotifyMark
-	(*Notice)(nil),                // 31: had.v1.Notice
+	(*SyncState)(nil),             // 12: had.v1.SyncState
+	(*timestamppb.Timestamp)(nil), // 13: google.protobuf.Timestamp
+	(*Instance)(nil),              // 14: had.v1.Instance
+	(*Terms)(nil),                 // 15: had.v1.Terms
+	(*HeldAddress)(nil),           // 16: had.v1.HeldAddress
+	(Progress_Outcome)(0),         // 17: had.v1.Progress.Outcome
+	(*HeldVolume)(nil),            // 18: had.v1.HeldVolume
+	(*Secured)(nil),               // 19: had.v1.Secured
+	(*HeldToken)(nil),             // 20: had.v1.HeldToken
+	(*MoveOrder)(nil),             // 21: had.v1.MoveOrder
+	(*NotifyClaim)(nil),           // 22: had.v1.NotifyClaim
+	(*PolicyApply)(nil),           // 23: had.v1.PolicyApply
+	(*Acquire)(nil),               // 24: had.v1.Acquire
+	(*Progress)(nil),              // 25: had.v1.Progress
+	(*Released)(nil),              // 26: had.v1.Released
+	(*HookResult)(nil),            // 27: had.v1.HookResult
+	(*MoveEnd)(nil),               // 28: had.v1.MoveEnd
+	(*Evidence)(nil),              // 29: had.v1.Evidence
+	(*FenceTry)(nil),              // 30: had.v1.FenceTry
+	(*SyncResult)(nil),            // 31: had.v1.SyncResult
+	(*SyncResume)(nil),            // 32: had.v1.SyncResume
+	(*NotifyMark)(nil),            // 33: had.v1.NotifyMark
+	(*Notice)(nil),                // 34: had.v1.Notice
 }
 var file_had_v1_state_proto_depIdxs = []int32{
 	11, // 0: had.v1.State.birth:type_name -> had.v1.Birth
@@ -1460,45 +1506,48 @@ var file_had_v1_state_proto_depIdxs = []int32{
 	10, // 6: had.v1.State.history:type_name -> had.v1.Event
 	7,  // 7: had.v1.State.last_move:type_name -> had.v1.Move
 	8,  // 8: had.v1.State.notify:type_name -> had.v1.NotifyChannel
-	1,  // 9: had.v1.State.tokens:type_name -> had.v1.Token
-	2,  // 10: had.v1.Token.current:type_name -> had.v1.TokenVersion
-	2,  // 11: had.v1.Token.earlier:type_name -> had.v1.TokenVersion
-	12, // 12: had.v1.TokenVersion.at:type_name -> google.protobuf.Timestamp
-	12, // 13: had.v1.Policy.at:type_name -> google.protobuf.Timestamp
-	13, // 14: had.v1.Claim.instance:type_name -> had.v1.Instance
-	14, // 15: had.v1.Claim.terms:type_name -> had.v1.Terms
-	15, // 16: had.v1.Claim.addresses:type_name -> had.v1.HeldAddress
-	12, // 17: had.v1.Claim.at:type_name -> google.protobuf.Timestamp
-	16, // 18: had.v1.Claim.progress:type_name -> had.v1.Progress.Outcome
-	12, // 19: had.v1.Claim.serving_at:type_name -> google.protobuf.Timestamp
-	17, // 20: had.v1.Claim.volumes:type_name -> had.v1.HeldVolume
-	18, // 21: had.v1.Claim.secured:type_name -> had.v1.Secured
-	19, // 22: had.v1.Claim.tokens:type_name -> had.v1.HeldToken
-	20, // 23: had.v1.Move.order:type_name -> had.v1.MoveOrder
-	21, // 24: had.v1.NotifyChannel.claim:type_name -> had.v1.NotifyClaim
-	12, // 25: had.v1.NotifyChannel.claimed_at:type_name -> google.protobuf.Timestamp
-	12, // 26: had.v1.NotifyChannel.recent:type_name -> google.protobuf.Timestamp
-	12, // 27: had.v1.Event.at:type_name -> google.protobuf.Timestamp
-	12, // 28: had.v1.Event.recorded_at:type_name -> google.protobuf.Timestamp
-	11, // 29: had.v1.Event.birth:type_name -> had.v1.Birth
-	22, // 30: had.v1.Event.policy_applied:type_name -> had.v1.PolicyApply
-	23, // 31: had.v1.Event.acquired:type_name -> had.v1.Acquire
-	24, // 32: had.v1.Event.progress:type_name -> had.v1.Progress
-	25, // 33: had.v1.Event.released:type_name -> had.v1.Released
-	26, // 34: had.v1.Event.hook:type_name -> had.v1.HookResult
-	20, // 35: had.v1.Event.move_ordered:type_name -> had.v1.MoveOrder
-	27, // 36: had.v1.Event.move_ended:type_name -> had.v1.MoveEnd
-	28, // 37: had.v1.Event.closed:type_name -> had.v1.Evidence
-	18, // 38: had.v1.Event.secured:type_name -> had.v1.Secured
-	29, // 39: had.v1.Event.fence_try:type_name -> had.v1.FenceTry
-	3,  // 40: had.v1.Event.token_changed:type_name -> had.v1.TokenChanged
-	30, // 41: had.v1.Event.notified:type_name -> had.v1.NotifyMark
-	31, // 42: had.v1.Event.notice:type_name -> had.v1.Notice
-	43, // [43:43] is the sub-list for method output_type
-	43, // [43:43] is the sub-list for method input_type
-	43, // [43:43] is the sub-list for extension type_name
-	43, // [43:43] is the sub-list for extension extendee
-	0,  // [0:43] is the sub-list for field type_name
+	12, // 9: had.v1.State.syncs:type_name -> had.v1.SyncState
+	1,  // 10: had.v1.State.tokens:type_name -> had.v1.Token
+	2,  // 11: had.v1.Token.current:type_name -> had.v1.TokenVersion
+	2,  // 12: had.v1.Token.earlier:type_name -> had.v1.TokenVersion
+	13, // 13: had.v1.TokenVersion.at:type_name -> google.protobuf.Timestamp
+	13, // 14: had.v1.Policy.at:type_name -> google.protobuf.Timestamp
+	14, // 15: had.v1.Claim.instance:type_name -> had.v1.Instance
+	15, // 16: had.v1.Claim.terms:type_name -> had.v1.Terms
+	16, // 17: had.v1.Claim.addresses:type_name -> had.v1.HeldAddress
+	13, // 18: had.v1.Claim.at:type_name -> google.protobuf.Timestamp
+	17, // 19: had.v1.Claim.progress:type_name -> had.v1.Progress.Outcome
+	13, // 20: had.v1.Claim.serving_at:type_name -> google.protobuf.Timestamp
+	18, // 21: had.v1.Claim.volumes:type_name -> had.v1.HeldVolume
+	19, // 22: had.v1.Claim.secured:type_name -> had.v1.Secured
+	20, // 23: had.v1.Claim.tokens:type_name -> had.v1.HeldToken
+	21, // 24: had.v1.Move.order:type_name -> had.v1.MoveOrder
+	22, // 25: had.v1.NotifyChannel.claim:type_name -> had.v1.NotifyClaim
+	13, // 26: had.v1.NotifyChannel.claimed_at:type_name -> google.protobuf.Timestamp
+	13, // 27: had.v1.NotifyChannel.recent:type_name -> google.protobuf.Timestamp
+	13, // 28: had.v1.Event.at:type_name -> google.protobuf.Timestamp
+	13, // 29: had.v1.Event.recorded_at:type_name -> google.protobuf.Timestamp
+	11, // 30: had.v1.Event.birth:type_name -> had.v1.Birth
+	23, // 31: had.v1.Event.policy_applied:type_name -> had.v1.PolicyApply
+	24, // 32: had.v1.Event.acquired:type_name -> had.v1.Acquire
+	25, // 33: had.v1.Event.progress:type_name -> had.v1.Progress
+	26, // 34: had.v1.Event.released:type_name -> had.v1.Released
+	27, // 35: had.v1.Event.hook:type_name -> had.v1.HookResult
+	21, // 36: had.v1.Event.move_ordered:type_name -> had.v1.MoveOrder
+	28, // 37: had.v1.Event.move_ended:type_name -> had.v1.MoveEnd
+	29, // 38: had.v1.Event.closed:type_name -> had.v1.Evidence
+	19, // 39: had.v1.Event.secured:type_name -> had.v1.Secured
+	30, // 40: had.v1.Event.fence_try:type_name -> had.v1.FenceTry
+	31, // 41: had.v1.Event.sync:type_name -> had.v1.SyncResult
+	32, // 42: had.v1.Event.sync_resumed:type_name -> had.v1.SyncResume
+	3,  // 43: had.v1.Event.token_changed:type_name -> had.v1.TokenChanged
+	33, // 44: had.v1.Event.notified:type_name -> had.v1.NotifyMark
+	34, // 45: had.v1.Event.notice:type_name -> had.v1.Notice
+	46, // [46:46] is the sub-list for method output_type
+	46, // [46:46] is the sub-list for method input_type
+	46, // [46:46] is the sub-list for extension type_name
+	46, // [46:46] is the sub-list for extension extendee
+	0,  // [0:46] is the sub-list for field type_name
 }
 
 func init() { file_had_v1_state_proto_init() }
@@ -1507,6 +1556,7 @@ func file_had_v1_state_proto_init() {
 		return
 	}
 	file_had_v1_log_proto_init()
+	file_had_v1_sync_proto_init()
 	file_had_v1_state_proto_msgTypes[10].OneofWrappers = []any{
 		(*Event_Birth)(nil),
 		(*Event_PolicyApplied)(nil),
@@ -1519,6 +1569,8 @@ func file_had_v1_state_proto_init() {
 		(*Event_Closed)(nil),
 		(*Event_Secured)(nil),
 		(*Event_FenceTry)(nil),
+		(*Event_Sync)(nil),
+		(*Event_SyncResumed)(nil),
 		(*Event_TokenChanged)(nil),
 		(*Event_Notified)(nil),
 		(*Event_Notice)(nil),
