@@ -57,6 +57,18 @@ func (s *State) Apply(e Entry, cmd *hadv1.Command) Verdict {
 		v.Refused = s.applyNotifyClaim(e, cmd, r.NotifyClaim)
 	case *hadv1.Command_NotifyMark:
 		v.Refused = s.applyNotifyMark(e, cmd, r.NotifyMark)
+	case *hadv1.Command_Freeze:
+		v.Refused = s.applyFreeze(e, cmd, r.Freeze)
+	case *hadv1.Command_Unfreeze:
+		v.Refused = s.applyUnfreeze(e, cmd, r.Unfreeze)
+	case *hadv1.Command_Drain:
+		v.Refused = s.applyDrain(e, cmd, r.Drain)
+	case *hadv1.Command_Undrain:
+		v.Refused = s.applyUndrain(e, cmd, r.Undrain)
+	case *hadv1.Command_Hold:
+		v.Refused = s.applyHold(e, cmd, r.Hold)
+	case *hadv1.Command_Resume:
+		v.Refused = s.applyResume(e, cmd, r.Resume)
 	default:
 		v.Refused = "this version of had doesn't know the record"
 	}
@@ -85,7 +97,7 @@ func (s *State) applyPolicy(e Entry, cmd *hadv1.Command, p *hadv1.PolicyApply) s
 		At: cmd.GetAt(), By: p.GetBy(), Reason: p.GetReason(), Index: e.Index,
 	}
 	// The new policy may mend what made a node fail.
-	s.nodes = map[string]*hadv1.NodeRecord{}
+	s.nodes, s.failing = map[string]*hadv1.NodeRecord{}, nil
 	s.record(e, cmd, &hadv1.Event{Node: cmd.GetProposer(), Body: &hadv1.Event_PolicyApplied{PolicyApplied: p}})
 	return ""
 }
@@ -132,6 +144,9 @@ func (s *State) applyAcquire(e Entry, cmd *hadv1.Command, a *hadv1.Acquire) stri
 	}
 	if s.move != nil && s.move.GetOrder().GetOperation() != a.GetMoveOperation() {
 		sub = append(sub, s.endMove(fmt.Sprintf("%s acquired instead", m.GetName())))
+	}
+	if o := s.move.GetOrder(); len(o.GetChecks()) > 0 && o.GetOperation() == a.GetMoveOperation() {
+		s.countFailover(&hadv1.Failover{Index: e.Index, At: cmd.GetAt(), Node: s.lastOwner, Cause: o.GetReason()})
 	}
 	s.forgetMove()
 	s.open = append(slices.Clone(s.open), &hadv1.Claim{
@@ -201,13 +216,18 @@ func (s *State) applyMoveOrder(e Entry, cmd *hadv1.Command, o *hadv1.MoveOrder) 
 		return refuse("%q is not a node of this cluster", o.GetTarget())
 	case target.GetWitness():
 		return refuse("%s is a witness and never owns", o.GetTarget())
+	case s.drained[o.GetTarget()] != nil:
+		return refuse("%s is drained by %s: hactl undrain %s", o.GetTarget(), s.drained[o.GetTarget()].GetBy(), o.GetTarget())
 	case claim == nil || claim.GetEpoch() != s.lastEpoch:
 		return refuse("epoch %d is over: the owner has changed meanwhile; look at the status and ask again", o.GetFromEpoch())
 	case claim.GetInstance().GetNode() == o.GetTarget():
 		return refuse("%s owns already", o.GetTarget())
 	}
 	s.move = &hadv1.Move{Order: o, Index: e.Index}
-	delete(s.nodes, o.GetTarget()) // a person wants it tried again now
+	if len(o.GetChecks()) == 0 { // a person wants it tried again now
+		delete(s.nodes, o.GetTarget())
+		s.forgetFailing(o.GetTarget())
+	}
 	s.record(e, cmd, &hadv1.Event{Node: o.GetTarget(), Epoch: o.GetFromEpoch(), Body: &hadv1.Event_MoveOrdered{MoveOrdered: o}})
 	return ""
 }

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"strings"
 	"testing"
+	"time"
 
 	"google.golang.org/protobuf/proto"
 
@@ -24,11 +25,18 @@ func sampleCommands() []*hadv1.Command {
 		mountsCmd(alpha, 2),
 		securedCmd("beta", secured(hadv1.Secured_KIND_WATCHDOG, alpha, 2, 5, 6)),
 		deliverCmd(copied("beta", 1, 5)),
-		resumeCmd("pages", 5),
+		syncResumeCmd("pages", 5),
 		serviceCmd("tickets", 3, alpha, 5),
 		forgetCmd("tickets", 4),
 		claimCmd(2, "email.ops", 5, 6),
 		markCmd("email.ops", 7, gaveUp),
+		freezeCmd("op", time.Hour),
+		unfreezeCmd(5),
+		drainCmd("beta"),
+		undrainCmd("beta"),
+		holdCmd(2, 5),
+		resumeCmd(),
+		deliverCmd(checkChange("alpha", 3, 5, true)),
 	}
 }
 
@@ -41,13 +49,18 @@ func sampleState(t *testing.T) *State {
 	l.must(2, securedCmd("beta", secured(hadv1.Secured_KIND_FENCED, instance("alpha", 1), 2, epoch, epoch)))
 	l.must(2, deliverCmd(released("alpha", 1, epoch)))
 	epoch = l.must(3, mountsCmd(instance("beta", 1), 3))
-	l.must(3, resumeCmd("pages", epoch))
+	l.must(3, syncResumeCmd("pages", epoch))
 	l.must(3, deliverCmd(copied("alpha", 2, epoch)))
 	l.must(3, moveCmd("op-2", epoch, "alpha"))
 	l.must(2, tokenCmd("tickets", 0, 1))
 	l.must(2, tokenCmd("tickets", 1, 1))
 	l.must(2, markCmd("email.ops", l.must(2, claimCmd(2, "email.ops", 2, 4)), sent))
 	l.must(2, claimCmd(2, "email.ops", 4, 6))
+	l.must(2, freezeCmd("op", time.Hour))
+	l.must(2, drainCmd("beta"))
+	l.must(2, holdCmd(2, epoch))
+	l.must(2, deliverCmd(checkChange("alpha", 1, epoch, true)))
+	l.state.countFailover(&hadv1.Failover{Index: 3, Node: "alpha"})
 	l.state.dropped = 3
 	return l.state
 }

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"slices"
 	"testing"
+	"time"
 
 	"google.golang.org/protobuf/proto"
 
@@ -80,7 +81,9 @@ func FuzzApply(f *testing.F) {
 	f.Add(logBytes(f, append(slices.Clone(notified), markCmd("email.ops", 5, sent), markCmd("exec.log", 6, gaveUp), claimCmd(1, "email.ops", 3, 8))...))
 	f.Add(logBytes(f, append(slices.Clone(notified), markCmd("exec.log", 5, sent), markCmd("exec.log", 0, closed))...))
 	succeeded := append(slices.Clone(born), deliverCmd(copied("beta", 1, 3), released("alpha", 1, 3)), acquireCmd(beta, 1)) // epoch 5
-	f.Add(logBytes(f, append(slices.Clone(succeeded), resumeCmd("mail", 5), deliverCmd(copied("alpha", 2, 5), copied("alpha", 3, 3), copied("alpha", 4, 9)), resumeCmd("mail", 5), resumeCmd("pages", 3))...))
+	f.Add(logBytes(f, append(slices.Clone(succeeded), syncResumeCmd("mail", 5), deliverCmd(copied("alpha", 2, 5), copied("alpha", 3, 3), copied("alpha", 4, 9)), syncResumeCmd("mail", 5), syncResumeCmd("pages", 3))...))
+	f.Add(logBytes(f, append(slices.Clone(born), freezeCmd("a", time.Hour), drainCmd("beta"), holdCmd(1, 3), deliverCmd(checkChange("alpha", 1, 3, true)), checkMoveCmd("op", 3, "beta"),
+		deliverCmd(checkChange("alpha", 2, 3, false)), undrainCmd("beta"), resumeCmd(), unfreezeCmd(0))...))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		whole, continued := NewState(), NewState()
 		epochs := map[uint64]bool{}

@@ -22,7 +22,7 @@ func TestRandomCommandsKeepTheInvariants(t *testing.T) {
 	for seed := range uint64(12) {
 		t.Run(fmt.Sprintf("seed=%d", seed), func(t *testing.T) {
 			t.Parallel()
-			runRandom(t, rand.New(rand.NewPCG(seed, 1)), 700)
+			runRandom(t, rand.New(rand.NewPCG(seed, 1)), 1000)
 		})
 	}
 }
@@ -302,7 +302,7 @@ func (m *model) checkHistory(l *log) {
 			m.t.Fatalf("event %v comes after %v", at, place)
 		}
 		place = at
-		if m.guards[e.GetIndex()] || e.GetHook() == nil && e.GetReleased() == nil && e.GetProgress() == nil {
+		if m.guards[e.GetIndex()] || e.GetHook() == nil && e.GetReleased() == nil && e.GetProgress() == nil && e.GetCheckChanged() == nil {
 			continue
 		}
 		seen[e.GetNode()]++
@@ -354,11 +354,13 @@ func (g *generator) near(n uint64) uint64 {
 
 func (g *generator) command(l *log, m *model) *hadv1.Command {
 	newest := m.newest()
-	switch n := g.r.IntN(116); {
-	case n >= 110:
+	switch n := g.r.IntN(128); {
+	case n >= 122:
 		return g.notify(l)
 	case n < 25:
 		return g.acquire(l, m)
+	case n >= 110:
+		return g.steer(m)
 	case n >= 100:
 		return g.evidence(m)
 	case n < 45:
@@ -480,7 +482,9 @@ func (g *generator) pick(m *model) uint64 {
 }
 
 func (g *generator) report(node string, seq, epoch uint64) *hadv1.Report {
-	switch g.r.IntN(4) {
+	switch g.r.IntN(5) {
+	case 4:
+		return checkChange(node, seq, g.near(epoch), g.r.IntN(2) == 0)
 	case 0:
 		return released(node, seq, g.near(epoch))
 	case 1:

@@ -58,6 +58,9 @@ func (s *State) applyReport(e Entry, r *hadv1.Report) []*hadv1.Event {
 	case *hadv1.Report_SyncResult:
 		ev.Epoch, ev.Body = b.SyncResult.GetEpoch(), &hadv1.Event_Sync{Sync: b.SyncResult}
 		s.applySyncResult(r.GetNode(), b.SyncResult)
+	case *hadv1.Report_CheckChange:
+		ev.Epoch, ev.Body = b.CheckChange.GetEpoch(), &hadv1.Event_CheckChanged{CheckChanged: b.CheckChange}
+		s.applyCheckChange(e, r, b.CheckChange)
 	default:
 		// A report of a newer version: its place in the stream counts, its
 		// content is for nodes that know it.
@@ -80,6 +83,9 @@ func (s *State) applyProgress(e Entry, r *hadv1.Report, p *hadv1.Progress) {
 	c := findClaim(s.open, p.GetEpoch())
 	if c == nil || c.GetInstance().GetNodeId() != r.GetNodeId() {
 		return
+	}
+	if why := scriptFailed(p); why != "" && p.GetOutcome() == hadv1.Progress_OUTCOME_FAILED {
+		s.countFailover(&hadv1.Failover{Index: e.Index, At: r.GetAt(), Node: r.GetNode(), Cause: why})
 	}
 	c = proto.CloneOf(c)
 	c.Progress = p.GetOutcome()

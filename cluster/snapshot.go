@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 
 	"google.golang.org/protobuf/proto"
@@ -62,11 +63,15 @@ func (s *State) message() *hadv1.State {
 		LastEpoch: s.lastEpoch, LastOwner: s.lastOwner, Move: s.move, LastMove: s.lastMove,
 		History: s.history, EventsDropped: s.dropped, DoubtedEpoch: s.doubted,
 		Tokens: s.tokens, Notify: s.notify, Syncs: s.syncs,
+		Frozen: s.frozen, Failing: s.failing, Failovers: s.failovers, Held: s.held,
 	}
 	for _, n := range s.nodes {
 		m.Nodes = append(m.Nodes, n)
 	}
 	slices.SortFunc(m.Nodes, func(a, b *hadv1.NodeRecord) int { return cmp.Compare(a.GetName(), b.GetName()) })
+	for _, node := range slices.Sorted(maps.Keys(s.drained)) {
+		m.Drained = append(m.Drained, s.drained[node])
+	}
 	for k, seq := range s.delivered {
 		m.Delivered = append(m.Delivered, &hadv1.DeliveredStream{NodeId: k.nodeID, Stream: k.stream, Seq: seq})
 	}
@@ -82,6 +87,10 @@ func stateFrom(m *hadv1.State) *State {
 	s.lastEpoch, s.lastOwner, s.move, s.lastMove = m.GetLastEpoch(), m.GetLastOwner(), m.GetMove(), m.GetLastMove()
 	s.history, s.dropped, s.doubted = m.GetHistory(), m.GetEventsDropped(), m.GetDoubtedEpoch()
 	s.tokens, s.notify, s.syncs = m.GetTokens(), m.GetNotify(), m.GetSyncs()
+	s.frozen, s.failing, s.failovers, s.held = m.GetFrozen(), m.GetFailing(), m.GetFailovers(), m.GetHeld()
+	for _, d := range m.GetDrained() {
+		s.drained[d.GetNode()] = d
+	}
 	for _, n := range m.GetNodes() {
 		s.nodes[n.GetName()] = n
 	}

@@ -40,13 +40,19 @@ type State struct {
 	tokens    []*hadv1.Token         // ordered by name; never changed in place
 	notify    []*hadv1.NotifyChannel // ordered by channel
 	syncs     *hadv1.SyncState       // nil: nobody has owned since there are syncs
+
+	frozen    *hadv1.Frozen           // nil: it isn't
+	drained   map[string]*hadv1.Drain // by node
+	failing   []*hadv1.FailingCheck   // by node and check
+	failovers []*hadv1.Failover       // that the limits count, oldest first
+	held      *hadv1.Held             // nil: it isn't
 }
 
 type streamKey struct{ nodeID, stream string }
 
 // NewState returns the state before the first entry.
 func NewState() *State {
-	return &State{nodes: map[string]*hadv1.NodeRecord{}, delivered: map[streamKey]uint64{}}
+	return &State{nodes: map[string]*hadv1.NodeRecord{}, drained: map[string]*hadv1.Drain{}, delivered: map[streamKey]uint64{}}
 }
 
 // View is a State at one moment, for reading only.
@@ -66,6 +72,12 @@ type View struct {
 	Tokens  []*hadv1.Token         // contents of replicated reconnect tokens, sealed; ordered by name
 	Notify  []*hadv1.NotifyChannel // ordered by channel; see Channel
 	Syncs   *hadv1.SyncState       // see SyncHeld; nil: nobody has owned since there are syncs
+
+	Frozen        *hadv1.Frozen           // nil: it isn't
+	Drained       map[string]*hadv1.Drain // by node
+	FailingChecks []*hadv1.FailingCheck   // as each node said last, by node and check
+	Failovers     []*hadv1.Failover       // caused by checks or scripts, oldest first
+	Held          *hadv1.Held             // nil: it isn't
 }
 
 // View returns the state without its history.
@@ -75,6 +87,7 @@ func (s *State) View() View {
 		Open: slices.Clone(s.open), LastEpoch: s.lastEpoch, LastOwner: s.lastOwner,
 		Nodes: maps.Clone(s.nodes), Move: s.move, LastMove: s.lastMove, Doubted: s.doubted,
 		Tokens: s.tokens, Notify: s.notify, Syncs: s.syncs,
+		Frozen: s.frozen, Drained: maps.Clone(s.drained), FailingChecks: s.failing, Failovers: s.failovers, Held: s.held,
 	}
 }
 

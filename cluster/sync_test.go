@@ -21,7 +21,7 @@ func synced(node string, seq, epoch uint64, outcome hadv1.SyncResult_Outcome) *h
 	return r
 }
 
-func resumeCmd(name string, epoch uint64) *hadv1.Command {
+func syncResumeCmd(name string, epoch uint64) *hadv1.Command {
 	return &hadv1.Command{Record: &hadv1.Command_SyncResume{SyncResume: &hadv1.SyncResume{Name: name, Epoch: epoch, By: "root on alpha"}}}
 }
 
@@ -96,18 +96,18 @@ func TestASyncIsHeldUnlessTheNewOwnerHasACopy(t *testing.T) {
 			l.copies("beta", first)
 		}, ""},
 		{"the same owner's next epoch, held before", func(l *syncLog) { l.owns("alpha"); l.owns("beta"); l.owns("beta") }, "beta took over from alpha"},
-		{"resumed", func(l *syncLog) { l.owns("alpha"); l.must(l.term, resumeCmd("pages", l.owns("beta"))) }, ""},
+		{"resumed", func(l *syncLog) { l.owns("alpha"); l.must(l.term, syncResumeCmd("pages", l.owns("beta"))) }, ""},
 		{"resumed, in the owner's next epoch", func(l *syncLog) {
 			l.owns("alpha")
-			l.must(l.term, resumeCmd("pages", l.owns("beta")))
+			l.must(l.term, syncResumeCmd("pages", l.owns("beta")))
 			l.owns("beta")
 		}, ""},
 		{"resumed for an earlier owner", func(l *syncLog) {
 			l.owns("alpha")
-			l.must(l.term, resumeCmd("pages", l.owns("beta")))
+			l.must(l.term, syncResumeCmd("pages", l.owns("beta")))
 			l.owns("alpha")
 		}, "alpha took over from beta"},
-		{"another sync is resumed", func(l *syncLog) { l.owns("alpha"); l.must(l.term, resumeCmd("mail", l.owns("beta"))) }, "beta took over from alpha"},
+		{"another sync is resumed", func(l *syncLog) { l.owns("alpha"); l.must(l.term, syncResumeCmd("mail", l.owns("beta"))) }, "beta took over from alpha"},
 	} {
 		t.Run(c.what, func(t *testing.T) {
 			l := newSyncLog(t)
@@ -125,16 +125,16 @@ func TestASyncIsHeldUnlessTheNewOwnerHasACopy(t *testing.T) {
 func TestResumingASync(t *testing.T) {
 	l := newSyncLog(t)
 	first := l.owns("alpha")
-	if why := l.refused(l.term, resumeCmd("pages", first)); why != "sync pages is not held" {
+	if why := l.refused(l.term, syncResumeCmd("pages", first)); why != "sync pages is not held" {
 		t.Error(why)
 	}
 	second := l.owns("beta")
-	if why := l.refused(l.term, resumeCmd("pages", first)); !strings.Contains(why, "the owner has changed") {
+	if why := l.refused(l.term, syncResumeCmd("pages", first)); !strings.Contains(why, "the owner has changed") {
 		t.Error(why)
 	}
-	l.must(l.term, resumeCmd("pages", second))
+	l.must(l.term, syncResumeCmd("pages", second))
 	before := encodeAt(t, l.state, 0)
-	l.must(l.term, resumeCmd("pages", second)) // a retry
+	l.must(l.term, syncResumeCmd("pages", second)) // a retry
 	if string(before) != string(encodeAt(t, l.state, 0)) {
 		t.Error("the retry changed the state")
 	}
@@ -183,7 +183,7 @@ func TestHoldsFollowFromTheWholeHistory(t *testing.T) {
 				copies[fmt.Sprint(node, epoch)] = true
 			case l.state.View().SyncHeld("pages") != "":
 				epoch := epochs[len(epochs)-1]
-				l.must(l.term, resumeCmd("pages", epoch))
+				l.must(l.term, syncResumeCmd("pages", epoch))
 				resumed[fmt.Sprint(epoch)] = true
 			}
 			// The present owner's turn begins after the last epoch of another.

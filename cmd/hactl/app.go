@@ -160,7 +160,8 @@ current state · 4 unreachable or no quorum · 5 outcome unknown · 6 not permit
 	flags.DurationVar(&c.timeout, "timeout", 0, "give up after this time (default 10s; move, wait 60s; preflight 30s)")
 	flags.StringVarP(&c.output, "output", "o", "table", "form of the answer: `table|json`")
 	root.AddCommand(
-		c.newStatus(), c.newHistory(), c.newWatch(), c.newMove(), c.newFence(), c.newToken(), c.newSync(), c.newPolicy(),
+		c.newStatus(), c.newHistory(), c.newWatch(), c.newMove(), c.newFailback(), c.newDrain(), c.newUndrain(),
+		c.newFreeze(), c.newUnfreeze(), c.newResume(), c.newFence(), c.newToken(), c.newSync(), c.newPolicy(),
 		c.newNotify(), c.newTiming(), c.newImport(), c.newCompletion(), c.newVersion(),
 		c.newWhy(), c.newWhyNot(), c.newWait(), c.newPreflight(), c.newHook(), c.newLog(),
 	)

@@ -114,6 +114,10 @@ func (f *fakeHA) note(method string, req proto.Message) error {
 		f.operation = m.GetOperation()
 		fields["operation"] = "$OPERATION"
 	}
+	if m, ok := req.(*hadv1.FreezeRequest); ok {
+		f.operation = m.GetOperation()
+		fields["operation"] = "$OPERATION"
+	}
 	line, err := json.Marshal(fields)
 	if err != nil {
 		return err
@@ -237,6 +241,26 @@ func (f *fakeHA) TokenKey(ctx context.Context, r *hadv1.TokenKeyRequest) (*hadv1
 
 func (f *fakeHA) NotifyTest(ctx context.Context, r *hadv1.NotifyTestRequest) (*hadv1.NotifyTestResponse, error) {
 	return unary(ctx, f, "NotifyTest", r, &hadv1.NotifyTestResponse{})
+}
+
+func (f *fakeHA) Freeze(ctx context.Context, r *hadv1.FreezeRequest) (*hadv1.FreezeResponse, error) {
+	return unary(ctx, f, "Freeze", r, &hadv1.FreezeResponse{})
+}
+
+func (f *fakeHA) Unfreeze(ctx context.Context, r *hadv1.UnfreezeRequest) (*hadv1.UnfreezeResponse, error) {
+	return unary(ctx, f, "Unfreeze", r, &hadv1.UnfreezeResponse{})
+}
+
+func (f *fakeHA) Drain(ctx context.Context, r *hadv1.DrainRequest) (*hadv1.DrainResponse, error) {
+	return unary(ctx, f, "Drain", r, &hadv1.DrainResponse{})
+}
+
+func (f *fakeHA) Undrain(ctx context.Context, r *hadv1.UndrainRequest) (*hadv1.UndrainResponse, error) {
+	return unary(ctx, f, "Undrain", r, &hadv1.UndrainResponse{})
+}
+
+func (f *fakeHA) Resume(ctx context.Context, r *hadv1.ResumeRequest) (*hadv1.ResumeResponse, error) {
+	return unary(ctx, f, "Resume", r, &hadv1.ResumeResponse{})
 }
 
 func (f *fakeHA) PolicyValidate(ctx context.Context, r *hadv1.PolicyValidateRequest) (*hadv1.PolicyValidateResponse, error) {

@@ -43,7 +43,8 @@ func judge(s *hadv1.StatusResponse) verdict {
 		v.headline += " as last known"
 		v.remarks = append(v.remarks, "not confirmed by a quorum"+colon(s.GetFreshness().GetNote()))
 	}
-	remarks := append(nodeRemarks(s), s.GetWarnings()...)
+	remarks := append(steerRemarks(s), nodeRemarks(s)...)
+	remarks = append(remarks, s.GetWarnings()...)
 	if len(remarks) > 0 && v.level == levelOK {
 		v.level = levelWarning
 	}

@@ -130,7 +130,7 @@ func (f *importFlags) register(cmd *cobra.Command, only string) {
 
 // importOptions turns the flags into what the importer takes.
 func (c *cli) importOptions(f importFlags, cmd *cobra.Command) (importer.Options, error) {
-	opts := importer.Options{Cluster: c.cluster, Port: f.port, HooksDir: f.hooksDir, Only: f.only, Later: importer.Later()}
+	opts := importer.Options{Cluster: c.cluster, Port: f.port, HooksDir: f.hooksDir, Only: f.only}
 	if f.force && f.out == "" {
 		return opts, usageError("--force without --out: nothing is written", nil, cmd)
 	}

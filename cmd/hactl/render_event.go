@@ -93,7 +93,7 @@ func describe(e *hadv1.Event, v view) (string, style) {
 	case *hadv1.Event_Notice:
 		return describeNotice(body.Notice, v)
 	}
-	return "something this hactl doesn't know: had is newer (hactl version)", yellow
+	return describeSteer(e)
 }
 
 func describeBirth(b *hadv1.Birth) string {

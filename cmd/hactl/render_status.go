@@ -15,6 +15,7 @@ import (
 func renderStatus(s *hadv1.StatusResponse, v view) string {
 	p := &page{view: v}
 	verdict := judge(s)
+	p.steering(s)
 	p.entry(clean(s.GetCluster())+": ", verdict.level.style(), verdict.headline)
 	p.blank()
 	p.ownership(s)
@@ -64,6 +65,9 @@ func (p *page) ownership(s *hadv1.StatusResponse) {
 	}
 	p.volumes(s)
 	p.tokens(s)
+	if s.GetFailback() != "" {
+		p.entry("failback ", plain, strings.TrimPrefix(s.GetFailback(), "failback "))
+	}
 	if o.GetEpoch() != 0 {
 		text := fmt.Sprintf("epoch %d", o.GetEpoch())
 		if left := millis(o.GetLeaseRemainingMs()); left > 0 {
@@ -181,6 +185,9 @@ func nodeHealth(s *hadv1.StatusResponse, n *hadv1.NodeStatus) string {
 		parts = append(parts, "eligible")
 	default:
 		parts = append(parts, "not eligible")
+	}
+	if text := checkCount(n); text != "" && n.GetReachable() {
+		parts = append(parts, text)
 	}
 	if len(n.GetHolds()) > 0 && !strayHolder(s, n) {
 		parts = append(parts, "holds "+strings.Join(n.GetHolds(), ", "))

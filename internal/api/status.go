@@ -124,6 +124,8 @@ func (s *Server) status(fresh *hadv1.Freshness) *hadv1.StatusResponse {
 	resp.Warnings = append(resp.Warnings, tokensDiffer(resp)...)
 	resp.Warnings = append(resp.Warnings, s.cfg.Problems()...)
 	resp.Warnings = append(resp.Warnings, notify.Warnings(resp.GetNotify(), time.Now())...)
+	resp.Failback = local.Failback
+	steered(resp, view)
 	resp.Next = cmp.Or(next(resp), nextResume(resp))
 	return resp
 }
@@ -187,7 +189,7 @@ func (s *Server) node(m *hadv1.Member, resp *hadv1.StatusResponse, own *hadv1.He
 	}
 	n.Eligible, n.Reasons = h.GetEligible(), h.GetReasons()
 	n.Version, n.Holds, n.AppliedIndex = h.GetVersion(), h.GetHolds(), h.GetAppliedIndex()
-	n.Layers, n.Tokens, n.Syncs = h.GetLayers(), h.GetTokens(), h.GetSyncs()
+	n.Layers, n.Tokens, n.Syncs, n.Checks = h.GetLayers(), h.GetTokens(), h.GetSyncs(), h.GetChecks()
 	n.PendingReports, n.Problems, n.PolicyVersion = h.GetPendingReports(), h.GetProblems(), h.GetPolicyVersion()
 	if leading && n.GetReachable() && n.GetAppliedIndex()+failover.MaxLag < resp.GetFreshness().GetAppliedIndex() {
 		n.Problems = append(n.Problems, fmt.Sprintf("it is catching up, %d log entries behind", resp.GetFreshness().GetAppliedIndex()-n.GetAppliedIndex()))
@@ -290,13 +292,19 @@ func next(r *hadv1.StatusResponse) string {
 		if r.GetPolicy() != nil && namesNothing(r.GetPolicy()) {
 			return "hactl policy apply FILE"
 		}
-		return cmp.Or(nextKey(r), "hactl history")
+		return cmp.Or(nextSteer(r), nextKey(r), "hactl history")
 	case hadv1.Ownership_STATE_UNKNOWN:
 		return "start had on the other nodes, or mend the network between them; then: hactl status"
 	case hadv1.Ownership_STATE_WAITING:
+		if r.GetFrozen() != nil {
+			return "hactl unfreeze"
+		}
 		return nextConfirm(r)
-	case hadv1.Ownership_STATE_UNSPECIFIED, hadv1.Ownership_STATE_OWNED, hadv1.Ownership_STATE_ACQUIRING,
-		hadv1.Ownership_STATE_RELEASING:
+	case hadv1.Ownership_STATE_OWNED:
+		if r.GetHeld() != nil {
+			return "hactl resume"
+		}
+	case hadv1.Ownership_STATE_UNSPECIFIED, hadv1.Ownership_STATE_ACQUIRING, hadv1.Ownership_STATE_RELEASING:
 	}
 	return ""
 }

@@ -32,6 +32,7 @@ const (
 var leaves = []string{
 	module + "/internal/boltfile/...",
 	module + "/internal/cgroup/...",
+	module + "/internal/check/...",
 	module + "/internal/checkup/...",
 	module + "/internal/clock/...",
 	module + "/internal/durable/...",

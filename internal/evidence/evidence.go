@@ -143,6 +143,9 @@ func (s *Seeker) seek(leading context.Context, term, epoch uint64) {
 		if c == nil || !s.until(ctx, func() clock.Instant { return cluster.LeaseOverAt(s.cfg.Log.LastLease(), c).Add(patience) }) {
 			return
 		}
+		if !s.thawed(ctx) {
+			return
+		}
 		for _, m := range c.GetTerms().GetFenceMethods() {
 			r := s.try(ctx, term, epoch, policy.Method(m))
 			if ctx.Err() != nil {
@@ -158,6 +161,22 @@ func (s *Seeker) seek(leading context.Context, term, epoch uint64) {
 		pause = min(2*pause, maxPause)
 		if !s.until(ctx, func() clock.Instant { return next }) {
 			return
+		}
+	}
+}
+
+// thawed returns true once nothing is frozen, and false if ctx ends first: while
+// nobody may succeed an owner, no host is switched off to do so.
+func (s *Seeker) thawed(ctx context.Context) bool {
+	for {
+		view, changed := s.cfg.Log.View()
+		if view.Frozen == nil {
+			return ctx.Err() == nil
+		}
+		select {
+		case <-ctx.Done():
+			return false
+		case <-changed:
 		}
 	}
 }

@@ -29,6 +29,7 @@ type turn struct {
 	volumes  []storage.Volume
 	watchdog time.Duration // that the epoch's terms promise; 0: none
 	previous string
+	keep     bool // by the limits, a PostAcq that fails doesn't hand over
 	timeline steps.Timeline
 }
 
@@ -79,6 +80,7 @@ func (x *executor) acquire(ctx context.Context, in Inputs, step Step) error {
 	if err != nil {
 		return x.vetoed(ctx, in, t, err)
 	}
+	t.keep = in.kept()
 	return x.own(ctx, t, x.claim(in, t, step.Cause, step.Evidence...), nil)
 }
 
@@ -209,7 +211,7 @@ func (x *executor) serve(ctx context.Context, epoch uint64, t *turn) {
 	h.Phase, h.PolicyVersion = PhaseServing, t.version
 	for _, s := range t.timeline.List() {
 		if s.GetError() != "" {
-			h.Failed = s.GetError()
+			h.Failed, h.Kept = s.GetError(), t.keep
 		}
 	}
 	x.setHolding(h)
@@ -261,7 +263,7 @@ func (x *executor) takeOn(ctx context.Context, epoch uint64, t *turn, cause stri
 		run.stage, run.goOn = hook.PostAcq, true
 		return x.stage(ctx, t.policy.Hooks, t.vips, run)
 	})
-	if err != nil && (ctx.Err() != nil || t.policy.Hooks.OnFailure[policy.PostAcq] == policy.HandOver) {
+	if err != nil && (ctx.Err() != nil || t.policy.Hooks.OnFailure[policy.PostAcq] == policy.HandOver && !t.keep) {
 		return because(ctx, err)
 	}
 	return nil

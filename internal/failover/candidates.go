@@ -11,8 +11,8 @@ import (
 	"had/internal/policy"
 )
 
-// candidates are the other nodes that could own now, best first: fewest
-// failed turns, then the policy's order of preference, then by name.
+// candidates are the other nodes that could own now, best first: fewest checks
+// that fail there, fewest failed turns, then the policy's order of preference, then by name.
 func candidates(in Inputs) []string {
 	var names []string
 	for name, p := range in.Peers {
@@ -26,6 +26,7 @@ func candidates(in Inputs) []string {
 
 func compareNodes(in Inputs, a, b string) int {
 	return cmp.Or(
+		cmp.Compare(unfit(in, a), unfit(in, b)),
 		cmp.Compare(in.View.Nodes[a].GetFailures(), in.View.Nodes[b].GetFailures()),
 		cmp.Compare(preference(in.Policy, a), preference(in.Policy, b)),
 		cmp.Compare(a, b),
@@ -42,12 +43,18 @@ func preference(p *policy.Policy, node string) int {
 	return len(p.Prefer)
 }
 
-// betterThan names a node that should have the turn rather than self: one
-// that failed less often since its last success or, when there is time for
+// betterThan names a node that should have the turn rather than self: one where
+// fewer checks fail, one that failed less often since its last success or, when there is time for
 // it, one that the policy prefers.
 func betterThan(in Inputs, self string) string {
 	best := candidates(in)
 	if len(best) == 0 || in.View.Move.GetOrder().GetTarget() == self {
+		return ""
+	}
+	if c := cmp.Compare(unfit(in, best[0]), unfit(in, self)); c != 0 {
+		if c < 0 {
+			return best[0]
+		}
 		return ""
 	}
 	mine, theirs := in.View.Nodes[self].GetFailures(), in.View.Nodes[best[0]].GetFailures()
@@ -114,3 +121,15 @@ func reasonOf(p Peer) string {
 	}
 	return "it could own"
 }
+
+func nothingToOwn(in Inputs) string {
+	switch {
+	case in.View.Policy == nil:
+		return "there is no policy yet"
+	case in.Policy != nil && ownsNothing(in.Policy):
+		return "the policy names no address"
+	}
+	return ""
+}
+
+func ownsNothing(p *policy.Policy) bool { return len(p.VIPs) == 0 && len(p.Volumes) == 0 }

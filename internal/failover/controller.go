@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"had/cluster"
+	"had/internal/check"
 	"had/internal/clock"
 	"had/internal/evidence"
 	"had/internal/policy"
@@ -45,6 +46,7 @@ type Config struct {
 	Mirror        Mirror                                      // nil: this node copies nothing
 	HostTrouble   func() []string                             // why this host should not own, apart from the policy; nil: never
 	Peers         Peers
+	Probe         check.Probe     // looks at what the policy's checks name; nil: checks don't run
 	Farewell      *hadv1.Farewell // what this node's guard said of its earlier run and may not be in the log yet; nil: nothing
 	FarewellTaken func() error    // it is in the log
 	Secured       *hadv1.Secured  // likewise of its volumes, while that run lived
@@ -69,6 +71,8 @@ type Controller struct {
 	executor  *executor
 	parsed    parsedPolicy
 	backoff   backoff
+	steering  steering
+	checks    *check.Runner // nil: checks don't run
 	woken     chan struct{} // capacity 1
 
 	mu        sync.Mutex
@@ -122,6 +126,10 @@ func New(cfg Config) *Controller {
 		Changed: c.Wake, Clock: cfg.Clock, Logger: cfg.Logger.Named("fence"),
 	})
 	c.backoff = newBackoff(cfg.Clock)
+	c.steering.now = cfg.Clock
+	if cfg.Probe != nil {
+		c.checks = check.New(check.Config{Probe: cfg.Probe, Changed: c.checkChanged, Clock: cfg.Clock})
+	}
 	c.parsed.now = cfg.Clock
 	return c
 }
@@ -143,6 +151,9 @@ func (c *Controller) Run(ctx, hard context.Context) error {
 	g.Go(func() error { return c.farewells.Run(tasks) })
 	g.Go(func() error { return c.evidence.Run(tasks) })
 	g.Go(func() error { return c.poller.Run(tasks) })
+	if c.checks != nil {
+		g.Go(func() error { return c.checks.Run(tasks) })
+	}
 	g.Go(func() error {
 		defer stopTasks()
 		stop := context.AfterFunc(ctx, c.stop)
@@ -187,6 +198,7 @@ func (c *Controller) loop(ctx context.Context) {
 		leadership := c.cfg.Log.LeadershipChanged()
 		c.executor.lookAtLeft(ctx)
 		in, changed := c.gather()
+		c.watchChecks(in, in.serving())
 		plan := Decide(in)
 		c.setPlan(plan)
 		if len(plan.Steps) > 0 && !(in.Stopping && in.Holding.Epoch == 0 && tries > 0) {
@@ -260,6 +272,7 @@ func (c *Controller) gather() (Inputs, <-chan struct{}) {
 	}
 	in.Unproven = c.executor.unproven() != ""
 	in.Now = c.cfg.Clock() // last: nothing above is newer than it
+	c.steering.complete(&in, c.checkResults())
 	in.Prepared = c.executor.isPrepared(in)
 	return in, changed
 }
@@ -282,6 +295,11 @@ func (c *Controller) act(ctx context.Context, in Inputs, plan Plan) {
 
 func (c *Controller) do(ctx context.Context, in Inputs, s Step) error {
 	switch s.Kind {
+	case StepYield, StepRelease, StepForce:
+		c.watchChecks(in, 0) // the release scripts stop what they look at
+	default:
+	}
+	switch s.Kind {
 	case StepPrepare:
 		return c.acquire(ctx, in, s, c.executor.prepare)
 	case StepAcquire:
@@ -289,6 +307,9 @@ func (c *Controller) do(ctx context.Context, in Inputs, s Step) error {
 	case StepTakeOver:
 		return c.acquire(ctx, in, s, c.executor.takeOver)
 	case StepOrderMove:
+		if s.Soft {
+			return c.softOrder(ctx, s)
+		}
 		return c.retire(ctx, s)
 	case StepYield:
 		err := c.executor.yield(ctx, s)
@@ -310,6 +331,16 @@ func (c *Controller) do(ctx context.Context, in Inputs, s Step) error {
 		err := c.cfg.Log.Transfer(ctx, s.Target)
 		c.backoff.transferred(s.Target, in.View.LastEpoch, err)
 		return err
+	case StepUnfreeze:
+		_, err := c.cfg.Log.Propose(ctx, &hadv1.Command{Record: &hadv1.Command_Unfreeze{Unfreeze: &hadv1.Unfreeze{
+			Index: in.View.Frozen.GetIndex(), Expired: true, Reason: s.Cause,
+		}}})
+		return c.retryable(ctx, err)
+	case StepHold:
+		_, err := c.cfg.Log.Propose(ctx, &hadv1.Command{Record: &hadv1.Command_Hold{Hold: &hadv1.Hold{
+			Term: in.Leadership.Term, Epoch: s.Epoch, Reason: s.Cause,
+		}}})
+		return c.retryable(ctx, err)
 	case StepEndMove:
 		_, err := c.cfg.Log.Propose(ctx, &hadv1.Command{Record: &hadv1.Command_MoveEnd{MoveEnd: &hadv1.MoveEnd{
 			Operation: in.View.Move.GetOrder().GetOperation(), Why: s.Cause,

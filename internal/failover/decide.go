@@ -8,6 +8,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"had/cluster"
+	"had/internal/check"
 	"had/internal/clock"
 	"had/internal/evidence"
 	"had/internal/policy"
@@ -43,6 +44,12 @@ type Inputs struct {
 	Unproven   bool // it was tried to end the held epoch's volumes by force, and it isn't proven that they are unmounted
 	Prepared   bool // what the next turn needs beforehand has just been done
 	NoMove     bool // the held epoch could not be moved in order when it was tried: release it instead
+	// What people, checks and wishes say: see steer.go.
+	FreezeOver bool              // the freeze's time is over by one of this node's clocks
+	Failing    []check.Result    // the checks that speak against this node, which serves
+	Flapping   string            // why the limits allow no failover for checks or scripts; empty: they do
+	FailBack   string            // the preferred node, which could have owned for long enough; empty: there is none
+	Declined   map[string]string // nodes that could not take over when they were asked, and why
 	// Backoff of this node, so that leadership doesn't wander and a failing
 	// turn isn't tried again at once.
 	TransferAfter clock.Instant
@@ -59,6 +66,7 @@ type Holding struct {
 	Target        string        // PhaseYielding: who takes over
 	FinishAt      clock.Instant // PhaseLeaving: what remains is not begun before; 0: at once
 	Failed        string        // PhaseServing: the script that failed on the way there, by a policy that carries on
+	Kept          bool          // PhaseServing: Failed would have been handed over, but for the limits
 	Left          Predecessor
 }
 
@@ -110,6 +118,8 @@ type Step struct {
 	Target   string // StepTransfer, StepOrderMove, StepYield
 	Cause    string
 	Evidence []*hadv1.Evidence // StepAcquire
+	Soft     bool              // StepOrderMove: if it comes to nothing, the owner stays
+	Checks   []string          // StepOrderMove: that fail on the owner, for which it moves
 }
 
 // StepKind names a step.
@@ -130,6 +140,8 @@ const (
 	StepTransfer    StepKind = "transfer" // of leadership
 	StepEndMove     StepKind = "end-move"
 	StepCloseLeft   StepKind = "close-left" // what a takeover left open in the log
+	StepUnfreeze    StepKind = "unfreeze"   // say that a freeze's time is over
+	StepHold        StepKind = "hold"       // say that the owner stays, by the policy's limits
 )
 
 // Decide says what this node should do now. It is pure, and it is the whole
@@ -161,6 +173,9 @@ func Decide(in Inputs) Plan {
 	case in.Stopping:
 		return transferOr(in, "stopping", "this node is stopping")
 	}
+	if thaws(in) {
+		return do(Step{Kind: StepUnfreeze, Cause: "its time is over"})
+	}
 	if own != nil && in.Stuck != "" {
 		return transferOr(in, in.Stuck, in.Stuck)
 	}
@@ -182,7 +197,13 @@ func Decide(in Inputs) Plan {
 			return do(Step{Kind: StepTransfer, Target: m.GetTarget(), Cause: "move"})
 		}
 	}
-	if to := betterThan(in, self); to != "" && !in.Now.Before(in.TransferAfter) {
+	if why := frozenOut(in); why != "" {
+		if last := in.View.LastOwner; in.Peers[last].canOwn() && !in.Now.Before(in.TransferAfter) {
+			return do(Step{Kind: StepTransfer, Target: last, Cause: why})
+		}
+		return Plan{Why: why}
+	}
+	if to := betterThan(in, self); to != "" && in.View.Frozen == nil && !in.Now.Before(in.TransferAfter) {
 		return do(Step{Kind: StepTransfer, Target: to, Cause: "it is the better owner"})
 	}
 	if name := unheard(in, self); name != "" {
@@ -220,7 +241,7 @@ func Decide(in Inputs) Plan {
 func preparesStanding(in Inputs) bool {
 	self := in.Instance.GetNode()
 	if in.Prepared || in.Stopping || in.Stuck != "" || in.Witness || len(in.Blockers) > 0 || in.View.Move != nil ||
-		nothingToOwn(in) != "" || unsecured(in) != "" || in.Now.Before(in.TurnAfter) || betterThan(in, self) != "" {
+		nothingToOwn(in) != "" || unsecured(in) != "" || in.Now.Before(in.TurnAfter) || frozenOut(in) != "" || betterThan(in, self) != "" {
 		return false
 	}
 	return len(in.View.Open) == 0 || !in.Now.Add(prepareAhead).Before(cluster.TakeoverAt(in.LastLease, in.View.Open))
@@ -317,14 +338,17 @@ func decideHolder(in Inputs) Plan {
 		return release("the turn failed", transferTo(in, "the turn failed")...)
 	case h.Phase == PhaseYielding:
 		return release("leadership could not be handed to "+h.Target, endMove(in, "leadership could not be handed to "+h.Target)...)
-	case in.HandOver != "":
+	case in.HandOver != "" && in.View.Frozen == nil:
 		return release(in.HandOver, transferTo(in, in.HandOver)...)
 	}
 	if why := retiring(in); why != "" && in.View.Move == nil {
-		if best := candidates(in); len(best) > 0 && !in.NoMove {
+		if best := candidates(in); len(best) > 0 && !in.NoMove && (in.View.Frozen == nil || !in.Stopping) {
 			return do(Step{Kind: StepOrderMove, Epoch: h.Epoch, Target: best[0], Cause: why})
 		}
 		return release(why, transferTo(in, why)...)
+	}
+	if plan, ok := steered(in); ok {
+		return plan
 	}
 	if m := in.View.Move.GetOrder(); m != nil {
 		if m.GetTarget() == self {
@@ -415,18 +439,6 @@ func transferTo(in Inputs, cause string) []Step {
 	return []Step{{Kind: StepTransfer, Target: best[0], Cause: cause}}
 }
 
-func nothingToOwn(in Inputs) string {
-	switch {
-	case in.View.Policy == nil:
-		return "there is no policy yet"
-	case in.Policy != nil && ownsNothing(in.Policy):
-		return "the policy names no address"
-	}
-	return ""
-}
-
-func ownsNothing(p *policy.Policy) bool { return len(p.VIPs) == 0 && len(p.Volumes) == 0 }
-
 // whoSecured says on whose word the volumes of an epoch count as safe.
 func whoSecured(s *hadv1.Secured) string {
 	switch s.GetKind() {
@@ -463,6 +475,8 @@ func causeOf(in Inputs) string {
 	self := in.Instance.GetNode()
 	m := in.View.Move.GetOrder()
 	switch {
+	case m != nil && m.GetTarget() == self && len(m.GetChecks()) > 0:
+		return fmt.Sprintf("%s: %s", in.View.LastOwner, m.GetReason())
 	case m != nil && m.GetTarget() == self && m.GetReason() != "":
 		return fmt.Sprintf("moved by %s: %s", m.GetBy(), m.GetReason())
 	case m != nil && m.GetTarget() == self:

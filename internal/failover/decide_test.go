@@ -1,6 +1,7 @@
 package failover
 
 import (
+	"cmp"
 	"fmt"
 	"math/rand/v2"
 	"slices"
@@ -293,15 +294,18 @@ func TestDecideNever(t *testing.T) {
 		for _, node := range []string{"beta", "gamma"} {
 			in.Peers[node] = Peer{Fresh: flip(), Eligible: flip(), Witness: rnd.IntN(8) == 0}
 		}
+		if flip() {
+			unsettle(&in, rnd)
+		}
 		plan := Decide(in)
 		for _, s := range plan.Steps {
 			steps[s.Kind]++
 		}
-		if wrong := forbidden(in, plan); wrong != "" {
+		if wrong := cmp.Or(forbidden(in, plan), missteered(in, plan)); wrong != "" {
 			t.Fatalf("%s: plan %q for\n%+v", wrong, text(plan), in)
 		}
 	}
-	for _, kind := range []StepKind{StepPrepare, StepAcquire, StepTakeOver, StepOrderMove, StepYield, StepCloseLeft} {
+	for _, kind := range []StepKind{StepPrepare, StepAcquire, StepTakeOver, StepOrderMove, StepYield, StepCloseLeft, StepUnfreeze, StepHold} {
 		if steps[kind] < 50 {
 			t.Errorf("only %d plans %s: the inputs don't try enough", steps[kind], kind)
 		}
@@ -370,7 +374,7 @@ func forbidden(in Inputs, p Plan) string {
 			if !in.Now.Before(in.LeaseUntil.Add(-in.Margin)) {
 				return "changes what it holds after its lease"
 			}
-		case StepRelease, StepForce, StepFinish, StepReportClean, StepEndMove:
+		case StepRelease, StepForce, StepFinish, StepReportClean, StepEndMove, StepUnfreeze, StepHold:
 		}
 	}
 	leaseOver := in.LeaseEpoch != in.Holding.Epoch || !in.Now.Before(in.LeaseUntil.Add(-in.Margin))

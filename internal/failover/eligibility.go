@@ -63,6 +63,12 @@ func (c *Controller) blockers(view cluster.View, p *policy.Policy, h Holding, ho
 			add("its last turn failed (%s); the next try is in %s", r.GetFailedReason(), left.Round(time.Second))
 		}
 	}
+	if d := view.Drained[self]; d != nil {
+		add("%s", drainedBy(d))
+	}
+	if h.Epoch == 0 && c.checks != nil {
+		out = append(out, unready(p, c.checkResults(), false)...)
+	}
 	out = append(out, c.addressTrouble(p, h, at)...)
 	out = append(out, c.volumeTrouble(p, h)...)
 	if c.cfg.Mirror != nil && h.Epoch == 0 {
@@ -162,9 +168,17 @@ func (c *Controller) Health() *hadv1.HealthResponse {
 	if c.isStopping() {
 		h.Reasons = append(h.Reasons, "it is stopping")
 	}
+	results := c.checkResults()
+	h.Checks = checkStatus(results)
+	if holding.Phase == PhaseServing {
+		for _, r := range failing(results) {
+			h.Problems = append(h.Problems, r.String())
+		}
+	}
 	h.PolicyVersion, h.Eligible = view.Policy.GetVersion(), len(h.Reasons) == 0
 	if p != nil {
-		h.Holds, h.Problems = c.inKernel(p, at)
+		holds, problems := c.inKernel(p, at)
+		h.Holds, h.Problems = holds, append(h.Problems, problems...)
 		c.mirrorHealth(p, h)
 		if holding.Failed != "" {
 			h.Problems = append(h.Problems, fmt.Sprintf("it serves although a script failed: %s (hactl history has its output)", holding.Failed))
@@ -236,6 +250,11 @@ func (c *Controller) Prepare(ctx context.Context, req *hadv1.PrepareRequest) *ha
 	_, hooks := c.hookFolders(p)
 	if why := c.blockers(withoutFailures(view), p, c.executor.held(), hooks, c.lookOnce(p)); len(why) > 0 {
 		return &hadv1.PrepareResponse{Reasons: why}
+	}
+	if c.checks != nil && p != nil {
+		if why := unready(p, c.checkResults(), true); len(why) > 0 {
+			return &hadv1.PrepareResponse{Reasons: why}
+		}
 	}
 	var known []net.HardwareAddr
 	for _, m := range req.GetOwnerMacs() {

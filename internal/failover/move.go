@@ -40,6 +40,12 @@ func (c *Controller) Move(ctx context.Context, req *hadv1.MoveRequest) (*hadv1.M
 	}
 	in, _ := c.gather()
 	target := req.GetTarget()
+	if target == "" && req.GetPreferred() {
+		var err error
+		if target, err = c.preferredTarget(in); err != nil {
+			return nil, err
+		}
+	}
 	if target == "" {
 		best := candidates(in)
 		if len(best) == 0 {

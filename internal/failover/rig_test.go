@@ -43,6 +43,7 @@ type rig struct {
 	takes map[hook.Stage]time.Duration
 	fails map[hook.Stage]bool
 	dead  error                   // of switching beta off; nil: it works
+	ill   map[string]error        // what the checks find, by name
 	envs  map[hook.Stage]hook.Env // of the latest script of each stage
 
 	term func() // SIGTERM
@@ -55,7 +56,7 @@ func newRig(t *testing.T) *rig {
 	members := []*hadv1.Member{{Name: "alpha", NodeId: "id"}, {Name: "beta", NodeId: "id-beta"}, {Name: "gamma", NodeId: "id-gamma", Witness: true}}
 	d := &diary{}
 	r.diary, r.takes, r.fails = d, map[hook.Stage]time.Duration{}, map[hook.Stage]bool{}
-	r.envs, r.shelf = map[hook.Stage]hook.Env{}, &shelf{r: r}
+	r.envs, r.shelf, r.ill = map[hook.Stage]hook.Env{}, &shelf{r: r}, map[string]error{}
 	r.log = &steeredLog{diary: d, state: cluster.NewState(), changed: make(chan struct{}), leads: make(chan struct{})}
 	r.log.leadership = cluster.Leadership{Leading: true, Ready: true, Term: 1, Leader: "alpha"}
 	r.journal = &memoryJournal{diary: &diary{}, changed: make(chan struct{})}
@@ -68,6 +69,7 @@ func newRig(t *testing.T) *rig {
 		Hooks:     func(string, time.Duration) (Hooks, error) { return r, nil },
 		CheckHook: func(*policy.Policy) (HookFolders, error) { return HookFolders{}, nil },
 		Peers:     r.beta, Clock: bubbleClock, Logger: hclog.NewNullLogger(), Volumes: r.shelf, Flush: r.shelf.flush, Watchdog: r.shelf.armed, Off: r.off,
+		Probe: r.probe,
 	})
 	r.must(&hadv1.Command{Record: &hadv1.Command_Birth{Birth: &hadv1.Birth{Cluster: "office", Members: members}}})
 	return r
@@ -356,11 +358,13 @@ type betaIsWell struct {
 
 	mu      sync.Mutex
 	letsGo  bool  // it answers a HandOver with yes
+	ill     bool  // it isn't eligible
 	unready error // of Prepare
 }
 
-func (*betaIsWell) Health(_ context.Context, node string) (*hadv1.HealthResponse, error) {
-	return &hadv1.HealthResponse{Instance: &hadv1.Instance{Node: node}, Eligible: node == "beta"}, nil
+func (p *betaIsWell) Health(_ context.Context, node string) (*hadv1.HealthResponse, error) {
+	v, _ := p.log.View()
+	return &hadv1.HealthResponse{Instance: &hadv1.Instance{Node: node}, Eligible: node == "beta" && !p.ailing(), AppliedIndex: v.Applied}, nil
 }
 
 func (p *betaIsWell) Prepare(context.Context, string, *hadv1.PrepareRequest) (*hadv1.PrepareResponse, error) {

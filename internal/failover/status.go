@@ -14,6 +14,7 @@ type Status struct {
 	Peers      map[string]PeerHealth
 	Fresh      map[string]bool
 	Fencing    map[uint64]evidence.Tried // of silent owners of volumes, by epoch
+	Failback   string                    // what becomes of the policy's failback; empty: nothing
 }
 
 // Status returns what the ring knows at present.
@@ -23,6 +24,11 @@ func (c *Controller) Status() Status {
 	c.mu.Unlock()
 	_, until, _ := c.lease.Held()
 	s := Status{Holding: c.executor.held(), Why: plan.Why, Again: plan.Again, LeaseUntil: until, Peers: c.poller.health(), Fresh: map[string]bool{}, Fencing: c.evidence.Tries()}
+	if s.Holding.Phase == PhaseServing {
+		view, _ := c.cfg.Log.View()
+		p, _ := c.parsed.of(view.Policy)
+		s.Failback = c.steering.comesBack(p, view)
+	}
 	if s.Why == "" {
 		s.Why = c.executor.busyWith()
 	}
@@ -43,5 +49,8 @@ func (c *Controller) KernelChanged() {
 	c.changes++
 	c.mu.Unlock()
 	c.keeper.nudge()
+	if c.checks != nil {
+		c.checks.KernelChanged()
+	}
 	c.Wake()
 }

@@ -28,6 +28,7 @@ func (x *executor) takeOver(ctx context.Context, in Inputs, step Step) error {
 	if err != nil {
 		return x.vetoed(ctx, in, t, err)
 	}
+	t.keep = in.kept()
 	a := x.claim(in, t, step.Cause, &hadv1.Evidence{Epoch: old.GetEpoch(), Kind: hadv1.Evidence_KIND_HANDED_OVER})
 	return x.own(ctx, t, a, func(ctx context.Context, epoch uint64) error {
 		return t.timeline.Run("old_owner_lets_go", func() error {

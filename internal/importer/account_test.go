@@ -106,60 +106,27 @@ func nodeText(t *testing.T, r *importer.Result) (text []byte, node string) {
 	return text, node
 }
 
-// notYet are the errors that are no fault of the importer: blocks that this
-// version of had refuses.
-func notYet(diags policy.Diagnostics) (others policy.Diagnostics) {
-	for _, d := range diags {
-		known := false
-		for _, block := range importer.Later() {
-			known = known || strings.Contains(d.Summary, fmt.Sprintf("does not support %q yet", block))
-		}
-		if !known && d.Severity == policy.Error {
-			others = append(others, d)
-		}
-	}
-	return others
-}
-
-// What is written is accepted by had: the node file and the policy together,
-// and the policy without a single error where blocks that had doesn't know
-// yet are comments.
+// What is written is accepted by had: the node file and the policy together.
 func TestHadAcceptsWhatIsWritten(t *testing.T) {
 	for _, dir := range []string{"keepalived", "ipfailover"} {
 		for _, e := range loadExamples(t, dir) {
-			for _, later := range [][]string{nil, importer.Later()} {
-				e.opts.Later = later
-				r, err := e.run()
-				if err != nil {
-					t.Fatalf("%s: %v", e.path, err)
-				}
-				text, node := nodeText(t, r)
-				f, diags := policy.ParseNode("had.hcl", text, node)
-				if diags.HasErrors() {
-					t.Errorf("%s: had.hcl is refused:\n%s", e.path, diags)
-					continue
-				}
-				p, diags := policy.ParsePolicy("policy.hcl", r.Files[1].Data)
-				if p != nil {
-					diags = append(diags, p.CheckMembers(f.Members)...)
-				}
-				if later == nil {
-					diags = notYet(diags)
-				}
-				if diags.HasErrors() {
-					t.Errorf("%s: policy.hcl is refused:\n%s", e.path, diags)
-				}
+			r, err := e.run()
+			if err != nil {
+				t.Fatalf("%s: %v", e.path, err)
 			}
-		}
-	}
-}
-
-// A block is written as a comment only as long as had refuses it.
-func TestLaterIsTrue(t *testing.T) {
-	for _, block := range importer.Later() {
-		_, diags := policy.ParsePolicy("policy.hcl", []byte("vip \"web\" { address = \"192.0.2.10\" }\n"+block+" \"a\" \"b\" {\n}\n"))
-		if len(notYet(diags)) > 0 || !diags.HasErrors() {
-			t.Errorf("had knows %s now: take it out of Later", block)
+			text, node := nodeText(t, r)
+			f, diags := policy.ParseNode("had.hcl", text, node)
+			if diags.HasErrors() {
+				t.Errorf("%s: had.hcl is refused:\n%s", e.path, diags)
+				continue
+			}
+			p, diags := policy.ParsePolicy("policy.hcl", r.Files[1].Data)
+			if p != nil {
+				diags = append(diags, p.CheckMembers(f.Members)...)
+			}
+			if diags.HasErrors() {
+				t.Errorf("%s: policy.hcl is refused:\n%s", e.path, diags)
+			}
 		}
 	}
 }

@@ -126,22 +126,19 @@ func (p *plan) policyFile() string {
 		d.block("hooks", "", func() { d.attrs([]pair{{"dir", hclString(p.opts.HooksDir)}}) })
 	}
 	for _, c := range p.checks {
-		p.later(d, "check", func(d *doc) {
-			d.block("check "+hclString(c.kind)+" "+hclString(c.name), c.from, func() { d.attrs(c.attrs) })
-		})
+		d.line("")
+		d.block("check "+hclString(c.kind)+" "+hclString(c.name), c.from, func() { d.attrs(c.attrs) })
 	}
 	if f := p.failback; f != nil {
-		p.later(d, "failback", func(d *doc) {
-			d.block("failback", f.from, func() {
-				d.attrs([]pair{{"mode", hclString("auto")}, {"delay", hclString(shortest(f.delay))}})
-			})
+		d.line("")
+		d.block("failback", f.from, func() {
+			d.attrs([]pair{{"mode", hclString("auto")}, {"delay", hclString(shortest(f.delay))}})
 		})
 	}
 	if m := p.mail; m != nil {
-		p.later(d, "notify", func(d *doc) {
-			d.block(`notify "email" "mail"`, m.origin, func() {
-				d.attrs([]pair{{"to", hclList(m.to)}, {"from", hclString(m.from)}, {"smtp", hclString(m.server)}})
-			})
+		d.line("")
+		d.block(`notify "email" "mail"`, m.origin, func() {
+			d.attrs([]pair{{"to", hclList(m.to)}, {"from", hclString(m.from)}, {"smtp", hclString(m.server)}})
 		})
 	}
 	return d.b.String()
@@ -165,32 +162,6 @@ func (v planVIP) emit(d *doc) {
 	d.attrs(by)
 	d.depth--
 	d.line("}")
-}
-
-// later writes a block, as a comment if had doesn't know it yet.
-func (p *plan) later(d *doc, block string, write func(*doc)) {
-	d.line("")
-	if !slices.Contains(p.opts.Later, block) {
-		write(d)
-		return
-	}
-	inner := &doc{}
-	write(inner)
-	d.comment("This version of had has no " + block + " blocks yet:")
-	for line := range strings.Lines(inner.b.String()) {
-		d.b.WriteString("# " + line)
-	}
-}
-
-// waiting lists the blocks that had to be written as comments.
-func (p *plan) waiting() (todo []string) {
-	for _, block := range p.opts.Later {
-		there := map[string]bool{"check": len(p.checks) > 0, "failback": p.failback != nil, "notify": p.mail != nil}
-		if there[block] {
-			todo = append(todo, "policy.hcl holds "+block+" as a comment: this version of had doesn't know it yet. Take the marks away with one that does.")
-		}
-	}
-	return todo
 }
 
 // shortest is d without units that are zero: "1m", not "1m0s".

@@ -30,7 +30,7 @@ func FuzzKeepalived(f *testing.F) {
 func checkKeepalived(t *testing.T, text []byte) (refused error) {
 	const name = "keepalived.conf"
 	files := fstest.MapFS{name: newFile(name, text), "other.conf": newFile(name, []byte("interface eth0\n"))}
-	r, err := importer.Keepalived(files, []importer.Source{{Name: name, Path: name}}, importer.Options{Later: importer.Later()})
+	r, err := importer.Keepalived(files, []importer.Source{{Name: name, Path: name}}, importer.Options{})
 	if err != nil {
 		for line := range strings.Lines(err.Error()) {
 			if !strings.HasPrefix(line, name+":") && !strings.HasPrefix(line, "other.conf:") && !strings.Contains(line, "more errors are not shown") {
@@ -114,7 +114,7 @@ func FuzzHostconfig(f *testing.F) {
 			name:                         newFile(name, text),
 			"IPFailover/192.0.2.10/Test": newFile("IPFailover/192.0.2.10/Test", text),
 		}
-		r, err := importer.IPFailover(files, importer.Source{Name: "IPFailover", Path: "IPFailover"}, []importer.Source{{Name: name, Path: name}}, importer.Options{Later: importer.Later()})
+		r, err := importer.IPFailover(files, importer.Source{Name: "IPFailover", Path: "IPFailover"}, []importer.Source{{Name: name, Path: name}}, importer.Options{})
 		if err != nil {
 			return
 		}

@@ -35,9 +35,6 @@ type Options struct {
 	Nodes []Node
 	// Only are the vrrp_instances and vrrp_sync_groups to carry over; none: all.
 	Only []string
-	// Later are the names of policy blocks that had doesn't know yet. They are
-	// written as comments.
-	Later []string
 }
 
 // Node is one node of the cluster to be.
@@ -46,10 +43,6 @@ type Node struct {
 	Address netip.Addr // by which the other nodes reach it
 	Witness bool       // votes, but never owns
 }
-
-// Later returns the blocks that this version of had refuses: see Options.Later.
-// A test holds that it does.
-func Later() []string { return []string{"check", "failback"} }
 
 func (o Options) withDefaults() Options {
 	o.Cluster = cmp.Or(o.Cluster, "main")

@@ -55,7 +55,7 @@ func Keepalived(root fs.FS, sources []Source, opts Options) (*Result, error) {
 func (p *plan) result(l *ledger) *Result {
 	p.addAddresses()
 	carried, notes := l.close()
-	return &Result{Files: p.files(), Carried: carried, Notes: notes, ToDo: append(p.todo, p.waiting()...)}
+	return &Result{Files: p.files(), Carried: carried, Notes: notes, ToDo: p.todo}
 }
 
 // ids returns the config-ids to read a source by: those that its lines name,

@@ -116,8 +116,33 @@ func checkPolicy(t *testing.T, p *policy.Policy) {
 	}
 	checkVolumes(t, p)
 	checkSyncs(t, p)
+	checkSteering(t, p)
 	checkRendering(t, p.CheckMembers(members))
 	checkRendering(t, p.CheckNode(&policy.NodeFile{Node: "alpha", DataDir: "/srv/had", Socket: "/srv/web/had.sock"}))
+}
+
+// checkSteering checks what decides when the owner changes by itself.
+func checkSteering(t *testing.T, p *policy.Policy) {
+	t.Helper()
+	names := map[string]bool{}
+	for _, c := range p.Checks {
+		targets := 0
+		for _, set := range []bool{c.URL != "", c.Address != "", len(c.Command) > 0 && filepath.IsAbs(c.Command[0]), c.Interface != ""} {
+			if set {
+				targets++
+			}
+		}
+		if c.Name == "" || names[c.Name] || targets != 1 || c.Interval <= 0 || c.Timeout <= 0 || c.StartPeriod < 0 || c.Failures < 1 || c.Successes < 1 {
+			t.Errorf("check %+v", c)
+		}
+		names[c.Name] = true
+	}
+	if f := p.Failback; f.Auto && (f.Delay <= 0 || len(p.Prefer) == 0) {
+		t.Errorf("failback %+v, prefer %v", f, p.Prefer)
+	}
+	if l := p.Limits.OrDefault(); l.MaxFailovers < 1 || l.Within <= 0 {
+		t.Errorf("limits %+v", l)
+	}
 }
 
 // checkVolumes checks what decides whether a volume may be mounted.

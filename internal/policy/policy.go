@@ -41,6 +41,10 @@ type Policy struct {
 	ReleaseGrace time.Duration // how much longer than the lease a cut-off owner may take to release; 0 for none
 	Tokens       []Token       `json:",omitempty"` // in file order
 
+	Checks   []Check  `json:",omitzero"` // in file order
+	Failback Failback `json:",omitzero"`
+	Limits   Limits   `json:",omitzero"` // zero: none are written, see [Limits.OrDefault]
+
 	// What the checks that come later need to show a place.
 	filename, text string
 	raw            rawPolicy
@@ -67,7 +71,6 @@ func policyShape() shape {
 	const inNode = "it belongs in the node file (/etc/had/had.hcl), not in the policy"
 	return shape{
 		attrs: map[string]string{"prefer": `["alpha", "beta"]`, "release_grace": quote(shortest(exampleGrace))},
-		later: []string{"check", "failback", "limits"},
 		others: map[string]string{
 			"cluster": inNode, "node": inNode, "data_dir": inNode, "socket": inNode, "tls": inNode,
 			"watchdog": inNode, "telemetry": inNode,
@@ -78,6 +81,9 @@ func policyShape() shape {
 			"fence":           fenceShape(),
 			"notify":          notifyShape(),
 			"sync":            syncShape(),
+			"check":           checkShape(),
+			"failback":        failbackShape(),
+			"limits":          limitsShape(),
 			"vip": {
 				what:   `vip "web"`,
 				labels: 1,
@@ -132,6 +138,9 @@ func (s *source) policy() *Policy {
 		Channels:     s.validChannels(raw.channels),
 		ReleaseGrace: raw.grace,
 		Tokens:       s.validTokens(raw.tokens, volumes),
+		Checks:       s.validChecks(raw.checks),
+		Failback:     s.validFailback(raw.failback, raw.preferred()),
+		Limits:       raw.limits,
 		filename:     s.name,
 		text:         s.text,
 		raw:          raw,
@@ -159,6 +168,18 @@ type rawPolicy struct {
 	tokens   []rawToken
 	channels []rawChannel
 	syncs    []rawSync
+
+	checks   []rawCheck
+	failback rawFailback
+	limits   Limits
+}
+
+// preferred are the names that prefer holds.
+func (r rawPolicy) preferred() (names []string) {
+	for _, t := range r.prefer {
+		names = append(names, t.value)
+	}
+	return names
 }
 
 type rawVIP struct {
@@ -193,6 +214,12 @@ func (s *source) rawPolicy(body *hclsyntax.Body) rawPolicy {
 			raw.channels = append(raw.channels, rawNotify(b))
 		case "sync":
 			raw.syncs = append(raw.syncs, s.rawSync(b))
+		case "check":
+			raw.checks = append(raw.checks, s.rawCheck(b))
+		case "failback":
+			raw.failback = s.rawFailback(b)
+		case "limits":
+			raw.limits = s.limits(b)
 		}
 	}
 	return raw

@@ -366,12 +366,12 @@ func (c *checker) reports(history []*hadv1.Event) {
 	want := map[string]int{}
 	for _, h := range c.w.hosts {
 		for _, r := range h.journal.reports() {
-			want[reportKey(r.GetNode(), r.GetAt().AsTime(), r.GetHookResult(), r.GetProgress(), r.GetReleased(), r.GetFenceTry())]++
+			want[reportKey(r.GetNode(), r.GetAt().AsTime(), r.GetHookResult(), r.GetProgress(), r.GetReleased(), r.GetFenceTry(), r.GetCheckChange())]++
 		}
 	}
 	for _, e := range history {
-		if e.GetHook() != nil || e.GetProgress() != nil || e.GetReleased() != nil || e.GetFenceTry() != nil {
-			want[reportKey(e.GetNode(), e.GetAt().AsTime(), e.GetHook(), e.GetProgress(), e.GetReleased(), e.GetFenceTry())]--
+		if e.GetHook() != nil || e.GetProgress() != nil || e.GetReleased() != nil || e.GetFenceTry() != nil || e.GetCheckChanged() != nil {
+			want[reportKey(e.GetNode(), e.GetAt().AsTime(), e.GetHook(), e.GetProgress(), e.GetReleased(), e.GetFenceTry(), e.GetCheckChanged())]--
 		}
 	}
 	for key, n := range want {

@@ -23,6 +23,7 @@ type host struct {
 	journal *journalFile
 	kernel  *kernel
 	scripts *scripts
+	health  health
 	// shelf and services are there where volumes are.
 	shelf    *shelf
 	services *services

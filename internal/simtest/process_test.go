@@ -98,6 +98,7 @@ func (p *process) run() error {
 		Hooks: hooks, CheckHook: func(*policy.Policy) (failover.HookFolders, error) { return failover.HookFolders{}, nil },
 		Farewell: farewell, FarewellTaken: p.forgetFarewell,
 		Peers: &peers{p: p}, Clock: p.clock, Logger: logger, Version: "simulated",
+		Probe: p.probe,
 	}
 	if guards != nil {
 		ring.Guard = guards

@@ -42,6 +42,7 @@ func drawLayout(seed uint64) layout {
 	} else {
 		l.gates = l.data
 	}
+	l.steered = rng(seed, "steered").IntN(3) == 0
 	l.drawVolumes()
 	return l
 }
@@ -118,6 +119,9 @@ func enduresFaults(t *testing.T, seed uint64) {
 	schedule := drawFaults(l, chaos)
 	if l.volumes > 0 {
 		schedule = merge(schedule, drawStorageFaults(l, chaos))
+	}
+	if l.steered {
+		schedule = merge(schedule, drawSteerFaults(l, chaos))
 	}
 	simulate(t, l, func(w *world) {
 		w.begin()

@@ -55,6 +55,12 @@ func (w *world) policyText(n, volumes int) string {
 		fmt.Fprintf(&b, "vip \"v%d\" {\n  address = %q\n}\n", i, a)
 	}
 	fmt.Fprintf(&b, "hooks {\n  dir = \"/etc/had/hooks\"\n  timeout = \"%v\"\n}\n", hookTimeout)
+	if w.layout.steered {
+		b.WriteString(checksText)
+		if n == len(vips) {
+			b.WriteString(failbackText)
+		}
+	}
 	w.volumesText(&b, volumes)
 	return b.String()
 }
@@ -172,6 +178,9 @@ func (w *world) heal() {
 	w.diary.fault("heal")
 	w.network.heal()
 	w.pdu.fail(works)
+	if w.layout.steered {
+		w.unsteer()
+	}
 	for _, h := range w.hosts {
 		h.disk.slow(0, 0)
 		h.disk.fill(false)

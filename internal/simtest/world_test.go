@@ -20,6 +20,7 @@ type layout struct {
 	detect  []time.Duration // of each node in turn; the last one's counts for the rest
 	gates   int             // how many of the first nodes have a packet gate
 	bare    bool            // no node has a guard
+	steered bool            // the policy has checks and a failback, and people freeze and drain
 	swift   bool            // scripts take no time, so that nothing delays a takeover
 	volumes int             // that the policy has at first; there is shared storage if it isn't 0
 	fence   string          // the policy's method beside "confirm", if there is one

@@ -189,6 +189,9 @@ type StatusResponse struct {
 	Notify        []*NotifyStatus        `protobuf:"bytes,14,rep,name=notify,proto3" json:"notify,omitempty"`       // in policy order; the leader's view
 	Syncs         []*SyncSummary         `protobuf:"bytes,19,rep,name=syncs,proto3" json:"syncs,omitempty"`         // in the order of the policy
 	Tokens        []*TokenSummary        `protobuf:"bytes,18,rep,name=tokens,proto3" json:"tokens,omitempty"`       // in policy order
+	Frozen        *Frozen                `protobuf:"bytes,15,opt,name=frozen,proto3" json:"frozen,omitempty"`       // absent: it isn't
+	Held          *Held                  `protobuf:"bytes,16,opt,name=held,proto3" json:"held,omitempty"`           // absent: it isn't
+	Failback      string                 `protobuf:"bytes,17,opt,name=failback,proto3" json:"failback,omitempty"`   // what becomes of the policy's failback, a sentence; empty: nothing is to come
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -333,6 +336,27 @@ func (x *StatusResponse) GetTokens() []*TokenSummary {
 		return x.Tokens
 	}
 	return nil
+}
+
+func (x *StatusResponse) GetFrozen() *Frozen {
+	if x != nil {
+		return x.Frozen
+	}
+	return nil
+}
+
+func (x *StatusResponse) GetHeld() *Held {
+	if x != nil {
+		return x.Held
+	}
+	return nil
+}
+
+func (x *StatusResponse) GetFailback() string {
+	if x != nil {
+		return x.Failback
+	}
+	return ""
 }
 
 // TokenSummary is a reconnect token of the policy. It holds nothing that is
@@ -866,9 +890,11 @@ type NodeStatus struct {
 	PendingReports uint32                 `protobuf:"varint,13,opt,name=pending_reports,json=pendingReports,proto3" json:"pending_reports,omitempty"` // not yet in the log
 	Problems       []string               `protobuf:"bytes,14,rep,name=problems,proto3" json:"problems,omitempty"`                                    // whole sentences
 	PolicyVersion  uint64                 `protobuf:"varint,15,opt,name=policy_version,json=policyVersion,proto3" json:"policy_version,omitempty"`
-	Layers         []string               `protobuf:"bytes,16,rep,name=layers,proto3" json:"layers,omitempty"` // what would end a lease of this node without had
-	Syncs          []*SyncStatus          `protobuf:"bytes,21,rep,name=syncs,proto3" json:"syncs,omitempty"`   // in the order of the policy
-	Tokens         *TokenHealth           `protobuf:"bytes,20,opt,name=tokens,proto3" json:"tokens,omitempty"` // absent: the policy has none
+	Layers         []string               `protobuf:"bytes,16,rep,name=layers,proto3" json:"layers,omitempty"`   // what would end a lease of this node without had
+	Checks         []*CheckStatus         `protobuf:"bytes,18,rep,name=checks,proto3" json:"checks,omitempty"`   // that run there at present
+	Drained        *Drain                 `protobuf:"bytes,19,opt,name=drained,proto3" json:"drained,omitempty"` // absent: it isn't
+	Syncs          []*SyncStatus          `protobuf:"bytes,21,rep,name=syncs,proto3" json:"syncs,omitempty"`     // in the order of the policy
+	Tokens         *TokenHealth           `protobuf:"bytes,20,opt,name=tokens,proto3" json:"tokens,omitempty"`   // absent: the policy has none
 	unknownFields  protoimpl.UnknownFields
 	sizeCache      protoimpl.SizeCache
 }
@@ -1011,6 +1037,20 @@ func (x *NodeStatus) GetPolicyVersion() uint64 {
 func (x *NodeStatus) GetLayers() []string {
 	if x != nil {
 		return x.Layers
+	}
+	return nil
+}
+
+func (x *NodeStatus) GetChecks() []*CheckStatus {
+	if x != nil {
+		return x.Checks
+	}
+	return nil
+}
+
+func (x *NodeStatus) GetDrained() *Drain {
+	if x != nil {
+		return x.Drained
 	}
 	return nil
 }
@@ -1386,7 +1426,8 @@ type MoveRequest struct {
 	Target        string                 `protobuf:"bytes,1,opt,name=target,proto3" json:"target,omitempty"` // empty: the best eligible node by `prefer`
 	Reason        string                 `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
 	By            string                 `protobuf:"bytes,3,opt,name=by,proto3" json:"by,omitempty"`
-	Operation     string                 `protobuf:"bytes,4,opt,name=operation,proto3" json:"operation,omitempty"` // drawn by the client, so that a retry is the same request
+	Operation     string                 `protobuf:"bytes,4,opt,name=operation,proto3" json:"operation,omitempty"`  // drawn by the client, so that a retry is the same request
+	Preferred     bool                   `protobuf:"varint,5,opt,name=preferred,proto3" json:"preferred,omitempty"` // without a target: only to a node that the policy prefers to the owner
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1447,6 +1488,13 @@ func (x *MoveRequest) GetOperation() string {
 		return x.Operation
 	}
 	return ""
+}
+
+func (x *MoveRequest) GetPreferred() bool {
+	if x != nil {
+		return x.Preferred
+	}
+	return false
 }
 
 type MoveResponse struct {
@@ -3008,12 +3056,540 @@ func (x *VersionResponse) GetNode() string {
 	return ""
 }
 
+type FreezeRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	ForNs         int64                  `protobuf:"varint,1,opt,name=for_ns,json=forNs,proto3" json:"for_ns,omitempty"`
+	By            string                 `protobuf:"bytes,2,opt,name=by,proto3" json:"by,omitempty"`
+	Reason        string                 `protobuf:"bytes,3,opt,name=reason,proto3" json:"reason,omitempty"`
+	Operation     string                 `protobuf:"bytes,4,opt,name=operation,proto3" json:"operation,omitempty"` // drawn by the client, so that a retry is the same request
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FreezeRequest) Reset() {
+	*x = FreezeRequest{}
+	mi := &file_had_v1_ha_proto_msgTypes[40]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FreezeRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FreezeRequest) ProtoMessage() {}
+
+func (x *FreezeRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_had_v1_ha_proto_msgTypes[40]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FreezeRequest.ProtoReflect.Descriptor instead.
+func (*FreezeRequest) Descriptor() ([]byte, []int) {
+	return file_had_v1_ha_proto_rawDescGZIP(), []int{40}
+}
+
+func (x *FreezeRequest) GetForNs() int64 {
+	if x != nil {
+		return x.ForNs
+	}
+	return 0
+}
+
+func (x *FreezeRequest) GetBy() string {
+	if x != nil {
+		return x.By
+	}
+	return ""
+}
+
+func (x *FreezeRequest) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *FreezeRequest) GetOperation() string {
+	if x != nil {
+		return x.Operation
+	}
+	return ""
+}
+
+type FreezeResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Index         uint64                 `protobuf:"varint,1,opt,name=index,proto3" json:"index,omitempty"`
+	Until         *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=until,proto3" json:"until,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FreezeResponse) Reset() {
+	*x = FreezeResponse{}
+	mi := &file_had_v1_ha_proto_msgTypes[41]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FreezeResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FreezeResponse) ProtoMessage() {}
+
+func (x *FreezeResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_had_v1_ha_proto_msgTypes[41]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FreezeResponse.ProtoReflect.Descriptor instead.
+func (*FreezeResponse) Descriptor() ([]byte, []int) {
+	return file_had_v1_ha_proto_rawDescGZIP(), []int{41}
+}
+
+func (x *FreezeResponse) GetIndex() uint64 {
+	if x != nil {
+		return x.Index
+	}
+	return 0
+}
+
+func (x *FreezeResponse) GetUntil() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Until
+	}
+	return nil
+}
+
+type UnfreezeRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	By            string                 `protobuf:"bytes,1,opt,name=by,proto3" json:"by,omitempty"`
+	Reason        string                 `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UnfreezeRequest) Reset() {
+	*x = UnfreezeRequest{}
+	mi := &file_had_v1_ha_proto_msgTypes[42]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UnfreezeRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UnfreezeRequest) ProtoMessage() {}
+
+func (x *UnfreezeRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_had_v1_ha_proto_msgTypes[42]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UnfreezeRequest.ProtoReflect.Descriptor instead.
+func (*UnfreezeRequest) Descriptor() ([]byte, []int) {
+	return file_had_v1_ha_proto_rawDescGZIP(), []int{42}
+}
+
+func (x *UnfreezeRequest) GetBy() string {
+	if x != nil {
+		return x.By
+	}
+	return ""
+}
+
+func (x *UnfreezeRequest) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+type UnfreezeResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Index         uint64                 `protobuf:"varint,1,opt,name=index,proto3" json:"index,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UnfreezeResponse) Reset() {
+	*x = UnfreezeResponse{}
+	mi := &file_had_v1_ha_proto_msgTypes[43]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UnfreezeResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UnfreezeResponse) ProtoMessage() {}
+
+func (x *UnfreezeResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_had_v1_ha_proto_msgTypes[43]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UnfreezeResponse.ProtoReflect.Descriptor instead.
+func (*UnfreezeResponse) Descriptor() ([]byte, []int) {
+	return file_had_v1_ha_proto_rawDescGZIP(), []int{43}
+}
+
+func (x *UnfreezeResponse) GetIndex() uint64 {
+	if x != nil {
+		return x.Index
+	}
+	return 0
+}
+
+type DrainRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Node          string                 `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
+	By            string                 `protobuf:"bytes,2,opt,name=by,proto3" json:"by,omitempty"`
+	Reason        string                 `protobuf:"bytes,3,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DrainRequest) Reset() {
+	*x = DrainRequest{}
+	mi := &file_had_v1_ha_proto_msgTypes[44]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DrainRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DrainRequest) ProtoMessage() {}
+
+func (x *DrainRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_had_v1_ha_proto_msgTypes[44]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DrainRequest.ProtoReflect.Descriptor instead.
+func (*DrainRequest) Descriptor() ([]byte, []int) {
+	return file_had_v1_ha_proto_rawDescGZIP(), []int{44}
+}
+
+func (x *DrainRequest) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *DrainRequest) GetBy() string {
+	if x != nil {
+		return x.By
+	}
+	return ""
+}
+
+func (x *DrainRequest) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+type DrainResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Index         uint64                 `protobuf:"varint,1,opt,name=index,proto3" json:"index,omitempty"`
+	Owns          bool                   `protobuf:"varint,2,opt,name=owns,proto3" json:"owns,omitempty"` // it does, and will move
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DrainResponse) Reset() {
+	*x = DrainResponse{}
+	mi := &file_had_v1_ha_proto_msgTypes[45]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DrainResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DrainResponse) ProtoMessage() {}
+
+func (x *DrainResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_had_v1_ha_proto_msgTypes[45]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DrainResponse.ProtoReflect.Descriptor instead.
+func (*DrainResponse) Descriptor() ([]byte, []int) {
+	return file_had_v1_ha_proto_rawDescGZIP(), []int{45}
+}
+
+func (x *DrainResponse) GetIndex() uint64 {
+	if x != nil {
+		return x.Index
+	}
+	return 0
+}
+
+func (x *DrainResponse) GetOwns() bool {
+	if x != nil {
+		return x.Owns
+	}
+	return false
+}
+
+type UndrainRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Node          string                 `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
+	By            string                 `protobuf:"bytes,2,opt,name=by,proto3" json:"by,omitempty"`
+	Reason        string                 `protobuf:"bytes,3,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UndrainRequest) Reset() {
+	*x = UndrainRequest{}
+	mi := &file_had_v1_ha_proto_msgTypes[46]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UndrainRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UndrainRequest) ProtoMessage() {}
+
+func (x *UndrainRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_had_v1_ha_proto_msgTypes[46]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UndrainRequest.ProtoReflect.Descriptor instead.
+func (*UndrainRequest) Descriptor() ([]byte, []int) {
+	return file_had_v1_ha_proto_rawDescGZIP(), []int{46}
+}
+
+func (x *UndrainRequest) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *UndrainRequest) GetBy() string {
+	if x != nil {
+		return x.By
+	}
+	return ""
+}
+
+func (x *UndrainRequest) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+type UndrainResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Index         uint64                 `protobuf:"varint,1,opt,name=index,proto3" json:"index,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UndrainResponse) Reset() {
+	*x = UndrainResponse{}
+	mi := &file_had_v1_ha_proto_msgTypes[47]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UndrainResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UndrainResponse) ProtoMessage() {}
+
+func (x *UndrainResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_had_v1_ha_proto_msgTypes[47]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UndrainResponse.ProtoReflect.Descriptor instead.
+func (*UndrainResponse) Descriptor() ([]byte, []int) {
+	return file_had_v1_ha_proto_rawDescGZIP(), []int{47}
+}
+
+func (x *UndrainResponse) GetIndex() uint64 {
+	if x != nil {
+		return x.Index
+	}
+	return 0
+}
+
+type ResumeRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	By            string                 `protobuf:"bytes,1,opt,name=by,proto3" json:"by,omitempty"`
+	Reason        string                 `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ResumeRequest) Reset() {
+	*x = ResumeRequest{}
+	mi := &file_had_v1_ha_proto_msgTypes[48]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ResumeRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ResumeRequest) ProtoMessage() {}
+
+func (x *ResumeRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_had_v1_ha_proto_msgTypes[48]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ResumeRequest.ProtoReflect.Descriptor instead.
+func (*ResumeRequest) Descriptor() ([]byte, []int) {
+	return file_had_v1_ha_proto_rawDescGZIP(), []int{48}
+}
+
+func (x *ResumeRequest) GetBy() string {
+	if x != nil {
+		return x.By
+	}
+	return ""
+}
+
+func (x *ResumeRequest) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+type ResumeResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Index         uint64                 `protobuf:"varint,1,opt,name=index,proto3" json:"index,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ResumeResponse) Reset() {
+	*x = ResumeResponse{}
+	mi := &file_had_v1_ha_proto_msgTypes[49]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ResumeResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ResumeResponse) ProtoMessage() {}
+
+func (x *ResumeResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_had_v1_ha_proto_msgTypes[49]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ResumeResponse.ProtoReflect.Descriptor instead.
+func (*ResumeResponse) Descriptor() ([]byte, []int) {
+	return file_had_v1_ha_proto_rawDescGZIP(), []int{49}
+}
+
+func (x *ResumeResponse) GetIndex() uint64 {
+	if x != nil {
+		return x.Index
+	}
+	return 0
+}
+
 var File_had_v1_ha_proto protoreflect.FileDescriptor
 
 const file_had_v1_ha_proto_rawDesc = "" +
 	"\n" +
 	"\x0fhad/v1/ha.proto\x12\x06had.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x15had/v1/diagnose.proto\x1a\x10had/v1/log.proto\x1a\x11had/v1/peer.proto\x1a\x12had/v1/state.proto\x1a\x11had/v1/sync.proto\"\x0f\n" +
-	"\rStatusRequest\"\xe5\x04\n" +
+	"\rStatusRequest\"\xcb\x05\n" +
 	"\x0eStatusResponse\x12\x18\n" +
 	"\acluster\x18\x01 \x01(\tR\acluster\x12\x1d\n" +
 	"\n" +
@@ -3033,7 +3609,10 @@ const file_had_v1_ha_proto_rawDesc = "" +
 	"\tunsecured\x18\r \x03(\v2\x11.had.v1.UnsecuredR\tunsecured\x12,\n" +
 	"\x06notify\x18\x0e \x03(\v2\x14.had.v1.NotifyStatusR\x06notify\x12)\n" +
 	"\x05syncs\x18\x13 \x03(\v2\x13.had.v1.SyncSummaryR\x05syncs\x12,\n" +
-	"\x06tokens\x18\x12 \x03(\v2\x14.had.v1.TokenSummaryR\x06tokens\"\x97\x02\n" +
+	"\x06tokens\x18\x12 \x03(\v2\x14.had.v1.TokenSummaryR\x06tokens\x12&\n" +
+	"\x06frozen\x18\x0f \x01(\v2\x0e.had.v1.FrozenR\x06frozen\x12 \n" +
+	"\x04held\x18\x10 \x01(\v2\f.had.v1.HeldR\x04held\x12\x1a\n" +
+	"\bfailback\x18\x11 \x01(\tR\bfailback\"\x97\x02\n" +
 	"\fTokenSummary\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1a\n" +
 	"\blocation\x18\x02 \x01(\tR\blocation\x12\x1e\n" +
@@ -3093,7 +3672,7 @@ const file_had_v1_ha_proto_rawDesc = "" +
 	"\x0fSTATE_RELEASING\x10\x04\x12\x11\n" +
 	"\rSTATE_WAITING\x10\x05\x12\x11\n" +
 	"\rSTATE_UNOWNED\x10\x06\x12\x11\n" +
-	"\rSTATE_UNKNOWN\x10\a\"\xa8\x04\n" +
+	"\rSTATE_UNKNOWN\x10\a\"\xfe\x04\n" +
 	"\n" +
 	"NodeStatus\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
@@ -3113,7 +3692,9 @@ const file_had_v1_ha_proto_rawDesc = "" +
 	"\x0fpending_reports\x18\r \x01(\rR\x0ependingReports\x12\x1a\n" +
 	"\bproblems\x18\x0e \x03(\tR\bproblems\x12%\n" +
 	"\x0epolicy_version\x18\x0f \x01(\x04R\rpolicyVersion\x12\x16\n" +
-	"\x06layers\x18\x10 \x03(\tR\x06layers\x12(\n" +
+	"\x06layers\x18\x10 \x03(\tR\x06layers\x12+\n" +
+	"\x06checks\x18\x12 \x03(\v2\x13.had.v1.CheckStatusR\x06checks\x12'\n" +
+	"\adrained\x18\x13 \x01(\v2\r.had.v1.DrainR\adrained\x12(\n" +
 	"\x05syncs\x18\x15 \x03(\v2\x12.had.v1.SyncStatusR\x05syncs\x12+\n" +
 	"\x06tokens\x18\x14 \x01(\v2\x13.had.v1.TokenHealthR\x06tokens\"\xf8\x01\n" +
 	"\rPolicySummary\x12\x18\n" +
@@ -3140,12 +3721,13 @@ const file_had_v1_ha_proto_rawDesc = "" +
 	"\x0eevents_dropped\x18\x03 \x01(\x04R\reventsDropped\"\x0e\n" +
 	"\fWatchRequest\"?\n" +
 	"\rWatchResponse\x12.\n" +
-	"\x06status\x18\x01 \x01(\v2\x16.had.v1.StatusResponseR\x06status\"k\n" +
+	"\x06status\x18\x01 \x01(\v2\x16.had.v1.StatusResponseR\x06status\"\x89\x01\n" +
 	"\vMoveRequest\x12\x16\n" +
 	"\x06target\x18\x01 \x01(\tR\x06target\x12\x16\n" +
 	"\x06reason\x18\x02 \x01(\tR\x06reason\x12\x0e\n" +
 	"\x02by\x18\x03 \x01(\tR\x02by\x12\x1c\n" +
-	"\toperation\x18\x04 \x01(\tR\toperation\"\x8d\x01\n" +
+	"\toperation\x18\x04 \x01(\tR\toperation\x12\x1c\n" +
+	"\tpreferred\x18\x05 \x01(\bR\tpreferred\"\x8d\x01\n" +
 	"\fMoveResponse\x12\x1c\n" +
 	"\toperation\x18\x01 \x01(\tR\toperation\x12\x12\n" +
 	"\x04from\x18\x02 \x01(\tR\x04from\x12\x16\n" +
@@ -3260,13 +3842,49 @@ const file_had_v1_ha_proto_rawDesc = "" +
 	"\aversion\x18\x01 \x01(\tR\aversion\x12\x16\n" +
 	"\x06commit\x18\x02 \x01(\tR\x06commit\x12\x0e\n" +
 	"\x02go\x18\x03 \x01(\tR\x02go\x12\x12\n" +
-	"\x04node\x18\x04 \x01(\tR\x04node2\x87\v\n" +
+	"\x04node\x18\x04 \x01(\tR\x04node\"l\n" +
+	"\rFreezeRequest\x12\x15\n" +
+	"\x06for_ns\x18\x01 \x01(\x03R\x05forNs\x12\x0e\n" +
+	"\x02by\x18\x02 \x01(\tR\x02by\x12\x16\n" +
+	"\x06reason\x18\x03 \x01(\tR\x06reason\x12\x1c\n" +
+	"\toperation\x18\x04 \x01(\tR\toperation\"X\n" +
+	"\x0eFreezeResponse\x12\x14\n" +
+	"\x05index\x18\x01 \x01(\x04R\x05index\x120\n" +
+	"\x05until\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x05until\"9\n" +
+	"\x0fUnfreezeRequest\x12\x0e\n" +
+	"\x02by\x18\x01 \x01(\tR\x02by\x12\x16\n" +
+	"\x06reason\x18\x02 \x01(\tR\x06reason\"(\n" +
+	"\x10UnfreezeResponse\x12\x14\n" +
+	"\x05index\x18\x01 \x01(\x04R\x05index\"J\n" +
+	"\fDrainRequest\x12\x12\n" +
+	"\x04node\x18\x01 \x01(\tR\x04node\x12\x0e\n" +
+	"\x02by\x18\x02 \x01(\tR\x02by\x12\x16\n" +
+	"\x06reason\x18\x03 \x01(\tR\x06reason\"9\n" +
+	"\rDrainResponse\x12\x14\n" +
+	"\x05index\x18\x01 \x01(\x04R\x05index\x12\x12\n" +
+	"\x04owns\x18\x02 \x01(\bR\x04owns\"L\n" +
+	"\x0eUndrainRequest\x12\x12\n" +
+	"\x04node\x18\x01 \x01(\tR\x04node\x12\x0e\n" +
+	"\x02by\x18\x02 \x01(\tR\x02by\x12\x16\n" +
+	"\x06reason\x18\x03 \x01(\tR\x06reason\"'\n" +
+	"\x0fUndrainResponse\x12\x14\n" +
+	"\x05index\x18\x01 \x01(\x04R\x05index\"7\n" +
+	"\rResumeRequest\x12\x0e\n" +
+	"\x02by\x18\x01 \x01(\tR\x02by\x12\x16\n" +
+	"\x06reason\x18\x02 \x01(\tR\x06reason\"&\n" +
+	"\x0eResumeResponse\x12\x14\n" +
+	"\x05index\x18\x01 \x01(\x04R\x05index2\xaa\r\n" +
 	"\x02HA\x127\n" +
 	"\x06Status\x12\x15.had.v1.StatusRequest\x1a\x16.had.v1.StatusResponse\x12<\n" +
 	"\aHistory\x12\x16.had.v1.HistoryRequest\x1a\x17.had.v1.HistoryResponse0\x01\x126\n" +
 	"\x05Watch\x12\x14.had.v1.WatchRequest\x1a\x15.had.v1.WatchResponse0\x01\x121\n" +
 	"\x04Move\x12\x13.had.v1.MoveRequest\x1a\x14.had.v1.MoveResponse\x12I\n" +
-	"\fConfirmFence\x12\x1b.had.v1.ConfirmFenceRequest\x1a\x1c.had.v1.ConfirmFenceResponse\x12:\n" +
+	"\fConfirmFence\x12\x1b.had.v1.ConfirmFenceRequest\x1a\x1c.had.v1.ConfirmFenceResponse\x127\n" +
+	"\x06Freeze\x12\x15.had.v1.FreezeRequest\x1a\x16.had.v1.FreezeResponse\x12=\n" +
+	"\bUnfreeze\x12\x17.had.v1.UnfreezeRequest\x1a\x18.had.v1.UnfreezeResponse\x124\n" +
+	"\x05Drain\x12\x14.had.v1.DrainRequest\x1a\x15.had.v1.DrainResponse\x12:\n" +
+	"\aUndrain\x12\x16.had.v1.UndrainRequest\x1a\x17.had.v1.UndrainResponse\x127\n" +
+	"\x06Resume\x12\x15.had.v1.ResumeRequest\x1a\x16.had.v1.ResumeResponse\x12:\n" +
 	"\aSyncRun\x12\x16.had.v1.SyncRunRequest\x1a\x17.had.v1.SyncRunResponse\x12C\n" +
 	"\n" +
 	"SyncResume\x12\x19.had.v1.SyncResumeRequest\x1a\x1a.had.v1.SyncResumeResponse\x12O\n" +
@@ -3301,7 +3919,7 @@ func file_had_v1_ha_proto_rawDescGZIP() []byte {
 }
 
 var file_had_v1_ha_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_had_v1_ha_proto_msgTypes = make([]protoimpl.MessageInfo, 40)
+var file_had_v1_ha_proto_msgTypes = make([]protoimpl.MessageInfo, 50)
 var file_had_v1_ha_proto_goTypes = []any{
 	(Ownership_State)(0),           // 0: had.v1.Ownership.State
 	(Diagnostic_Severity)(0),       // 1: had.v1.Diagnostic.Severity
@@ -3345,110 +3963,139 @@ var file_had_v1_ha_proto_goTypes = []any{
 	(*TimingResponse)(nil),         // 39: had.v1.TimingResponse
 	(*VersionRequest)(nil),         // 40: had.v1.VersionRequest
 	(*VersionResponse)(nil),        // 41: had.v1.VersionResponse
-	(*timestamppb.Timestamp)(nil),  // 42: google.protobuf.Timestamp
-	(*SyncSummary)(nil),            // 43: had.v1.SyncSummary
-	(*HeldVolume)(nil),             // 44: had.v1.HeldVolume
-	(*HeldAddress)(nil),            // 45: had.v1.HeldAddress
-	(*SyncStatus)(nil),             // 46: had.v1.SyncStatus
-	(*TokenHealth)(nil),            // 47: had.v1.TokenHealth
-	(*Event)(nil),                  // 48: had.v1.Event
-	(*Policy)(nil),                 // 49: had.v1.Policy
-	(*SyncRunRequest)(nil),         // 50: had.v1.SyncRunRequest
-	(*SyncResumeRequest)(nil),      // 51: had.v1.SyncResumeRequest
-	(*WhyNotRequest)(nil),          // 52: had.v1.WhyNotRequest
-	(*PreflightRequest)(nil),       // 53: had.v1.PreflightRequest
-	(*HookListRequest)(nil),        // 54: had.v1.HookListRequest
-	(*HookRunRequest)(nil),         // 55: had.v1.HookRunRequest
-	(*LogLevelRequest)(nil),        // 56: had.v1.LogLevelRequest
-	(*SyncRunResponse)(nil),        // 57: had.v1.SyncRunResponse
-	(*SyncResumeResponse)(nil),     // 58: had.v1.SyncResumeResponse
-	(*WhyNotResponse)(nil),         // 59: had.v1.WhyNotResponse
-	(*PreflightResponse)(nil),      // 60: had.v1.PreflightResponse
-	(*HookListResponse)(nil),       // 61: had.v1.HookListResponse
-	(*HookRunResponse)(nil),        // 62: had.v1.HookRunResponse
-	(*LogLevelResponse)(nil),       // 63: had.v1.LogLevelResponse
+	(*FreezeRequest)(nil),          // 42: had.v1.FreezeRequest
+	(*FreezeResponse)(nil),         // 43: had.v1.FreezeResponse
+	(*UnfreezeRequest)(nil),        // 44: had.v1.UnfreezeRequest
+	(*UnfreezeResponse)(nil),       // 45: had.v1.UnfreezeResponse
+	(*DrainRequest)(nil),           // 46: had.v1.DrainRequest
+	(*DrainResponse)(nil),          // 47: had.v1.DrainResponse
+	(*UndrainRequest)(nil),         // 48: had.v1.UndrainRequest
+	(*UndrainResponse)(nil),        // 49: had.v1.UndrainResponse
+	(*ResumeRequest)(nil),          // 50: had.v1.ResumeRequest
+	(*ResumeResponse)(nil),         // 51: had.v1.ResumeResponse
+	(*timestamppb.Timestamp)(nil),  // 52: google.protobuf.Timestamp
+	(*SyncSummary)(nil),            // 53: had.v1.SyncSummary
+	(*Frozen)(nil),                 // 54: had.v1.Frozen
+	(*Held)(nil),                   // 55: had.v1.Held
+	(*HeldVolume)(nil),             // 56: had.v1.HeldVolume
+	(*HeldAddress)(nil),            // 57: had.v1.HeldAddress
+	(*CheckStatus)(nil),            // 58: had.v1.CheckStatus
+	(*Drain)(nil),                  // 59: had.v1.Drain
+	(*SyncStatus)(nil),             // 60: had.v1.SyncStatus
+	(*TokenHealth)(nil),            // 61: had.v1.TokenHealth
+	(*Event)(nil),                  // 62: had.v1.Event
+	(*Policy)(nil),                 // 63: had.v1.Policy
+	(*SyncRunRequest)(nil),         // 64: had.v1.SyncRunRequest
+	(*SyncResumeRequest)(nil),      // 65: had.v1.SyncResumeRequest
+	(*WhyNotRequest)(nil),          // 66: had.v1.WhyNotRequest
+	(*PreflightRequest)(nil),       // 67: had.v1.PreflightRequest
+	(*HookListRequest)(nil),        // 68: had.v1.HookListRequest
+	(*HookRunRequest)(nil),         // 69: had.v1.HookRunRequest
+	(*LogLevelRequest)(nil),        // 70: had.v1.LogLevelRequest
+	(*SyncRunResponse)(nil),        // 71: had.v1.SyncRunResponse
+	(*SyncResumeResponse)(nil),     // 72: had.v1.SyncResumeResponse
+	(*WhyNotResponse)(nil),         // 73: had.v1.WhyNotResponse
+	(*PreflightResponse)(nil),      // 74: had.v1.PreflightResponse
+	(*HookListResponse)(nil),       // 75: had.v1.HookListResponse
+	(*HookRunResponse)(nil),        // 76: had.v1.HookRunResponse
+	(*LogLevelResponse)(nil),       // 77: had.v1.LogLevelResponse
 }
 var file_had_v1_ha_proto_depIdxs = []int32{
 	7,  // 0: had.v1.StatusResponse.freshness:type_name -> had.v1.Freshness
 	8,  // 1: had.v1.StatusResponse.ownership:type_name -> had.v1.Ownership
 	9,  // 2: had.v1.StatusResponse.nodes:type_name -> had.v1.NodeStatus
 	10, // 3: had.v1.StatusResponse.policy:type_name -> had.v1.PolicySummary
-	42, // 4: had.v1.StatusResponse.at:type_name -> google.protobuf.Timestamp
+	52, // 4: had.v1.StatusResponse.at:type_name -> google.protobuf.Timestamp
 	6,  // 5: had.v1.StatusResponse.unsecured:type_name -> had.v1.Unsecured
 	5,  // 6: had.v1.StatusResponse.notify:type_name -> had.v1.NotifyStatus
-	43, // 7: had.v1.StatusResponse.syncs:type_name -> had.v1.SyncSummary
+	53, // 7: had.v1.StatusResponse.syncs:type_name -> had.v1.SyncSummary
 	4,  // 8: had.v1.StatusResponse.tokens:type_name -> had.v1.TokenSummary
-	42, // 9: had.v1.TokenSummary.at:type_name -> google.protobuf.Timestamp
-	42, // 10: had.v1.NotifyStatus.sent_at:type_name -> google.protobuf.Timestamp
-	42, // 11: had.v1.NotifyStatus.failing_since:type_name -> google.protobuf.Timestamp
-	42, // 12: had.v1.NotifyStatus.next_try:type_name -> google.protobuf.Timestamp
-	44, // 13: had.v1.Unsecured.volumes:type_name -> had.v1.HeldVolume
-	0,  // 14: had.v1.Ownership.state:type_name -> had.v1.Ownership.State
-	42, // 15: had.v1.Ownership.since:type_name -> google.protobuf.Timestamp
-	45, // 16: had.v1.Ownership.addresses:type_name -> had.v1.HeldAddress
-	44, // 17: had.v1.Ownership.volumes:type_name -> had.v1.HeldVolume
-	46, // 18: had.v1.NodeStatus.syncs:type_name -> had.v1.SyncStatus
-	47, // 19: had.v1.NodeStatus.tokens:type_name -> had.v1.TokenHealth
-	42, // 20: had.v1.PolicySummary.at:type_name -> google.protobuf.Timestamp
-	11, // 21: had.v1.PolicySummary.vips:type_name -> had.v1.VipSummary
-	44, // 22: had.v1.PolicySummary.volumes:type_name -> had.v1.HeldVolume
-	48, // 23: had.v1.HistoryResponse.events:type_name -> had.v1.Event
-	3,  // 24: had.v1.WatchResponse.status:type_name -> had.v1.StatusResponse
-	22, // 25: had.v1.NotifyTestResponse.results:type_name -> had.v1.NotifyTestResult
-	25, // 26: had.v1.PolicyValidateResponse.diagnostics:type_name -> had.v1.Diagnostic
-	1,  // 27: had.v1.Diagnostic.severity:type_name -> had.v1.Diagnostic.Severity
-	25, // 28: had.v1.PolicyApplyResponse.diagnostics:type_name -> had.v1.Diagnostic
-	49, // 29: had.v1.PolicyShowResponse.policy:type_name -> had.v1.Policy
-	4,  // 30: had.v1.TokenShowResponse.tokens:type_name -> had.v1.TokenSummary
-	2,  // 31: had.v1.HA.Status:input_type -> had.v1.StatusRequest
-	12, // 32: had.v1.HA.History:input_type -> had.v1.HistoryRequest
-	14, // 33: had.v1.HA.Watch:input_type -> had.v1.WatchRequest
-	16, // 34: had.v1.HA.Move:input_type -> had.v1.MoveRequest
-	18, // 35: had.v1.HA.ConfirmFence:input_type -> had.v1.ConfirmFenceRequest
-	50, // 36: had.v1.HA.SyncRun:input_type -> had.v1.SyncRunRequest
-	51, // 37: had.v1.HA.SyncResume:input_type -> had.v1.SyncResumeRequest
-	23, // 38: had.v1.HA.PolicyValidate:input_type -> had.v1.PolicyValidateRequest
-	26, // 39: had.v1.HA.PolicyApply:input_type -> had.v1.PolicyApplyRequest
-	28, // 40: had.v1.HA.PolicyShow:input_type -> had.v1.PolicyShowRequest
-	30, // 41: had.v1.HA.TokenShow:input_type -> had.v1.TokenShowRequest
-	32, // 42: had.v1.HA.TokenSet:input_type -> had.v1.TokenSetRequest
-	34, // 43: had.v1.HA.TokenForget:input_type -> had.v1.TokenForgetRequest
-	36, // 44: had.v1.HA.TokenKey:input_type -> had.v1.TokenKeyRequest
-	20, // 45: had.v1.HA.NotifyTest:input_type -> had.v1.NotifyTestRequest
-	38, // 46: had.v1.HA.Timing:input_type -> had.v1.TimingRequest
-	40, // 47: had.v1.HA.Version:input_type -> had.v1.VersionRequest
-	52, // 48: had.v1.HA.WhyNot:input_type -> had.v1.WhyNotRequest
-	53, // 49: had.v1.HA.Preflight:input_type -> had.v1.PreflightRequest
-	54, // 50: had.v1.HA.HookList:input_type -> had.v1.HookListRequest
-	55, // 51: had.v1.HA.HookRun:input_type -> had.v1.HookRunRequest
-	56, // 52: had.v1.HA.LogLevel:input_type -> had.v1.LogLevelRequest
-	3,  // 53: had.v1.HA.Status:output_type -> had.v1.StatusResponse
-	13, // 54: had.v1.HA.History:output_type -> had.v1.HistoryResponse
-	15, // 55: had.v1.HA.Watch:output_type -> had.v1.WatchResponse
-	17, // 56: had.v1.HA.Move:output_type -> had.v1.MoveResponse
-	19, // 57: had.v1.HA.ConfirmFence:output_type -> had.v1.ConfirmFenceResponse
-	57, // 58: had.v1.HA.SyncRun:output_type -> had.v1.SyncRunResponse
-	58, // 59: had.v1.HA.SyncResume:output_type -> had.v1.SyncResumeResponse
-	24, // 60: had.v1.HA.PolicyValidate:output_type -> had.v1.PolicyValidateResponse
-	27, // 61: had.v1.HA.PolicyApply:output_type -> had.v1.PolicyApplyResponse
-	29, // 62: had.v1.HA.PolicyShow:output_type -> had.v1.PolicyShowResponse
-	31, // 63: had.v1.HA.TokenShow:output_type -> had.v1.TokenShowResponse
-	33, // 64: had.v1.HA.TokenSet:output_type -> had.v1.TokenSetResponse
-	35, // 65: had.v1.HA.TokenForget:output_type -> had.v1.TokenForgetResponse
-	37, // 66: had.v1.HA.TokenKey:output_type -> had.v1.TokenKeyResponse
-	21, // 67: had.v1.HA.NotifyTest:output_type -> had.v1.NotifyTestResponse
-	39, // 68: had.v1.HA.Timing:output_type -> had.v1.TimingResponse
-	41, // 69: had.v1.HA.Version:output_type -> had.v1.VersionResponse
-	59, // 70: had.v1.HA.WhyNot:output_type -> had.v1.WhyNotResponse
-	60, // 71: had.v1.HA.Preflight:output_type -> had.v1.PreflightResponse
-	61, // 72: had.v1.HA.HookList:output_type -> had.v1.HookListResponse
-	62, // 73: had.v1.HA.HookRun:output_type -> had.v1.HookRunResponse
-	63, // 74: had.v1.HA.LogLevel:output_type -> had.v1.LogLevelResponse
-	53, // [53:75] is the sub-list for method output_type
-	31, // [31:53] is the sub-list for method input_type
-	31, // [31:31] is the sub-list for extension type_name
-	31, // [31:31] is the sub-list for extension extendee
-	0,  // [0:31] is the sub-list for field type_name
+	54, // 9: had.v1.StatusResponse.frozen:type_name -> had.v1.Frozen
+	55, // 10: had.v1.StatusResponse.held:type_name -> had.v1.Held
+	52, // 11: had.v1.TokenSummary.at:type_name -> google.protobuf.Timestamp
+	52, // 12: had.v1.NotifyStatus.sent_at:type_name -> google.protobuf.Timestamp
+	52, // 13: had.v1.NotifyStatus.failing_since:type_name -> google.protobuf.Timestamp
+	52, // 14: had.v1.NotifyStatus.next_try:type_name -> google.protobuf.Timestamp
+	56, // 15: had.v1.Unsecured.volumes:type_name -> had.v1.HeldVolume
+	0,  // 16: had.v1.Ownership.state:type_name -> had.v1.Ownership.State
+	52, // 17: had.v1.Ownership.since:type_name -> google.protobuf.Timestamp
+	57, // 18: had.v1.Ownership.addresses:type_name -> had.v1.HeldAddress
+	56, // 19: had.v1.Ownership.volumes:type_name -> had.v1.HeldVolume
+	58, // 20: had.v1.NodeStatus.checks:type_name -> had.v1.CheckStatus
+	59, // 21: had.v1.NodeStatus.drained:type_name -> had.v1.Drain
+	60, // 22: had.v1.NodeStatus.syncs:type_name -> had.v1.SyncStatus
+	61, // 23: had.v1.NodeStatus.tokens:type_name -> had.v1.TokenHealth
+	52, // 24: had.v1.PolicySummary.at:type_name -> google.protobuf.Timestamp
+	11, // 25: had.v1.PolicySummary.vips:type_name -> had.v1.VipSummary
+	56, // 26: had.v1.PolicySummary.volumes:type_name -> had.v1.HeldVolume
+	62, // 27: had.v1.HistoryResponse.events:type_name -> had.v1.Event
+	3,  // 28: had.v1.WatchResponse.status:type_name -> had.v1.StatusResponse
+	22, // 29: had.v1.NotifyTestResponse.results:type_name -> had.v1.NotifyTestResult
+	25, // 30: had.v1.PolicyValidateResponse.diagnostics:type_name -> had.v1.Diagnostic
+	1,  // 31: had.v1.Diagnostic.severity:type_name -> had.v1.Diagnostic.Severity
+	25, // 32: had.v1.PolicyApplyResponse.diagnostics:type_name -> had.v1.Diagnostic
+	63, // 33: had.v1.PolicyShowResponse.policy:type_name -> had.v1.Policy
+	4,  // 34: had.v1.TokenShowResponse.tokens:type_name -> had.v1.TokenSummary
+	52, // 35: had.v1.FreezeResponse.until:type_name -> google.protobuf.Timestamp
+	2,  // 36: had.v1.HA.Status:input_type -> had.v1.StatusRequest
+	12, // 37: had.v1.HA.History:input_type -> had.v1.HistoryRequest
+	14, // 38: had.v1.HA.Watch:input_type -> had.v1.WatchRequest
+	16, // 39: had.v1.HA.Move:input_type -> had.v1.MoveRequest
+	18, // 40: had.v1.HA.ConfirmFence:input_type -> had.v1.ConfirmFenceRequest
+	42, // 41: had.v1.HA.Freeze:input_type -> had.v1.FreezeRequest
+	44, // 42: had.v1.HA.Unfreeze:input_type -> had.v1.UnfreezeRequest
+	46, // 43: had.v1.HA.Drain:input_type -> had.v1.DrainRequest
+	48, // 44: had.v1.HA.Undrain:input_type -> had.v1.UndrainRequest
+	50, // 45: had.v1.HA.Resume:input_type -> had.v1.ResumeRequest
+	64, // 46: had.v1.HA.SyncRun:input_type -> had.v1.SyncRunRequest
+	65, // 47: had.v1.HA.SyncResume:input_type -> had.v1.SyncResumeRequest
+	23, // 48: had.v1.HA.PolicyValidate:input_type -> had.v1.PolicyValidateRequest
+	26, // 49: had.v1.HA.PolicyApply:input_type -> had.v1.PolicyApplyRequest
+	28, // 50: had.v1.HA.PolicyShow:input_type -> had.v1.PolicyShowRequest
+	30, // 51: had.v1.HA.TokenShow:input_type -> had.v1.TokenShowRequest
+	32, // 52: had.v1.HA.TokenSet:input_type -> had.v1.TokenSetRequest
+	34, // 53: had.v1.HA.TokenForget:input_type -> had.v1.TokenForgetRequest
+	36, // 54: had.v1.HA.TokenKey:input_type -> had.v1.TokenKeyRequest
+	20, // 55: had.v1.HA.NotifyTest:input_type -> had.v1.NotifyTestRequest
+	38, // 56: had.v1.HA.Timing:input_type -> had.v1.TimingRequest
+	40, // 57: had.v1.HA.Version:input_type -> had.v1.VersionRequest
+	66, // 58: had.v1.HA.WhyNot:input_type -> had.v1.WhyNotRequest
+	67, // 59: had.v1.HA.Preflight:input_type -> had.v1.PreflightRequest
+	68, // 60: had.v1.HA.HookList:input_type -> had.v1.HookListRequest
+	69, // 61: had.v1.HA.HookRun:input_type -> had.v1.HookRunRequest
+	70, // 62: had.v1.HA.LogLevel:input_type -> had.v1.LogLevelRequest
+	3,  // 63: had.v1.HA.Status:output_type -> had.v1.StatusResponse
+	13, // 64: had.v1.HA.History:output_type -> had.v1.HistoryResponse
+	15, // 65: had.v1.HA.Watch:output_type -> had.v1.WatchResponse
+	17, // 66: had.v1.HA.Move:output_type -> had.v1.MoveResponse
+	19, // 67: had.v1.HA.ConfirmFence:output_type -> had.v1.ConfirmFenceResponse
+	43, // 68: had.v1.HA.Freeze:output_type -> had.v1.FreezeResponse
+	45, // 69: had.v1.HA.Unfreeze:output_type -> had.v1.UnfreezeResponse
+	47, // 70: had.v1.HA.Drain:output_type -> had.v1.DrainResponse
+	49, // 71: had.v1.HA.Undrain:output_type -> had.v1.UndrainResponse
+	51, // 72: had.v1.HA.Resume:output_type -> had.v1.ResumeResponse
+	71, // 73: had.v1.HA.SyncRun:output_type -> had.v1.SyncRunResponse
+	72, // 74: had.v1.HA.SyncResume:output_type -> had.v1.SyncResumeResponse
+	24, // 75: had.v1.HA.PolicyValidate:output_type -> had.v1.PolicyValidateResponse
+	27, // 76: had.v1.HA.PolicyApply:output_type -> had.v1.PolicyApplyResponse
+	29, // 77: had.v1.HA.PolicyShow:output_type -> had.v1.PolicyShowResponse
+	31, // 78: had.v1.HA.TokenShow:output_type -> had.v1.TokenShowResponse
+	33, // 79: had.v1.HA.TokenSet:output_type -> had.v1.TokenSetResponse
+	35, // 80: had.v1.HA.TokenForget:output_type -> had.v1.TokenForgetResponse
+	37, // 81: had.v1.HA.TokenKey:output_type -> had.v1.TokenKeyResponse
+	21, // 82: had.v1.HA.NotifyTest:output_type -> had.v1.NotifyTestResponse
+	39, // 83: had.v1.HA.Timing:output_type -> had.v1.TimingResponse
+	41, // 84: had.v1.HA.Version:output_type -> had.v1.VersionResponse
+	73, // 85: had.v1.HA.WhyNot:output_type -> had.v1.WhyNotResponse
+	74, // 86: had.v1.HA.Preflight:output_type -> had.v1.PreflightResponse
+	75, // 87: had.v1.HA.HookList:output_type -> had.v1.HookListResponse
+	76, // 88: had.v1.HA.HookRun:output_type -> had.v1.HookRunResponse
+	77, // 89: had.v1.HA.LogLevel:output_type -> had.v1.LogLevelResponse
+	63, // [63:90] is the sub-list for method output_type
+	36, // [36:63] is the sub-list for method input_type
+	36, // [36:36] is the sub-list for extension type_name
+	36, // [36:36] is the sub-list for extension extendee
+	0,  // [0:36] is the sub-list for field type_name
 }
 
 func init() { file_had_v1_ha_proto_init() }
@@ -3467,7 +4114,7 @@ func file_had_v1_ha_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_had_v1_ha_proto_rawDesc), len(file_had_v1_ha_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   40,
+			NumMessages:   50,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -24,6 +24,11 @@ const (
 	HA_Watch_FullMethodName          = "/had.v1.HA/Watch"
 	HA_Move_FullMethodName           = "/had.v1.HA/Move"
 	HA_ConfirmFence_FullMethodName   = "/had.v1.HA/ConfirmFence"
+	HA_Freeze_FullMethodName         = "/had.v1.HA/Freeze"
+	HA_Unfreeze_FullMethodName       = "/had.v1.HA/Unfreeze"
+	HA_Drain_FullMethodName          = "/had.v1.HA/Drain"
+	HA_Undrain_FullMethodName        = "/had.v1.HA/Undrain"
+	HA_Resume_FullMethodName         = "/had.v1.HA/Resume"
 	HA_SyncRun_FullMethodName        = "/had.v1.HA/SyncRun"
 	HA_SyncResume_FullMethodName     = "/had.v1.HA/SyncResume"
 	HA_PolicyValidate_FullMethodName = "/had.v1.HA/PolicyValidate"
@@ -66,6 +71,16 @@ type HAClient interface {
 	// volumes is off. It is refused unless that epoch and lease entry are what
 	// the operator was shown.
 	ConfirmFence(ctx context.Context, in *ConfirmFenceRequest, opts ...grpc.CallOption) (*ConfirmFenceResponse, error)
+	// Freeze keeps ownership where it is for a time; Unfreeze ends that early.
+	Freeze(ctx context.Context, in *FreezeRequest, opts ...grpc.CallOption) (*FreezeResponse, error)
+	Unfreeze(ctx context.Context, in *UnfreezeRequest, opts ...grpc.CallOption) (*UnfreezeResponse, error)
+	// Drain takes a node out of ownership. It is refused when the node owns and no
+	// other could. What it owns moves after the answer.
+	Drain(ctx context.Context, in *DrainRequest, opts ...grpc.CallOption) (*DrainResponse, error)
+	Undrain(ctx context.Context, in *UndrainRequest, opts ...grpc.CallOption) (*UndrainResponse, error)
+	// Resume ends what the policy's limits have begun: staying with the owner
+	// whatever its checks say.
+	Resume(ctx context.Context, in *ResumeRequest, opts ...grpc.CallOption) (*ResumeResponse, error)
 	// SyncRun runs a sync now, on the nodes that don't own, and answers when it has
 	// ended. A run goes on when the caller doesn't wait for it.
 	SyncRun(ctx context.Context, in *SyncRunRequest, opts ...grpc.CallOption) (*SyncRunResponse, error)
@@ -173,6 +188,56 @@ func (c *hAClient) ConfirmFence(ctx context.Context, in *ConfirmFenceRequest, op
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(ConfirmFenceResponse)
 	err := c.cc.Invoke(ctx, HA_ConfirmFence_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *hAClient) Freeze(ctx context.Context, in *FreezeRequest, opts ...grpc.CallOption) (*FreezeResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(FreezeResponse)
+	err := c.cc.Invoke(ctx, HA_Freeze_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *hAClient) Unfreeze(ctx context.Context, in *UnfreezeRequest, opts ...grpc.CallOption) (*UnfreezeResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(UnfreezeResponse)
+	err := c.cc.Invoke(ctx, HA_Unfreeze_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *hAClient) Drain(ctx context.Context, in *DrainRequest, opts ...grpc.CallOption) (*DrainResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(DrainResponse)
+	err := c.cc.Invoke(ctx, HA_Drain_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *hAClient) Undrain(ctx context.Context, in *UndrainRequest, opts ...grpc.CallOption) (*UndrainResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(UndrainResponse)
+	err := c.cc.Invoke(ctx, HA_Undrain_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *hAClient) Resume(ctx context.Context, in *ResumeRequest, opts ...grpc.CallOption) (*ResumeResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ResumeResponse)
+	err := c.cc.Invoke(ctx, HA_Resume_FullMethodName, in, out, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -372,6 +437,16 @@ type HAServer interface {
 	// volumes is off. It is refused unless that epoch and lease entry are what
 	// the operator was shown.
 	ConfirmFence(context.Context, *ConfirmFenceRequest) (*ConfirmFenceResponse, error)
+	// Freeze keeps ownership where it is for a time; Unfreeze ends that early.
+	Freeze(context.Context, *FreezeRequest) (*FreezeResponse, error)
+	Unfreeze(context.Context, *UnfreezeRequest) (*UnfreezeResponse, error)
+	// Drain takes a node out of ownership. It is refused when the node owns and no
+	// other could. What it owns moves after the answer.
+	Drain(context.Context, *DrainRequest) (*DrainResponse, error)
+	Undrain(context.Context, *UndrainRequest) (*UndrainResponse, error)
+	// Resume ends what the policy's limits have begun: staying with the owner
+	// whatever its checks say.
+	Resume(context.Context, *ResumeRequest) (*ResumeResponse, error)
 	// SyncRun runs a sync now, on the nodes that don't own, and answers when it has
 	// ended. A run goes on when the caller doesn't wait for it.
 	SyncRun(context.Context, *SyncRunRequest) (*SyncRunResponse, error)
@@ -431,6 +506,21 @@ func (UnimplementedHAServer) Move(context.Context, *MoveRequest) (*MoveResponse,
 }
 func (UnimplementedHAServer) ConfirmFence(context.Context, *ConfirmFenceRequest) (*ConfirmFenceResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ConfirmFence not implemented")
+}
+func (UnimplementedHAServer) Freeze(context.Context, *FreezeRequest) (*FreezeResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Freeze not implemented")
+}
+func (UnimplementedHAServer) Unfreeze(context.Context, *UnfreezeRequest) (*UnfreezeResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Unfreeze not implemented")
+}
+func (UnimplementedHAServer) Drain(context.Context, *DrainRequest) (*DrainResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Drain not implemented")
+}
+func (UnimplementedHAServer) Undrain(context.Context, *UndrainRequest) (*UndrainResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Undrain not implemented")
+}
+func (UnimplementedHAServer) Resume(context.Context, *ResumeRequest) (*ResumeResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Resume not implemented")
 }
 func (UnimplementedHAServer) SyncRun(context.Context, *SyncRunRequest) (*SyncRunResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method SyncRun not implemented")
@@ -576,6 +666,96 @@ func _HA_ConfirmFence_Handler(srv interface{}, ctx context.Context, dec func(int
 	}
 	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
 		return srv.(HAServer).ConfirmFence(ctx, req.(*ConfirmFenceRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _HA_Freeze_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(FreezeRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(HAServer).Freeze(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: HA_Freeze_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(HAServer).Freeze(ctx, req.(*FreezeRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _HA_Unfreeze_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(UnfreezeRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(HAServer).Unfreeze(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: HA_Unfreeze_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(HAServer).Unfreeze(ctx, req.(*UnfreezeRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _HA_Drain_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(DrainRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(HAServer).Drain(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: HA_Drain_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(HAServer).Drain(ctx, req.(*DrainRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _HA_Undrain_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(UndrainRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(HAServer).Undrain(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: HA_Undrain_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(HAServer).Undrain(ctx, req.(*UndrainRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _HA_Resume_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ResumeRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(HAServer).Resume(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: HA_Resume_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(HAServer).Resume(ctx, req.(*ResumeRequest))
 	}
 	return interceptor(ctx, in, info, handler)
 }
@@ -904,6 +1084,26 @@ var HA_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "ConfirmFence",
 			Handler:    _HA_ConfirmFence_Handler,
+		},
+		{
+			MethodName: "Freeze",
+			Handler:    _HA_Freeze_Handler,
+		},
+		{
+			MethodName: "Unfreeze",
+			Handler:    _HA_Unfreeze_Handler,
+		},
+		{
+			MethodName: "Drain",
+			Handler:    _HA_Drain_Handler,
+		},
+		{
+			MethodName: "Undrain",
+			Handler:    _HA_Undrain_Handler,
+		},
+		{
+			MethodName: "Resume",
+			Handler:    _HA_Resume_Handler,
 		},
 		{
 			MethodName: "SyncRun",

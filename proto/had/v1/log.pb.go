@@ -461,6 +461,12 @@ type Command struct {
 	//	*Command_TokenForget
 	//	*Command_NotifyClaim
 	//	*Command_NotifyMark
+	//	*Command_Freeze
+	//	*Command_Unfreeze
+	//	*Command_Drain
+	//	*Command_Undrain
+	//	*Command_Hold
+	//	*Command_Resume
 	Record        isCommand_Record `protobuf_oneof:"record"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -652,6 +658,60 @@ func (x *Command) GetNotifyMark() *NotifyMark {
 	return nil
 }
 
+func (x *Command) GetFreeze() *Freeze {
+	if x != nil {
+		if x, ok := x.Record.(*Command_Freeze); ok {
+			return x.Freeze
+		}
+	}
+	return nil
+}
+
+func (x *Command) GetUnfreeze() *Unfreeze {
+	if x != nil {
+		if x, ok := x.Record.(*Command_Unfreeze); ok {
+			return x.Unfreeze
+		}
+	}
+	return nil
+}
+
+func (x *Command) GetDrain() *Drain {
+	if x != nil {
+		if x, ok := x.Record.(*Command_Drain); ok {
+			return x.Drain
+		}
+	}
+	return nil
+}
+
+func (x *Command) GetUndrain() *Undrain {
+	if x != nil {
+		if x, ok := x.Record.(*Command_Undrain); ok {
+			return x.Undrain
+		}
+	}
+	return nil
+}
+
+func (x *Command) GetHold() *Hold {
+	if x != nil {
+		if x, ok := x.Record.(*Command_Hold); ok {
+			return x.Hold
+		}
+	}
+	return nil
+}
+
+func (x *Command) GetResume() *Resume {
+	if x != nil {
+		if x, ok := x.Record.(*Command_Resume); ok {
+			return x.Resume
+		}
+	}
+	return nil
+}
+
 type isCommand_Record interface {
 	isCommand_Record()
 }
@@ -716,6 +776,30 @@ type Command_NotifyMark struct {
 	NotifyMark *NotifyMark `protobuf:"bytes,21,opt,name=notify_mark,json=notifyMark,proto3,oneof"`
 }
 
+type Command_Freeze struct {
+	Freeze *Freeze `protobuf:"bytes,22,opt,name=freeze,proto3,oneof"`
+}
+
+type Command_Unfreeze struct {
+	Unfreeze *Unfreeze `protobuf:"bytes,23,opt,name=unfreeze,proto3,oneof"`
+}
+
+type Command_Drain struct {
+	Drain *Drain `protobuf:"bytes,24,opt,name=drain,proto3,oneof"`
+}
+
+type Command_Undrain struct {
+	Undrain *Undrain `protobuf:"bytes,25,opt,name=undrain,proto3,oneof"`
+}
+
+type Command_Hold struct {
+	Hold *Hold `protobuf:"bytes,26,opt,name=hold,proto3,oneof"`
+}
+
+type Command_Resume struct {
+	Resume *Resume `protobuf:"bytes,27,opt,name=resume,proto3,oneof"`
+}
+
 func (*Command_Birth) isCommand_Record() {}
 
 func (*Command_PolicyApply) isCommand_Record() {}
@@ -745,6 +829,18 @@ func (*Command_TokenForget) isCommand_Record() {}
 func (*Command_NotifyClaim) isCommand_Record() {}
 
 func (*Command_NotifyMark) isCommand_Record() {}
+
+func (*Command_Freeze) isCommand_Record() {}
+
+func (*Command_Unfreeze) isCommand_Record() {}
+
+func (*Command_Drain) isCommand_Record() {}
+
+func (*Command_Undrain) isCommand_Record() {}
+
+func (*Command_Hold) isCommand_Record() {}
+
+func (*Command_Resume) isCommand_Record() {}
 
 // Birth binds each node's name to the random ID its data folder holds. The
 // first leader commits it; every later one is refused.
@@ -1984,6 +2080,7 @@ type Report struct {
 	//	*Report_Released
 	//	*Report_FenceTry
 	//	*Report_Notice
+	//	*Report_CheckChange
 	//	*Report_SyncResult
 	Body          isReport_Body `protobuf_oneof:"body"`
 	unknownFields protoimpl.UnknownFields
@@ -2107,6 +2204,15 @@ func (x *Report) GetNotice() *Notice {
 	return nil
 }
 
+func (x *Report) GetCheckChange() *CheckChange {
+	if x != nil {
+		if x, ok := x.Body.(*Report_CheckChange); ok {
+			return x.CheckChange
+		}
+	}
+	return nil
+}
+
 func (x *Report) GetSyncResult() *SyncResult {
 	if x != nil {
 		if x, ok := x.Body.(*Report_SyncResult); ok {
@@ -2140,6 +2246,10 @@ type Report_Notice struct {
 	Notice *Notice `protobuf:"bytes,14,opt,name=notice,proto3,oneof"`
 }
 
+type Report_CheckChange struct {
+	CheckChange *CheckChange `protobuf:"bytes,15,opt,name=check_change,json=checkChange,proto3,oneof"`
+}
+
 type Report_SyncResult struct {
 	SyncResult *SyncResult `protobuf:"bytes,17,opt,name=sync_result,json=syncResult,proto3,oneof"`
 }
@@ -2153,6 +2263,8 @@ func (*Report_Released) isReport_Body() {}
 func (*Report_FenceTry) isReport_Body() {}
 
 func (*Report_Notice) isReport_Body() {}
+
+func (*Report_CheckChange) isReport_Body() {}
 
 func (*Report_SyncResult) isReport_Body() {}
 
@@ -2896,12 +3008,15 @@ func (x *HookResult) GetError() string {
 
 // MoveOrder asks the owner to hand over to a named node.
 type MoveOrder struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Operation     string                 `protobuf:"bytes,1,opt,name=operation,proto3" json:"operation,omitempty"`                   // drawn by the asker; shown when the outcome is unknown
-	FromEpoch     uint64                 `protobuf:"varint,2,opt,name=from_epoch,json=fromEpoch,proto3" json:"from_epoch,omitempty"` // refused when the owner has changed since
-	Target        string                 `protobuf:"bytes,3,opt,name=target,proto3" json:"target,omitempty"`
-	By            string                 `protobuf:"bytes,4,opt,name=by,proto3" json:"by,omitempty"`
-	Reason        string                 `protobuf:"bytes,5,opt,name=reason,proto3" json:"reason,omitempty"`
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Operation string                 `protobuf:"bytes,1,opt,name=operation,proto3" json:"operation,omitempty"`                   // drawn by the asker; shown when the outcome is unknown
+	FromEpoch uint64                 `protobuf:"varint,2,opt,name=from_epoch,json=fromEpoch,proto3" json:"from_epoch,omitempty"` // refused when the owner has changed since
+	Target    string                 `protobuf:"bytes,3,opt,name=target,proto3" json:"target,omitempty"`
+	By        string                 `protobuf:"bytes,4,opt,name=by,proto3" json:"by,omitempty"`
+	Reason    string                 `protobuf:"bytes,5,opt,name=reason,proto3" json:"reason,omitempty"`
+	// The checks that fail on the owner, if it moves for them. Such a move counts
+	// for the limits, and the target's failed turns aren't forgiven.
+	Checks        []string `protobuf:"bytes,6,rep,name=checks,proto3" json:"checks,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2971,6 +3086,13 @@ func (x *MoveOrder) GetReason() string {
 	return ""
 }
 
+func (x *MoveOrder) GetChecks() []string {
+	if x != nil {
+		return x.Checks
+	}
+	return nil
+}
+
 // MoveEnd closes a MoveOrder that did not end in the target's Acquire.
 type MoveEnd struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -3024,6 +3146,472 @@ func (x *MoveEnd) GetWhy() string {
 	return ""
 }
 
+// Freeze keeps ownership where it is: but for orders of a person, only the last
+// owner may acquire. It extends no lease. A later one replaces it.
+type Freeze struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The leader ends it when its wall clock says so, or once it has seen the
+	// record for all of for_ns by CLOCK_BOOTTIME: a wall clock that is set back
+	// must not make a freeze last for ever.
+	Until         *timestamppb.Timestamp `protobuf:"bytes,1,opt,name=until,proto3" json:"until,omitempty"`
+	ForNs         int64                  `protobuf:"varint,2,opt,name=for_ns,json=forNs,proto3" json:"for_ns,omitempty"` // above 0, at most 30 days
+	By            string                 `protobuf:"bytes,3,opt,name=by,proto3" json:"by,omitempty"`
+	Reason        string                 `protobuf:"bytes,4,opt,name=reason,proto3" json:"reason,omitempty"`
+	Operation     string                 `protobuf:"bytes,5,opt,name=operation,proto3" json:"operation,omitempty"` // drawn by the asker, so that a retry is the same request
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Freeze) Reset() {
+	*x = Freeze{}
+	mi := &file_had_v1_log_proto_msgTypes[29]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Freeze) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Freeze) ProtoMessage() {}
+
+func (x *Freeze) ProtoReflect() protoreflect.Message {
+	mi := &file_had_v1_log_proto_msgTypes[29]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Freeze.ProtoReflect.Descriptor instead.
+func (*Freeze) Descriptor() ([]byte, []int) {
+	return file_had_v1_log_proto_rawDescGZIP(), []int{29}
+}
+
+func (x *Freeze) GetUntil() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Until
+	}
+	return nil
+}
+
+func (x *Freeze) GetForNs() int64 {
+	if x != nil {
+		return x.ForNs
+	}
+	return 0
+}
+
+func (x *Freeze) GetBy() string {
+	if x != nil {
+		return x.By
+	}
+	return ""
+}
+
+func (x *Freeze) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *Freeze) GetOperation() string {
+	if x != nil {
+		return x.Operation
+	}
+	return ""
+}
+
+// Unfreeze ends a freeze.
+type Unfreeze struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Index         uint64                 `protobuf:"varint,1,opt,name=index,proto3" json:"index,omitempty"`     // of the Freeze; 0: whichever is in force. Another one is refused
+	Expired       bool                   `protobuf:"varint,2,opt,name=expired,proto3" json:"expired,omitempty"` // its time is over: the leader says so, nobody asked
+	By            string                 `protobuf:"bytes,3,opt,name=by,proto3" json:"by,omitempty"`
+	Reason        string                 `protobuf:"bytes,4,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Unfreeze) Reset() {
+	*x = Unfreeze{}
+	mi := &file_had_v1_log_proto_msgTypes[30]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Unfreeze) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Unfreeze) ProtoMessage() {}
+
+func (x *Unfreeze) ProtoReflect() protoreflect.Message {
+	mi := &file_had_v1_log_proto_msgTypes[30]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Unfreeze.ProtoReflect.Descriptor instead.
+func (*Unfreeze) Descriptor() ([]byte, []int) {
+	return file_had_v1_log_proto_rawDescGZIP(), []int{30}
+}
+
+func (x *Unfreeze) GetIndex() uint64 {
+	if x != nil {
+		return x.Index
+	}
+	return 0
+}
+
+func (x *Unfreeze) GetExpired() bool {
+	if x != nil {
+		return x.Expired
+	}
+	return false
+}
+
+func (x *Unfreeze) GetBy() string {
+	if x != nil {
+		return x.By
+	}
+	return ""
+}
+
+func (x *Unfreeze) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+// Drain takes a node out: it doesn't acquire, and moves what it owns as soon as
+// another node can have it.
+type Drain struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Node          string                 `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
+	By            string                 `protobuf:"bytes,2,opt,name=by,proto3" json:"by,omitempty"`
+	Reason        string                 `protobuf:"bytes,3,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Drain) Reset() {
+	*x = Drain{}
+	mi := &file_had_v1_log_proto_msgTypes[31]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Drain) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Drain) ProtoMessage() {}
+
+func (x *Drain) ProtoReflect() protoreflect.Message {
+	mi := &file_had_v1_log_proto_msgTypes[31]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Drain.ProtoReflect.Descriptor instead.
+func (*Drain) Descriptor() ([]byte, []int) {
+	return file_had_v1_log_proto_rawDescGZIP(), []int{31}
+}
+
+func (x *Drain) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *Drain) GetBy() string {
+	if x != nil {
+		return x.By
+	}
+	return ""
+}
+
+func (x *Drain) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+// Undrain ends a Drain.
+type Undrain struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Node          string                 `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
+	By            string                 `protobuf:"bytes,2,opt,name=by,proto3" json:"by,omitempty"`
+	Reason        string                 `protobuf:"bytes,3,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Undrain) Reset() {
+	*x = Undrain{}
+	mi := &file_had_v1_log_proto_msgTypes[32]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Undrain) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Undrain) ProtoMessage() {}
+
+func (x *Undrain) ProtoReflect() protoreflect.Message {
+	mi := &file_had_v1_log_proto_msgTypes[32]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Undrain.ProtoReflect.Descriptor instead.
+func (*Undrain) Descriptor() ([]byte, []int) {
+	return file_had_v1_log_proto_rawDescGZIP(), []int{32}
+}
+
+func (x *Undrain) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *Undrain) GetBy() string {
+	if x != nil {
+		return x.By
+	}
+	return ""
+}
+
+func (x *Undrain) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+// Hold is said by an owner that would be left because of its checks or scripts,
+// when that has happened too often. Until Resume neither makes the owner change.
+type Hold struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Term          uint64                 `protobuf:"varint,1,opt,name=term,proto3" json:"term,omitempty"`    // must equal the log entry's term
+	Epoch         uint64                 `protobuf:"varint,2,opt,name=epoch,proto3" json:"epoch,omitempty"`  // refused when it isn't the newest one, and open
+	Reason        string                 `protobuf:"bytes,3,opt,name=reason,proto3" json:"reason,omitempty"` // for people: how often in which time
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Hold) Reset() {
+	*x = Hold{}
+	mi := &file_had_v1_log_proto_msgTypes[33]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Hold) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Hold) ProtoMessage() {}
+
+func (x *Hold) ProtoReflect() protoreflect.Message {
+	mi := &file_had_v1_log_proto_msgTypes[33]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Hold.ProtoReflect.Descriptor instead.
+func (*Hold) Descriptor() ([]byte, []int) {
+	return file_had_v1_log_proto_rawDescGZIP(), []int{33}
+}
+
+func (x *Hold) GetTerm() uint64 {
+	if x != nil {
+		return x.Term
+	}
+	return 0
+}
+
+func (x *Hold) GetEpoch() uint64 {
+	if x != nil {
+		return x.Epoch
+	}
+	return 0
+}
+
+func (x *Hold) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+// Resume ends a Hold; the limits count from the beginning.
+type Resume struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	By            string                 `protobuf:"bytes,1,opt,name=by,proto3" json:"by,omitempty"`
+	Reason        string                 `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Resume) Reset() {
+	*x = Resume{}
+	mi := &file_had_v1_log_proto_msgTypes[34]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Resume) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Resume) ProtoMessage() {}
+
+func (x *Resume) ProtoReflect() protoreflect.Message {
+	mi := &file_had_v1_log_proto_msgTypes[34]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Resume.ProtoReflect.Descriptor instead.
+func (*Resume) Descriptor() ([]byte, []int) {
+	return file_had_v1_log_proto_rawDescGZIP(), []int{34}
+}
+
+func (x *Resume) GetBy() string {
+	if x != nil {
+		return x.By
+	}
+	return ""
+}
+
+func (x *Resume) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+// CheckChange is a change of what a check says on the reporting node. It is
+// reported when the state is another than before, never for a single run.
+type CheckChange struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Check         string                 `protobuf:"bytes,1,opt,name=check,proto3" json:"check,omitempty"` // name of the check block
+	Failing       bool                   `protobuf:"varint,2,opt,name=failing,proto3" json:"failing,omitempty"`
+	Epoch         uint64                 `protobuf:"varint,3,opt,name=epoch,proto3" json:"epoch,omitempty"`  // that the node served; 0: it didn't own
+	Times         uint32                 `protobuf:"varint,4,opt,name=times,proto3" json:"times,omitempty"`  // in a row, failures or successes, that made it so
+	Detail        string                 `protobuf:"bytes,5,opt,name=detail,proto3" json:"detail,omitempty"` // the latest result, for people: "HTTP 503"
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CheckChange) Reset() {
+	*x = CheckChange{}
+	mi := &file_had_v1_log_proto_msgTypes[35]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CheckChange) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CheckChange) ProtoMessage() {}
+
+func (x *CheckChange) ProtoReflect() protoreflect.Message {
+	mi := &file_had_v1_log_proto_msgTypes[35]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CheckChange.ProtoReflect.Descriptor instead.
+func (*CheckChange) Descriptor() ([]byte, []int) {
+	return file_had_v1_log_proto_rawDescGZIP(), []int{35}
+}
+
+func (x *CheckChange) GetCheck() string {
+	if x != nil {
+		return x.Check
+	}
+	return ""
+}
+
+func (x *CheckChange) GetFailing() bool {
+	if x != nil {
+		return x.Failing
+	}
+	return false
+}
+
+func (x *CheckChange) GetEpoch() uint64 {
+	if x != nil {
+		return x.Epoch
+	}
+	return 0
+}
+
+func (x *CheckChange) GetTimes() uint32 {
+	if x != nil {
+		return x.Times
+	}
+	return 0
+}
+
+func (x *CheckChange) GetDetail() string {
+	if x != nil {
+		return x.Detail
+	}
+	return ""
+}
+
 var File_had_v1_log_proto protoreflect.FileDescriptor
 
 const file_had_v1_log_proto_rawDesc = "" +
@@ -3033,7 +3621,7 @@ const file_had_v1_log_proto_rawDesc = "" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x17\n" +
 	"\anode_id\x18\x02 \x01(\tR\x06nodeId\x12\x17\n" +
 	"\aboot_id\x18\x03 \x01(\tR\x06bootId\x12\x14\n" +
-	"\x05nonce\x18\x04 \x01(\tR\x05nonce\"\xc9\x06\n" +
+	"\x05nonce\x18\x04 \x01(\tR\x05nonce\"\xc5\b\n" +
 	"\aCommand\x12*\n" +
 	"\x02at\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\x02at\x12\x1a\n" +
 	"\bproposer\x18\x02 \x01(\tR\bproposer\x12%\n" +
@@ -3056,7 +3644,13 @@ const file_had_v1_log_proto_rawDesc = "" +
 	"\ftoken_forget\x18\x1d \x01(\v2\x13.had.v1.TokenForgetH\x00R\vtokenForget\x128\n" +
 	"\fnotify_claim\x18\x14 \x01(\v2\x13.had.v1.NotifyClaimH\x00R\vnotifyClaim\x125\n" +
 	"\vnotify_mark\x18\x15 \x01(\v2\x12.had.v1.NotifyMarkH\x00R\n" +
-	"notifyMarkB\b\n" +
+	"notifyMark\x12(\n" +
+	"\x06freeze\x18\x16 \x01(\v2\x0e.had.v1.FreezeH\x00R\x06freeze\x12.\n" +
+	"\bunfreeze\x18\x17 \x01(\v2\x10.had.v1.UnfreezeH\x00R\bunfreeze\x12%\n" +
+	"\x05drain\x18\x18 \x01(\v2\r.had.v1.DrainH\x00R\x05drain\x12+\n" +
+	"\aundrain\x18\x19 \x01(\v2\x0f.had.v1.UndrainH\x00R\aundrain\x12\"\n" +
+	"\x04hold\x18\x1a \x01(\v2\f.had.v1.HoldH\x00R\x04hold\x12(\n" +
+	"\x06resume\x18\x1b \x01(\v2\x0e.had.v1.ResumeH\x00R\x06resumeB\b\n" +
 	"\x06record\"j\n" +
 	"\x05Birth\x12\x18\n" +
 	"\acluster\x18\x01 \x01(\tR\acluster\x12\x1d\n" +
@@ -3173,7 +3767,7 @@ const file_had_v1_log_proto_rawDesc = "" +
 	"\n" +
 	"KIND_LEASE\x10\x06\"3\n" +
 	"\aDeliver\x12(\n" +
-	"\areports\x18\x01 \x03(\v2\x0e.had.v1.ReportR\areports\"\xbc\x03\n" +
+	"\areports\x18\x01 \x03(\v2\x0e.had.v1.ReportR\areports\"\xf6\x03\n" +
 	"\x06Report\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12\x16\n" +
 	"\x06stream\x18\x02 \x01(\tR\x06stream\x12\x10\n" +
@@ -3186,7 +3780,8 @@ const file_had_v1_log_proto_rawDesc = "" +
 	"\bprogress\x18\v \x01(\v2\x10.had.v1.ProgressH\x00R\bprogress\x12.\n" +
 	"\breleased\x18\f \x01(\v2\x10.had.v1.ReleasedH\x00R\breleased\x12/\n" +
 	"\tfence_try\x18\r \x01(\v2\x10.had.v1.FenceTryH\x00R\bfenceTry\x12(\n" +
-	"\x06notice\x18\x0e \x01(\v2\x0e.had.v1.NoticeH\x00R\x06notice\x125\n" +
+	"\x06notice\x18\x0e \x01(\v2\x0e.had.v1.NoticeH\x00R\x06notice\x128\n" +
+	"\fcheck_change\x18\x0f \x01(\v2\x13.had.v1.CheckChangeH\x00R\vcheckChange\x125\n" +
 	"\vsync_result\x18\x11 \x01(\v2\x12.had.v1.SyncResultH\x00R\n" +
 	"syncResultB\x06\n" +
 	"\x04body\"\x87\x02\n" +
@@ -3282,17 +3877,50 @@ const file_had_v1_log_proto_rawDesc = "" +
 	"\x11OUTCOME_TIMED_OUT\x10\x03\x12\x14\n" +
 	"\x10OUTCOME_CANCELED\x10\x04\x12\x13\n" +
 	"\x0fOUTCOME_REFUSED\x10\x05\x12\x13\n" +
-	"\x0fOUTCOME_UNKNOWN\x10\x06\"\x88\x01\n" +
+	"\x0fOUTCOME_UNKNOWN\x10\x06\"\xa0\x01\n" +
 	"\tMoveOrder\x12\x1c\n" +
 	"\toperation\x18\x01 \x01(\tR\toperation\x12\x1d\n" +
 	"\n" +
 	"from_epoch\x18\x02 \x01(\x04R\tfromEpoch\x12\x16\n" +
 	"\x06target\x18\x03 \x01(\tR\x06target\x12\x0e\n" +
 	"\x02by\x18\x04 \x01(\tR\x02by\x12\x16\n" +
-	"\x06reason\x18\x05 \x01(\tR\x06reason\"9\n" +
+	"\x06reason\x18\x05 \x01(\tR\x06reason\x12\x16\n" +
+	"\x06checks\x18\x06 \x03(\tR\x06checks\"9\n" +
 	"\aMoveEnd\x12\x1c\n" +
 	"\toperation\x18\x01 \x01(\tR\toperation\x12\x10\n" +
-	"\x03why\x18\x02 \x01(\tR\x03whyB\x18Z\x16had/proto/had/v1;hadv1b\x06proto3"
+	"\x03why\x18\x02 \x01(\tR\x03why\"\x97\x01\n" +
+	"\x06Freeze\x120\n" +
+	"\x05until\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\x05until\x12\x15\n" +
+	"\x06for_ns\x18\x02 \x01(\x03R\x05forNs\x12\x0e\n" +
+	"\x02by\x18\x03 \x01(\tR\x02by\x12\x16\n" +
+	"\x06reason\x18\x04 \x01(\tR\x06reason\x12\x1c\n" +
+	"\toperation\x18\x05 \x01(\tR\toperation\"b\n" +
+	"\bUnfreeze\x12\x14\n" +
+	"\x05index\x18\x01 \x01(\x04R\x05index\x12\x18\n" +
+	"\aexpired\x18\x02 \x01(\bR\aexpired\x12\x0e\n" +
+	"\x02by\x18\x03 \x01(\tR\x02by\x12\x16\n" +
+	"\x06reason\x18\x04 \x01(\tR\x06reason\"C\n" +
+	"\x05Drain\x12\x12\n" +
+	"\x04node\x18\x01 \x01(\tR\x04node\x12\x0e\n" +
+	"\x02by\x18\x02 \x01(\tR\x02by\x12\x16\n" +
+	"\x06reason\x18\x03 \x01(\tR\x06reason\"E\n" +
+	"\aUndrain\x12\x12\n" +
+	"\x04node\x18\x01 \x01(\tR\x04node\x12\x0e\n" +
+	"\x02by\x18\x02 \x01(\tR\x02by\x12\x16\n" +
+	"\x06reason\x18\x03 \x01(\tR\x06reason\"H\n" +
+	"\x04Hold\x12\x12\n" +
+	"\x04term\x18\x01 \x01(\x04R\x04term\x12\x14\n" +
+	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\x12\x16\n" +
+	"\x06reason\x18\x03 \x01(\tR\x06reason\"0\n" +
+	"\x06Resume\x12\x0e\n" +
+	"\x02by\x18\x01 \x01(\tR\x02by\x12\x16\n" +
+	"\x06reason\x18\x02 \x01(\tR\x06reason\"\x81\x01\n" +
+	"\vCheckChange\x12\x14\n" +
+	"\x05check\x18\x01 \x01(\tR\x05check\x12\x18\n" +
+	"\afailing\x18\x02 \x01(\bR\afailing\x12\x14\n" +
+	"\x05epoch\x18\x03 \x01(\x04R\x05epoch\x12\x14\n" +
+	"\x05times\x18\x04 \x01(\rR\x05times\x12\x16\n" +
+	"\x06detail\x18\x05 \x01(\tR\x06detailB\x18Z\x16had/proto/had/v1;hadv1b\x06proto3"
 
 var (
 	file_had_v1_log_proto_rawDescOnce sync.Once
@@ -3307,7 +3935,7 @@ func file_had_v1_log_proto_rawDescGZIP() []byte {
 }
 
 var file_had_v1_log_proto_enumTypes = make([]protoimpl.EnumInfo, 6)
-var file_had_v1_log_proto_msgTypes = make([]protoimpl.MessageInfo, 29)
+var file_had_v1_log_proto_msgTypes = make([]protoimpl.MessageInfo, 36)
 var file_had_v1_log_proto_goTypes = []any{
 	(Evidence_Kind)(0),            // 0: had.v1.Evidence.Kind
 	(Secured_Kind)(0),             // 1: had.v1.Secured.Kind
@@ -3344,12 +3972,19 @@ var file_had_v1_log_proto_goTypes = []any{
 	(*HookResult)(nil),            // 32: had.v1.HookResult
 	(*MoveOrder)(nil),             // 33: had.v1.MoveOrder
 	(*MoveEnd)(nil),               // 34: had.v1.MoveEnd
-	(*timestamppb.Timestamp)(nil), // 35: google.protobuf.Timestamp
-	(*SyncResume)(nil),            // 36: had.v1.SyncResume
-	(*SyncResult)(nil),            // 37: had.v1.SyncResult
+	(*Freeze)(nil),                // 35: had.v1.Freeze
+	(*Unfreeze)(nil),              // 36: had.v1.Unfreeze
+	(*Drain)(nil),                 // 37: had.v1.Drain
+	(*Undrain)(nil),               // 38: had.v1.Undrain
+	(*Hold)(nil),                  // 39: had.v1.Hold
+	(*Resume)(nil),                // 40: had.v1.Resume
+	(*CheckChange)(nil),           // 41: had.v1.CheckChange
+	(*timestamppb.Timestamp)(nil), // 42: google.protobuf.Timestamp
+	(*SyncResume)(nil),            // 43: had.v1.SyncResume
+	(*SyncResult)(nil),            // 44: had.v1.SyncResult
 }
 var file_had_v1_log_proto_depIdxs = []int32{
-	35, // 0: had.v1.Command.at:type_name -> google.protobuf.Timestamp
+	42, // 0: had.v1.Command.at:type_name -> google.protobuf.Timestamp
 	8,  // 1: had.v1.Command.birth:type_name -> had.v1.Birth
 	10, // 2: had.v1.Command.policy_apply:type_name -> had.v1.PolicyApply
 	14, // 3: had.v1.Command.acquire:type_name -> had.v1.Acquire
@@ -3360,54 +3995,62 @@ var file_had_v1_log_proto_depIdxs = []int32{
 	20, // 8: had.v1.Command.waited:type_name -> had.v1.Waited
 	21, // 9: had.v1.Command.farewell:type_name -> had.v1.Farewell
 	22, // 10: had.v1.Command.secured:type_name -> had.v1.Secured
-	36, // 11: had.v1.Command.sync_resume:type_name -> had.v1.SyncResume
+	43, // 11: had.v1.Command.sync_resume:type_name -> had.v1.SyncResume
 	16, // 12: had.v1.Command.token_set:type_name -> had.v1.TokenSet
 	17, // 13: had.v1.Command.token_forget:type_name -> had.v1.TokenForget
 	26, // 14: had.v1.Command.notify_claim:type_name -> had.v1.NotifyClaim
 	27, // 15: had.v1.Command.notify_mark:type_name -> had.v1.NotifyMark
-	9,  // 16: had.v1.Birth.members:type_name -> had.v1.Member
-	6,  // 17: had.v1.Acquire.instance:type_name -> had.v1.Instance
-	11, // 18: had.v1.Acquire.terms:type_name -> had.v1.Terms
-	12, // 19: had.v1.Acquire.addresses:type_name -> had.v1.HeldAddress
-	18, // 20: had.v1.Acquire.evidence:type_name -> had.v1.Evidence
-	13, // 21: had.v1.Acquire.volumes:type_name -> had.v1.HeldVolume
-	15, // 22: had.v1.Acquire.tokens:type_name -> had.v1.HeldToken
-	6,  // 23: had.v1.TokenSet.instance:type_name -> had.v1.Instance
-	0,  // 24: had.v1.Evidence.kind:type_name -> had.v1.Evidence.Kind
-	6,  // 25: had.v1.LeaseRenew.instance:type_name -> had.v1.Instance
-	18, // 26: had.v1.Waited.evidence:type_name -> had.v1.Evidence
-	35, // 27: had.v1.Farewell.at:type_name -> google.protobuf.Timestamp
-	31, // 28: had.v1.Farewell.released:type_name -> had.v1.Released
-	6,  // 29: had.v1.Secured.instance:type_name -> had.v1.Instance
-	1,  // 30: had.v1.Secured.kind:type_name -> had.v1.Secured.Kind
-	35, // 31: had.v1.Secured.at:type_name -> google.protobuf.Timestamp
-	24, // 32: had.v1.Deliver.reports:type_name -> had.v1.Report
-	35, // 33: had.v1.Report.at:type_name -> google.protobuf.Timestamp
-	32, // 34: had.v1.Report.hook_result:type_name -> had.v1.HookResult
-	30, // 35: had.v1.Report.progress:type_name -> had.v1.Progress
-	31, // 36: had.v1.Report.released:type_name -> had.v1.Released
-	28, // 37: had.v1.Report.fence_try:type_name -> had.v1.FenceTry
-	25, // 38: had.v1.Report.notice:type_name -> had.v1.Notice
-	37, // 39: had.v1.Report.sync_result:type_name -> had.v1.SyncResult
-	2,  // 40: had.v1.Notice.kind:type_name -> had.v1.Notice.Kind
-	35, // 41: had.v1.Notice.since:type_name -> google.protobuf.Timestamp
-	6,  // 42: had.v1.NotifyClaim.instance:type_name -> had.v1.Instance
-	3,  // 43: had.v1.NotifyMark.outcome:type_name -> had.v1.NotifyMark.Outcome
-	35, // 44: had.v1.Step.started:type_name -> google.protobuf.Timestamp
-	4,  // 45: had.v1.Progress.outcome:type_name -> had.v1.Progress.Outcome
-	29, // 46: had.v1.Progress.steps:type_name -> had.v1.Step
-	12, // 47: had.v1.Progress.addresses:type_name -> had.v1.HeldAddress
-	15, // 48: had.v1.Progress.tokens:type_name -> had.v1.HeldToken
-	6,  // 49: had.v1.Released.reporter:type_name -> had.v1.Instance
-	0,  // 50: had.v1.Released.kind:type_name -> had.v1.Evidence.Kind
-	29, // 51: had.v1.Released.steps:type_name -> had.v1.Step
-	5,  // 52: had.v1.HookResult.outcome:type_name -> had.v1.HookResult.Outcome
-	35, // 53: had.v1.HookResult.started:type_name -> google.protobuf.Timestamp
-	54, // [54:54] is the sub-list for method output_type
-	54, // [54:54] is the sub-list for method input_type
-	54, // [54:54] is the sub-list for extension type_name
-	54, // [54:54] is the sub-list for extension extendee
-	0,  // [0:54] is the sub-list for field type_name
+	35, // 16: had.v1.Command.freeze:type_name -> had.v1.Freeze
+	36, // 17: had.v1.Command.unfreeze:type_name -> had.v1.Unfreeze
+	37, // 18: had.v1.Command.drain:type_name -> had.v1.Drain
+	38, // 19: had.v1.Command.undrain:type_name -> had.v1.Undrain
+	39, // 20: had.v1.Command.hold:type_name -> had.v1.Hold
+	40, // 21: had.v1.Command.resume:type_name -> had.v1.Resume
+	9,  // 22: had.v1.Birth.members:type_name -> had.v1.Member
+	6,  // 23: had.v1.Acquire.instance:type_name -> had.v1.Instance
+	11, // 24: had.v1.Acquire.terms:type_name -> had.v1.Terms
+	12, // 25: had.v1.Acquire.addresses:type_name -> had.v1.HeldAddress
+	18, // 26: had.v1.Acquire.evidence:type_name -> had.v1.Evidence
+	13, // 27: had.v1.Acquire.volumes:type_name -> had.v1.HeldVolume
+	15, // 28: had.v1.Acquire.tokens:type_name -> had.v1.HeldToken
+	6,  // 29: had.v1.TokenSet.instance:type_name -> had.v1.Instance
+	0,  // 30: had.v1.Evidence.kind:type_name -> had.v1.Evidence.Kind
+	6,  // 31: had.v1.LeaseRenew.instance:type_name -> had.v1.Instance
+	18, // 32: had.v1.Waited.evidence:type_name -> had.v1.Evidence
+	42, // 33: had.v1.Farewell.at:type_name -> google.protobuf.Timestamp
+	31, // 34: had.v1.Farewell.released:type_name -> had.v1.Released
+	6,  // 35: had.v1.Secured.instance:type_name -> had.v1.Instance
+	1,  // 36: had.v1.Secured.kind:type_name -> had.v1.Secured.Kind
+	42, // 37: had.v1.Secured.at:type_name -> google.protobuf.Timestamp
+	24, // 38: had.v1.Deliver.reports:type_name -> had.v1.Report
+	42, // 39: had.v1.Report.at:type_name -> google.protobuf.Timestamp
+	32, // 40: had.v1.Report.hook_result:type_name -> had.v1.HookResult
+	30, // 41: had.v1.Report.progress:type_name -> had.v1.Progress
+	31, // 42: had.v1.Report.released:type_name -> had.v1.Released
+	28, // 43: had.v1.Report.fence_try:type_name -> had.v1.FenceTry
+	25, // 44: had.v1.Report.notice:type_name -> had.v1.Notice
+	41, // 45: had.v1.Report.check_change:type_name -> had.v1.CheckChange
+	44, // 46: had.v1.Report.sync_result:type_name -> had.v1.SyncResult
+	2,  // 47: had.v1.Notice.kind:type_name -> had.v1.Notice.Kind
+	42, // 48: had.v1.Notice.since:type_name -> google.protobuf.Timestamp
+	6,  // 49: had.v1.NotifyClaim.instance:type_name -> had.v1.Instance
+	3,  // 50: had.v1.NotifyMark.outcome:type_name -> had.v1.NotifyMark.Outcome
+	42, // 51: had.v1.Step.started:type_name -> google.protobuf.Timestamp
+	4,  // 52: had.v1.Progress.outcome:type_name -> had.v1.Progress.Outcome
+	29, // 53: had.v1.Progress.steps:type_name -> had.v1.Step
+	12, // 54: had.v1.Progress.addresses:type_name -> had.v1.HeldAddress
+	15, // 55: had.v1.Progress.tokens:type_name -> had.v1.HeldToken
+	6,  // 56: had.v1.Released.reporter:type_name -> had.v1.Instance
+	0,  // 57: had.v1.Released.kind:type_name -> had.v1.Evidence.Kind
+	29, // 58: had.v1.Released.steps:type_name -> had.v1.Step
+	5,  // 59: had.v1.HookResult.outcome:type_name -> had.v1.HookResult.Outcome
+	42, // 60: had.v1.HookResult.started:type_name -> google.protobuf.Timestamp
+	42, // 61: had.v1.Freeze.until:type_name -> google.protobuf.Timestamp
+	62, // [62:62] is the sub-list for method output_type
+	62, // [62:62] is the sub-list for method input_type
+	62, // [62:62] is the sub-list for extension type_name
+	62, // [62:62] is the sub-list for extension extendee
+	0,  // [0:62] is the sub-list for field type_name
 }
 
 func init() { file_had_v1_log_proto_init() }
@@ -3432,6 +4075,12 @@ func file_had_v1_log_proto_init() {
 		(*Command_TokenForget)(nil),
 		(*Command_NotifyClaim)(nil),
 		(*Command_NotifyMark)(nil),
+		(*Command_Freeze)(nil),
+		(*Command_Unfreeze)(nil),
+		(*Command_Drain)(nil),
+		(*Command_Undrain)(nil),
+		(*Command_Hold)(nil),
+		(*Command_Resume)(nil),
 	}
 	file_had_v1_log_proto_msgTypes[18].OneofWrappers = []any{
 		(*Report_HookResult)(nil),
@@ -3439,6 +4088,7 @@ func file_had_v1_log_proto_init() {
 		(*Report_Released)(nil),
 		(*Report_FenceTry)(nil),
 		(*Report_Notice)(nil),
+		(*Report_CheckChange)(nil),
 		(*Report_SyncResult)(nil),
 	}
 	type x struct{}
@@ -3447,7 +4097,7 @@ func file_had_v1_log_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_had_v1_log_proto_rawDesc), len(file_had_v1_log_proto_rawDesc)),
 			NumEnums:      6,
-			NumMessages:   29,
+			NumMessages:   36,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -21,6 +21,55 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+type CheckStatus_State int32
+
+const (
+	CheckStatus_STATE_UNSPECIFIED CheckStatus_State = 0 // no result that counts yet
+	CheckStatus_STATE_PASSING     CheckStatus_State = 1
+	CheckStatus_STATE_FAILING     CheckStatus_State = 2
+)
+
+// Enum value maps for CheckStatus_State.
+var (
+	CheckStatus_State_name = map[int32]string{
+		0: "STATE_UNSPECIFIED",
+		1: "STATE_PASSING",
+		2: "STATE_FAILING",
+	}
+	CheckStatus_State_value = map[string]int32{
+		"STATE_UNSPECIFIED": 0,
+		"STATE_PASSING":     1,
+		"STATE_FAILING":     2,
+	}
+)
+
+func (x CheckStatus_State) Enum() *CheckStatus_State {
+	p := new(CheckStatus_State)
+	*p = x
+	return p
+}
+
+func (x CheckStatus_State) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (CheckStatus_State) Descriptor() protoreflect.EnumDescriptor {
+	return file_had_v1_peer_proto_enumTypes[0].Descriptor()
+}
+
+func (CheckStatus_State) Type() protoreflect.EnumType {
+	return &file_had_v1_peer_proto_enumTypes[0]
+}
+
+func (x CheckStatus_State) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use CheckStatus_State.Descriptor instead.
+func (CheckStatus_State) EnumDescriptor() ([]byte, []int) {
+	return file_had_v1_peer_proto_rawDescGZIP(), []int{6, 0}
+}
+
 type ProposeRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Command       *Command               `protobuf:"bytes,1,opt,name=command,proto3" json:"command,omitempty"`
@@ -166,6 +215,7 @@ type HealthResponse struct {
 	Problems       []string               `protobuf:"bytes,9,rep,name=problems,proto3" json:"problems,omitempty"`
 	HooksDigest    string                 `protobuf:"bytes,10,opt,name=hooks_digest,json=hooksDigest,proto3" json:"hooks_digest,omitempty"` // of the policy's hook folders, to be the same everywhere
 	Layers         []string               `protobuf:"bytes,11,rep,name=layers,proto3" json:"layers,omitempty"`                              // what would end a lease of this node without had
+	Checks         []*CheckStatus         `protobuf:"bytes,13,rep,name=checks,proto3" json:"checks,omitempty"`                              // that run on this node at present, in the policy's order
 	Syncs          []*SyncStatus          `protobuf:"bytes,16,rep,name=syncs,proto3" json:"syncs,omitempty"`                                // in the order of the policy
 	Tokens         *TokenHealth           `protobuf:"bytes,15,opt,name=tokens,proto3" json:"tokens,omitempty"`                              // absent: the policy has none
 	unknownFields  protoimpl.UnknownFields
@@ -275,6 +325,13 @@ func (x *HealthResponse) GetHooksDigest() string {
 func (x *HealthResponse) GetLayers() []string {
 	if x != nil {
 		return x.Layers
+	}
+	return nil
+}
+
+func (x *HealthResponse) GetChecks() []*CheckStatus {
+	if x != nil {
+		return x.Checks
 	}
 	return nil
 }
@@ -408,6 +465,91 @@ func (x *TokenPlace) GetShared() string {
 	return ""
 }
 
+// CheckStatus is what a check says at present.
+type CheckStatus struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Kind          string                 `protobuf:"bytes,2,opt,name=kind,proto3" json:"kind,omitempty"` // "http", "tcp", "exec", "link"
+	On            string                 `protobuf:"bytes,3,opt,name=on,proto3" json:"on,omitempty"`     // "owner", "standby", "all"
+	State         CheckStatus_State      `protobuf:"varint,4,opt,name=state,proto3,enum=had.v1.CheckStatus_State" json:"state,omitempty"`
+	Times         uint32                 `protobuf:"varint,5,opt,name=times,proto3" json:"times,omitempty"`  // how often in a row the latest result has come
+	Detail        string                 `protobuf:"bytes,6,opt,name=detail,proto3" json:"detail,omitempty"` // the latest result, for people
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CheckStatus) Reset() {
+	*x = CheckStatus{}
+	mi := &file_had_v1_peer_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CheckStatus) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CheckStatus) ProtoMessage() {}
+
+func (x *CheckStatus) ProtoReflect() protoreflect.Message {
+	mi := &file_had_v1_peer_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CheckStatus.ProtoReflect.Descriptor instead.
+func (*CheckStatus) Descriptor() ([]byte, []int) {
+	return file_had_v1_peer_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *CheckStatus) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *CheckStatus) GetKind() string {
+	if x != nil {
+		return x.Kind
+	}
+	return ""
+}
+
+func (x *CheckStatus) GetOn() string {
+	if x != nil {
+		return x.On
+	}
+	return ""
+}
+
+func (x *CheckStatus) GetState() CheckStatus_State {
+	if x != nil {
+		return x.State
+	}
+	return CheckStatus_STATE_UNSPECIFIED
+}
+
+func (x *CheckStatus) GetTimes() uint32 {
+	if x != nil {
+		return x.Times
+	}
+	return 0
+}
+
+func (x *CheckStatus) GetDetail() string {
+	if x != nil {
+		return x.Detail
+	}
+	return ""
+}
+
 type PrepareRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Epoch         uint64                 `protobuf:"varint,1,opt,name=epoch,proto3" json:"epoch,omitempty"`                         // the epoch that would be handed over
@@ -418,7 +560,7 @@ type PrepareRequest struct {
 
 func (x *PrepareRequest) Reset() {
 	*x = PrepareRequest{}
-	mi := &file_had_v1_peer_proto_msgTypes[6]
+	mi := &file_had_v1_peer_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -430,7 +572,7 @@ func (x *PrepareRequest) String() string {
 func (*PrepareRequest) ProtoMessage() {}
 
 func (x *PrepareRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_peer_proto_msgTypes[6]
+	mi := &file_had_v1_peer_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -443,7 +585,7 @@ func (x *PrepareRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PrepareRequest.ProtoReflect.Descriptor instead.
 func (*PrepareRequest) Descriptor() ([]byte, []int) {
-	return file_had_v1_peer_proto_rawDescGZIP(), []int{6}
+	return file_had_v1_peer_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *PrepareRequest) GetEpoch() uint64 {
@@ -470,7 +612,7 @@ type PrepareResponse struct {
 
 func (x *PrepareResponse) Reset() {
 	*x = PrepareResponse{}
-	mi := &file_had_v1_peer_proto_msgTypes[7]
+	mi := &file_had_v1_peer_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -482,7 +624,7 @@ func (x *PrepareResponse) String() string {
 func (*PrepareResponse) ProtoMessage() {}
 
 func (x *PrepareResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_peer_proto_msgTypes[7]
+	mi := &file_had_v1_peer_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -495,7 +637,7 @@ func (x *PrepareResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PrepareResponse.ProtoReflect.Descriptor instead.
 func (*PrepareResponse) Descriptor() ([]byte, []int) {
-	return file_had_v1_peer_proto_rawDescGZIP(), []int{7}
+	return file_had_v1_peer_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *PrepareResponse) GetReady() bool {
@@ -521,7 +663,7 @@ type InterfacesRequest struct {
 
 func (x *InterfacesRequest) Reset() {
 	*x = InterfacesRequest{}
-	mi := &file_had_v1_peer_proto_msgTypes[8]
+	mi := &file_had_v1_peer_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -533,7 +675,7 @@ func (x *InterfacesRequest) String() string {
 func (*InterfacesRequest) ProtoMessage() {}
 
 func (x *InterfacesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_peer_proto_msgTypes[8]
+	mi := &file_had_v1_peer_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -546,7 +688,7 @@ func (x *InterfacesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InterfacesRequest.ProtoReflect.Descriptor instead.
 func (*InterfacesRequest) Descriptor() ([]byte, []int) {
-	return file_had_v1_peer_proto_rawDescGZIP(), []int{8}
+	return file_had_v1_peer_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *InterfacesRequest) GetPolicy() string {
@@ -565,7 +707,7 @@ type InterfacesResponse struct {
 
 func (x *InterfacesResponse) Reset() {
 	*x = InterfacesResponse{}
-	mi := &file_had_v1_peer_proto_msgTypes[9]
+	mi := &file_had_v1_peer_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -577,7 +719,7 @@ func (x *InterfacesResponse) String() string {
 func (*InterfacesResponse) ProtoMessage() {}
 
 func (x *InterfacesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_peer_proto_msgTypes[9]
+	mi := &file_had_v1_peer_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -590,7 +732,7 @@ func (x *InterfacesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InterfacesResponse.ProtoReflect.Descriptor instead.
 func (*InterfacesResponse) Descriptor() ([]byte, []int) {
-	return file_had_v1_peer_proto_rawDescGZIP(), []int{9}
+	return file_had_v1_peer_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *InterfacesResponse) GetProblems() map[string]string {
@@ -610,7 +752,7 @@ type HandOverRequest struct {
 
 func (x *HandOverRequest) Reset() {
 	*x = HandOverRequest{}
-	mi := &file_had_v1_peer_proto_msgTypes[10]
+	mi := &file_had_v1_peer_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -622,7 +764,7 @@ func (x *HandOverRequest) String() string {
 func (*HandOverRequest) ProtoMessage() {}
 
 func (x *HandOverRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_peer_proto_msgTypes[10]
+	mi := &file_had_v1_peer_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -635,7 +777,7 @@ func (x *HandOverRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HandOverRequest.ProtoReflect.Descriptor instead.
 func (*HandOverRequest) Descriptor() ([]byte, []int) {
-	return file_had_v1_peer_proto_rawDescGZIP(), []int{10}
+	return file_had_v1_peer_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *HandOverRequest) GetFromEpoch() uint64 {
@@ -662,7 +804,7 @@ type HandOverResponse struct {
 
 func (x *HandOverResponse) Reset() {
 	*x = HandOverResponse{}
-	mi := &file_had_v1_peer_proto_msgTypes[11]
+	mi := &file_had_v1_peer_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -674,7 +816,7 @@ func (x *HandOverResponse) String() string {
 func (*HandOverResponse) ProtoMessage() {}
 
 func (x *HandOverResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_peer_proto_msgTypes[11]
+	mi := &file_had_v1_peer_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -687,7 +829,7 @@ func (x *HandOverResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HandOverResponse.ProtoReflect.Descriptor instead.
 func (*HandOverResponse) Descriptor() ([]byte, []int) {
-	return file_had_v1_peer_proto_rawDescGZIP(), []int{11}
+	return file_had_v1_peer_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *HandOverResponse) GetReleased() bool {
@@ -713,7 +855,7 @@ type TakeFarewellRequest struct {
 
 func (x *TakeFarewellRequest) Reset() {
 	*x = TakeFarewellRequest{}
-	mi := &file_had_v1_peer_proto_msgTypes[12]
+	mi := &file_had_v1_peer_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -725,7 +867,7 @@ func (x *TakeFarewellRequest) String() string {
 func (*TakeFarewellRequest) ProtoMessage() {}
 
 func (x *TakeFarewellRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_peer_proto_msgTypes[12]
+	mi := &file_had_v1_peer_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -738,7 +880,7 @@ func (x *TakeFarewellRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TakeFarewellRequest.ProtoReflect.Descriptor instead.
 func (*TakeFarewellRequest) Descriptor() ([]byte, []int) {
-	return file_had_v1_peer_proto_rawDescGZIP(), []int{12}
+	return file_had_v1_peer_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *TakeFarewellRequest) GetFarewell() *Farewell {
@@ -756,7 +898,7 @@ type TakeFarewellResponse struct {
 
 func (x *TakeFarewellResponse) Reset() {
 	*x = TakeFarewellResponse{}
-	mi := &file_had_v1_peer_proto_msgTypes[13]
+	mi := &file_had_v1_peer_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -768,7 +910,7 @@ func (x *TakeFarewellResponse) String() string {
 func (*TakeFarewellResponse) ProtoMessage() {}
 
 func (x *TakeFarewellResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_peer_proto_msgTypes[13]
+	mi := &file_had_v1_peer_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -781,7 +923,7 @@ func (x *TakeFarewellResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TakeFarewellResponse.ProtoReflect.Descriptor instead.
 func (*TakeFarewellResponse) Descriptor() ([]byte, []int) {
-	return file_had_v1_peer_proto_rawDescGZIP(), []int{13}
+	return file_had_v1_peer_proto_rawDescGZIP(), []int{14}
 }
 
 type TakeSecuredRequest struct {
@@ -793,7 +935,7 @@ type TakeSecuredRequest struct {
 
 func (x *TakeSecuredRequest) Reset() {
 	*x = TakeSecuredRequest{}
-	mi := &file_had_v1_peer_proto_msgTypes[14]
+	mi := &file_had_v1_peer_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -805,7 +947,7 @@ func (x *TakeSecuredRequest) String() string {
 func (*TakeSecuredRequest) ProtoMessage() {}
 
 func (x *TakeSecuredRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_peer_proto_msgTypes[14]
+	mi := &file_had_v1_peer_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -818,7 +960,7 @@ func (x *TakeSecuredRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TakeSecuredRequest.ProtoReflect.Descriptor instead.
 func (*TakeSecuredRequest) Descriptor() ([]byte, []int) {
-	return file_had_v1_peer_proto_rawDescGZIP(), []int{14}
+	return file_had_v1_peer_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *TakeSecuredRequest) GetSecured() *Secured {
@@ -836,7 +978,7 @@ type TakeSecuredResponse struct {
 
 func (x *TakeSecuredResponse) Reset() {
 	*x = TakeSecuredResponse{}
-	mi := &file_had_v1_peer_proto_msgTypes[15]
+	mi := &file_had_v1_peer_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -848,7 +990,7 @@ func (x *TakeSecuredResponse) String() string {
 func (*TakeSecuredResponse) ProtoMessage() {}
 
 func (x *TakeSecuredResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_peer_proto_msgTypes[15]
+	mi := &file_had_v1_peer_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -861,7 +1003,7 @@ func (x *TakeSecuredResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TakeSecuredResponse.ProtoReflect.Descriptor instead.
 func (*TakeSecuredResponse) Descriptor() ([]byte, []int) {
-	return file_had_v1_peer_proto_rawDescGZIP(), []int{15}
+	return file_had_v1_peer_proto_rawDescGZIP(), []int{16}
 }
 
 type ContactRequest struct {
@@ -876,7 +1018,7 @@ type ContactRequest struct {
 
 func (x *ContactRequest) Reset() {
 	*x = ContactRequest{}
-	mi := &file_had_v1_peer_proto_msgTypes[16]
+	mi := &file_had_v1_peer_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -888,7 +1030,7 @@ func (x *ContactRequest) String() string {
 func (*ContactRequest) ProtoMessage() {}
 
 func (x *ContactRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_peer_proto_msgTypes[16]
+	mi := &file_had_v1_peer_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -901,7 +1043,7 @@ func (x *ContactRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ContactRequest.ProtoReflect.Descriptor instead.
 func (*ContactRequest) Descriptor() ([]byte, []int) {
-	return file_had_v1_peer_proto_rawDescGZIP(), []int{16}
+	return file_had_v1_peer_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *ContactRequest) GetLeader() string {
@@ -945,7 +1087,7 @@ type ContactResponse struct {
 
 func (x *ContactResponse) Reset() {
 	*x = ContactResponse{}
-	mi := &file_had_v1_peer_proto_msgTypes[17]
+	mi := &file_had_v1_peer_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -957,7 +1099,7 @@ func (x *ContactResponse) String() string {
 func (*ContactResponse) ProtoMessage() {}
 
 func (x *ContactResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_peer_proto_msgTypes[17]
+	mi := &file_had_v1_peer_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -970,7 +1112,7 @@ func (x *ContactResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ContactResponse.ProtoReflect.Descriptor instead.
 func (*ContactResponse) Descriptor() ([]byte, []int) {
-	return file_had_v1_peer_proto_rawDescGZIP(), []int{17}
+	return file_had_v1_peer_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *ContactResponse) GetLeading() bool {
@@ -1018,7 +1160,7 @@ const file_had_v1_peer_proto_rawDesc = "" +
 	"\x0fProposeResponse\x12\x14\n" +
 	"\x05index\x18\x01 \x01(\x04R\x05index\x12\x18\n" +
 	"\arefused\x18\x02 \x01(\tR\arefused\"\x0f\n" +
-	"\rHealthRequest\"\xc7\x03\n" +
+	"\rHealthRequest\"\xf4\x03\n" +
 	"\x0eHealthResponse\x12,\n" +
 	"\binstance\x18\x01 \x01(\v2\x10.had.v1.InstanceR\binstance\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\tR\aversion\x12\x1a\n" +
@@ -1031,7 +1173,8 @@ const file_had_v1_peer_proto_rawDesc = "" +
 	"\bproblems\x18\t \x03(\tR\bproblems\x12!\n" +
 	"\fhooks_digest\x18\n" +
 	" \x01(\tR\vhooksDigest\x12\x16\n" +
-	"\x06layers\x18\v \x03(\tR\x06layers\x12(\n" +
+	"\x06layers\x18\v \x03(\tR\x06layers\x12+\n" +
+	"\x06checks\x18\r \x03(\v2\x13.had.v1.CheckStatusR\x06checks\x12(\n" +
 	"\x05syncs\x18\x10 \x03(\v2\x12.had.v1.SyncStatusR\x05syncs\x12+\n" +
 	"\x06tokens\x18\x0f \x01(\v2\x13.had.v1.TokenHealthR\x06tokens\"P\n" +
 	"\vTokenHealth\x12\x15\n" +
@@ -1041,7 +1184,18 @@ const file_had_v1_peer_proto_rawDesc = "" +
 	"TokenPlace\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\x04R\aversion\x12\x16\n" +
-	"\x06shared\x18\x03 \x01(\tR\x06shared\"E\n" +
+	"\x06shared\x18\x03 \x01(\tR\x06shared\"\xea\x01\n" +
+	"\vCheckStatus\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
+	"\x04kind\x18\x02 \x01(\tR\x04kind\x12\x0e\n" +
+	"\x02on\x18\x03 \x01(\tR\x02on\x12/\n" +
+	"\x05state\x18\x04 \x01(\x0e2\x19.had.v1.CheckStatus.StateR\x05state\x12\x14\n" +
+	"\x05times\x18\x05 \x01(\rR\x05times\x12\x16\n" +
+	"\x06detail\x18\x06 \x01(\tR\x06detail\"D\n" +
+	"\x05State\x12\x15\n" +
+	"\x11STATE_UNSPECIFIED\x10\x00\x12\x11\n" +
+	"\rSTATE_PASSING\x10\x01\x12\x11\n" +
+	"\rSTATE_FAILING\x10\x02\"E\n" +
 	"\x0ePrepareRequest\x12\x14\n" +
 	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\x12\x1d\n" +
 	"\n" +
@@ -1104,67 +1258,72 @@ func file_had_v1_peer_proto_rawDescGZIP() []byte {
 	return file_had_v1_peer_proto_rawDescData
 }
 
-var file_had_v1_peer_proto_msgTypes = make([]protoimpl.MessageInfo, 19)
+var file_had_v1_peer_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
+var file_had_v1_peer_proto_msgTypes = make([]protoimpl.MessageInfo, 20)
 var file_had_v1_peer_proto_goTypes = []any{
-	(*ProposeRequest)(nil),       // 0: had.v1.ProposeRequest
-	(*ProposeResponse)(nil),      // 1: had.v1.ProposeResponse
-	(*HealthRequest)(nil),        // 2: had.v1.HealthRequest
-	(*HealthResponse)(nil),       // 3: had.v1.HealthResponse
-	(*TokenHealth)(nil),          // 4: had.v1.TokenHealth
-	(*TokenPlace)(nil),           // 5: had.v1.TokenPlace
-	(*PrepareRequest)(nil),       // 6: had.v1.PrepareRequest
-	(*PrepareResponse)(nil),      // 7: had.v1.PrepareResponse
-	(*InterfacesRequest)(nil),    // 8: had.v1.InterfacesRequest
-	(*InterfacesResponse)(nil),   // 9: had.v1.InterfacesResponse
-	(*HandOverRequest)(nil),      // 10: had.v1.HandOverRequest
-	(*HandOverResponse)(nil),     // 11: had.v1.HandOverResponse
-	(*TakeFarewellRequest)(nil),  // 12: had.v1.TakeFarewellRequest
-	(*TakeFarewellResponse)(nil), // 13: had.v1.TakeFarewellResponse
-	(*TakeSecuredRequest)(nil),   // 14: had.v1.TakeSecuredRequest
-	(*TakeSecuredResponse)(nil),  // 15: had.v1.TakeSecuredResponse
-	(*ContactRequest)(nil),       // 16: had.v1.ContactRequest
-	(*ContactResponse)(nil),      // 17: had.v1.ContactResponse
-	nil,                          // 18: had.v1.InterfacesResponse.ProblemsEntry
-	(*Command)(nil),              // 19: had.v1.Command
-	(*Instance)(nil),             // 20: had.v1.Instance
-	(*SyncStatus)(nil),           // 21: had.v1.SyncStatus
-	(*Farewell)(nil),             // 22: had.v1.Farewell
-	(*Secured)(nil),              // 23: had.v1.Secured
-	(*InspectRequest)(nil),       // 24: had.v1.InspectRequest
-	(*InspectResponse)(nil),      // 25: had.v1.InspectResponse
+	(CheckStatus_State)(0),       // 0: had.v1.CheckStatus.State
+	(*ProposeRequest)(nil),       // 1: had.v1.ProposeRequest
+	(*ProposeResponse)(nil),      // 2: had.v1.ProposeResponse
+	(*HealthRequest)(nil),        // 3: had.v1.HealthRequest
+	(*HealthResponse)(nil),       // 4: had.v1.HealthResponse
+	(*TokenHealth)(nil),          // 5: had.v1.TokenHealth
+	(*TokenPlace)(nil),           // 6: had.v1.TokenPlace
+	(*CheckStatus)(nil),          // 7: had.v1.CheckStatus
+	(*PrepareRequest)(nil),       // 8: had.v1.PrepareRequest
+	(*PrepareResponse)(nil),      // 9: had.v1.PrepareResponse
+	(*InterfacesRequest)(nil),    // 10: had.v1.InterfacesRequest
+	(*InterfacesResponse)(nil),   // 11: had.v1.InterfacesResponse
+	(*HandOverRequest)(nil),      // 12: had.v1.HandOverRequest
+	(*HandOverResponse)(nil),     // 13: had.v1.HandOverResponse
+	(*TakeFarewellRequest)(nil),  // 14: had.v1.TakeFarewellRequest
+	(*TakeFarewellResponse)(nil), // 15: had.v1.TakeFarewellResponse
+	(*TakeSecuredRequest)(nil),   // 16: had.v1.TakeSecuredRequest
+	(*TakeSecuredResponse)(nil),  // 17: had.v1.TakeSecuredResponse
+	(*ContactRequest)(nil),       // 18: had.v1.ContactRequest
+	(*ContactResponse)(nil),      // 19: had.v1.ContactResponse
+	nil,                          // 20: had.v1.InterfacesResponse.ProblemsEntry
+	(*Command)(nil),              // 21: had.v1.Command
+	(*Instance)(nil),             // 22: had.v1.Instance
+	(*SyncStatus)(nil),           // 23: had.v1.SyncStatus
+	(*Farewell)(nil),             // 24: had.v1.Farewell
+	(*Secured)(nil),              // 25: had.v1.Secured
+	(*InspectRequest)(nil),       // 26: had.v1.InspectRequest
+	(*InspectResponse)(nil),      // 27: had.v1.InspectResponse
 }
 var file_had_v1_peer_proto_depIdxs = []int32{
-	19, // 0: had.v1.ProposeRequest.command:type_name -> had.v1.Command
-	20, // 1: had.v1.HealthResponse.instance:type_name -> had.v1.Instance
-	21, // 2: had.v1.HealthResponse.syncs:type_name -> had.v1.SyncStatus
-	4,  // 3: had.v1.HealthResponse.tokens:type_name -> had.v1.TokenHealth
-	5,  // 4: had.v1.TokenHealth.places:type_name -> had.v1.TokenPlace
-	18, // 5: had.v1.InterfacesResponse.problems:type_name -> had.v1.InterfacesResponse.ProblemsEntry
-	22, // 6: had.v1.TakeFarewellRequest.farewell:type_name -> had.v1.Farewell
-	23, // 7: had.v1.TakeSecuredRequest.secured:type_name -> had.v1.Secured
-	0,  // 8: had.v1.Peer.Propose:input_type -> had.v1.ProposeRequest
-	2,  // 9: had.v1.Peer.Health:input_type -> had.v1.HealthRequest
-	6,  // 10: had.v1.Peer.Prepare:input_type -> had.v1.PrepareRequest
-	8,  // 11: had.v1.Peer.Interfaces:input_type -> had.v1.InterfacesRequest
-	10, // 12: had.v1.Peer.HandOver:input_type -> had.v1.HandOverRequest
-	12, // 13: had.v1.Peer.TakeFarewell:input_type -> had.v1.TakeFarewellRequest
-	14, // 14: had.v1.Peer.TakeSecured:input_type -> had.v1.TakeSecuredRequest
-	16, // 15: had.v1.Peer.Contact:input_type -> had.v1.ContactRequest
-	24, // 16: had.v1.Peer.Inspect:input_type -> had.v1.InspectRequest
-	1,  // 17: had.v1.Peer.Propose:output_type -> had.v1.ProposeResponse
-	3,  // 18: had.v1.Peer.Health:output_type -> had.v1.HealthResponse
-	7,  // 19: had.v1.Peer.Prepare:output_type -> had.v1.PrepareResponse
-	9,  // 20: had.v1.Peer.Interfaces:output_type -> had.v1.InterfacesResponse
-	11, // 21: had.v1.Peer.HandOver:output_type -> had.v1.HandOverResponse
-	13, // 22: had.v1.Peer.TakeFarewell:output_type -> had.v1.TakeFarewellResponse
-	15, // 23: had.v1.Peer.TakeSecured:output_type -> had.v1.TakeSecuredResponse
-	17, // 24: had.v1.Peer.Contact:output_type -> had.v1.ContactResponse
-	25, // 25: had.v1.Peer.Inspect:output_type -> had.v1.InspectResponse
-	17, // [17:26] is the sub-list for method output_type
-	8,  // [8:17] is the sub-list for method input_type
-	8,  // [8:8] is the sub-list for extension type_name
-	8,  // [8:8] is the sub-list for extension extendee
-	0,  // [0:8] is the sub-list for field type_name
+	21, // 0: had.v1.ProposeRequest.command:type_name -> had.v1.Command
+	22, // 1: had.v1.HealthResponse.instance:type_name -> had.v1.Instance
+	7,  // 2: had.v1.HealthResponse.checks:type_name -> had.v1.CheckStatus
+	23, // 3: had.v1.HealthResponse.syncs:type_name -> had.v1.SyncStatus
+	5,  // 4: had.v1.HealthResponse.tokens:type_name -> had.v1.TokenHealth
+	6,  // 5: had.v1.TokenHealth.places:type_name -> had.v1.TokenPlace
+	0,  // 6: had.v1.CheckStatus.state:type_name -> had.v1.CheckStatus.State
+	20, // 7: had.v1.InterfacesResponse.problems:type_name -> had.v1.InterfacesResponse.ProblemsEntry
+	24, // 8: had.v1.TakeFarewellRequest.farewell:type_name -> had.v1.Farewell
+	25, // 9: had.v1.TakeSecuredRequest.secured:type_name -> had.v1.Secured
+	1,  // 10: had.v1.Peer.Propose:input_type -> had.v1.ProposeRequest
+	3,  // 11: had.v1.Peer.Health:input_type -> had.v1.HealthRequest
+	8,  // 12: had.v1.Peer.Prepare:input_type -> had.v1.PrepareRequest
+	10, // 13: had.v1.Peer.Interfaces:input_type -> had.v1.InterfacesRequest
+	12, // 14: had.v1.Peer.HandOver:input_type -> had.v1.HandOverRequest
+	14, // 15: had.v1.Peer.TakeFarewell:input_type -> had.v1.TakeFarewellRequest
+	16, // 16: had.v1.Peer.TakeSecured:input_type -> had.v1.TakeSecuredRequest
+	18, // 17: had.v1.Peer.Contact:input_type -> had.v1.ContactRequest
+	26, // 18: had.v1.Peer.Inspect:input_type -> had.v1.InspectRequest
+	2,  // 19: had.v1.Peer.Propose:output_type -> had.v1.ProposeResponse
+	4,  // 20: had.v1.Peer.Health:output_type -> had.v1.HealthResponse
+	9,  // 21: had.v1.Peer.Prepare:output_type -> had.v1.PrepareResponse
+	11, // 22: had.v1.Peer.Interfaces:output_type -> had.v1.InterfacesResponse
+	13, // 23: had.v1.Peer.HandOver:output_type -> had.v1.HandOverResponse
+	15, // 24: had.v1.Peer.TakeFarewell:output_type -> had.v1.TakeFarewellResponse
+	17, // 25: had.v1.Peer.TakeSecured:output_type -> had.v1.TakeSecuredResponse
+	19, // 26: had.v1.Peer.Contact:output_type -> had.v1.ContactResponse
+	27, // 27: had.v1.Peer.Inspect:output_type -> had.v1.InspectResponse
+	19, // [19:28] is the sub-list for method output_type
+	10, // [10:19] is the sub-list for method input_type
+	10, // [10:10] is the sub-list for extension type_name
+	10, // [10:10] is the sub-list for extension extendee
+	0,  // [0:10] is the sub-list for field type_name
 }
 
 func init() { file_had_v1_peer_proto_init() }
@@ -1180,13 +1339,14 @@ func file_had_v1_peer_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_had_v1_peer_proto_rawDesc), len(file_had_v1_peer_proto_rawDesc)),
-			NumEnums:      0,
-			NumMessages:   19,
+			NumEnums:      1,
+			NumMessages:   20,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
 		GoTypes:           file_had_v1_peer_proto_goTypes,
 		DependencyIndexes: file_had_v1_peer_proto_depIdxs,
+		EnumInfos:         file_had_v1_peer_proto_enumTypes,
 		MessageInfos:      file_had_v1_peer_proto_msgTypes,
 	}.Build()
 	File_had_v1_peer_proto = out.File

@@ -40,9 +40,14 @@ type State struct {
 	// The latest epoch whose volumes were taken over without a device or a guard
 	// having said that its owner is off them; 0: somebody has mounted them since.
 	DoubtedEpoch  uint64           `protobuf:"varint,13,opt,name=doubted_epoch,json=doubtedEpoch,proto3" json:"doubted_epoch,omitempty"`
-	Notify        []*NotifyChannel `protobuf:"bytes,14,rep,name=notify,proto3" json:"notify,omitempty"` // ordered by channel
-	Syncs         *SyncState       `protobuf:"bytes,23,opt,name=syncs,proto3" json:"syncs,omitempty"`   // absent: nobody has owned since there are syncs
-	Tokens        []*Token         `protobuf:"bytes,21,rep,name=tokens,proto3" json:"tokens,omitempty"` // ordered by name
+	Notify        []*NotifyChannel `protobuf:"bytes,14,rep,name=notify,proto3" json:"notify,omitempty"`       // ordered by channel
+	Syncs         *SyncState       `protobuf:"bytes,23,opt,name=syncs,proto3" json:"syncs,omitempty"`         // absent: nobody has owned since there are syncs
+	Tokens        []*Token         `protobuf:"bytes,21,rep,name=tokens,proto3" json:"tokens,omitempty"`       // ordered by name
+	Frozen        *Frozen          `protobuf:"bytes,16,opt,name=frozen,proto3" json:"frozen,omitempty"`       // absent: it isn't
+	Drained       []*Drain         `protobuf:"bytes,17,rep,name=drained,proto3" json:"drained,omitempty"`     // ordered by node
+	Failing       []*FailingCheck  `protobuf:"bytes,18,rep,name=failing,proto3" json:"failing,omitempty"`     // ordered by node and check
+	Failovers     []*Failover      `protobuf:"bytes,19,rep,name=failovers,proto3" json:"failovers,omitempty"` // caused by checks or scripts, oldest first, bounded
+	Held          *Held            `protobuf:"bytes,20,opt,name=held,proto3" json:"held,omitempty"`           // absent: it isn't
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -185,6 +190,41 @@ func (x *State) GetSyncs() *SyncState {
 func (x *State) GetTokens() []*Token {
 	if x != nil {
 		return x.Tokens
+	}
+	return nil
+}
+
+func (x *State) GetFrozen() *Frozen {
+	if x != nil {
+		return x.Frozen
+	}
+	return nil
+}
+
+func (x *State) GetDrained() []*Drain {
+	if x != nil {
+		return x.Drained
+	}
+	return nil
+}
+
+func (x *State) GetFailing() []*FailingCheck {
+	if x != nil {
+		return x.Failing
+	}
+	return nil
+}
+
+func (x *State) GetFailovers() []*Failover {
+	if x != nil {
+		return x.Failovers
+	}
+	return nil
+}
+
+func (x *State) GetHeld() *Held {
+	if x != nil {
+		return x.Held
 	}
 	return nil
 }
@@ -435,6 +475,260 @@ func (x *TokenChanged) GetService() bool {
 	return false
 }
 
+// Frozen is the Freeze in force.
+type Frozen struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Freeze        *Freeze                `protobuf:"bytes,1,opt,name=freeze,proto3" json:"freeze,omitempty"`
+	Index         uint64                 `protobuf:"varint,2,opt,name=index,proto3" json:"index,omitempty"`
+	At            *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=at,proto3" json:"at,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Frozen) Reset() {
+	*x = Frozen{}
+	mi := &file_had_v1_state_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Frozen) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Frozen) ProtoMessage() {}
+
+func (x *Frozen) ProtoReflect() protoreflect.Message {
+	mi := &file_had_v1_state_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Frozen.ProtoReflect.Descriptor instead.
+func (*Frozen) Descriptor() ([]byte, []int) {
+	return file_had_v1_state_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *Frozen) GetFreeze() *Freeze {
+	if x != nil {
+		return x.Freeze
+	}
+	return nil
+}
+
+func (x *Frozen) GetIndex() uint64 {
+	if x != nil {
+		return x.Index
+	}
+	return 0
+}
+
+func (x *Frozen) GetAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.At
+	}
+	return nil
+}
+
+// Held is the Hold in force.
+type Held struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Hold          *Hold                  `protobuf:"bytes,1,opt,name=hold,proto3" json:"hold,omitempty"`
+	At            *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=at,proto3" json:"at,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Held) Reset() {
+	*x = Held{}
+	mi := &file_had_v1_state_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Held) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Held) ProtoMessage() {}
+
+func (x *Held) ProtoReflect() protoreflect.Message {
+	mi := &file_had_v1_state_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Held.ProtoReflect.Descriptor instead.
+func (*Held) Descriptor() ([]byte, []int) {
+	return file_had_v1_state_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *Held) GetHold() *Hold {
+	if x != nil {
+		return x.Hold
+	}
+	return nil
+}
+
+func (x *Held) GetAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.At
+	}
+	return nil
+}
+
+// FailingCheck is a check that a node said last to be failing. It outlives the
+// node's turn: the checks of a service run on its owner alone.
+type FailingCheck struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Node          string                 `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
+	Change        *CheckChange           `protobuf:"bytes,2,opt,name=change,proto3" json:"change,omitempty"`
+	Index         uint64                 `protobuf:"varint,3,opt,name=index,proto3" json:"index,omitempty"`
+	PassedSince   bool                   `protobuf:"varint,4,opt,name=passed_since,json=passedSince,proto3" json:"passed_since,omitempty"` // on a later owner: what failed here isn't failing everywhere
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FailingCheck) Reset() {
+	*x = FailingCheck{}
+	mi := &file_had_v1_state_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FailingCheck) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FailingCheck) ProtoMessage() {}
+
+func (x *FailingCheck) ProtoReflect() protoreflect.Message {
+	mi := &file_had_v1_state_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FailingCheck.ProtoReflect.Descriptor instead.
+func (*FailingCheck) Descriptor() ([]byte, []int) {
+	return file_had_v1_state_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *FailingCheck) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *FailingCheck) GetChange() *CheckChange {
+	if x != nil {
+		return x.Change
+	}
+	return nil
+}
+
+func (x *FailingCheck) GetIndex() uint64 {
+	if x != nil {
+		return x.Index
+	}
+	return 0
+}
+
+func (x *FailingCheck) GetPassedSince() bool {
+	if x != nil {
+		return x.PassedSince
+	}
+	return false
+}
+
+// Failover is a change of the owner, or a turn given back, that counts for the
+// limits.
+type Failover struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Index         uint64                 `protobuf:"varint,1,opt,name=index,proto3" json:"index,omitempty"`
+	At            *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=at,proto3" json:"at,omitempty"`     // the proposer's wall clock
+	Node          string                 `protobuf:"bytes,3,opt,name=node,proto3" json:"node,omitempty"` // the one that was left
+	Cause         string                 `protobuf:"bytes,4,opt,name=cause,proto3" json:"cause,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Failover) Reset() {
+	*x = Failover{}
+	mi := &file_had_v1_state_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Failover) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Failover) ProtoMessage() {}
+
+func (x *Failover) ProtoReflect() protoreflect.Message {
+	mi := &file_had_v1_state_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Failover.ProtoReflect.Descriptor instead.
+func (*Failover) Descriptor() ([]byte, []int) {
+	return file_had_v1_state_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *Failover) GetIndex() uint64 {
+	if x != nil {
+		return x.Index
+	}
+	return 0
+}
+
+func (x *Failover) GetAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.At
+	}
+	return nil
+}
+
+func (x *Failover) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *Failover) GetCause() string {
+	if x != nil {
+		return x.Cause
+	}
+	return ""
+}
+
 type Policy struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Version       uint64                 `protobuf:"varint,1,opt,name=version,proto3" json:"version,omitempty"` // counts applies from 1
@@ -450,7 +744,7 @@ type Policy struct {
 
 func (x *Policy) Reset() {
 	*x = Policy{}
-	mi := &file_had_v1_state_proto_msgTypes[4]
+	mi := &file_had_v1_state_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -462,7 +756,7 @@ func (x *Policy) String() string {
 func (*Policy) ProtoMessage() {}
 
 func (x *Policy) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_state_proto_msgTypes[4]
+	mi := &file_had_v1_state_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -475,7 +769,7 @@ func (x *Policy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Policy.ProtoReflect.Descriptor instead.
 func (*Policy) Descriptor() ([]byte, []int) {
-	return file_had_v1_state_proto_rawDescGZIP(), []int{4}
+	return file_had_v1_state_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Policy) GetVersion() uint64 {
@@ -550,7 +844,7 @@ type Claim struct {
 
 func (x *Claim) Reset() {
 	*x = Claim{}
-	mi := &file_had_v1_state_proto_msgTypes[5]
+	mi := &file_had_v1_state_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -562,7 +856,7 @@ func (x *Claim) String() string {
 func (*Claim) ProtoMessage() {}
 
 func (x *Claim) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_state_proto_msgTypes[5]
+	mi := &file_had_v1_state_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -575,7 +869,7 @@ func (x *Claim) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Claim.ProtoReflect.Descriptor instead.
 func (*Claim) Descriptor() ([]byte, []int) {
-	return file_had_v1_state_proto_rawDescGZIP(), []int{5}
+	return file_had_v1_state_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Claim) GetEpoch() uint64 {
@@ -689,7 +983,7 @@ type NodeRecord struct {
 
 func (x *NodeRecord) Reset() {
 	*x = NodeRecord{}
-	mi := &file_had_v1_state_proto_msgTypes[6]
+	mi := &file_had_v1_state_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -701,7 +995,7 @@ func (x *NodeRecord) String() string {
 func (*NodeRecord) ProtoMessage() {}
 
 func (x *NodeRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_state_proto_msgTypes[6]
+	mi := &file_had_v1_state_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -714,7 +1008,7 @@ func (x *NodeRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeRecord.ProtoReflect.Descriptor instead.
 func (*NodeRecord) Descriptor() ([]byte, []int) {
-	return file_had_v1_state_proto_rawDescGZIP(), []int{6}
+	return file_had_v1_state_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *NodeRecord) GetName() string {
@@ -755,7 +1049,7 @@ type Move struct {
 
 func (x *Move) Reset() {
 	*x = Move{}
-	mi := &file_had_v1_state_proto_msgTypes[7]
+	mi := &file_had_v1_state_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -767,7 +1061,7 @@ func (x *Move) String() string {
 func (*Move) ProtoMessage() {}
 
 func (x *Move) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_state_proto_msgTypes[7]
+	mi := &file_had_v1_state_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -780,7 +1074,7 @@ func (x *Move) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Move.ProtoReflect.Descriptor instead.
 func (*Move) Descriptor() ([]byte, []int) {
-	return file_had_v1_state_proto_rawDescGZIP(), []int{7}
+	return file_had_v1_state_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Move) GetOrder() *MoveOrder {
@@ -814,7 +1108,7 @@ type NotifyChannel struct {
 
 func (x *NotifyChannel) Reset() {
 	*x = NotifyChannel{}
-	mi := &file_had_v1_state_proto_msgTypes[8]
+	mi := &file_had_v1_state_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -826,7 +1120,7 @@ func (x *NotifyChannel) String() string {
 func (*NotifyChannel) ProtoMessage() {}
 
 func (x *NotifyChannel) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_state_proto_msgTypes[8]
+	mi := &file_had_v1_state_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -839,7 +1133,7 @@ func (x *NotifyChannel) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NotifyChannel.ProtoReflect.Descriptor instead.
 func (*NotifyChannel) Descriptor() ([]byte, []int) {
-	return file_had_v1_state_proto_rawDescGZIP(), []int{8}
+	return file_had_v1_state_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *NotifyChannel) GetChannel() string {
@@ -909,7 +1203,7 @@ type DeliveredStream struct {
 
 func (x *DeliveredStream) Reset() {
 	*x = DeliveredStream{}
-	mi := &file_had_v1_state_proto_msgTypes[9]
+	mi := &file_had_v1_state_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -921,7 +1215,7 @@ func (x *DeliveredStream) String() string {
 func (*DeliveredStream) ProtoMessage() {}
 
 func (x *DeliveredStream) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_state_proto_msgTypes[9]
+	mi := &file_had_v1_state_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -934,7 +1228,7 @@ func (x *DeliveredStream) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeliveredStream.ProtoReflect.Descriptor instead.
 func (*DeliveredStream) Descriptor() ([]byte, []int) {
-	return file_had_v1_state_proto_rawDescGZIP(), []int{9}
+	return file_had_v1_state_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *DeliveredStream) GetNodeId() string {
@@ -987,6 +1281,13 @@ type Event struct {
 	//	*Event_TokenChanged
 	//	*Event_Notified
 	//	*Event_Notice
+	//	*Event_Frozen
+	//	*Event_Unfrozen
+	//	*Event_Drained
+	//	*Event_Undrained
+	//	*Event_Held
+	//	*Event_Resumed
+	//	*Event_CheckChanged
 	Body          isEvent_Body `protobuf_oneof:"body"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -994,7 +1295,7 @@ type Event struct {
 
 func (x *Event) Reset() {
 	*x = Event{}
-	mi := &file_had_v1_state_proto_msgTypes[10]
+	mi := &file_had_v1_state_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1006,7 +1307,7 @@ func (x *Event) String() string {
 func (*Event) ProtoMessage() {}
 
 func (x *Event) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_state_proto_msgTypes[10]
+	mi := &file_had_v1_state_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1019,7 +1320,7 @@ func (x *Event) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Event.ProtoReflect.Descriptor instead.
 func (*Event) Descriptor() ([]byte, []int) {
-	return file_had_v1_state_proto_rawDescGZIP(), []int{10}
+	return file_had_v1_state_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Event) GetIndex() uint64 {
@@ -1222,6 +1523,69 @@ func (x *Event) GetNotice() *Notice {
 	return nil
 }
 
+func (x *Event) GetFrozen() *Freeze {
+	if x != nil {
+		if x, ok := x.Body.(*Event_Frozen); ok {
+			return x.Frozen
+		}
+	}
+	return nil
+}
+
+func (x *Event) GetUnfrozen() *Unfreeze {
+	if x != nil {
+		if x, ok := x.Body.(*Event_Unfrozen); ok {
+			return x.Unfrozen
+		}
+	}
+	return nil
+}
+
+func (x *Event) GetDrained() *Drain {
+	if x != nil {
+		if x, ok := x.Body.(*Event_Drained); ok {
+			return x.Drained
+		}
+	}
+	return nil
+}
+
+func (x *Event) GetUndrained() *Undrain {
+	if x != nil {
+		if x, ok := x.Body.(*Event_Undrained); ok {
+			return x.Undrained
+		}
+	}
+	return nil
+}
+
+func (x *Event) GetHeld() *Hold {
+	if x != nil {
+		if x, ok := x.Body.(*Event_Held); ok {
+			return x.Held
+		}
+	}
+	return nil
+}
+
+func (x *Event) GetResumed() *Resume {
+	if x != nil {
+		if x, ok := x.Body.(*Event_Resumed); ok {
+			return x.Resumed
+		}
+	}
+	return nil
+}
+
+func (x *Event) GetCheckChanged() *CheckChange {
+	if x != nil {
+		if x, ok := x.Body.(*Event_CheckChanged); ok {
+			return x.CheckChanged
+		}
+	}
+	return nil
+}
+
 type isEvent_Body interface {
 	isEvent_Body()
 }
@@ -1290,6 +1654,34 @@ type Event_Notice struct {
 	Notice *Notice `protobuf:"bytes,22,opt,name=notice,proto3,oneof"`
 }
 
+type Event_Frozen struct {
+	Frozen *Freeze `protobuf:"bytes,24,opt,name=frozen,proto3,oneof"`
+}
+
+type Event_Unfrozen struct {
+	Unfrozen *Unfreeze `protobuf:"bytes,25,opt,name=unfrozen,proto3,oneof"`
+}
+
+type Event_Drained struct {
+	Drained *Drain `protobuf:"bytes,26,opt,name=drained,proto3,oneof"`
+}
+
+type Event_Undrained struct {
+	Undrained *Undrain `protobuf:"bytes,27,opt,name=undrained,proto3,oneof"`
+}
+
+type Event_Held struct {
+	Held *Hold `protobuf:"bytes,28,opt,name=held,proto3,oneof"`
+}
+
+type Event_Resumed struct {
+	Resumed *Resume `protobuf:"bytes,29,opt,name=resumed,proto3,oneof"`
+}
+
+type Event_CheckChanged struct {
+	CheckChanged *CheckChange `protobuf:"bytes,30,opt,name=check_changed,json=checkChanged,proto3,oneof"`
+}
+
 func (*Event_Birth) isEvent_Body() {}
 
 func (*Event_PolicyApplied) isEvent_Body() {}
@@ -1322,11 +1714,25 @@ func (*Event_Notified) isEvent_Body() {}
 
 func (*Event_Notice) isEvent_Body() {}
 
+func (*Event_Frozen) isEvent_Body() {}
+
+func (*Event_Unfrozen) isEvent_Body() {}
+
+func (*Event_Drained) isEvent_Body() {}
+
+func (*Event_Undrained) isEvent_Body() {}
+
+func (*Event_Held) isEvent_Body() {}
+
+func (*Event_Resumed) isEvent_Body() {}
+
+func (*Event_CheckChanged) isEvent_Body() {}
+
 var File_had_v1_state_proto protoreflect.FileDescriptor
 
 const file_had_v1_state_proto_rawDesc = "" +
 	"\n" +
-	"\x12had/v1/state.proto\x12\x06had.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x10had/v1/log.proto\x1a\x11had/v1/sync.proto\"\xfc\x04\n" +
+	"\x12had/v1/state.proto\x12\x06had.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x10had/v1/log.proto\x1a\x11had/v1/sync.proto\"\xcf\x06\n" +
 	"\x05State\x12#\n" +
 	"\rapplied_index\x18\x01 \x01(\x04R\fappliedIndex\x12#\n" +
 	"\x05birth\x18\x02 \x01(\v2\r.had.v1.BirthR\x05birth\x12&\n" +
@@ -1346,7 +1752,12 @@ const file_had_v1_state_proto_rawDesc = "" +
 	"\rdoubted_epoch\x18\r \x01(\x04R\fdoubtedEpoch\x12-\n" +
 	"\x06notify\x18\x0e \x03(\v2\x15.had.v1.NotifyChannelR\x06notify\x12'\n" +
 	"\x05syncs\x18\x17 \x01(\v2\x11.had.v1.SyncStateR\x05syncs\x12%\n" +
-	"\x06tokens\x18\x15 \x03(\v2\r.had.v1.TokenR\x06tokens\"{\n" +
+	"\x06tokens\x18\x15 \x03(\v2\r.had.v1.TokenR\x06tokens\x12&\n" +
+	"\x06frozen\x18\x10 \x01(\v2\x0e.had.v1.FrozenR\x06frozen\x12'\n" +
+	"\adrained\x18\x11 \x03(\v2\r.had.v1.DrainR\adrained\x12.\n" +
+	"\afailing\x18\x12 \x03(\v2\x14.had.v1.FailingCheckR\afailing\x12.\n" +
+	"\tfailovers\x18\x13 \x03(\v2\x10.had.v1.FailoverR\tfailovers\x12 \n" +
+	"\x04held\x18\x14 \x01(\v2\f.had.v1.HeldR\x04held\"{\n" +
 	"\x05Token\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12.\n" +
 	"\acurrent\x18\x02 \x01(\v2\x14.had.v1.TokenVersionR\acurrent\x12.\n" +
@@ -1366,7 +1777,24 @@ const file_had_v1_state_proto_rawDesc = "" +
 	"\x04size\x18\x03 \x01(\rR\x04size\x12\x0e\n" +
 	"\x02by\x18\x04 \x01(\tR\x02by\x12\x16\n" +
 	"\x06reason\x18\x05 \x01(\tR\x06reason\x12\x18\n" +
-	"\aservice\x18\x06 \x01(\bR\aservice\"\xb8\x01\n" +
+	"\aservice\x18\x06 \x01(\bR\aservice\"r\n" +
+	"\x06Frozen\x12&\n" +
+	"\x06freeze\x18\x01 \x01(\v2\x0e.had.v1.FreezeR\x06freeze\x12\x14\n" +
+	"\x05index\x18\x02 \x01(\x04R\x05index\x12*\n" +
+	"\x02at\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\x02at\"T\n" +
+	"\x04Held\x12 \n" +
+	"\x04hold\x18\x01 \x01(\v2\f.had.v1.HoldR\x04hold\x12*\n" +
+	"\x02at\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x02at\"\x88\x01\n" +
+	"\fFailingCheck\x12\x12\n" +
+	"\x04node\x18\x01 \x01(\tR\x04node\x12+\n" +
+	"\x06change\x18\x02 \x01(\v2\x13.had.v1.CheckChangeR\x06change\x12\x14\n" +
+	"\x05index\x18\x03 \x01(\x04R\x05index\x12!\n" +
+	"\fpassed_since\x18\x04 \x01(\bR\vpassedSince\"v\n" +
+	"\bFailover\x12\x14\n" +
+	"\x05index\x18\x01 \x01(\x04R\x05index\x12*\n" +
+	"\x02at\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x02at\x12\x12\n" +
+	"\x04node\x18\x03 \x01(\tR\x04node\x12\x14\n" +
+	"\x05cause\x18\x04 \x01(\tR\x05cause\"\xb8\x01\n" +
 	"\x06Policy\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\x04R\aversion\x12\x12\n" +
 	"\x04text\x18\x02 \x01(\tR\x04text\x12\x16\n" +
@@ -1416,7 +1844,8 @@ const file_had_v1_state_proto_rawDesc = "" +
 	"\x0fDeliveredStream\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12\x16\n" +
 	"\x06stream\x18\x02 \x01(\tR\x06stream\x12\x10\n" +
-	"\x03seq\x18\x03 \x01(\x04R\x03seq\"\xec\a\n" +
+	"\x03seq\x18\x03 \x01(\x04R\x03seq\"\xae\n" +
+	"\n" +
 	"\x05Event\x12\x14\n" +
 	"\x05index\x18\x01 \x01(\x04R\x05index\x12\x10\n" +
 	"\x03sub\x18\x02 \x01(\rR\x03sub\x12\x12\n" +
@@ -1443,7 +1872,14 @@ const file_had_v1_state_proto_rawDesc = "" +
 	"\fsync_resumed\x18# \x01(\v2\x12.had.v1.SyncResumeH\x00R\vsyncResumed\x12;\n" +
 	"\rtoken_changed\x18\x1f \x01(\v2\x14.had.v1.TokenChangedH\x00R\ftokenChanged\x120\n" +
 	"\bnotified\x18\x15 \x01(\v2\x12.had.v1.NotifyMarkH\x00R\bnotified\x12(\n" +
-	"\x06notice\x18\x16 \x01(\v2\x0e.had.v1.NoticeH\x00R\x06noticeB\x06\n" +
+	"\x06notice\x18\x16 \x01(\v2\x0e.had.v1.NoticeH\x00R\x06notice\x12(\n" +
+	"\x06frozen\x18\x18 \x01(\v2\x0e.had.v1.FreezeH\x00R\x06frozen\x12.\n" +
+	"\bunfrozen\x18\x19 \x01(\v2\x10.had.v1.UnfreezeH\x00R\bunfrozen\x12)\n" +
+	"\adrained\x18\x1a \x01(\v2\r.had.v1.DrainH\x00R\adrained\x12/\n" +
+	"\tundrained\x18\x1b \x01(\v2\x0f.had.v1.UndrainH\x00R\tundrained\x12\"\n" +
+	"\x04held\x18\x1c \x01(\v2\f.had.v1.HoldH\x00R\x04held\x12*\n" +
+	"\aresumed\x18\x1d \x01(\v2\x0e.had.v1.ResumeH\x00R\aresumed\x12:\n" +
+	"\rcheck_changed\x18\x1e \x01(\v2\x13.had.v1.CheckChangeH\x00R\fcheckChangedB\x06\n" +
 	"\x04bodyB\x18Z\x16had/proto/had/v1;hadv1b\x06proto3"
 
 var (
@@ -1458,96 +1894,125 @@ func file_had_v1_state_proto_rawDescGZIP() []byte {
 	return file_had_v1_state_proto_rawDescData
 }
 
-var file_had_v1_state_proto_msgTypes = make([]protoimpl.MessageInfo, 11)
+var file_had_v1_state_proto_msgTypes = make([]protoimpl.MessageInfo, 15)
 var file_had_v1_state_proto_goTypes = []any{
 	(*State)(nil),                 // 0: had.v1.State
 	(*Token)(nil),                 // 1: had.v1.Token
 	(*TokenVersion)(nil),          // 2: had.v1.TokenVersion
 	(*TokenChanged)(nil),          // 3: had.v1.TokenChanged
-	(*Policy)(nil),                // 4: had.v1.Policy
-	(*Claim)(nil),                 // 5: had.v1.Claim
-	(*NodeRecord)(nil),            // 6: had.v1.NodeRecord
-	(*Move)(nil),                  // 7: had.v1.Move
-	(*NotifyChannel)(nil),         // 8: had.v1.NotifyChannel
-	(*DeliveredStream)(nil),       // 9: had.v1.DeliveredStream
-	(*Event)(nil),                 // 10: had.v1.Event
-	(*Birth)(nil),                 // 11: had.v1.Birth
-	(*SyncState)(nil),             // 12: had.v1.SyncState
-	(*timestamppb.Timestamp)(nil), // 13: google.protobuf.Timestamp
-	(*Instance)(nil),              // 14: had.v1.Instance
-	(*Terms)(nil),                 // 15: had.v1.Terms
-	(*HeldAddress)(nil),           // 16: had.v1.HeldAddress
-	(Progress_Outcome)(0),         // 17: had.v1.Progress.Outcome
-	(*HeldVolume)(nil),            // 18: had.v1.HeldVolume
-	(*Secured)(nil),               // 19: had.v1.Secured
-	(*HeldToken)(nil),             // 20: had.v1.HeldToken
-	(*MoveOrder)(nil),             // 21: had.v1.MoveOrder
-	(*NotifyClaim)(nil),           // 22: had.v1.NotifyClaim
-	(*PolicyApply)(nil),           // 23: had.v1.PolicyApply
-	(*Acquire)(nil),               // 24: had.v1.Acquire
-	(*Progress)(nil),              // 25: had.v1.Progress
-	(*Released)(nil),              // 26: had.v1.Released
-	(*HookResult)(nil),            // 27: had.v1.HookResult
-	(*MoveEnd)(nil),               // 28: had.v1.MoveEnd
-	(*Evidence)(nil),              // 29: had.v1.Evidence
-	(*FenceTry)(nil),              // 30: had.v1.FenceTry
-	(*SyncResult)(nil),            // 31: had.v1.SyncResult
-	(*SyncResume)(nil),            // 32: had.v1.SyncResume
-	(*NotifyMark)(nil),            // 33: had.v1.NotifyMark
-	(*Notice)(nil),                // 34: had.v1.Notice
+	(*Frozen)(nil),                // 4: had.v1.Frozen
+	(*Held)(nil),                  // 5: had.v1.Held
+	(*FailingCheck)(nil),          // 6: had.v1.FailingCheck
+	(*Failover)(nil),              // 7: had.v1.Failover
+	(*Policy)(nil),                // 8: had.v1.Policy
+	(*Claim)(nil),                 // 9: had.v1.Claim
+	(*NodeRecord)(nil),            // 10: had.v1.NodeRecord
+	(*Move)(nil),                  // 11: had.v1.Move
+	(*NotifyChannel)(nil),         // 12: had.v1.NotifyChannel
+	(*DeliveredStream)(nil),       // 13: had.v1.DeliveredStream
+	(*Event)(nil),                 // 14: had.v1.Event
+	(*Birth)(nil),                 // 15: had.v1.Birth
+	(*SyncState)(nil),             // 16: had.v1.SyncState
+	(*Drain)(nil),                 // 17: had.v1.Drain
+	(*timestamppb.Timestamp)(nil), // 18: google.protobuf.Timestamp
+	(*Freeze)(nil),                // 19: had.v1.Freeze
+	(*Hold)(nil),                  // 20: had.v1.Hold
+	(*CheckChange)(nil),           // 21: had.v1.CheckChange
+	(*Instance)(nil),              // 22: had.v1.Instance
+	(*Terms)(nil),                 // 23: had.v1.Terms
+	(*HeldAddress)(nil),           // 24: had.v1.HeldAddress
+	(Progress_Outcome)(0),         // 25: had.v1.Progress.Outcome
+	(*HeldVolume)(nil),            // 26: had.v1.HeldVolume
+	(*Secured)(nil),               // 27: had.v1.Secured
+	(*HeldToken)(nil),             // 28: had.v1.HeldToken
+	(*MoveOrder)(nil),             // 29: had.v1.MoveOrder
+	(*NotifyClaim)(nil),           // 30: had.v1.NotifyClaim
+	(*PolicyApply)(nil),           // 31: had.v1.PolicyApply
+	(*Acquire)(nil),               // 32: had.v1.Acquire
+	(*Progress)(nil),              // 33: had.v1.Progress
+	(*Released)(nil),              // 34: had.v1.Released
+	(*HookResult)(nil),            // 35: had.v1.HookResult
+	(*MoveEnd)(nil),               // 36: had.v1.MoveEnd
+	(*Evidence)(nil),              // 37: had.v1.Evidence
+	(*FenceTry)(nil),              // 38: had.v1.FenceTry
+	(*SyncResult)(nil),            // 39: had.v1.SyncResult
+	(*SyncResume)(nil),            // 40: had.v1.SyncResume
+	(*NotifyMark)(nil),            // 41: had.v1.NotifyMark
+	(*Notice)(nil),                // 42: had.v1.Notice
+	(*Unfreeze)(nil),              // 43: had.v1.Unfreeze
+	(*Undrain)(nil),               // 44: had.v1.Undrain
+	(*Resume)(nil),                // 45: had.v1.Resume
 }
 var file_had_v1_state_proto_depIdxs = []int32{
-	11, // 0: had.v1.State.birth:type_name -> had.v1.Birth
-	4,  // 1: had.v1.State.policy:type_name -> had.v1.Policy
-	5,  // 2: had.v1.State.open:type_name -> had.v1.Claim
-	6,  // 3: had.v1.State.nodes:type_name -> had.v1.NodeRecord
-	7,  // 4: had.v1.State.move:type_name -> had.v1.Move
-	9,  // 5: had.v1.State.delivered:type_name -> had.v1.DeliveredStream
-	10, // 6: had.v1.State.history:type_name -> had.v1.Event
-	7,  // 7: had.v1.State.last_move:type_name -> had.v1.Move
-	8,  // 8: had.v1.State.notify:type_name -> had.v1.NotifyChannel
-	12, // 9: had.v1.State.syncs:type_name -> had.v1.SyncState
+	15, // 0: had.v1.State.birth:type_name -> had.v1.Birth
+	8,  // 1: had.v1.State.policy:type_name -> had.v1.Policy
+	9,  // 2: had.v1.State.open:type_name -> had.v1.Claim
+	10, // 3: had.v1.State.nodes:type_name -> had.v1.NodeRecord
+	11, // 4: had.v1.State.move:type_name -> had.v1.Move
+	13, // 5: had.v1.State.delivered:type_name -> had.v1.DeliveredStream
+	14, // 6: had.v1.State.history:type_name -> had.v1.Event
+	11, // 7: had.v1.State.last_move:type_name -> had.v1.Move
+	12, // 8: had.v1.State.notify:type_name -> had.v1.NotifyChannel
+	16, // 9: had.v1.State.syncs:type_name -> had.v1.SyncState
 	1,  // 10: had.v1.State.tokens:type_name -> had.v1.Token
-	2,  // 11: had.v1.Token.current:type_name -> had.v1.TokenVersion
-	2,  // 12: had.v1.Token.earlier:type_name -> had.v1.TokenVersion
-	13, // 13: had.v1.TokenVersion.at:type_name -> google.protobuf.Timestamp
-	13, // 14: had.v1.Policy.at:type_name -> google.protobuf.Timestamp
-	14, // 15: had.v1.Claim.instance:type_name -> had.v1.Instance
-	15, // 16: had.v1.Claim.terms:type_name -> had.v1.Terms
-	16, // 17: had.v1.Claim.addresses:type_name -> had.v1.HeldAddress
-	13, // 18: had.v1.Claim.at:type_name -> google.protobuf.Timestamp
-	17, // 19: had.v1.Claim.progress:type_name -> had.v1.Progress.Outcome
-	13, // 20: had.v1.Claim.serving_at:type_name -> google.protobuf.Timestamp
-	18, // 21: had.v1.Claim.volumes:type_name -> had.v1.HeldVolume
-	19, // 22: had.v1.Claim.secured:type_name -> had.v1.Secured
-	20, // 23: had.v1.Claim.tokens:type_name -> had.v1.HeldToken
-	21, // 24: had.v1.Move.order:type_name -> had.v1.MoveOrder
-	22, // 25: had.v1.NotifyChannel.claim:type_name -> had.v1.NotifyClaim
-	13, // 26: had.v1.NotifyChannel.claimed_at:type_name -> google.protobuf.Timestamp
-	13, // 27: had.v1.NotifyChannel.recent:type_name -> google.protobuf.Timestamp
-	13, // 28: had.v1.Event.at:type_name -> google.protobuf.Timestamp
-	13, // 29: had.v1.Event.recorded_at:type_name -> google.protobuf.Timestamp
-	11, // 30: had.v1.Event.birth:type_name -> had.v1.Birth
-	23, // 31: had.v1.Event.policy_applied:type_name -> had.v1.PolicyApply
-	24, // 32: had.v1.Event.acquired:type_name -> had.v1.Acquire
-	25, // 33: had.v1.Event.progress:type_name -> had.v1.Progress
-	26, // 34: had.v1.Event.released:type_name -> had.v1.Released
-	27, // 35: had.v1.Event.hook:type_name -> had.v1.HookResult
-	21, // 36: had.v1.Event.move_ordered:type_name -> had.v1.MoveOrder
-	28, // 37: had.v1.Event.move_ended:type_name -> had.v1.MoveEnd
-	29, // 38: had.v1.Event.closed:type_name -> had.v1.Evidence
-	19, // 39: had.v1.Event.secured:type_name -> had.v1.Secured
-	30, // 40: had.v1.Event.fence_try:type_name -> had.v1.FenceTry
-	31, // 41: had.v1.Event.sync:type_name -> had.v1.SyncResult
-	32, // 42: had.v1.Event.sync_resumed:type_name -> had.v1.SyncResume
-	3,  // 43: had.v1.Event.token_changed:type_name -> had.v1.TokenChanged
-	33, // 44: had.v1.Event.notified:type_name -> had.v1.NotifyMark
-	34, // 45: had.v1.Event.notice:type_name -> had.v1.Notice
-	46, // [46:46] is the sub-list for method output_type
-	46, // [46:46] is the sub-list for method input_type
-	46, // [46:46] is the sub-list for extension type_name
-	46, // [46:46] is the sub-list for extension extendee
-	0,  // [0:46] is the sub-list for field type_name
+	4,  // 11: had.v1.State.frozen:type_name -> had.v1.Frozen
+	17, // 12: had.v1.State.drained:type_name -> had.v1.Drain
+	6,  // 13: had.v1.State.failing:type_name -> had.v1.FailingCheck
+	7,  // 14: had.v1.State.failovers:type_name -> had.v1.Failover
+	5,  // 15: had.v1.State.held:type_name -> had.v1.Held
+	2,  // 16: had.v1.Token.current:type_name -> had.v1.TokenVersion
+	2,  // 17: had.v1.Token.earlier:type_name -> had.v1.TokenVersion
+	18, // 18: had.v1.TokenVersion.at:type_name -> google.protobuf.Timestamp
+	19, // 19: had.v1.Frozen.freeze:type_name -> had.v1.Freeze
+	18, // 20: had.v1.Frozen.at:type_name -> google.protobuf.Timestamp
+	20, // 21: had.v1.Held.hold:type_name -> had.v1.Hold
+	18, // 22: had.v1.Held.at:type_name -> google.protobuf.Timestamp
+	21, // 23: had.v1.FailingCheck.change:type_name -> had.v1.CheckChange
+	18, // 24: had.v1.Failover.at:type_name -> google.protobuf.Timestamp
+	18, // 25: had.v1.Policy.at:type_name -> google.protobuf.Timestamp
+	22, // 26: had.v1.Claim.instance:type_name -> had.v1.Instance
+	23, // 27: had.v1.Claim.terms:type_name -> had.v1.Terms
+	24, // 28: had.v1.Claim.addresses:type_name -> had.v1.HeldAddress
+	18, // 29: had.v1.Claim.at:type_name -> google.protobuf.Timestamp
+	25, // 30: had.v1.Claim.progress:type_name -> had.v1.Progress.Outcome
+	18, // 31: had.v1.Claim.serving_at:type_name -> google.protobuf.Timestamp
+	26, // 32: had.v1.Claim.volumes:type_name -> had.v1.HeldVolume
+	27, // 33: had.v1.Claim.secured:type_name -> had.v1.Secured
+	28, // 34: had.v1.Claim.tokens:type_name -> had.v1.HeldToken
+	29, // 35: had.v1.Move.order:type_name -> had.v1.MoveOrder
+	30, // 36: had.v1.NotifyChannel.claim:type_name -> had.v1.NotifyClaim
+	18, // 37: had.v1.NotifyChannel.claimed_at:type_name -> google.protobuf.Timestamp
+	18, // 38: had.v1.NotifyChannel.recent:type_name -> google.protobuf.Timestamp
+	18, // 39: had.v1.Event.at:type_name -> google.protobuf.Timestamp
+	18, // 40: had.v1.Event.recorded_at:type_name -> google.protobuf.Timestamp
+	15, // 41: had.v1.Event.birth:type_name -> had.v1.Birth
+	31, // 42: had.v1.Event.policy_applied:type_name -> had.v1.PolicyApply
+	32, // 43: had.v1.Event.acquired:type_name -> had.v1.Acquire
+	33, // 44: had.v1.Event.progress:type_name -> had.v1.Progress
+	34, // 45: had.v1.Event.released:type_name -> had.v1.Released
+	35, // 46: had.v1.Event.hook:type_name -> had.v1.HookResult
+	29, // 47: had.v1.Event.move_ordered:type_name -> had.v1.MoveOrder
+	36, // 48: had.v1.Event.move_ended:type_name -> had.v1.MoveEnd
+	37, // 49: had.v1.Event.closed:type_name -> had.v1.Evidence
+	27, // 50: had.v1.Event.secured:type_name -> had.v1.Secured
+	38, // 51: had.v1.Event.fence_try:type_name -> had.v1.FenceTry
+	39, // 52: had.v1.Event.sync:type_name -> had.v1.SyncResult
+	40, // 53: had.v1.Event.sync_resumed:type_name -> had.v1.SyncResume
+	3,  // 54: had.v1.Event.token_changed:type_name -> had.v1.TokenChanged
+	41, // 55: had.v1.Event.notified:type_name -> had.v1.NotifyMark
+	42, // 56: had.v1.Event.notice:type_name -> had.v1.Notice
+	19, // 57: had.v1.Event.frozen:type_name -> had.v1.Freeze
+	43, // 58: had.v1.Event.unfrozen:type_name -> had.v1.Unfreeze
+	17, // 59: had.v1.Event.drained:type_name -> had.v1.Drain
+	44, // 60: had.v1.Event.undrained:type_name -> had.v1.Undrain
+	20, // 61: had.v1.Event.held:type_name -> had.v1.Hold
+	45, // 62: had.v1.Event.resumed:type_name -> had.v1.Resume
+	21, // 63: had.v1.Event.check_changed:type_name -> had.v1.CheckChange
+	64, // [64:64] is the sub-list for method output_type
+	64, // [64:64] is the sub-list for method input_type
+	64, // [64:64] is the sub-list for extension type_name
+	64, // [64:64] is the sub-list for extension extendee
+	0,  // [0:64] is the sub-list for field type_name
 }
 
 func init() { file_had_v1_state_proto_init() }
@@ -1557,7 +2022,7 @@ func file_had_v1_state_proto_init() {
 	}
 	file_had_v1_log_proto_init()
 	file_had_v1_sync_proto_init()
-	file_had_v1_state_proto_msgTypes[10].OneofWrappers = []any{
+	file_had_v1_state_proto_msgTypes[14].OneofWrappers = []any{
 		(*Event_Birth)(nil),
 		(*Event_PolicyApplied)(nil),
 		(*Event_Acquired)(nil),
@@ -1574,6 +2039,13 @@ func file_had_v1_state_proto_init() {
 		(*Event_TokenChanged)(nil),
 		(*Event_Notified)(nil),
 		(*Event_Notice)(nil),
+		(*Event_Frozen)(nil),
+		(*Event_Unfrozen)(nil),
+		(*Event_Drained)(nil),
+		(*Event_Undrained)(nil),
+		(*Event_Held)(nil),
+		(*Event_Resumed)(nil),
+		(*Event_CheckChanged)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -1581,7 +2053,7 @@ func file_had_v1_state_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_had_v1_state_proto_rawDesc), len(file_had_v1_state_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   11,
+			NumMessages:   15,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -16,12 +16,11 @@ hooks {
   dir = "/etc/had/hooks"
 }
 
-# This version of had has no check blocks yet:
-# check "exec" "maintenance" { # keepalived.conf:9
-#   command   = ["/usr/bin/test", "!", "-e", "/etc/keepalived/maintenance"]
-#   on        = "all"
-#   interval  = "2s"
-#   timeout   = "2s"
-#   failures  = 2
-#   successes = 1
-# }
+check "exec" "maintenance" { # keepalived.conf:9
+  command   = ["/usr/bin/test", "!", "-e", "/etc/keepalived/maintenance"]
+  on        = "all"
+  interval  = "2s"
+  timeout   = "2s"
+  failures  = 2
+  successes = 1
+}
