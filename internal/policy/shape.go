@@ -224,7 +224,7 @@ func (s *source) assignments(object *hclsyntax.ObjectConsExpr, key, value, examp
 }
 
 // number returns a whole number from low to high, and 0 when none is written.
-func (s *source) number(body *hclsyntax.Body, name string, low, high int) int { //nolint:unparam // a range has two ends
+func (s *source) number(body *hclsyntax.Body, name string, low, high int) int {
 	a := body.Attributes[name]
 	if a == nil {
 		return 0

@@ -90,7 +90,7 @@ type ownerProcess struct {
 
 func startOwner(t *testing.T, node, device string) *ownerProcess {
 	t.Helper()
-	dir, err := os.MkdirTemp("", node)
+	dir, err := os.MkdirTemp("", node) //nolint:usetesting // a file system stays mounted there: the machine goes, not the folder
 	must(t, err)
 	o := &ownerProcess{t: t, cmd: exec.Command("/proc/self/exe"), path: dir + "/web"}
 	o.cmd.Env = []string{ownerVariable + "=" + strings.Join([]string{node, device, dir}, " ")}
