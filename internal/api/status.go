@@ -194,11 +194,22 @@ func (s *Server) node(m *hadv1.Member, resp *hadv1.StatusResponse, own *hadv1.He
 	if leading && n.GetReachable() && n.GetAppliedIndex()+failover.MaxLag < resp.GetFreshness().GetAppliedIndex() {
 		n.Problems = append(n.Problems, fmt.Sprintf("it is catching up, %d log entries behind", resp.GetFreshness().GetAppliedIndex()-n.GetAppliedIndex()))
 	}
+	if ofAnEarlierTurn(n, resp) {
+		n.Holds = nil
+	}
 	if !n.Reachable {
 		n.Eligible = false
 		n.Reasons = append([]string{"it doesn't answer"}, n.Reasons...)
 	}
 	return n
+}
+
+// ofAnEarlierTurn reports whether what another node said it holds is from before
+// the present owner served: it has let go since, or nobody would.
+func ofAnEarlierTurn(n *hadv1.NodeStatus, resp *hadv1.StatusResponse) bool {
+	o := resp.GetOwnership()
+	return o.GetState() == hadv1.Ownership_STATE_OWNED && n.GetName() != o.GetOwner() &&
+		n.GetLastSeenMs() > ms(resp.GetAt().AsTime().Sub(o.GetSince().AsTime()))
 }
 
 func summary(p *hadv1.Policy) *hadv1.PolicySummary {

@@ -10,6 +10,7 @@ import (
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"had/cluster"
 	"had/internal/clock"
@@ -102,6 +103,25 @@ func TestOnlyReportsAreTakenFromOtherNodes(t *testing.T) {
 	} {
 		if _, err := s.Propose(t.Context(), &hadv1.ProposeRequest{Command: cmd}); status.Code(err) != codes.PermissionDenied {
 			t.Errorf("Propose(%v) = %v, want a refusal", cmd, err)
+		}
+	}
+}
+
+// An old owner's last word about its addresses is no news once the next one serves.
+func TestWhatWasHeldBeforeIsNoNews(t *testing.T) {
+	now := time.Now()
+	for _, c := range []struct {
+		seen  time.Duration // how long ago the node was heard
+		state hadv1.Ownership_State
+		want  bool
+	}{
+		{800 * time.Millisecond, hadv1.Ownership_STATE_OWNED, true},
+		{200 * time.Millisecond, hadv1.Ownership_STATE_OWNED, false},
+		{800 * time.Millisecond, hadv1.Ownership_STATE_WAITING, false},
+	} {
+		resp := &hadv1.StatusResponse{At: timestamppb.New(now), Ownership: &hadv1.Ownership{State: c.state, Owner: "beta", Since: timestamppb.New(now.Add(-500 * time.Millisecond))}}
+		if got := ofAnEarlierTurn(&hadv1.NodeStatus{Name: "alpha", LastSeenMs: ms(c.seen)}, resp); got != c.want {
+			t.Errorf("heard %v ago, %v: %t", c.seen, c.state, got)
 		}
 	}
 }
