@@ -154,6 +154,9 @@ func TestEverySignal(t *testing.T) {
 		unix.SIGTSTP, unix.SIGTTIN, unix.SIGTTOU} // the last three: nobody could wake it, so they don't stop it (setpgid(2))
 	var want []string
 	for n := 1; n <= 64; n++ {
+		if n == 32 || n == 33 {
+			continue // the C library's own (nptl(7)): a program that started this one may have them ignored
+		}
 		name := fmt.Sprintf("PostAcq%02d", n)
 		v.script(name, fmt.Sprintf("kill -%d $$; echo alive", n))
 		switch sig := syscall.Signal(n); {
