@@ -29,10 +29,12 @@ type preparation struct {
 	answered error
 }
 
-// goodFor reports whether it is for the turn that would begin now.
+// goodFor reports whether it is for the turn that would begin now. A candidate
+// prepares once: one that is cut off stands for as long as that lasts, and each
+// script that it runs is reported.
 func (p *preparation) goodFor(in Inputs) bool {
-	return p != nil && (p.turn != nil || in.Leadership.Standing) && p.last == in.View.LastEpoch &&
-		p.version == in.View.Policy.GetVersion() && in.Now.Before(p.ended.Add(preparedFor))
+	return p != nil && p.last == in.View.LastEpoch && p.version == in.View.Policy.GetVersion() &&
+		(in.Leadership.Standing || p.turn != nil && in.Now.Before(p.ended.Add(preparedFor)))
 }
 
 // prepare does ahead what needs no epoch: the Test scripts, and a first probe.
@@ -43,8 +45,11 @@ func (x *executor) prepare(ctx context.Context, in Inputs, step Step) error {
 	if err == nil {
 		err, answered = x.test(ctx, t, 0, step.Cause, nil)
 	}
+	if in.Leadership.Standing {
+		in.Leadership = x.log.Leadership() // scripts take their time, and elections little
+	}
 	switch {
-	case err != nil && in.Leadership.Standing:
+	case err != nil && !in.Leadership.Leading:
 		t = nil // it may never lead, and a veto is a leader's to report
 	case err != nil:
 		return x.vetoed(ctx, in, t, err)

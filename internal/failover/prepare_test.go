@@ -82,6 +82,46 @@ func TestACandidatesVetoIsForgotten(t *testing.T) {
 	})
 }
 
+// A script that hangs takes as long as it may once, not a second time when the
+// candidate leads.
+func TestWhatACandidateFindsCountsIfItLeadsByThen(t *testing.T) {
+	run(t, func(r *rig) {
+		c := r.betaOwnsUntilSoon()
+		r.scripts(hook.Test, 10*time.Second, true)
+		r.log.stand()
+		synctest.Wait()
+		r.log.lead()
+		r.must(released(c))
+		time.Sleep(11 * time.Second)
+		r.expect("Test 192.0.2.10", "transfer to beta")
+		if r.outcomes() != "VETOED" {
+			t.Errorf("outcomes %q", r.outcomes())
+		}
+	})
+}
+
+// One that is cut off may stand for days.
+func TestACandidatePreparesOnce(t *testing.T) {
+	for _, fail := range []bool{false, true} {
+		run(t, func(r *rig) {
+			c := r.betaOwnsUntilSoon()
+			r.scripts(hook.Test, 0, fail)
+			r.log.stand()
+			time.Sleep(time.Hour)
+			if fail {
+				r.expect("Test 192.0.2.10")
+			} else {
+				r.expect("Test 192.0.2.10", "Test 192.0.2.11")
+			}
+			r.scripts(hook.Test, 0, false)
+			r.must(released(c))
+			r.log.lead() // that was long ago
+			synctest.Wait()
+			r.expect(own...)
+		})
+	}
+}
+
 // A report of the owner that is waited for ends the wait, not the preparation.
 func TestAPreparedTurnBeginsWithTheReport(t *testing.T) {
 	run(t, func(r *rig) {
@@ -160,7 +200,9 @@ func TestAPreparationIsForOneTurn(t *testing.T) {
 	failed.turn = nil
 	standing := in
 	standing.Leadership = cluster.Leadership{Standing: true}
-	if failed.goodFor(in) || !failed.goodFor(standing) {
+	old := made()
+	old.ended = in.Now.Add(-time.Hour)
+	if failed.goodFor(in) || !failed.goodFor(standing) || !old.goodFor(standing) {
 		t.Error("what failed is good for a turn, or a candidate tries it again")
 	}
 }
