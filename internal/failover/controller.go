@@ -75,6 +75,8 @@ type Controller struct {
 	checks    *check.Runner // nil: checks don't run
 	woken     chan struct{} // capacity 1
 
+	tokenLooks tokenLooks
+
 	mu        sync.Mutex
 	plan      Plan
 	stopping  bool

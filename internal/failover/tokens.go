@@ -2,6 +2,9 @@ package failover
 
 import (
 	"context"
+	"errors"
+	"fmt"
+	"sync"
 	"time"
 
 	"had/cluster"
@@ -12,6 +15,29 @@ import (
 // tokenFlush is how long a release waits for the log to take what a service
 // has changed just before it was stopped. Its clients connect anew otherwise.
 const tokenFlush = time.Second
+
+// A token's folder may be on a file system that doesn't answer. The owner, which
+// renews its lease meanwhile, waits for it so long, and then gives the turn up; a
+// node that only asks whether it could own doesn't wait much.
+const (
+	tokenLimit = 10 * time.Second
+	tokenLook  = time.Second
+)
+
+var errTokensHang = errors.New("a reconnect token's folder or key hangs in the kernel: its disk or server doesn't answer")
+
+// orLeave does what may hang, and leaves it alone when ctx ends: the goroutine is
+// then the one that nobody joins.
+func orLeave(ctx context.Context, do func() error) error {
+	done := make(chan error, 1)
+	go func() { done <- do() }()
+	select {
+	case err := <-done:
+		return err
+	case <-ctx.Done():
+		return fmt.Errorf("%w (%w)", errTokensHang, context.Cause(ctx))
+	}
+}
 
 // equip puts what the services need in place. With before there are no volumes
 // that a token's place could be on, so the tokens need not wait for it: clients
@@ -39,11 +65,16 @@ func (x *executor) placeTokens(ctx context.Context, epoch uint64, t *turn) error
 	if x.tokens == nil {
 		return nil
 	}
-	if len(t.policy.Tokens) == 0 {
-		return x.tokens.Place(ctx, ctx, epoch, t.policy) // it takes nothing any more
-	}
+	ctx, cancel := context.WithTimeout(ctx, tokenLimit)
+	defer cancel()
 	_, leased := x.current()
-	return t.timeline.Run("tokens", func() error { return x.tokens.Place(ctx, leased, epoch, t.policy) })
+	place := func() error {
+		return orLeave(ctx, func() error { return x.tokens.Place(ctx, leased, epoch, t.policy) })
+	}
+	if len(t.policy.Tokens) == 0 {
+		return place() // it takes nothing any more
+	}
+	return t.timeline.Run("tokens", place)
 }
 
 // flushTokens takes what the services have changed last, once PreRel has stopped
@@ -54,7 +85,7 @@ func (x *executor) flushTokens(ctx context.Context, epoch uint64) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, tokenFlush)
 	defer cancel()
-	if err := x.tokens.Flush(ctx, epoch); err != nil {
+	if err := orLeave(ctx, func() error { return x.tokens.Flush(ctx, epoch) }); err != nil {
 		x.logger.Warn("the last change of a reconnect token may be lost", "epoch", epoch, "error", err)
 	}
 }
@@ -93,7 +124,41 @@ func (c *Controller) tokenTrouble(p *policy.Policy) []string {
 	if c.cfg.Tokens == nil || c.self.GetWitness() {
 		return nil
 	}
-	return c.cfg.Tokens.Trouble(p)
+	return c.tokenLooks.trouble(func() []string { return c.cfg.Tokens.Trouble(p) })
+}
+
+// tokenLooks are looks for trouble with tokens, which the ring must not hang in.
+type tokenLooks struct {
+	mu    sync.Mutex
+	hangs int // that were given up and have not returned
+}
+
+// trouble returns what look does, or that it hangs. While one does, no other begins.
+func (l *tokenLooks) trouble(look func() []string) []string {
+	l.mu.Lock()
+	hangs := l.hangs
+	l.mu.Unlock()
+	if hangs > 0 {
+		return []string{errTokensHang.Error()}
+	}
+	found := make(chan []string, 1)
+	go func() { found <- look() }()
+	timer := time.NewTimer(tokenLook)
+	defer timer.Stop()
+	select {
+	case why := <-found:
+		return why
+	case <-timer.C:
+	}
+	l.count(1)
+	go func() { <-found; l.count(-1) }()
+	return []string{errTokensHang.Error()}
+}
+
+func (l *tokenLooks) count(n int) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.hangs += n
 }
 
 // tokenHealth adds what this node has of a policy's tokens.

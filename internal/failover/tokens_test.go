@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -18,9 +19,19 @@ type notedTokens struct {
 	fail    error
 	trouble []string
 	leased  func() error // why the lease of what was placed has ended
+	stuck   atomic.Pointer[string]
+	mended  chan struct{} // whatever is stuck returns
+}
+
+// hang returns at the end of the test if what is named is stuck.
+func (n *notedTokens) hang(what string) {
+	if s := n.stuck.Load(); s != nil && *s == what {
+		<-n.mended
+	}
 }
 
 func (n *notedTokens) Place(_, leased context.Context, _ uint64, p *policy.Policy) error {
+	n.hang("place")
 	for _, t := range p.Tokens {
 		n.diary.add("token %s", t.Name)
 		n.leased = leased.Err
@@ -29,13 +40,17 @@ func (n *notedTokens) Place(_, leased context.Context, _ uint64, p *policy.Polic
 }
 
 func (n *notedTokens) Flush(context.Context, uint64) error {
+	n.hang("flush")
 	if n.leased != nil {
 		n.diary.add("flush")
 	}
 	return n.fail
 }
 
-func (n *notedTokens) Trouble(*policy.Policy) []string { return n.trouble }
+func (n *notedTokens) Trouble(*policy.Policy) []string {
+	n.hang("trouble")
+	return n.trouble
+}
 
 func (n *notedTokens) Health(*policy.Policy) (*hadv1.TokenHealth, []string) {
 	return &hadv1.TokenHealth{KeyId: "k1"}, []string{"a token's problem"}
@@ -47,7 +62,8 @@ const tokenBlock = "reconnect_token \"afp\" {\n location = \"/srv/AFP.conf\"\n}\
 func runTokens(t *testing.T, play func(r *rig, n *notedTokens)) {
 	t.Helper()
 	run(t, func(r *rig) {
-		n := &notedTokens{diary: r.diary}
+		n := &notedTokens{diary: r.diary, mended: make(chan struct{})}
+		defer close(n.mended)
 		r.controller.cfg.Tokens, r.controller.executor.tokens = n, n // nothing is owned yet
 		play(r, n)
 	})
@@ -108,4 +124,41 @@ func TestWhoCantKeepATokenIsNotEligible(t *testing.T) {
 			t.Errorf("eligible %t, %d addresses up", h.GetEligible(), r.kernel.holds())
 		}
 	})
+}
+
+// The lease is renewed whatever the disk of a token does: an owner that waited for
+// it would keep every other node from owning.
+func TestATokensDiskThatHangsHoldsNothingUp(t *testing.T) {
+	for what, play := range map[string]func(r *rig){
+		"place": func(r *rig) {
+			r.policy("", tokenBlock)
+			time.Sleep(tokenLimit + time.Second)
+			if got := r.took(); r.outcomes() != "FAILED" || !strings.Contains(got, "transfer to beta") {
+				r.t.Errorf("outcomes %q, %s", r.outcomes(), got)
+			}
+		},
+		"flush": func(r *rig) {
+			r.policy("", tokenBlock)
+			time.Sleep(time.Second)
+			r.took()
+			r.term()
+			time.Sleep(tokenFlush + 100*time.Millisecond)
+			r.expect("PreRel 192.0.2.11", "PreRel 192.0.2.10", "transfer to beta")
+		},
+		"trouble": func(r *rig) {
+			r.policy("", tokenBlock)
+			time.Sleep(2*tokenLook + time.Second)
+			r.expect("transfer to beta")
+			if h := r.controller.Health(); h.GetEligible() || !strings.Contains(h.GetReasons()[0], "hangs") {
+				r.t.Errorf("eligible %t, reasons %q", h.GetEligible(), h.GetReasons())
+			}
+		},
+	} {
+		t.Run(what, func(t *testing.T) {
+			runTokens(t, func(r *rig, n *notedTokens) {
+				n.stuck.Store(&what)
+				play(r)
+			})
+		})
+	}
 }

@@ -100,6 +100,10 @@ const (
 	lookEvery, lookLimit = 20 * time.Second, 15 * time.Second
 )
 
+// endWait is how long a look at files may take to end. After that it hangs in the
+// kernel, and its goroutine is left alone: the daemon must be able to end.
+const endWait = time.Second
+
 // Run keeps files and log the same until ctx ends.
 func (k *Keeper) Run(ctx context.Context) error {
 	if k.cfg.Witness {
@@ -109,7 +113,19 @@ func (k *Keeper) Run(ctx context.Context) error {
 	if k.watcher != nil {
 		g.Go(func() error { return k.watcher.Run(ctx) })
 	}
-	g.Go(func() error { k.follow(ctx); return nil })
+	g.Go(func() error {
+		ended := make(chan struct{})
+		go func() { defer close(ended); k.follow(ctx) }()
+		<-ctx.Done()
+		timer := time.NewTimer(endWait)
+		defer timer.Stop()
+		select {
+		case <-ended:
+		case <-timer.C:
+			k.cfg.Logger.Warn("a reconnect token's folder or key hangs in the kernel: its disk or server doesn't answer")
+		}
+		return nil
+	})
 	g.Go(func() error { k.lookAround(ctx); return nil })
 	return g.Wait()
 }

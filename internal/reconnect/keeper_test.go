@@ -390,3 +390,38 @@ func TestWhoCantKeepATokenMustNotOwn(t *testing.T) {
 		t.Error(got)
 	}
 }
+
+// stuckLog stands for what hangs.
+type stuckLog struct {
+	*sharedLog
+	looking chan<- struct{}
+	mended  <-chan struct{}
+}
+
+func (l stuckLog) View() (cluster.View, <-chan struct{}) {
+	l.looking <- struct{}{}
+	<-l.mended
+	return l.sharedLog.View()
+}
+
+// A look at a token that hangs in the kernel doesn't keep the daemon from ending.
+func TestALookThatHangsEndsNoLater(t *testing.T) {
+	o := newOffice(t)
+	looking, mended := make(chan struct{}, 1), make(chan struct{})
+	defer close(mended)
+	k := New(Config{
+		Cluster: "office", Instance: &hadv1.Instance{Node: "alpha"}, KeyFile: o.key, Log: stuckLog{o.log, looking, mended}, Logger: hclog.NewNullLogger(),
+		Policy: func() (*policy.Policy, error) { return nil, nil },
+	})
+	ctx, stop := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- k.Run(ctx) }()
+	<-looking
+	stop()
+	select {
+	case err := <-ended:
+		must(t, err)
+	case <-time.After(10 * endWait):
+		t.Fatal("it waits for what hangs")
+	}
+}
