@@ -80,10 +80,10 @@ type Controller struct {
 	mu        sync.Mutex
 	plan      Plan
 	stopping  bool
-	noMove    uint64             // the epoch that could not be moved in order when it was tried
-	linksUp   clock.Instant      // when the held addresses' interfaces were seen to have their links; 0: look again
-	changes   int                // that the kernel has reported
-	acquiring context.CancelFunc // cuts a running acquisition short; nil when there is none
+	noMove    uint64        // the epoch that could not be moved in order when it was tried
+	linksUp   clock.Instant // when the held addresses' interfaces were seen to have their links; 0: look again
+	changes   int           // that the kernel has reported
+	acquiring func()        // cuts short what isn't worth finishing when had stops; nil: nothing
 }
 
 // New returns a controller; nothing happens before Run.

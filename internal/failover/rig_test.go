@@ -360,6 +360,7 @@ type betaIsWell struct {
 	letsGo  bool  // it answers a HandOver with yes
 	ill     bool  // it isn't eligible
 	unready error // of Prepare
+	slow    bool  // its Test scripts hang
 }
 
 func (p *betaIsWell) Health(_ context.Context, node string) (*hadv1.HealthResponse, error) {
@@ -367,7 +368,14 @@ func (p *betaIsWell) Health(_ context.Context, node string) (*hadv1.HealthRespon
 	return &hadv1.HealthResponse{Instance: &hadv1.Instance{Node: node}, Eligible: node == "beta" && !p.ailing(), AppliedIndex: v.Applied}, nil
 }
 
-func (p *betaIsWell) Prepare(context.Context, string, *hadv1.PrepareRequest) (*hadv1.PrepareResponse, error) {
+func (p *betaIsWell) Prepare(ctx context.Context, _ string, _ *hadv1.PrepareRequest) (*hadv1.PrepareResponse, error) {
+	p.mu.Lock()
+	slow := p.slow
+	p.mu.Unlock()
+	if slow {
+		<-ctx.Done()
+		return nil, ctx.Err()
+	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return &hadv1.PrepareResponse{Ready: p.unready == nil}, p.unready

@@ -30,6 +30,13 @@ func (p *betaIsWell) falls(ill bool) {
 	p.ill = ill
 }
 
+// hangs makes beta's Test scripts hang, or not.
+func (p *betaIsWell) hangs(slow bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.slow = slow
+}
+
 func (p *betaIsWell) ailing() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -110,6 +117,32 @@ func TestAFailingCheckStaysWhereNobodyIsBetter(t *testing.T) {
 			t.Errorf("the history has %s", got)
 		}
 	})
+}
+
+// Another node's Test scripts hang while it is asked whether it is ready: an owner
+// that can't go on doesn't wait for them.
+func TestAnOwnerThatIsPressedDoesNotWaitForAnothersScripts(t *testing.T) {
+	for name, press := range map[string]func(r *rig){
+		"link lost": func(r *rig) { r.network.pull(); r.controller.KernelChanged() },
+		"stopped":   func(r *rig) { r.beta.hangs(false); r.term() },
+	} {
+		t.Run(name, func(t *testing.T) {
+			run(t, func(r *rig) {
+				r.policy("", siteCheck)
+				time.Sleep(5 * time.Second)
+				r.expect(own...)
+				r.beta.hangs(true)
+				r.ails("site", errors.New("HTTP 503"))
+				time.Sleep(3500 * time.Millisecond)
+				r.expect()
+				press(r)
+				time.Sleep(time.Second)
+				if got := r.took(); !strings.Contains(got, "transfer to beta") {
+					t.Errorf("a second later: %s", got)
+				}
+			})
+		})
+	}
 }
 
 // While a node starts its services, its check doesn't count.

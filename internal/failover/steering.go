@@ -2,6 +2,7 @@ package failover
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"sync"
@@ -203,6 +204,8 @@ func (c *Controller) softOrder(ctx context.Context, s Step) error {
 	defer end()
 	ctx, cancel := context.WithTimeout(ctx, retireLimit)
 	defer cancel()
+	ctx, done := c.unlessPressed(ctx)
+	defer done()
 	err := c.ready(ctx, s.Target, s.Epoch)
 	if err == nil {
 		_, err = c.order(ctx, &hadv1.MoveOrder{
@@ -216,6 +219,40 @@ func (c *Controller) softOrder(ctx context.Context, s Step) error {
 	}
 	c.steering.accept(s.Target)
 	return nil
+}
+
+// unlessPressed returns a context that ends early when this owner is to stop or has
+// lost its link: another node's scripts may take long to say whether it is ready.
+func (c *Controller) unlessPressed(ctx context.Context) (_ context.Context, done func()) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	c.mu.Lock()
+	c.acquiring = func() { cancel(errors.New("had is stopping")) }
+	if c.stopping {
+		c.acquiring()
+	}
+	c.mu.Unlock()
+	var watching sync.WaitGroup
+	watching.Go(func() {
+		tick := time.NewTicker(c.cfg.Timing.Detect)
+		defer tick.Stop()
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case <-tick.C:
+			}
+			if why := c.linkDown(); why != "" {
+				cancel(errors.New(why))
+			}
+		}
+	})
+	return ctx, func() {
+		cancel(context.Canceled)
+		watching.Wait()
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		c.acquiring = nil
+	}
 }
 
 // Drain takes a node out of ownership. It must be called on the leader.
