@@ -35,7 +35,7 @@ func (f *fsm) Apply(l *raft.Log) any {
 	case err != nil:
 		f.broken = fmt.Errorf("apply log entry %d: %w; see \"A node that lost its data folder\" in docs/operations.md", l.Index, err)
 		f.fatal(f.broken)
-	case cmd.GetRecord() == nil:
+	case newer(cmd):
 		// Passing it over would let this node's state drift away from the
 		// others' without a sign.
 		f.broken = fmt.Errorf("apply log entry %d: it is of a kind that this version of had doesn't know; update had on this node", l.Index)
