@@ -39,19 +39,20 @@ func orLeave(ctx context.Context, do func() error) error {
 	}
 }
 
-// equip puts what the services need in place. With before there are no volumes
-// that a token's place could be on, so the tokens need not wait for it: clients
-// would.
+// equip puts what the services need in place. Without volumes that a token's place
+// could be on, the tokens need not wait for before: clients would.
 func (x *executor) equip(ctx context.Context, epoch uint64, t *turn, before func(ctx context.Context, epoch uint64) error) error {
 	place := func() error { return x.placeTokens(ctx, epoch, t) }
-	if before != nil {
+	if before != nil && len(t.volumes) == 0 {
 		if err := place(); err != nil {
 			return err
 		}
+		place = func() error { return nil }
+	}
+	if before != nil {
 		if err := before(ctx, epoch); err != nil {
 			return err
 		}
-		place = func() error { return nil }
 	}
 	if err := x.mountAll(ctx, epoch, t); err != nil {
 		return err

@@ -11,6 +11,7 @@ import (
 	"had/internal/hook"
 	"had/internal/policy"
 	hadv1 "had/proto/had/v1"
+	"had/storage"
 )
 
 // notedTokens writes down what it is asked for.
@@ -161,4 +162,17 @@ func TestATokensDiskThatHangsHoldsNothingUp(t *testing.T) {
 			})
 		})
 	}
+}
+
+// An owner without volumes hands over by a policy that has come with some: a token
+// on one of them waits for it.
+func TestATokenIsNotPutBelowAVolumesMount(t *testing.T) {
+	runTokens(t, func(r *rig, _ *notedTokens) {
+		turn := &turn{policy: &policy.Policy{Tokens: []policy.Token{{Name: "afp"}}}, volumes: []storage.Volume{{Name: "data"}}}
+		before := func(context.Context, uint64) error { r.diary.add("before"); return nil }
+		if err := r.controller.executor.equip(t.Context(), 3, turn, before); err == nil {
+			t.Error("it mounted for an epoch that it doesn't hold")
+		}
+		r.expect("before")
+	})
 }
