@@ -147,6 +147,12 @@ func describeNotice(n *hadv1.Notice, v view) (string, style) {
 		return "volumes of " + n.GetNode() + " are waited for" + since + colon(n.GetDetail()), red
 	case hadv1.Notice_KIND_CUT_OFF:
 		return n.GetNode() + " was without quorum" + since, yellow
+	case hadv1.Notice_KIND_SYNC_FAILS:
+		return "sync " + n.GetName() + " fails on " + n.GetNode() + since + colon(n.GetDetail()), red
+	case hadv1.Notice_KIND_TOKEN_AMISS:
+		return "token " + n.GetName() + " can't be put in place on " + n.GetNode() + since + colon(n.GetDetail()), red
+	case hadv1.Notice_KIND_TOKEN_PLACED:
+		return "token " + n.GetName() + " is in place again on " + n.GetNode(), green
 	case hadv1.Notice_KIND_UNSPECIFIED:
 	}
 	return "notice " + word(n.GetKind()) + " about " + n.GetNode() + colon(n.GetDetail()), yellow

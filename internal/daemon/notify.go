@@ -17,8 +17,9 @@ func (n *node) newNotifier() *notify.Notifier {
 	return notify.New(notify.Config{
 		Cluster: n.cfg.File.Cluster, Self: n.local.instance, Log: n.raft, Policy: n.controller.PolicyInForce,
 		Record: n.controller.Pass, Report: n.notice, Silent: n.silent, Runs: n.runs,
-		Waiting: func() []notify.Waiting { return api.VolumesWaiting(n.raft, n.controller, n.cfg.File.Node) },
-		Logger:  n.cfg.Logger.Named("notify"),
+		Waiting:  func() []notify.Waiting { return api.VolumesWaiting(n.raft, n.controller, n.cfg.File.Node) },
+		Troubles: n.troubles,
+		Logger:   n.cfg.Logger.Named("notify"),
 	})
 }
 
@@ -40,6 +41,37 @@ func (n *node) silent() map[string]bool {
 		}
 	}
 	return out
+}
+
+// troubles are what the nodes that answer can't keep as it should be.
+func (n *node) troubles() map[string][]notify.Trouble {
+	syncs, tokens := n.controller.Kept()
+	out := map[string][]notify.Trouble{n.cfg.File.Node: troublesOf(syncs, tokens)}
+	now := n.controller.Status()
+	for node, p := range now.Peers {
+		if now.Fresh[node] && p.Health != nil {
+			out[node] = troublesOf(p.Health.GetSyncs(), p.Health.GetTokens())
+		}
+	}
+	return out
+}
+
+// failsFor is how many runs of a sync fail in a row before it counts: one may
+// have met a reboot.
+const failsFor = 3
+
+func troublesOf(syncs []*hadv1.SyncStatus, tokens *hadv1.TokenHealth) (all []notify.Trouble) {
+	for _, s := range syncs {
+		if s.GetFailures() >= failsFor && s.GetState() != hadv1.SyncStatus_STATE_OWNER && s.GetState() != hadv1.SyncStatus_STATE_HELD {
+			all = append(all, notify.Trouble{Kind: hadv1.Notice_KIND_SYNC_FAILS, Name: s.GetName(), Detail: s.GetWhy()})
+		}
+	}
+	for _, p := range tokens.GetPlaces() {
+		if p.GetWrong() != "" {
+			all = append(all, notify.Trouble{Kind: hadv1.Notice_KIND_TOKEN_AMISS, Name: p.GetName(), Detail: p.GetWrong()})
+		}
+	}
+	return all
 }
 
 // runs says what this leader knows of another run of had.

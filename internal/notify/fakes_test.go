@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"strings"
 	"sync"
 	"testing"
@@ -37,6 +38,7 @@ type world struct {
 	dead                map[string]bool
 	silent              map[string]bool
 	waiting             []Waiting
+	troubles            map[string][]Trouble
 }
 
 // node is one Notifier and the end of its life.
@@ -157,7 +159,7 @@ func (w *world) start(name string, run int) *node {
 	n := &node{w: w, name: name, self: instance(name, run), done: make(chan struct{})}
 	n.notifier = New(Config{
 		Cluster: "office", Self: n.self, Log: n, Policy: n.policy, Record: n.record, Report: n.notice,
-		Silent: n.silent, Waiting: n.waits, Runs: n.runs, Logger: hclog.NewNullLogger(),
+		Silent: n.silent, Waiting: n.waits, Runs: n.runs, Troubles: n.troubles, Logger: hclog.NewNullLogger(),
 	})
 	n.notifier.transport = func(c policy.Channel) transport { return postman{w.post, n.name, c.ID()} }
 	ctx, cancel := context.WithCancel(w.t.Context())
@@ -269,6 +271,12 @@ func (n *node) waits() []Waiting {
 	n.w.mu.Lock()
 	defer n.w.mu.Unlock()
 	return n.w.waiting
+}
+
+func (n *node) troubles() map[string][]Trouble {
+	n.w.mu.Lock()
+	defer n.w.mu.Unlock()
+	return maps.Clone(n.w.troubles)
 }
 
 func (n *node) runs(other *hadv1.Instance) Presence {

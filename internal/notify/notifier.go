@@ -37,7 +37,9 @@ type Config struct {
 	Silent  func() map[string]bool         // members, and whether they don't answer
 	Waiting func() []Waiting               // epochs whose volumes are waited for
 	Runs    func(*hadv1.Instance) Presence // whether a run of had still goes on
-	Logger  hclog.Logger
+	// Troubles are those of each node that answers; one that is well has none.
+	Troubles func() map[string][]Trouble
+	Logger   hclog.Logger
 }
 
 // Waiting is an open epoch whose volumes nobody may mount yet.

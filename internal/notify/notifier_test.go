@@ -346,6 +346,42 @@ exec.ops: volumes of beta wait
 	})
 }
 
+func TestWhatStaysAmissIsToldOnce(t *testing.T) {
+	inWorld(t, func(t *testing.T, w *world) {
+		w.start("alpha", 1)
+		w.start("beta", 1)
+		w.setPolicy(opsPolicy)
+		pass(time.Minute)
+		find := func(all map[string][]Trouble) {
+			w.mu.Lock()
+			w.troubles = all
+			w.mu.Unlock()
+		}
+		token := Trouble{Kind: hadv1.Notice_KIND_TOKEN_AMISS, Name: "tls", Detail: "there is no key"}
+		sync := Trouble{Kind: hadv1.Notice_KIND_SYNC_FAILS, Name: "docs", Detail: "it exited with 23"}
+		well := map[string][]Trouble{"alpha": nil, "beta": nil}
+		find(map[string][]Trouble{"beta": {token, sync}})
+		pass(20 * time.Second)
+		find(well)
+		pass(time.Minute)
+		expect(t, w, "exec.ops: policy version 1 applied\n")
+		find(map[string][]Trouble{"beta": {token, sync}})
+		pass(time.Hour)
+		w.elect("beta") // which sees it too
+		pass(time.Hour)
+		find(map[string][]Trouble{"alpha": nil}) // beta is silent
+		pass(time.Hour)
+		find(well)
+		pass(time.Minute)
+		expect(t, w, `
+exec.ops: policy version 1 applied
+exec.ops: token tls is not in place on beta
+exec.ops: sync docs fails on beta
+exec.ops: token tls is in place on beta
+`)
+	})
+}
+
 func TestATestGoesThroughTheChannelsThatANameMeans(t *testing.T) {
 	inWorld(t, func(t *testing.T, w *world) {
 		w.setPolicy(opsPolicy + "notify \"exec\" \"log\" { command = [\"logger\"] }\nnotify \"webhook\" \"ops\" { url = \"http://127.0.0.1/\" }\n")

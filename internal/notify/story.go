@@ -57,6 +57,12 @@ type story struct {
 	silent  map[string]bool
 	waiting map[uint64]bool   // epochs whose volumes are waited for
 	fenced  map[string]string // the latest failure, by epoch and method
+
+	frozen  *hadv1.Freeze     // in force
+	held    bool              // checks and scripts change nothing
+	failing map[string]bool   // checks of which it was told, by node and name
+	holds   map[string]string // syncs that are held: the owner whose data they would copy
+	amiss   map[matter]bool   // syncs and tokens of which it was told, by node and name
 }
 
 // turn is how an epoch began.
@@ -73,6 +79,7 @@ func newStory() *story {
 	return &story{
 		turns: map[uint64]turn{}, refused: map[string]string{}, silent: map[string]bool{},
 		waiting: map[uint64]bool{}, fenced: map[string]string{},
+		failing: map[string]bool{}, holds: map[string]string{}, amiss: map[matter]bool{},
 	}
 }
 
@@ -172,8 +179,13 @@ func (s *story) tell(e *hadv1.Event) (it Item, ok bool) {
 		return s.notice(e, b.Notice)
 	case *hadv1.Event_Notified:
 		return undelivered(b.Notified)
+	case *hadv1.Event_Sync:
+		return s.sync(e, b.Sync)
+	case *hadv1.Event_SyncResumed:
+		delete(s.holds, b.SyncResumed.GetName())
+		return syncResumed(b.SyncResumed), true
 	}
-	return Item{}, false
+	return s.steered(e)
 }
 
 // progress tells the first time that somebody serves in an epoch, and the first
@@ -243,10 +255,15 @@ func (s *story) notice(e *hadv1.Event, r *hadv1.Notice) (Item, bool) {
 			return Item{}, false
 		}
 		s.silent[node] = true
-		return Item{
+		it := Item{
 			Topic: policy.TopicNode, Severity: Warning, Node: node, Title: node + " doesn't answer",
 			Text: fmt.Sprintf("%s has not answered since %s. %s", node, clockTime(r.GetSince().AsTime()), r.GetDetail()),
-		}, true
+		}
+		if s.frozen != nil && node == s.owner {
+			it.Severity, it.Title = Critical, node+" doesn't answer, and ownership is frozen"
+			it.Text += " Nobody takes over from it before the freeze is over: hactl unfreeze ends it."
+		}
+		return it, true
 	case hadv1.Notice_KIND_BACK:
 		if !s.silent[node] {
 			return Item{}, false
@@ -273,6 +290,8 @@ func (s *story) notice(e *hadv1.Event, r *hadv1.Notice) (Item, bool) {
 			Topic: policy.TopicCutOff, Severity: Warning, Node: node, Title: fmt.Sprintf("%s was without quorum for %s", node, away),
 			Text: fmt.Sprintf("%s could reach no majority of the nodes from %s on, for %s. It can now.", node, clockTime(r.GetSince().AsTime()), away),
 		}, true
+	case hadv1.Notice_KIND_SYNC_FAILS, hadv1.Notice_KIND_TOKEN_AMISS, hadv1.Notice_KIND_TOKEN_PLACED:
+		return s.kept(r)
 	case hadv1.Notice_KIND_UNSPECIFIED:
 	}
 	return Item{}, false

@@ -63,6 +63,19 @@ func TestStory(t *testing.T) {
 		Cause: "alpha fell silent", Volumes: []*hadv1.HeldVolume{{Name: "data"}}, Evidence: []*hadv1.Evidence{{Kind: hadv1.Evidence_KIND_WAITED}},
 	}}}
 	moved := &hadv1.Event{Body: &hadv1.Event_Acquired{Acquired: &hadv1.Acquire{Cause: "moved by root", Evidence: []*hadv1.Evidence{{Kind: hadv1.Evidence_KIND_HANDED_OVER}}}}}
+	check := func(failing bool, epoch uint64) *hadv1.Event {
+		return &hadv1.Event{Body: &hadv1.Event_CheckChanged{CheckChanged: &hadv1.CheckChange{Check: "site", Failing: failing, Epoch: epoch, Times: 3, Detail: "HTTP 503"}}}
+	}
+	freeze := &hadv1.Event{Body: &hadv1.Event_Frozen{Frozen: &hadv1.Freeze{Until: timestamppb.New(time.Unix(0, 0)), By: "root on beta", Reason: "a switch"}}}
+	silent := func(node string) *hadv1.Event {
+		return &hadv1.Event{Body: &hadv1.Event_Notice{Notice: &hadv1.Notice{Kind: hadv1.Notice_KIND_SILENT, Node: node, Since: timestamppb.New(time.Unix(0, 0))}}}
+	}
+	synced := func(o hadv1.SyncResult_Outcome, failed string) *hadv1.Event {
+		return &hadv1.Event{Body: &hadv1.Event_Sync{Sync: &hadv1.SyncResult{Name: "docs", Owner: "alpha", Outcome: o, Error: failed}}}
+	}
+	kept := func(k hadv1.Notice_Kind, name string) *hadv1.Event {
+		return &hadv1.Event{Body: &hadv1.Event_Notice{Notice: &hadv1.Notice{Kind: k, Node: "beta", Name: name, Since: timestamppb.New(time.Unix(0, 0)), Detail: "no route"}}}
+	}
 	serving := hadv1.Progress_OUTCOME_SERVING
 	cases := []struct {
 		node  string
@@ -107,6 +120,36 @@ func TestStory(t *testing.T) {
 		{"alpha", 0, &hadv1.Event{Body: &hadv1.Event_Notified{Notified: &hadv1.NotifyMark{Outcome: hadv1.NotifyMark_OUTCOME_SENT}}}, ""},
 		{"alpha", 0, &hadv1.Event{Body: &hadv1.Event_Notified{Notified: &hadv1.NotifyMark{Outcome: hadv1.NotifyMark_OUTCOME_GAVE_UP, Channel: "email.ops", Events: 3, Why: "refused"}}}, "warning undelivered: email.ops was given up on: A message of 3 events to email.ops was given up: refused. What it told is in hactl history."},
 		{"alpha", 0, &hadv1.Event{}, ""}, // of a newer version
+
+		{"beta", 0, check(true, 0), ""}, // beside the owner
+		{"beta", 0, check(false, 0), ""},
+		{"alpha", 9, check(true, 9), "warning check: check site fails on alpha: Check site failed on alpha, the owner, 3 times in a row: HTTP 503."},
+		{"alpha", 0, check(false, 0), "info check: check site passes again on alpha: Check site passes again on alpha."},
+		{"alpha", 0, check(false, 0), ""},
+		{"alpha", 9, &hadv1.Event{Body: &hadv1.Event_Held{Held: &hadv1.Hold{Reason: "the limit of 3 failovers in 10m is reached: staying with alpha although check site failed"}}}, "critical held: alpha is held as the owner: Checks and scripts change the owner no more: the limit of 3 failovers in 10m is reached: staying with alpha although check site failed. When it is mended: hactl resume."},
+		{"alpha", 9, check(true, 9), "warning check: check site fails on alpha: Check site failed on alpha, the owner, 3 times in a row: HTTP 503. It stays the owner until hactl resume."},
+		{"beta", 0, &hadv1.Event{Body: &hadv1.Event_Resumed{Resumed: &hadv1.Resume{By: "root on beta", Reason: "mended"}}}, "info held: the owner is held no more: Checks and scripts change the owner again, resumed by root on beta: mended."},
+		{"alpha", 9, acquired, ""}, // so that alpha owns
+		{"beta", 0, freeze, "info freeze: ownership is frozen until " + clockTime(time.Unix(0, 0)) + ": No owner changes by itself until " + clockTime(time.Unix(0, 0)) + ", and one that dies is not succeeded. Frozen by root on beta: a switch."},
+		{"alpha", 9, check(true, 9), "warning check: check site fails on alpha: Check site failed on alpha, the owner, 3 times in a row: HTTP 503. It stays the owner: ownership is frozen."},
+		{"beta", 0, silent("alpha"), "critical node: alpha doesn't answer, and ownership is frozen: alpha has not answered since " + clockTime(time.Unix(0, 0)) + ". Nobody takes over from it before the freeze is over: hactl unfreeze ends it."},
+		{"beta", 0, &hadv1.Event{Body: &hadv1.Event_Unfrozen{Unfrozen: &hadv1.Unfreeze{By: "root on beta"}}}, "info freeze: ownership is frozen no more: The freeze was ended by root on beta."},
+		{"beta", 0, freeze, "info freeze: ownership is frozen until " + clockTime(time.Unix(0, 0)) + ": No owner changes by itself until " + clockTime(time.Unix(0, 0)) + ", and one that dies is not succeeded. Frozen by root on beta: a switch."},
+		{"beta", 0, &hadv1.Event{Body: &hadv1.Event_Unfrozen{Unfrozen: &hadv1.Unfreeze{Expired: true}}}, "info freeze: ownership is frozen no more: The freeze is over: its time has passed. Owners change by themselves again."},
+		{"beta", 0, &hadv1.Event{Body: &hadv1.Event_Drained{Drained: &hadv1.Drain{By: "root on alpha", Reason: "new disk"}}}, "info drain: beta is drained: beta owns nothing before hactl undrain beta. Drained by root on alpha: new disk."},
+		{"beta", 0, &hadv1.Event{Body: &hadv1.Event_Undrained{Undrained: &hadv1.Undrain{By: "root on alpha"}}}, "info drain: beta may own again: beta may own again, undrained by root on alpha."},
+		{"alpha", 9, synced(hadv1.SyncResult_OUTCOME_HELD, "it could overwrite the newest data"), "warning sync: sync docs is held: Sync docs is held, and its copies grow old: it could overwrite the newest data."},
+		{"alpha", 9, synced(hadv1.SyncResult_OUTCOME_HELD, "it could overwrite the newest data"), ""},
+		{"beta", 9, &hadv1.Event{Body: &hadv1.Event_SyncResumed{SyncResumed: &hadv1.SyncResume{Name: "docs", By: "root on alpha"}}}, "info sync: sync docs is held no more: Sync docs copies from the present owner again, resumed by root on alpha."},
+		{"beta", 9, synced(hadv1.SyncResult_OUTCOME_FAILED, "it exited with 23"), ""}, // once
+		{"beta", 9, synced(hadv1.SyncResult_OUTCOME_COPIED, ""), ""},
+		{"alpha", 0, kept(hadv1.Notice_KIND_SYNC_FAILS, "docs"), "warning sync: sync docs fails on beta: Sync docs has failed on beta since " + clockTime(time.Unix(0, 0)) + ": no route. Its copy grows old; hactl history has the output."},
+		{"alpha", 0, kept(hadv1.Notice_KIND_SYNC_FAILS, "docs"), ""},
+		{"beta", 9, synced(hadv1.SyncResult_OUTCOME_COPIED, ""), "info sync: sync docs copies again on beta: Sync docs has copied to beta again."},
+		{"alpha", 0, kept(hadv1.Notice_KIND_TOKEN_PLACED, "tls"), ""},
+		{"alpha", 0, kept(hadv1.Notice_KIND_TOKEN_AMISS, "tls"), "warning token: token tls is not in place on beta: Reconnect token tls could not be put in place on beta since " + clockTime(time.Unix(0, 0)) + ": no route."},
+		{"alpha", 0, kept(hadv1.Notice_KIND_TOKEN_AMISS, "tls"), ""},
+		{"alpha", 0, kept(hadv1.Notice_KIND_TOKEN_PLACED, "tls"), "info token: token tls is in place on beta: Reconnect token tls is in place on beta again."},
 	}
 	var log events
 	s := newStory()

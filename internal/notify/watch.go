@@ -30,6 +30,8 @@ type watcher struct {
 	silent   map[string]time.Time // since when a node doesn't answer, as this leader sees it
 	answers  map[string]time.Time
 	waiting  map[uint64]time.Time
+	amiss    map[matter]time.Time // since when, as this leader sees it
+	placed   map[matter]time.Time // tokens that were amiss
 	reported map[string]time.Time
 }
 
@@ -37,7 +39,7 @@ type watcher struct {
 func (n *Notifier) watch(ctx context.Context, s *story) {
 	w := &watcher{
 		n: n, story: s, silent: map[string]time.Time{}, answers: map[string]time.Time{},
-		waiting: map[uint64]time.Time{}, reported: map[string]time.Time{},
+		waiting: map[uint64]time.Time{}, placed: map[matter]time.Time{}, reported: map[string]time.Time{},
 	}
 	tick := time.NewTicker(watchEvery)
 	defer tick.Stop()
@@ -48,6 +50,7 @@ func (n *Notifier) watch(ctx context.Context, s *story) {
 		case <-tick.C:
 			w.nodes(ctx)
 			w.volumes(ctx)
+			w.kept(ctx)
 		}
 	}
 }

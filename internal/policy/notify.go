@@ -79,6 +79,12 @@ const (
 	TopicWaiting     Topic = "waiting"     // volumes wait, most likely for a person
 	TopicNode        Topic = "node"        // a node fell silent, or is back
 	TopicCutOff      Topic = "cut_off"     // a node was without quorum
+	TopicCheck       Topic = "check"       // a check fails on the owner, or passes again
+	TopicHeld        Topic = "held"        // checks and scripts change the owner no more, or again
+	TopicFreeze      Topic = "freeze"      // a freeze has begun, or is over
+	TopicDrain       Topic = "drain"       // a node was taken out, or may own again
+	TopicSync        Topic = "sync"        // a sync is held or fails for long, or no more
+	TopicToken       Topic = "token"       // a reconnect token can't be put in place, or can again
 	TopicPolicy      Topic = "policy"      // a policy was applied
 	TopicUndelivered Topic = "undelivered" // a channel's message was given up
 )
@@ -87,7 +93,8 @@ const (
 func Topics() []Topic {
 	return []Topic{
 		TopicOwner, TopicFailed, TopicVetoed, TopicNobody, TopicForced, TopicScript, TopicMove, TopicVolumes,
-		TopicWaiting, TopicNode, TopicCutOff, TopicPolicy, TopicUndelivered,
+		TopicWaiting, TopicNode, TopicCutOff, TopicCheck, TopicHeld, TopicFreeze, TopicDrain, TopicSync, TopicToken,
+		TopicPolicy, TopicUndelivered,
 	}
 }
 

@@ -73,6 +73,7 @@ func (k *Keeper) Health(p *policy.Policy) (*hadv1.TokenHealth, []string) {
 		h.Places = append(h.Places, place)
 		if !t.Replicate {
 			found := k.looked[t.Name]
+			place.Wrong = strings.Join(found.Wrong, "; ")
 			problems = append(problems, found.Wrong...)
 			if found.Absent && owner {
 				problems = append(problems, fmt.Sprintf("reconnect token %q: there is no file at %s although this node owns: its service makes it, or you do", t.Name, t.Location))
@@ -86,6 +87,7 @@ func (k *Keeper) Health(p *policy.Policy) (*hadv1.TokenHealth, []string) {
 		} else {
 			place.Version = k.version(t.Name)
 		}
+		place.Wrong = k.changing[t.Name]
 		for _, why := range []string{k.changing[t.Name], k.reloads[t.Name]} {
 			if why != "" {
 				problems = append(problems, why)

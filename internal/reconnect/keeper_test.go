@@ -295,13 +295,17 @@ func TestWhoWasAwayGetsTheCurrentOneFirst(t *testing.T) {
 	o.log.mu.Unlock()
 	late.write("never committed")
 	comes(t, "true", func() string {
-		_, problems := late.Health(late.policy)
-		return fmt.Sprint(strings.Contains(strings.Join(problems, " "), "no quorum"))
+		h, problems := late.Health(late.policy)
+		return fmt.Sprint(strings.Contains(strings.Join(problems, " "), "no quorum") && strings.Contains(h.GetPlaces()[0].GetWrong(), "no quorum"))
 	})
 	o.log.mu.Lock()
 	o.log.fail = nil
 	o.log.mu.Unlock()
 	comes(t, "3: never committed", late.logged) // still the same epoch: it is tried again
+	comes(t, "", func() string {
+		h, _ := late.Health(late.policy)
+		return h.GetPlaces()[0].GetWrong()
+	})
 }
 
 func TestAnEarlierEpochsChangeIsNotThisOnes(t *testing.T) {

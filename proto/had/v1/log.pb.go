@@ -151,11 +151,14 @@ func (Secured_Kind) EnumDescriptor() ([]byte, []int) {
 type Notice_Kind int32
 
 const (
-	Notice_KIND_UNSPECIFIED Notice_Kind = 0
-	Notice_KIND_SILENT      Notice_Kind = 1 // the node doesn't answer the leader
-	Notice_KIND_BACK        Notice_Kind = 2 // it does again
-	Notice_KIND_WAITING     Notice_Kind = 3 // volumes wait for evidence that their owner no longer writes
-	Notice_KIND_CUT_OFF     Notice_Kind = 4 // the reporter itself was without quorum, until the report was made
+	Notice_KIND_UNSPECIFIED  Notice_Kind = 0
+	Notice_KIND_SILENT       Notice_Kind = 1 // the node doesn't answer the leader
+	Notice_KIND_BACK         Notice_Kind = 2 // it does again
+	Notice_KIND_WAITING      Notice_Kind = 3 // volumes wait for evidence that their owner no longer writes
+	Notice_KIND_CUT_OFF      Notice_Kind = 4 // the reporter itself was without quorum, until the report was made
+	Notice_KIND_SYNC_FAILS   Notice_Kind = 5 // on the node, again and again; its next copy is in the history
+	Notice_KIND_TOKEN_AMISS  Notice_Kind = 6 // the node can't put it in place
+	Notice_KIND_TOKEN_PLACED Notice_Kind = 7 // it can again
 )
 
 // Enum value maps for Notice_Kind.
@@ -166,13 +169,19 @@ var (
 		2: "KIND_BACK",
 		3: "KIND_WAITING",
 		4: "KIND_CUT_OFF",
+		5: "KIND_SYNC_FAILS",
+		6: "KIND_TOKEN_AMISS",
+		7: "KIND_TOKEN_PLACED",
 	}
 	Notice_Kind_value = map[string]int32{
-		"KIND_UNSPECIFIED": 0,
-		"KIND_SILENT":      1,
-		"KIND_BACK":        2,
-		"KIND_WAITING":     3,
-		"KIND_CUT_OFF":     4,
+		"KIND_UNSPECIFIED":  0,
+		"KIND_SILENT":       1,
+		"KIND_BACK":         2,
+		"KIND_WAITING":      3,
+		"KIND_CUT_OFF":      4,
+		"KIND_SYNC_FAILS":   5,
+		"KIND_TOKEN_AMISS":  6,
+		"KIND_TOKEN_PLACED": 7,
 	}
 )
 
@@ -2277,6 +2286,7 @@ type Notice struct {
 	Epoch         uint64                 `protobuf:"varint,3,opt,name=epoch,proto3" json:"epoch,omitempty"`  // KIND_WAITING: of the owner that is waited for
 	Since         *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=since,proto3" json:"since,omitempty"`   // by the reporter's wall clock
 	Detail        string                 `protobuf:"bytes,5,opt,name=detail,proto3" json:"detail,omitempty"` // for people
+	Name          string                 `protobuf:"bytes,6,opt,name=name,proto3" json:"name,omitempty"`     // of the sync or token
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2342,6 +2352,13 @@ func (x *Notice) GetSince() *timestamppb.Timestamp {
 func (x *Notice) GetDetail() string {
 	if x != nil {
 		return x.Detail
+	}
+	return ""
+}
+
+func (x *Notice) GetName() string {
+	if x != nil {
+		return x.Name
 	}
 	return ""
 }
@@ -3784,19 +3801,23 @@ const file_had_v1_log_proto_rawDesc = "" +
 	"\fcheck_change\x18\x0f \x01(\v2\x13.had.v1.CheckChangeH\x00R\vcheckChange\x125\n" +
 	"\vsync_result\x18\x11 \x01(\v2\x12.had.v1.SyncResultH\x00R\n" +
 	"syncResultB\x06\n" +
-	"\x04body\"\x87\x02\n" +
+	"\x04body\"\xde\x02\n" +
 	"\x06Notice\x12'\n" +
 	"\x04kind\x18\x01 \x01(\x0e2\x13.had.v1.Notice.KindR\x04kind\x12\x12\n" +
 	"\x04node\x18\x02 \x01(\tR\x04node\x12\x14\n" +
 	"\x05epoch\x18\x03 \x01(\x04R\x05epoch\x120\n" +
 	"\x05since\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\x05since\x12\x16\n" +
-	"\x06detail\x18\x05 \x01(\tR\x06detail\"`\n" +
+	"\x06detail\x18\x05 \x01(\tR\x06detail\x12\x12\n" +
+	"\x04name\x18\x06 \x01(\tR\x04name\"\xa2\x01\n" +
 	"\x04Kind\x12\x14\n" +
 	"\x10KIND_UNSPECIFIED\x10\x00\x12\x0f\n" +
 	"\vKIND_SILENT\x10\x01\x12\r\n" +
 	"\tKIND_BACK\x10\x02\x12\x10\n" +
 	"\fKIND_WAITING\x10\x03\x12\x10\n" +
-	"\fKIND_CUT_OFF\x10\x04\"\xb3\x01\n" +
+	"\fKIND_CUT_OFF\x10\x04\x12\x13\n" +
+	"\x0fKIND_SYNC_FAILS\x10\x05\x12\x14\n" +
+	"\x10KIND_TOKEN_AMISS\x10\x06\x12\x15\n" +
+	"\x11KIND_TOKEN_PLACED\x10\a\"\xb3\x01\n" +
 	"\vNotifyClaim\x12\x12\n" +
 	"\x04term\x18\x01 \x01(\x04R\x04term\x12\x18\n" +
 	"\achannel\x18\x02 \x01(\tR\achannel\x12\x14\n" +

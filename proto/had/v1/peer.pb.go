@@ -410,6 +410,7 @@ type TokenPlace struct {
 	// Where a location is that isn't replicated, as the mount table has it:
 	// "nfs4 files:/export 128". Different on two nodes: it isn't shared.
 	Shared        string `protobuf:"bytes,3,opt,name=shared,proto3" json:"shared,omitempty"`
+	Wrong         string `protobuf:"bytes,4,opt,name=wrong,proto3" json:"wrong,omitempty"` // why it isn't in place as it should be; empty: it is
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -461,6 +462,13 @@ func (x *TokenPlace) GetVersion() uint64 {
 func (x *TokenPlace) GetShared() string {
 	if x != nil {
 		return x.Shared
+	}
+	return ""
+}
+
+func (x *TokenPlace) GetWrong() string {
+	if x != nil {
+		return x.Wrong
 	}
 	return ""
 }
@@ -1179,12 +1187,13 @@ const file_had_v1_peer_proto_rawDesc = "" +
 	"\x06tokens\x18\x0f \x01(\v2\x13.had.v1.TokenHealthR\x06tokens\"P\n" +
 	"\vTokenHealth\x12\x15\n" +
 	"\x06key_id\x18\x01 \x01(\tR\x05keyId\x12*\n" +
-	"\x06places\x18\x02 \x03(\v2\x12.had.v1.TokenPlaceR\x06places\"R\n" +
+	"\x06places\x18\x02 \x03(\v2\x12.had.v1.TokenPlaceR\x06places\"h\n" +
 	"\n" +
 	"TokenPlace\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\x04R\aversion\x12\x16\n" +
-	"\x06shared\x18\x03 \x01(\tR\x06shared\"\xea\x01\n" +
+	"\x06shared\x18\x03 \x01(\tR\x06shared\x12\x14\n" +
+	"\x05wrong\x18\x04 \x01(\tR\x05wrong\"\xea\x01\n" +
 	"\vCheckStatus\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
 	"\x04kind\x18\x02 \x01(\tR\x04kind\x12\x0e\n" +
