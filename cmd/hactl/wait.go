@@ -21,8 +21,9 @@ func (c *cli) newWait() *cobra.Command {
 		Use:   "wait --for healthy|owner=NODE",
 		Short: "Wait until the cluster is well, or a node owns",
 		Long: `Wait until the status is as asked for, confirmed by a quorum, and print it in
-one line. healthy is what status --check calls OK: somebody owns, and every node
-is well. owner=NODE is that this node serves.
+one line. healthy is what status --check calls OK: somebody owns, every node is
+well, no check fails, nothing is frozen or held; and every check has passed since
+it began to run. owner=NODE is that this node serves.
 
 The exit code is 1 when it isn't so within --timeout (60s unless given), and 4
 when no daemon answered at all.`,
@@ -53,7 +54,7 @@ func waitFor(condition string, cmd *cobra.Command) (met func(*hadv1.StatusRespon
 	node, isOwner := strings.CutPrefix(condition, "owner=")
 	switch {
 	case condition == "healthy":
-		return func(s *hadv1.StatusResponse) bool { return judge(s).level == levelOK }, nil
+		return func(s *hadv1.StatusResponse) bool { return judge(s).level == levelOK && len(unsettled(s)) == 0 }, nil
 	case isOwner && node != "":
 		return func(s *hadv1.StatusResponse) bool {
 			o := s.GetOwnership()
@@ -63,6 +64,19 @@ func waitFor(condition string, cmd *cobra.Command) (met func(*hadv1.StatusRespon
 		return nil, usageError("say what to wait for: --for healthy or --for owner=NODE", nil, cmd)
 	}
 	return nil, usageError(fmt.Sprintf("--for %q: take healthy or owner=NODE", condition), nil, cmd)
+}
+
+// unsettled are the checks that have not said anything yet: a status may still
+// call that well, since a service has its time to start.
+func unsettled(s *hadv1.StatusResponse) (all []string) {
+	for _, n := range s.GetNodes() {
+		for _, c := range n.GetChecks() {
+			if n.GetReachable() && c.GetState() == hadv1.CheckStatus_STATE_UNSPECIFIED {
+				all = append(all, fmt.Sprintf("%s: check %s has not passed yet%s", n.GetName(), c.GetName(), colon(c.GetDetail())))
+			}
+		}
+	}
+	return all
 }
 
 func (c *cli) wait(ctx context.Context, condition string, met func(*hadv1.StatusResponse) bool) error {
@@ -103,5 +117,9 @@ func (c *cli) wait(ctx context.Context, condition string, met func(*hadv1.Status
 		}
 		return fail(f.code, "not %s within %s: %w", condition, allowed, f)
 	}
-	return fail(exitFailed, "not %s within %s: %s", condition, allowed, summary(last, judge(last)))
+	v := judge(last)
+	if condition == "healthy" && v.level == levelOK {
+		v.remarks = append(v.remarks, unsettled(last)...)
+	}
+	return fail(exitFailed, "not %s within %s: %s", condition, allowed, summary(last, v))
 }

@@ -61,6 +61,9 @@ func (c *change) fate() (kind, text string) {
 		if c.handedOver() {
 			kind = "handed_over"
 		}
+		if byItself(order) {
+			return kind, fmt.Sprintf("%s handed over to %s by itself%s", owner, order.GetTarget(), colon(order.GetReason()))
+		}
 		return kind, fmt.Sprintf("%s was asked to hand over to %s%s%s", owner, order.GetTarget(), by(order.GetBy()), colon(order.GetReason()))
 	}
 	if w := c.silent(); w != nil {
@@ -126,7 +129,11 @@ func (c *change) ending() (all []fact) {
 	}
 	for _, e := range p.moves {
 		if o := e.GetMoveOrdered(); o != nil {
-			f := moment(e, fmt.Sprintf("a move to %s is asked for%s%s", o.GetTarget(), by(o.GetBy()), colon(o.GetReason())))
+			text := fmt.Sprintf("a move to %s is asked for%s%s", o.GetTarget(), by(o.GetBy()), colon(o.GetReason()))
+			if byItself(o) {
+				text = fmt.Sprintf("it moves to %s by itself%s", o.GetTarget(), colon(o.GetReason()))
+			}
+			f := moment(e, text)
 			f.node = p.owner()
 			if c.move() == e {
 				all = append(all, f)
@@ -134,6 +141,12 @@ func (c *change) ending() (all []fact) {
 		} else if e.GetIndex() >= c.epoch {
 			all = append(all, moment(e, "the move is over"+colon(e.GetMoveEnded().GetWhy())))
 		}
+	}
+	for _, e := range c.reasons() {
+		text, s := describeSteer(e)
+		f := moment(e, text)
+		f.bad = s == red
+		all = append(all, f)
 	}
 	for _, e := range p.evidence {
 		text, s := describe(e, view{}) // evidence tells no times

@@ -3,6 +3,7 @@ package main
 import (
 	"cmp"
 	"slices"
+	"strings"
 	"time"
 
 	hadv1 "had/proto/had/v1"
@@ -20,6 +21,7 @@ type tenure struct {
 	moves    []*hadv1.Event // away from it: asked for, and ended without a hand-over
 	evidence []*hadv1.Event // about its volumes: tries to switch its owner off, and what counts
 	hooks    []*hadv1.Event
+	checks   []*hadv1.Event // what its checks said while it served
 }
 
 // tenures sorts a history by epochs, oldest first.
@@ -70,6 +72,8 @@ func (t *tenure) add(e *hadv1.Event) {
 		t.evidence = append(t.evidence, e)
 	case *hadv1.Event_Hook:
 		t.hooks = append(t.hooks, e)
+	case *hadv1.Event_CheckChanged:
+		t.checks = append(t.checks, e)
 	}
 }
 
@@ -104,6 +108,7 @@ type change struct {
 	between  []*tenure      // turns after it that were given back
 	vetoes   []*hadv1.Event // refusals to begin a turn, likewise
 	tests    []*hadv1.Event // runs of Test that belong to no epoch
+	drained  *hadv1.Event   // the latest word before it that the previous owner shall own nothing
 }
 
 // changeOf finds an epoch in a history, and the newest for 0; nil: it isn't there.
@@ -126,6 +131,9 @@ func changeOf(events []*hadv1.Event, epoch uint64) *change {
 		c.between = append([]*tenure{t}, c.between...)
 	}
 	for _, e := range events {
+		if c.previous != nil && e.GetDrained() != nil && e.GetNode() == c.previous.owner() && e.GetIndex() < c.epoch {
+			c.drained = e
+		}
 		if e.GetEpoch() != 0 || e.GetIndex() < since {
 			continue
 		}
@@ -192,6 +200,31 @@ func (c *change) move() *hadv1.Event {
 		}
 	}
 	return nil
+}
+
+// byItself reports whether an owner has ordered its move without being asked: its
+// checks fail, it is drained, or the policy prefers another node.
+func byItself(o *hadv1.MoveOrder) bool { return strings.HasPrefix(o.GetBy(), "had on ") }
+
+// reasons are what an owner moved for: the word of each check that failed, or of
+// the person who has drained it.
+func (c *change) reasons() (all []*hadv1.Event) {
+	order := c.move().GetMoveOrdered()
+	for _, name := range order.GetChecks() {
+		var last *hadv1.Event
+		for _, e := range c.previous.checks {
+			if e.GetCheckChanged().GetCheck() == name && e.GetCheckChanged().GetFailing() {
+				last = e
+			}
+		}
+		if last != nil {
+			all = append(all, last)
+		}
+	}
+	if byItself(order) && strings.HasPrefix(order.GetReason(), "drained by ") && c.drained != nil {
+		all = append(all, c.drained)
+	}
+	return all
 }
 
 // gap is how long nobody had the addresses, as far as the log knows: between

@@ -12,6 +12,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"had/cluster"
 	"had/internal/failover"
 	"had/internal/logs"
 	hadv1 "had/proto/had/v1"
@@ -111,8 +112,26 @@ func (s *Server) preflight(ctx context.Context, req *hadv1.PreflightRequest, dou
 			return m.GetName() != req.GetNode() && !m.GetWitness()
 		})...)
 	}
-	resp.Cluster = append(s.majority(doubt), compare(looks)...)
+	view, _ := s.cfg.Node.View()
+	resp.Cluster = slices.Concat(s.majority(doubt), standstill(view), compare(looks))
 	return resp
+}
+
+// standstill is what people and limits keep from moving, whatever a node could.
+func standstill(view cluster.View) (out []*hadv1.Finding) {
+	if f := view.Frozen; f != nil {
+		out = append(out, &hadv1.Finding{
+			Check: "freeze", Level: hadv1.Finding_LEVEL_FAIL, Advice: "hactl unfreeze",
+			Detail: failover.FrozenBy(f) + ": nobody takes over by itself before that",
+		})
+	}
+	if h := view.Held; h != nil {
+		out = append(out, &hadv1.Finding{
+			Check: "limits", Level: hadv1.Finding_LEVEL_WARN, Advice: "mend what fails, then: hactl resume",
+			Detail: "checks and scripts change the owner no more: " + h.GetHold().GetReason(),
+		})
+	}
+	return out
 }
 
 // plainly is the error of a call without gRPC's words around it.

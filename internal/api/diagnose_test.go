@@ -2,12 +2,16 @@ package api
 
 import (
 	"errors"
+	"fmt"
 	"strings"
 	"testing"
+	"time"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/types/known/timestamppb"
 
+	"had/cluster"
 	hadv1 "had/proto/had/v1"
 )
 
@@ -72,5 +76,25 @@ func TestDiagnosisRefusesWhatMakesNoSense(t *testing.T) {
 	}
 	if _, err = s.LogLevel(t.Context(), &hadv1.LogLevelRequest{}); status.Code(err) != codes.FailedPrecondition {
 		t.Errorf("the level of a log that can't be changed: %v", err)
+	}
+}
+
+// What keeps everybody from moving is told once, not of each node.
+func TestPreflightTellsOfAStandstill(t *testing.T) {
+	v := cluster.View{
+		Frozen: &hadv1.Frozen{Freeze: &hadv1.Freeze{By: "ann", Until: timestamppb.New(time.Unix(0, 0))}},
+		Held:   &hadv1.Held{Hold: &hadv1.Hold{Reason: "the limit is reached"}},
+	}
+	var got []string
+	for _, f := range standstill(v) {
+		got = append(got, fmt.Sprint(f.GetCheck(), " ", f.GetLevel(), " ", f.GetDetail(), " -> ", f.GetAdvice()))
+	}
+	want := "freeze LEVEL_FAIL frozen by ann until 1970-01-01 00:00:00 UTC: nobody takes over by itself before that -> hactl unfreeze\n" +
+		"limits LEVEL_WARN checks and scripts change the owner no more: the limit is reached -> mend what fails, then: hactl resume"
+	if got := strings.Join(got, "\n"); got != want {
+		t.Errorf("want\n%s\ngot\n%s", want, got)
+	}
+	if got := standstill(cluster.View{}); got != nil {
+		t.Errorf("of a cluster that may move: %v", got)
 	}
 }

@@ -45,8 +45,15 @@ type Config struct {
 	Trouble func() []string
 	// Watchdog says why a policy's watchdog isn't there.
 	Watchdog func(p *policy.Policy) []string
-	Slew     func() (float64, error) // of the clock, as clock.Slew
-	MaxSlew  float64                 // that leases allow
+	// Drained says who has taken this node out of ownership; empty: nobody.
+	Drained func() string
+	Checks  func() []*hadv1.CheckStatus // that run here at present
+	// Syncs and Tokens are how those of a policy are on this host, and why it
+	// should not own with them, whole sentences that name which.
+	Syncs   func(p *policy.Policy) (all []*hadv1.SyncStatus, trouble []string)
+	Tokens  func(p *policy.Policy) (all *hadv1.TokenHealth, trouble []string)
+	Slew    func() (float64, error) // of the clock, as clock.Slew
+	MaxSlew float64                 // that leases allow
 }
 
 // Network is what this host knows of its networks; vip.Manager and its package
@@ -83,7 +90,10 @@ func Run(ctx context.Context, c Config, o Options) []*hadv1.Finding {
 			func(ctx context.Context, r *report) { addresses(ctx, r, c, p, o.Owner) },
 			func(_ context.Context, r *report) { hooks(r, p) },
 			func(ctx context.Context, r *report) { tests(ctx, r, c, p, o.Tests) },
+			func(_ context.Context, r *report) { steered(r, c, p) },
 			func(ctx context.Context, r *report) { volumes(ctx, r, c, p) },
+			func(_ context.Context, r *report) { syncs(r, c, p) },
+			func(_ context.Context, r *report) { tokens(r, c, p) },
 			func(ctx context.Context, r *report) { fences(ctx, r, c, p, o.Alive) },
 			func(_ context.Context, r *report) { host(r, c) },
 		}

@@ -67,6 +67,19 @@ fence {
   agent "beta" { program = "fence_test" }
 }
 hooks { dir = "HOOKS" }
+check "tcp" "site" {
+  address = "127.0.0.1:80"
+  on      = "all"
+}
+check "tcp" "service" {
+  address = "127.0.0.1:81"
+  on      = "owner"
+}
+sync "docs" {
+  command = ["rsync"]
+  every   = "10m"
+}
+reconnect_token "tls" { location = "/srv/tls" }
 `
 
 type rig struct {
@@ -77,11 +90,19 @@ type rig struct {
 	held    uint64
 	broken  []string // volumes
 	hooks   string
+	checks  []*hadv1.CheckStatus
+	sync    *hadv1.SyncStatus
+	token   *hadv1.TokenPlace
+	trouble []string // of syncs and tokens
+	drained string
 }
 
 func newRig(t *testing.T) *rig {
 	t.Helper()
 	r := &rig{network: &aNetwork{here: vip.Inactive}, device: aDevice{isOff: fence.ErrOn}, hooks: t.TempDir()}
+	r.checks = []*hadv1.CheckStatus{{Name: "site", State: hadv1.CheckStatus_STATE_PASSING, Times: 3}}
+	r.sync = &hadv1.SyncStatus{Name: "docs", State: hadv1.SyncStatus_STATE_WAITING, Copied: true, AgeMs: 90_000}
+	r.token = &hadv1.TokenPlace{Name: "tls", Version: 2}
 	p, diags := policy.ParsePolicy("policy.hcl", []byte(strings.Replace(text, "HOOKS", r.hooks, 1)))
 	if err := diags.Err(); err != nil {
 		t.Fatal(err)
@@ -96,8 +117,14 @@ func newRig(t *testing.T) *rig {
 		Tests:      func(context.Context) ([]hook.Result, error) { return nil, nil },
 		Safeguards: func() (layers, missing []string) { return []string{"lifetime", "guard"}, nil },
 		Trouble:    func() []string { return nil },
-		Watchdog:   func(*policy.Policy) []string { return nil },
-		Slew:       func() (float64, error) { return 0.0001, nil }, MaxSlew: 0.001,
+		Drained:    func() string { return r.drained },
+		Checks:     func() []*hadv1.CheckStatus { return r.checks },
+		Syncs:      func(*policy.Policy) ([]*hadv1.SyncStatus, []string) { return []*hadv1.SyncStatus{r.sync}, r.trouble },
+		Tokens: func(*policy.Policy) (*hadv1.TokenHealth, []string) {
+			return &hadv1.TokenHealth{Places: []*hadv1.TokenPlace{r.token}}, nil
+		},
+		Watchdog: func(*policy.Policy) []string { return nil },
+		Slew:     func() (float64, error) { return 0.0001, nil }, MaxSlew: 0.001,
 	}
 	return r
 }
@@ -123,14 +150,14 @@ func TestAHostThatIsWell(t *testing.T) {
 	for _, f := range Run(t.Context(), r.Config, r.Options) {
 		found[f.GetCheck()] = true
 		// A temporary folder may be somebody else's to write, if root doesn't run this.
-		if l := f.GetLevel(); l != hadv1.Finding_LEVEL_OK && f.GetCheck() != "Test" && f.GetCheck() != "hooks" && f.GetCheck() != "data folder" {
+		if l := f.GetLevel(); l != hadv1.Finding_LEVEL_OK && f.GetCheck() != "Test" && f.GetCheck() != "hooks" && f.GetCheck() != "check service" && f.GetCheck() != "data folder" {
 			t.Errorf("of a host that is well: %v", f)
 		}
 		if f.GetCheck() == "Test" && f.GetLevel() != hadv1.Finding_LEVEL_SKIPPED {
 			t.Errorf("a Test ran unasked: %v", f)
 		}
 	}
-	for _, check := range []string{"policy", "interface", "addresses", "network", "hooks", "Test", "volume data", "fence beta", "clock", "data folder", "safeguards"} {
+	for _, check := range []string{"policy", "interface", "addresses", "network", "hooks", "Test", "check site", "check service", "volume data", "sync docs", "token tls", "fence beta", "clock", "data folder", "safeguards"} {
 		if !found[check] {
 			t.Errorf("nothing is said of %s", check)
 		}
@@ -189,8 +216,36 @@ func TestWhatIsWrongIsFound(t *testing.T) {
 		"no gate": {func(_ *testing.T, r *rig) {
 			r.Safeguards = func() (layers, missing []string) { return []string{"lifetime"}, []string{"it has no packet gate"} }
 		}, "safeguards", warn, "it has no packet gate"},
-		"a host in trouble": {func(_ *testing.T, r *rig) { r.Trouble = func() []string { return []string{"the disk is full"} } }, "host", fail, "the disk is full"},
-		"a witness":         {func(_ *testing.T, r *rig) { r.Witness = true }, "role", ok, "a witness"},
+		"a host in trouble":        {func(_ *testing.T, r *rig) { r.Trouble = func() []string { return []string{"the disk is full"} } }, "host", fail, "the disk is full"},
+		"drained":                  {func(_ *testing.T, r *rig) { r.drained = "drained by ann: new disk" }, "drain", fail, "drained by ann: new disk"},
+		"a check beside its place": {func(*testing.T, *rig) {}, "check service", hadv1.Finding_LEVEL_SKIPPED, "it runs on the owner alone"},
+		"a check that doesn't run": {func(_ *testing.T, r *rig) { r.checks = nil }, "check site", fail, "it doesn't run yet"},
+		"a check that fails": {func(_ *testing.T, r *rig) {
+			r.checks[0].State, r.checks[0].Detail = hadv1.CheckStatus_STATE_FAILING, "connection refused"
+		}, "check site", fail, "it failed 3 times in a row: connection refused"},
+		"a check that hasn't passed": {func(_ *testing.T, r *rig) { r.checks[0].State = hadv1.CheckStatus_STATE_UNSPECIFIED }, "check site", fail, "it has not passed yet"},
+		"an owner's check that hasn't passed": {func(_ *testing.T, r *rig) {
+			r.held, r.checks[0].State = 7, hadv1.CheckStatus_STATE_UNSPECIFIED
+		}, "check site", warn, "it has not passed in this turn yet"},
+		"a copy that is too old": {func(_ *testing.T, r *rig) {
+			r.trouble = []string{"its copy of sync docs is 2h0m0s old, and max_age is 1h0m0s"}
+		}, "sync docs", fail, "max_age is 1h0m0s"},
+		"a sync that can't be ended": {func(_ *testing.T, r *rig) {
+			r.trouble = []string{"what an earlier run of had may have left of its syncs has not been looked for yet"}
+		}, "syncs", fail, "what an earlier run"},
+		"no copy": {func(_ *testing.T, r *rig) { r.sync.Copied = false }, "sync docs", warn, "there is no copy yet"},
+		"a sync that is held": {func(_ *testing.T, r *rig) {
+			r.sync.State, r.sync.Why = hadv1.SyncStatus_STATE_HELD, "beta took over"
+		}, "sync docs", warn, "held, its copy is 1m30s old: beta took over"},
+		"a sync that fails": {func(_ *testing.T, r *rig) { r.sync.Failures, r.sync.Why = 4, "it exited with 23" }, "sync docs", warn, "its copy is 1m30s old, and the latest 4 runs failed: it exited with 23"},
+		"the owner's sync":  {func(_ *testing.T, r *rig) { r.sync.State = hadv1.SyncStatus_STATE_OWNER }, "sync docs", ok, "it is what is copied from"},
+		"a token without a key": {func(_ *testing.T, r *rig) {
+			r.Config.Tokens = func(*policy.Policy) (*hadv1.TokenHealth, []string) {
+				return nil, []string{"this node has no token key"}
+			}
+		}, "tokens", fail, "this node has no token key"},
+		"a token that isn't in place": {func(_ *testing.T, r *rig) { r.token.Wrong = "no quorum" }, "token tls", warn, "no quorum"},
+		"a witness":                   {func(_ *testing.T, r *rig) { r.Witness = true }, "role", ok, "a witness"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			r := newRig(t)

@@ -51,7 +51,9 @@ func (n *node) checkup() checkup.Config {
 		Devices:    fenceLevels,
 		Tests:      func(ctx context.Context) ([]hook.Result, error) { return n.controller.RunTests(ctx, nil) },
 		Safeguards: func() (layers, missing []string) { return n.controller.Layers(), n.missing() },
-		Trouble:    n.hostTrouble, Watchdog: n.watchdog.trouble, Slew: clock.Slew, MaxSlew: cluster.ClockRateError,
+		Drained:    n.controller.Drained, Checks: n.controller.Checks,
+		Syncs: n.controller.Syncs, Tokens: n.controller.Tokens,
+		Trouble: n.hostTrouble, Watchdog: n.watchdog.trouble, Slew: clock.Slew, MaxSlew: cluster.ClockRateError,
 	}
 	for _, name := range dataNodes(f) {
 		if name != f.Node {

@@ -45,7 +45,9 @@ func (n *node) silent() map[string]bool {
 
 // troubles are what the nodes that answer can't keep as it should be.
 func (n *node) troubles() map[string][]notify.Trouble {
-	syncs, tokens := n.controller.Kept()
+	p, _ := n.controller.PolicyInForce()
+	syncs, _ := n.controller.Syncs(p)
+	tokens, _ := n.controller.Tokens(p)
 	out := map[string][]notify.Trouble{n.cfg.File.Node: troublesOf(syncs, tokens)}
 	now := n.controller.Status()
 	for node, p := range now.Peers {

@@ -73,12 +73,13 @@ func frozenOut(in Inputs) string {
 	case in.View.Frozen == nil, last == self, in.View.Move.GetOrder().GetTarget() == self:
 		return ""
 	case last == "":
-		return frozenBy(in.View.Frozen) + ": nobody may begin to own"
+		return FrozenBy(in.View.Frozen) + ": nobody may begin to own"
 	}
-	return fmt.Sprintf("%s: only %s, the last owner, may own", frozenBy(in.View.Frozen), last)
+	return fmt.Sprintf("%s: only %s, the last owner, may own", FrozenBy(in.View.Frozen), last)
 }
 
-func frozenBy(f *hadv1.Frozen) string {
+// FrozenBy says who has frozen ownership, and until when.
+func FrozenBy(f *hadv1.Frozen) string {
 	return fmt.Sprintf("frozen by %s until %s", f.GetFreeze().GetBy(), f.GetFreeze().GetUntil().AsTime().UTC().Format("2006-01-02 15:04:05 UTC"))
 }
 

@@ -162,23 +162,6 @@ func (l *tokenLooks) count(n int) {
 	l.hangs += n
 }
 
-// Kept is what this node's syncs and tokens are, without all else that Health
-// looks at.
-func (c *Controller) Kept() (syncs []*hadv1.SyncStatus, tokens *hadv1.TokenHealth) {
-	view, _ := c.cfg.Log.View()
-	p, err := c.parsed.of(view.Policy)
-	if err != nil || p == nil {
-		return nil, nil
-	}
-	if c.cfg.Mirror != nil {
-		syncs = c.cfg.Mirror.Status(p)
-	}
-	if c.cfg.Tokens != nil && !c.self.GetWitness() {
-		tokens, _ = c.cfg.Tokens.Health(p)
-	}
-	return syncs, tokens
-}
-
 // tokenHealth adds what this node has of a policy's tokens.
 func (c *Controller) tokenHealth(h *hadv1.HealthResponse, p *policy.Policy) {
 	if c.cfg.Tokens == nil || c.self.GetWitness() {

@@ -64,6 +64,7 @@ func (h *hearing) hold() *hadv1.WhyNotResponse {
 	if h.member.GetWitness() {
 		h.fail("role", "", "it is a witness: it votes and never owns")
 	} else {
+		h.steered(r.Owner)
 		h.itself()
 		if !r.Owns {
 			h.turns()
@@ -123,11 +124,14 @@ func (h *hearing) itself() {
 		health = p.Health
 	}
 	for _, why := range health.GetReasons() {
+		if d := h.in.View.Drained[h.node]; d != nil && why == drainedBy(d) {
+			continue // the log says it, too
+		}
 		said := ""
 		if stale {
 			said = "as it said last: "
 		}
-		h.fail("itself", adviceOn(why, h.node), "%s%s", said, why)
+		h.fail(about(why), adviceOn(why, h.node), "%s%s", said, why)
 	}
 	if stale {
 		// The rest is as it was then, good or bad.
@@ -214,8 +218,17 @@ func (h *hearing) stays(owner string) (why, next string) {
 	if owner == "" {
 		return h.status.Why, ""
 	}
-	why = fmt.Sprintf("%s owns and is well. An owner that is well keeps it, whatever the policy prefers: to give it back is another interruption", owner)
 	next = "hactl move --to " + h.node
+	if why, settled := h.leaves(owner); settled {
+		return why, next
+	}
+	why = fmt.Sprintf("%s owns and is well. An owner that is well keeps it, whatever the policy prefers: to give it back is another interruption", owner)
+	if b := h.status.Failback; b != "" {
+		why = fmt.Sprintf("%s owns and is well, and by the policy it gives it back: %s", owner, b)
+	}
+	if f := h.in.View.Frozen; f != nil {
+		return why + fmt.Sprintf(". Ownership is %s: if %s failed now, nobody would take over before that", FrozenBy(f), owner), next
+	}
 	all := candidates(h.in)
 	if len(all) == 0 || !slices.Contains(all, h.node) {
 		return why, next
@@ -232,6 +245,9 @@ func (h *hearing) because(all []string) string {
 		return ": no other can own"
 	}
 	a, b := all[0], all[1]
+	if unfit(h.in, a) != unfit(h.in, b) {
+		return fmt.Sprintf(": more checks failed on %s when it last ran them", b)
+	}
 	switch fa, fb := h.in.View.Nodes[a].GetFailures(), h.in.View.Nodes[b].GetFailures(); {
 	case fa != fb:
 		return fmt.Sprintf(": %s has given back more turns than %s", b, a)
@@ -256,10 +272,15 @@ func adviceOn(reason, node string) string {
 		{"can't read policy version", "upgrade had on " + node},
 		{"no interface", "name the vip's interface on " + node + " in the policy, or give that host an address in its network"},
 		{"leadership could not be handed", "wait 10 s"},
+		{"has just failed:", "wait for its next look; if it fails again, mend what it looks at on " + node},
+		{"max_age is", "hactl sync run NAME --node " + node + " copies now; hactl status says why it doesn't by itself"},
 	} {
 		if strings.Contains(reason, known.words) {
 			return known.advice
 		}
+	}
+	if about(reason) == "check" {
+		return "mend what it looks at on " + node + "; it may own as soon as it passes"
 	}
 	return ""
 }
