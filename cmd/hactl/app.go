@@ -159,17 +159,38 @@ current state · 4 unreachable or no quorum · 5 outcome unknown · 6 not permit
 	flags.StringVar(&c.socket, "socket", "", "`PATH` of the daemon's socket (environment: HACTL_SOCKET)")
 	flags.DurationVar(&c.timeout, "timeout", 0, "give up after this time (default 10s; move, wait 60s; preflight 30s)")
 	flags.StringVarP(&c.output, "output", "o", "table", "form of the answer: `table|json`")
-	root.AddCommand(
-		c.newStatus(), c.newHistory(), c.newWatch(), c.newMove(), c.newFailback(), c.newDrain(), c.newUndrain(),
-		c.newFreeze(), c.newUnfreeze(), c.newResume(), c.newFence(), c.newToken(), c.newSync(), c.newPolicy(),
-		c.newNotify(), c.newTiming(), c.newImport(), c.newCompletion(), c.newVersion(),
-		c.newWhy(), c.newWhyNot(), c.newWait(), c.newPreflight(), c.newHook(), c.newLog(),
-	)
+	root.SetHelpCommand(newHelp(root))
+	c.addVerbs(root)
 	group(root)
 	root.SetFlagErrorFunc(flagError)
-	root.SetHelpCommand(newHelp(root))
 	c.completeFlag(root, "output", func(context.Context) []string { return []string{"table", "json"} })
 	return root
+}
+
+// addVerbs adds the verbs, in the help by what somebody comes for.
+func (c *cli) addVerbs(root *cobra.Command) {
+	for _, section := range []struct {
+		title string
+		verbs []*cobra.Command
+	}{
+		{"See how it is, and why", []*cobra.Command{
+			c.newStatus(), c.newWatch(), c.newHistory(), c.newWhy(), c.newWhyNot(), c.newPreflight(), c.newWait(),
+		}},
+		{"Change who owns, or who may", []*cobra.Command{
+			c.newMove(), c.newFailback(), c.newDrain(), c.newUndrain(), c.newFreeze(), c.newUnfreeze(), c.newResume(), c.newFence(),
+		}},
+		{"Say what it owns, and what belongs to it", []*cobra.Command{
+			c.newPolicy(), c.newHook(), c.newSync(), c.newToken(), c.newNotify(), c.newImport(),
+		}},
+		{"The rest", []*cobra.Command{c.newLog(), c.newTiming(), c.newCompletion(), c.newVersion()}},
+	} {
+		root.AddGroup(&cobra.Group{ID: section.title, Title: section.title + ":"})
+		for _, verb := range section.verbs {
+			verb.GroupID = section.title
+		}
+		root.AddCommand(section.verbs...)
+		root.SetHelpCommandGroupID(section.title) // the last one
+	}
 }
 
 // group makes a command that only holds others: alone it shows its help, and a

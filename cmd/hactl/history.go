@@ -16,7 +16,7 @@ func (c *cli) newHistory() *cobra.Command {
 	req := &hadv1.HistoryRequest{}
 	cmd := &cobra.Command{
 		Use:   "history",
-		Short: "Show what happened: owners, releases, hooks, policies, moves",
+		Short: "Show what happened, newest last",
 		Long: `Show what happened, from the replicated log: every change of owner with its
 cause and how long each step took, every hook that ran, every policy and move.
 

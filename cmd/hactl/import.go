@@ -27,7 +27,7 @@ type importFlags struct {
 func (c *cli) newImport() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "import",
-		Short: "Make had's files of another failover manager's",
+		Short: "Make had's files out of keepalived's or IPFailover's",
 		Long: `Make a node file, a policy and hook folders of the configuration of another
 failover manager, and list with file and line what can't be carried over and
 why. No daemon is asked, and nothing is changed but the folder given by --out.`,

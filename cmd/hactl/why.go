@@ -14,7 +14,7 @@ import (
 func (c *cli) newWhy() *cobra.Command {
 	return &cobra.Command{
 		Use:   "why [EPOCH]",
-		Short: "Show why the owner changed, step by step, and how long each step took",
+		Short: "Show why the owner changed, step by step",
 		Long: `Show how an epoch came to its owner, out of the replicated log: what happened to
 the owner before it and by which evidence, who took over, how long each step
 took on both sides, and how long nobody had the addresses. Without EPOCH it is
