@@ -24,6 +24,7 @@ type app struct {
 	size       func() (columns, rows int) // of the terminal; called only when isTerminal
 	env        func(string) string
 	socketDir  string // where had puts <cluster>.sock
+	tlsDir     string // the host's own certificates
 	user       string // who asks; recorded with every write
 	zone       *time.Location
 	addresses  func(context.Context) ([]byte, error) // of this host, as ip -j address lists them
@@ -47,6 +48,7 @@ func hostApp() app {
 		},
 		env:       os.Getenv,
 		socketDir: "/run/had",
+		tlsDir:    "/etc/had/tls",
 		user:      localUser(),
 		zone:      time.Local,
 		addresses: listAddresses,
@@ -70,6 +72,7 @@ type cli struct {
 	app
 	cluster string
 	socket  string
+	remote  remote
 	timeout time.Duration // 0: the verb's default
 	output  string        // "table" or "json"
 }
@@ -136,7 +139,8 @@ func (c *cli) newRoot() *cobra.Command {
 	root := &cobra.Command{
 		Use:   "hactl",
 		Short: "Show and steer a had cluster",
-		Long: `hactl shows and steers a had cluster through the daemon's local socket.
+		Long: `hactl shows and steers a had cluster through the daemon's local socket,
+or from elsewhere through any node's address with a certificate (hactl tls).
 Any node answers; what changes something reaches the leader by itself.
 
 Exit codes: 0 done · 1 failed · 2 usage or invalid file · 3 refused by the
@@ -157,6 +161,10 @@ current state · 4 unreachable or no quorum · 5 outcome unknown · 6 not permit
 	flags := root.PersistentFlags()
 	flags.StringVar(&c.cluster, "cluster", "", "cluster to talk to: its socket is "+c.socketDir+"/NAME.sock")
 	flags.StringVar(&c.socket, "socket", "", "`PATH` of the daemon's socket (environment: HACTL_SOCKET)")
+	flags.StringVar(&c.remote.address, "address", "", "ask the node at `HOST:PORT` instead, with a certificate (environment: HACTL_ADDRESS)")
+	flags.StringVar(&c.remote.ca, "tls-ca", "", "`FILE` with the cluster's CA (default: ca.pem in ~/.config/had or "+c.tlsDir+")")
+	flags.StringVar(&c.remote.cert, "tls-cert", "", "`FILE` with our certificate (default: client.pem there)")
+	flags.StringVar(&c.remote.key, "tls-key", "", "`FILE` with its key (default: client-key.pem there)")
 	flags.DurationVar(&c.timeout, "timeout", 0, "give up after this time (default 10s; move, wait 60s; preflight 30s)")
 	flags.StringVarP(&c.output, "output", "o", "table", "form of the answer: `table|json`")
 	root.SetHelpCommand(newHelp(root))
@@ -182,7 +190,7 @@ func (c *cli) addVerbs(root *cobra.Command) {
 		{"Say what it owns, and what belongs to it", []*cobra.Command{
 			c.newPolicy(), c.newHook(), c.newSync(), c.newToken(), c.newNotify(), c.newImport(),
 		}},
-		{"The rest", []*cobra.Command{c.newLog(), c.newTiming(), c.newCompletion(), c.newVersion()}},
+		{"The rest", []*cobra.Command{c.newLog(), c.newTLS(), c.newTiming(), c.newCompletion(), c.newVersion()}},
 	} {
 		root.AddGroup(&cobra.Group{ID: section.title, Title: section.title + ":"})
 		for _, verb := range section.verbs {
@@ -290,7 +298,7 @@ func (c *cli) checkFlags() error {
 	case strings.ContainsAny(c.cluster, "/\x00"):
 		return fail(exitUsage, "--cluster %q: a cluster's name has no slash (a path goes into --socket)", c.cluster)
 	}
-	return nil
+	return c.checkRemote()
 }
 
 // completeFlag offers values for a flag in shells with completion.

@@ -20,6 +20,7 @@ import (
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 
+	"had/internal/peer"
 	hadv1 "had/proto/had/v1"
 )
 
@@ -27,22 +28,22 @@ import (
 // output is a few MiB.
 const maxAnswer = 64 << 20
 
-// client is the HA service behind one socket.
+// client is the HA service behind one socket, or one node's cluster port.
 type client struct {
 	hadv1.HAClient
 	conn   *grpc.ClientConn
 	dialer *dialer
 }
 
-// connect finds the socket and prepares to talk to it; the first RPC dials.
+// connect finds the daemon and prepares to talk to it; the first RPC dials.
 func (c *cli) connect() (*client, error) {
-	path, err := c.socketPath()
+	d, err := c.newDialer()
 	if err != nil {
 		return nil, err
 	}
-	d := &dialer{path: path}
-	// The socket's mode is what protects it, hence no TLS. The name is passed
-	// through because unix: targets would unescape the path as a URL.
+	// The socket's mode is what protects it, and the dialer of a node elsewhere
+	// has its own TLS. The name is passed through because unix: targets would
+	// unescape the path as a URL.
 	conn, err := grpc.NewClient("passthrough:///had",
 		grpc.WithTransportCredentials(insecure.NewCredentials()),
 		grpc.WithContextDialer(d.dial),
@@ -51,12 +52,23 @@ func (c *cli) connect() (*client, error) {
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxAnswer)),
 		grpc.WithConnectParams(grpc.ConnectParams{
 			Backoff:           backoff.Config{BaseDelay: 100 * time.Millisecond, Multiplier: 1.6, MaxDelay: time.Second},
-			MinConnectTimeout: time.Second,
+			MinConnectTimeout: 2 * time.Second,
 		}))
 	if err != nil {
-		return nil, fmt.Errorf("prepare the connection to %s: %w", path, err)
+		return nil, fmt.Errorf("prepare the connection to %s: %w", d.path, err)
 	}
 	return &client{hadv1.NewHAClient(conn), conn, d}, nil
+}
+
+func (c *cli) newDialer() (*dialer, error) {
+	if address := c.nodeAddress(); address != "" {
+		return c.operatorDialer(address)
+	}
+	path, err := c.socketPath()
+	if err != nil {
+		return nil, err
+	}
+	return &dialer{path: path, open: openSocket(path)}, nil
 }
 
 func (cl *client) close() { _ = cl.conn.Close() } // only fails when closed already
@@ -132,10 +144,12 @@ func (c *cli) socketPath() (string, error) {
 // errNoSocket means that no daemon on this host has a socket where it is looked for.
 var errNoSocket = errors.New("no had socket")
 
-// dialer connects to the socket and remembers how that went, because gRPC
+// dialer connects to the daemon and remembers how that went, because gRPC
 // turns every cause into the same code.
 type dialer struct {
-	path string
+	path   string // the socket's, or the address of a node elsewhere
+	remote bool
+	open   func(context.Context) (net.Conn, error)
 
 	mu        sync.Mutex
 	connected bool  // at least once
@@ -143,7 +157,7 @@ type dialer struct {
 }
 
 func (d *dialer) dial(ctx context.Context, _ string) (net.Conn, error) {
-	conn, err := (&net.Dialer{}).DialContext(ctx, "unix", d.path)
+	conn, err := d.open(ctx)
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.err = err
@@ -154,7 +168,7 @@ func (d *dialer) dial(ctx context.Context, _ string) (net.Conn, error) {
 func (d *dialer) lost(err error) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return &lostError{socket: d.path, connected: d.connected, dial: d.err, err: err}
+	return &lostError{socket: d.path, remote: d.remote, connected: d.connected, dial: d.err, err: err}
 }
 
 // intercept tells an UNAVAILABLE that the daemon answered from one that gRPC
@@ -265,7 +279,8 @@ func worthRetrying(err error) bool {
 		return true
 	}
 	if lost, ok := errors.AsType[*lostError](err); ok {
-		return !errors.Is(lost.dial, fs.ErrPermission)
+		_, refused := errors.AsType[*peer.NotAdmittedError](lost.dial)
+		return !refused && !errors.Is(lost.dial, fs.ErrPermission)
 	}
 	switch status.Code(err) {
 	case codes.Unavailable, codes.Canceled, codes.Aborted:

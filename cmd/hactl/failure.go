@@ -97,7 +97,8 @@ func outcomeUnknown(err error) bool {
 
 // lostError is an RPC that got no answer because there was no connection.
 type lostError struct {
-	socket    string
+	socket    string // or the address of a node elsewhere
+	remote    bool
 	connected bool  // it broke; false: there never was one
 	dial      error // why the latest attempt to connect failed
 	err       error // what the RPC returned
@@ -108,6 +109,8 @@ func (e *lostError) Unwrap() error { return e.err }
 
 func (e *lostError) failure() *failure {
 	switch {
+	case e.remote:
+		return e.notReached()
 	case errors.Is(e.dial, fs.ErrPermission):
 		return notPermitted(e.socket)
 	case errors.Is(e.dial, fs.ErrNotExist):

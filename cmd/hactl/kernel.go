@@ -65,7 +65,7 @@ type noDaemonDocument struct {
 // noDaemon reports whether err says that no daemon runs on this host.
 func noDaemon(err error) bool {
 	if lost, ok := errors.AsType[*lostError](err); ok {
-		return errors.Is(lost.dial, fs.ErrNotExist) || errors.Is(lost.dial, syscall.ECONNREFUSED)
+		return !lost.remote && (errors.Is(lost.dial, fs.ErrNotExist) || errors.Is(lost.dial, syscall.ECONNREFUSED))
 	}
 	return errors.Is(err, errNoSocket)
 }

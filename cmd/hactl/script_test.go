@@ -19,6 +19,7 @@ func TestMain(m *testing.M) {
 			ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 			a := hostApp()
 			a.socketDir = os.Getenv("SOCKETS")
+			a.tlsDir = os.Getenv("WORK") + "/tls"
 			a.user = "operator"
 			a.zone = time.UTC
 			if file := os.Getenv("ADDRESSES"); file != "" {

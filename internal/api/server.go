@@ -53,7 +53,7 @@ func New(cfg Config) *Server { return &Server{cfg: cfg} }
 
 // Local returns a gRPC server for the root-only socket.
 func (s *Server) Local() *grpc.Server {
-	g := grpc.NewServer(grpc.MaxSendMsgSize(maxMessage), grpc.WaitForHandlers(true))
+	g := grpc.NewServer(append(guarded(byRoot), grpc.MaxSendMsgSize(maxMessage), grpc.WaitForHandlers(true))...)
 	hadv1.RegisterHAServer(g, s)
 	return g
 }
@@ -61,21 +61,42 @@ func (s *Server) Local() *grpc.Server {
 // Cluster returns a gRPC server for the cluster port: nodes ask each other
 // there, and forward what operators ask.
 func (s *Server) Cluster() *grpc.Server {
-	g := grpc.NewServer(
+	g := grpc.NewServer(append(guarded(byNode),
 		grpc.MaxSendMsgSize(maxMessage), grpc.MaxRecvMsgSize(maxMessage), grpc.WaitForHandlers(true),
 		grpc.InitialWindowSize(window), grpc.InitialConnWindowSize(window),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: pingEvery / 2, PermitWithoutStream: true}),
-	)
+	)...)
 	hadv1.RegisterHAServer(g, s)
 	hadv1.RegisterPeerServer(g, s)
 	return g
 }
+
+// Operators returns a gRPC server for the cluster port's connections of
+// operators. Who they are and what they may do is in their certificates.
+func (s *Server) Operators() *grpc.Server { return operators(s) }
+
+func operators(ha hadv1.HAServer) *grpc.Server {
+	g := grpc.NewServer(append(guarded(byOperator),
+		grpc.MaxSendMsgSize(maxMessage), grpc.WaitForHandlers(true), grpc.MaxConcurrentStreams(operatorStreams),
+		grpc.KeepaliveParams(keepalive.ServerParameters{MaxConnectionIdle: operatorIdle}),
+	)...)
+	hadv1.RegisterHAServer(g, ha)
+	return g
+}
+
+const (
+	operatorStreams = 16 // calls at the same time on one connection
+	operatorIdle    = 5 * time.Minute
+)
 
 // forwardedKey marks a request that another node has passed on. It isn't
 // passed on again: leadership may be changing, and the asker retries.
 const forwardedKey = "had-forwarded"
 
 func forwarded(ctx context.Context) bool {
+	if callerOf(ctx) == "" {
+		return false // only nodes pass on
+	}
 	md, _ := metadata.FromIncomingContext(ctx)
 	return len(md.Get(forwardedKey)) > 0
 }
@@ -84,6 +105,9 @@ func forwarded(ctx context.Context) bool {
 func (s *Server) askedBy(ctx context.Context, who string) string {
 	if forwarded(ctx) {
 		return who
+	}
+	if o, ok := operatorOf(ctx); ok {
+		return o.String() + " by way of " + s.cfg.Self
 	}
 	if who == "" {
 		who = "somebody"

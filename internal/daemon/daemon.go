@@ -265,7 +265,7 @@ func (n *node) checkVolumes(p *policy.Policy) []string {
 
 // problems are what status should warn of on this node.
 func (n *node) problems() []string {
-	out := slices.Concat(n.port.Refusals(), n.safeguards.problems(), n.preflight.problems(), n.notifier.Problems())
+	out := slices.Concat(n.port.Refusals(), n.port.TLSProblems(), n.safeguards.problems(), n.preflight.problems(), n.notifier.Problems())
 	for _, p := range []string{n.local.journal.Problem(), n.raft.Problem()} {
 		if p != "" {
 			out = append(out, p)
@@ -286,6 +286,7 @@ func (n *node) run(ctx, hard context.Context) error {
 	g.Go(func() error { return n.raft.Run(tasks) })
 	g.Go(func() error { return n.watcher.Run(tasks) })
 	g.Go(func() error { return n.followKernel(tasks) })
+	g.Go(func() error { return n.followCertificates(tasks) })
 	g.Go(func() error { return n.leftovers.run(tasks) })
 	g.Go(func() error { return n.preflight.run(tasks) })
 	if n.syncs != nil {
@@ -298,6 +299,7 @@ func (n *node) run(ctx, hard context.Context) error {
 	g.Go(func() error { return n.herald().run(tasks) })
 	g.Go(func() error { return api.Serve(tasks, n.server.Local(), n.socket) })
 	g.Go(func() error { return api.Serve(tasks, n.server.Cluster(), n.port.RPCListener()) })
+	g.Go(func() error { return api.Serve(tasks, n.server.Operators(), n.port.OperatorListener()) })
 	g.Go(func() error { return keepAlive(tasks, n.cfg.Logger) })
 	g.Go(func() error {
 		select {

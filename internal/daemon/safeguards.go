@@ -94,6 +94,15 @@ func (s *safeguards) close(name gate.Config) error {
 	return gate.Uninstall(name)
 }
 
+// certify tells the guard what to show other nodes.
+func (s *safeguards) certify(ctx context.Context, files *peer.TLSFiles) error {
+	if s == nil {
+		return nil
+	}
+	pem, _ := files.InUse()
+	return s.guard.Certify(ctx, pem)
+}
+
 // trouble is why a host with these must not own at present; nil: it may.
 func (s *safeguards) trouble() error {
 	if s == nil || s.old == nil {

@@ -11,6 +11,7 @@ import (
 
 	"had/internal/clock"
 	"had/internal/hook"
+	"had/internal/peer"
 	"had/storage"
 	"had/vip"
 )
@@ -74,6 +75,7 @@ func FuzzMessages(f *testing.F) {
 	f.Add(datagrams(f, hold, longer, Request{Op: OpDrop, Epoch: 7}, next), uint16(1))
 	f.Add(datagrams(f, hold, longer, next, Request{Op: OpClose}), uint16(2000))
 	f.Add(datagrams(f, Request{Op: OpScript, Script: script}, Request{Op: OpClose}, Request{Op: OpScriptEnded, ID: "r1"}, Request{Op: OpClose}), uint16(0))
+	f.Add(datagrams(f, hold, Request{Op: OpCertify, TLS: &peer.PEM{CA: []byte("x")}}, Request{Op: OpCertify}), uint16(1))
 	f.Add([]byte("\x02{}\x04null\x10{\"number\":\"one\"}"), uint16(0))
 	f.Fuzz(func(t *testing.T, data []byte, pace uint16) {
 		now := start

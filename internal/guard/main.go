@@ -123,6 +123,7 @@ type process struct {
 	logs      *logWriter
 	logger    hclog.Logger
 	dialer    *peer.Dialer
+	files     *peer.TLSFiles // nil: without TLS
 }
 
 func open(s setup, stderr io.Writer) (_ *process, err error) {
@@ -147,13 +148,13 @@ func open(s setup, stderr io.Writer) (_ *process, err error) {
 	if err != nil {
 		return nil, err
 	}
-	var files *peer.TLSFiles
 	if s.TLS != nil {
-		if files, err = peer.LoadTLS(s.TLS.CA, s.TLS.Cert, s.TLS.Key, s.Node); err != nil {
+		if g.files, err = peer.LoadTLS(s.TLS.CA, s.TLS.Cert, s.TLS.Key, s.Node); err != nil {
 			return nil, err
 		}
+		g.files.Freeze() // later there may be no disk
 	}
-	g.dialer = peer.NewDialer(peer.DialerConfig{Identity: identity, TLS: files, Logger: g.logger, Version: s.Version})
+	g.dialer = peer.NewDialer(peer.DialerConfig{Identity: identity, TLS: g.files, Logger: g.logger, Version: s.Version})
 	// It only removes: the lifetime of what it adds doesn't matter.
 	if g.addresses, err = vip.New(vip.Config{Lifetime: time.Second, Logger: g.logger}); err != nil {
 		return nil, err
@@ -284,6 +285,10 @@ func (g *process) serve(conn *net.UnixConn, calls chan<- Call, over <-chan struc
 			// message that may mean anything; the lease's end comes all the same.
 			g.logger.Error("had sent what is no request; nothing is changed by it", "error", err)
 			g.answer(conn, m.Number, err)
+			continue
+		}
+		if m.Request.Op == OpCertify {
+			g.answer(conn, m.Number, g.certify(m.Request.TLS))
 			continue
 		}
 		done := make(chan error, 1)

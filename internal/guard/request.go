@@ -15,6 +15,7 @@ import (
 
 	"had/internal/clock"
 	"had/internal/hook"
+	"had/internal/peer"
 	"had/storage"
 	"had/vip"
 )
@@ -34,6 +35,7 @@ const (
 	OpDisarm      Op = "disarm"       // stop it
 	OpReserve     Op = "reserve"      // take the disks of all the epoch's volumes, before one is mounted
 	OpEvict       Op = "evict"        // take disks away from the owner of another epoch
+	OpCertify     Op = "certify"      // show other nodes these certificates from now on
 	OpSecure      Op = "secure"       // end all of the epoch's by force, prove it, and mount nothing of it any more
 )
 
@@ -52,6 +54,7 @@ type Request struct {
 	Key       uint64           `json:"key,omitempty"`       // OpReserve, OpEvict: to take the disks with; see package fence
 	Script    *hook.Running    `json:"script,omitempty"`    // OpScript
 	ID        string           `json:"id,omitempty"`        // OpScriptEnded: the script's
+	TLS       *peer.PEM        `json:"tls,omitempty"`       // OpCertify
 }
 
 // slow reports whether a request may take as long as a device does. It is
@@ -115,6 +118,11 @@ func (r Request) check() error {
 		bare.ID = r.ID
 		if err := checkRunID(r.ID); err != nil {
 			return err
+		}
+	case OpCertify:
+		bare.TLS = r.TLS
+		if r.TLS == nil {
+			return errors.New("certificates are missing")
 		}
 	case OpClose, OpArm, OpDisarm:
 	default:

@@ -95,6 +95,13 @@ func (h *Host) Socket() string { return filepath.Join(h.dir, "had.sock") }
 // first.
 func (h *Host) TokenKey() string { return filepath.Join(h.dir, "token.key") }
 
+// TLSDir returns the folder of the daemon's certificates with Config.TLS: ca.pem,
+// node.pem and node-key.pem, which aren't there at first.
+func (h *Host) TLSDir() string { return filepath.Join(h.dir, "tls") }
+
+// ClusterPort returns the address of the daemon's cluster port.
+func (h *Host) ClusterPort() string { return netip.AddrPortFrom(h.V4, raftPort).String() }
+
 // Log returns the path of the file that keeps the daemon's output, of all its
 // runs one after another.
 func (h *Host) Log() string { return filepath.Join(h.dir, "had.log") }
@@ -102,8 +109,8 @@ func (h *Host) Log() string { return filepath.Join(h.dir, "had.log") }
 // maxSocketPath is the longest path that fits sockaddr_un (unix(7)).
 const maxSocketPath = 107
 
-// writeConfig writes had.hcl. Lab addresses are not loopback, so it says in
-// so many words that the traffic is not encrypted.
+// writeConfig writes had.hcl. Lab addresses are not loopback, so without
+// certificates it says in so many words that the traffic is not encrypted.
 func (h *Host) writeConfig() error {
 	if n := len(h.Socket()); n > maxSocketPath {
 		return fmt.Errorf("place the socket at %s: %d bytes, at most %d; choose a shorter lab directory", h.Socket(), n, maxSocketPath)
@@ -117,7 +124,12 @@ func (h *Host) writeConfig() error {
 		}
 		fmt.Fprintln(&f, "  }")
 	}
-	fmt.Fprintf(&f, "}\nnode = %q\ndata_dir = %q\nsocket = %q\ntoken_key = %q\ntls {\n  insecure = true\n}\n", h.Name, h.DataDir(), h.Socket(), h.TokenKey())
+	fmt.Fprintf(&f, "}\nnode = %q\ndata_dir = %q\nsocket = %q\ntoken_key = %q\n", h.Name, h.DataDir(), h.Socket(), h.TokenKey())
+	if h.lab.cfg.TLS {
+		fmt.Fprintf(&f, "tls {\n  ca = %q\n  cert = %q\n  key = %q\n}\n", filepath.Join(h.TLSDir(), "ca.pem"), filepath.Join(h.TLSDir(), "node.pem"), filepath.Join(h.TLSDir(), "node-key.pem"))
+	} else {
+		fmt.Fprintf(&f, "tls {\n  insecure = true\n}\n")
+	}
 	if err := os.WriteFile(h.Config(), f.Bytes(), 0o600); err != nil {
 		return fmt.Errorf("write the configuration of host %s: %w", h.Name, err)
 	}

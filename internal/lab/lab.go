@@ -57,6 +57,9 @@ type Config struct {
 	// Disks gives each server's data folder a small disk of its own, which can
 	// be filled, stalled and broken. It needs mkfs.ext4.
 	Disks bool
+	// TLS has the daemons prove who they are, with files that belong into each
+	// Host.TLSDir before they start.
+	TLS bool
 	// Volumes are disks that every server sees, each through a device of its own,
 	// as hosts see a disk of a storage network. None is mounted.
 	Volumes []Volume

@@ -2,7 +2,6 @@ package peer
 
 import (
 	"context"
-	"crypto/tls"
 	"net"
 	"sync"
 	"time"
@@ -114,14 +113,4 @@ func (q *queue) deliver(ctx context.Context, c net.Conn) {
 	case <-ctx.Done():
 		_ = c.Close() // the same
 	}
-}
-
-// certifiedAs returns an error when the connection is TLS and the other side's
-// certificate isn't node's.
-func certifiedAs(c net.Conn, node string) error {
-	t, ok := c.(*tls.Conn)
-	if !ok {
-		return nil
-	}
-	return t.ConnectionState().PeerCertificates[0].VerifyHostname(node)
 }

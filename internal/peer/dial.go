@@ -99,11 +99,9 @@ func (d *Dialer) greet(ctx context.Context, raw net.Conn, k kind, node string) (
 	}
 	c := raw
 	if d.tls != nil {
-		t := tls.Client(raw, d.tls.client(node))
-		if err := t.HandshakeContext(ctx); err != nil {
-			return nil, fmt.Errorf("TLS: %w", err)
+		if c, err = shake(ctx, raw, tls.Client, d.tls.client(node)); err != nil {
+			return nil, err
 		}
-		c = t
 	}
 	if err := writeFrame(c, d.id.hello(k, node, d.version)); err != nil {
 		return nil, err
@@ -156,7 +154,7 @@ func (d *Dialer) wrongNode(node string, h hello) *refusal {
 // judge returns why the sender of h is refused, or nil. With note, what an
 // acceptable sender says of itself counts for the birth from then on.
 func (d *Dialer) judge(c net.Conn, h hello, note bool) *refusal {
-	if err := certifiedAs(c, h.From); err != nil {
+	if err := certifiedAs(c, h.From, d.cluster); err != nil {
 		return &refusal{Code: codeCertificate, Sentence: fmt.Sprintf("%.80q shows a TLS certificate that isn't its own (%v): issue one that carries the node's name as a DNS name", h.From, err)}
 	}
 	if note {

@@ -22,6 +22,7 @@ const (
 	codeBirth       code = "birth"       // bound to another birth certificate
 	codeRolledBack  code = "rolled-back" // has forgotten a birth it took part in
 	codeUnborn      code = "unborn"      // the cluster isn't born yet
+	codeBusy        code = "busy"        // too many operators are connected
 )
 
 const (

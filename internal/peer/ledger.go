@@ -100,6 +100,16 @@ func (l *ledger) garbage(from net.Addr, err error) {
 	}
 }
 
+// turnedAway logs, once a minute, an operator who wasn't let in. It isn't filed:
+// a person's mistake is no problem of the cluster's.
+func (l *ledger) turnedAway(r *refusal, from net.Addr) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.due(loggedKey{ledgerKey{peer: strangers}, r.Code}, time.Now()) {
+		l.log.Warn("an operator was not let in", "reason", r.Sentence, "from", from.String())
+	}
+}
+
 // clear forgets the refusal: the other side has just been accepted.
 func (l *ledger) clear(peer string, by direction) {
 	l.mu.Lock()

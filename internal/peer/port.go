@@ -41,6 +41,8 @@ type Port struct {
 	log Logger
 
 	raft, rpc *queue
+	operators *queue
+	slots     chan struct{} // one for each operator's connection
 	news      chan struct{} // capacity 1: something was heard that Meet may act on
 
 	mu        sync.Mutex
@@ -60,6 +62,7 @@ func Listen(c PortConfig) (*Port, error) {
 		Dialer: NewDialer(DialerConfig{Identity: c.Identity, TLS: c.TLS, Logger: c.Logger, Version: c.Version}),
 		ln:     ln, log: c.Logger,
 		raft: newQueue(ln.Addr()), rpc: newQueue(ln.Addr()),
+		operators: newQueue(ln.Addr()), slots: make(chan struct{}, maxOperators),
 		news:      make(chan struct{}, 1),
 		dialError: make(map[string]error),
 		kicks:     make(map[string]chan struct{}),
@@ -107,6 +110,7 @@ func (p *Port) Run(ctx context.Context) error {
 		cancel()
 		_ = p.raft.Close() // never fails
 		_ = p.rpc.Close()  // never fails
+		_ = p.operators.Close()
 		wg.Wait()
 	}()
 	closed := make(chan struct{})
@@ -184,13 +188,15 @@ func (p *Port) serve(ctx context.Context, raw net.Conn) {
 		p.raft.deliver(ctx, c)
 	case kindRPC:
 		p.rpc.deliver(ctx, c)
+	case kindOperator:
+		p.operators.deliver(ctx, c)
 	case kindMeet:
 		_ = c.Close() // all has been said
 	}
 }
 
 // accept runs the accepting side of the handshake. After a nil error the
-// dialer is the member h.From and has been told so.
+// dialer is the member h.From, or an operator, and has been told so.
 func (p *Port) accept(ctx context.Context, raw net.Conn) (net.Conn, hello, error) {
 	if err := tune(raw); err != nil {
 		return nil, hello{}, fmt.Errorf("set the connection's timeouts: %w", err)
@@ -201,11 +207,9 @@ func (p *Port) accept(ctx context.Context, raw net.Conn) (net.Conn, hello, error
 		return nil, hello{}, err
 	}
 	if p.tls != nil {
-		t := tls.Server(raw, p.tls.server())
-		if err := t.HandshakeContext(ctx); err != nil {
-			return nil, hello{}, fmt.Errorf("TLS: %w", err)
+		if c, err = shake(ctx, raw, tls.Server, p.tls.server()); err != nil {
+			return nil, hello{}, err
 		}
-		c = t
 	}
 	var h hello
 	if err := readFrame(c, &h); err != nil {
@@ -213,6 +217,16 @@ func (p *Port) accept(ctx context.Context, raw net.Conn) (net.Conn, hello, error
 	}
 	if err := h.check(); err != nil {
 		return nil, hello{}, err
+	}
+	if h.Kind == kindOperator {
+		if c, err = p.acceptOperator(c, h); err != nil {
+			return nil, hello{}, err
+		}
+		if err := release(); err != nil {
+			_ = c.Close() // it came too late
+			return nil, hello{}, err
+		}
+		return c, h, nil
 	}
 	no := p.judge(c, h, h.Kind == kindMeet)
 	if err := writeFrame(c, answer{Refused: no, Hello: p.id.hello(h.Kind, h.From, p.version)}); err != nil {

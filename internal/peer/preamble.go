@@ -28,6 +28,8 @@ const (
 	kindMeet kind = "meet" // one exchange of hellos
 	kindRaft kind = "raft"
 	kindRPC  kind = "rpc"
+	// kindOperator is for hactl elsewhere: its hello says no more than versions.
+	kindOperator kind = "operator"
 )
 
 // hello is what a node says of itself.
@@ -52,9 +54,10 @@ type answer struct {
 }
 
 // check returns an error for a hello that no had would send. A hello of
-// another protocol version is not checked further: judge refuses it.
+// another protocol version is not checked further: judge refuses it. Nor is an
+// operator's: nothing that it says is believed.
 func (h hello) check() error {
-	if h.Protocol != protocolVersion {
+	if h.Protocol != protocolVersion || h.Kind == kindOperator {
 		return nil
 	}
 	bound := h.Phase != gathering
