@@ -88,6 +88,20 @@ func TestDiagnosis(t *testing.T) {
 	s.says(t, third, []string{"why-not", old}, 3, "so had won't run PreAcq20")
 	must(t, os.Chmod(script, 0o755))
 
+	// What people have said is among the rules, with what ends it.
+	s.mayOwn(t, third, true)
+	s.says(t, old, []string{"drain", third, "--reason", "new disk"}, 0)
+	s.mayOwn(t, third, false)
+	s.says(t, old, []string{"why-not", third}, 3, "FAIL drain", ": new disk", "hactl undrain "+third)
+	s.says(t, old, []string{"preflight", third}, 1, third+": NOT ready", "FAIL drain")
+	s.says(t, old, []string{"undrain", third}, 0)
+	s.mayOwn(t, third, true)
+	s.says(t, old, []string{"freeze", "--for", "1h"}, 0)
+	s.says(t, old, []string{"why-not", third}, 0, "warn freeze", "It may take over by hactl move alone", "if "+owner+" failed now, nobody would take over")
+	s.says(t, old, []string{"preflight"}, 1, "FAIL freeze", "nobody takes over by itself before that")
+	s.says(t, old, []string{"wait", "--for", "healthy", "--timeout", "100ms"}, 1, "frozen by")
+	s.says(t, old, []string{"unfreeze"}, 0)
+
 	// The log can be turned up and down while the daemon runs.
 	s.says(t, old, []string{"log", "level", "debug", "--json", "on"}, 0, old+" logs at level debug, as JSON; after its next start at level info, as text")
 	eventually(t, "the log has lines of JSON", func() error {
