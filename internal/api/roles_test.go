@@ -62,7 +62,7 @@ func TestEveryRPCHasItsRole(t *testing.T) {
 		t.Fatal(err)
 	}
 	stated := map[string]string{}
-	for _, row := range regexp.MustCompile("(?m)^\\| (viewer|operator|admin) \\| (.*) \\|.*$").FindAllStringSubmatch(string(text), -1) {
+	for _, row := range regexp.MustCompile(`(?m)^\| (viewer|operator|admin) \| (.*) \|.*$`).FindAllStringSubmatch(string(text), -1) {
 		for _, m := range regexp.MustCompile("`(\\w+)`").FindAllStringSubmatch(row[2], -1) {
 			stated[m[1]] = row[1]
 		}
