@@ -22,7 +22,7 @@ LINT := go tool -modfile=tools/lint/go.mod golangci-lint
 # Packages whose tests change a kernel (addresses, namespaces, mounts) or need
 # to be root. They run one after another, so that tests which measure time
 # don't share the cores with each other. Every other package is a unit package.
-KERNEL     := $(addprefix had/,vip storage internal/cgroup internal/check internal/fence internal/gate internal/guard internal/hook internal/journal internal/lab internal/notify internal/reconnect internal/token)
+KERNEL     := $(addprefix had/,vip storage internal/cgroup internal/check internal/fence internal/gate internal/guard internal/hook internal/journal internal/lab internal/mirror internal/notify internal/reconnect internal/token)
 PRIVILEGED := $(KERNEL) had/internal/demo had/internal/nettest
 
 # Passed on to go test: `make test-unit TESTFLAGS='-run TestLease -v'`.
