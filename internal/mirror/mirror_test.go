@@ -34,7 +34,7 @@ func TestASyncRunsOnSchedule(t *testing.T) {
 func TestARunLongerThanItsScheduleRunsOnce(t *testing.T) {
 	longer := func(r *rig) { r.owns("alpha"); r.parse(strings.Replace(twoSyncs, `"5m"`, `"2h"`, 1)) }
 	playWith(t, longer, func(r *rig) {
-		r.takes["pages"] = 25 * time.Minute
+		r.with(func() { r.takes["pages"] = 25 * time.Minute })
 		time.Sleep(30 * time.Minute)
 		r.mu.Lock()
 		defer r.mu.Unlock()
@@ -47,7 +47,7 @@ func TestARunLongerThanItsScheduleRunsOnce(t *testing.T) {
 
 func TestFailuresAreReportedWhenTheyAreNews(t *testing.T) {
 	play(t, func(r *rig) {
-		r.fails["pages"] = hook.Result{Outcome: hook.Exited, ExitCode: 12}
+		r.with(func() { r.fails["pages"] = hook.Result{Outcome: hook.Exited, ExitCode: 12} })
 		time.Sleep(12 * time.Minute)
 		r.expect("pages begins at 30s: "+copies, "pages ended at 31s: exited", "reported at 31s: failed", "pages begins at 11m0s: "+copies, "pages ended at 11m1s: exited")
 		if s := r.status(); s.GetState() != hadv1.SyncStatus_STATE_FAILING || s.GetFailures() != 2 || s.GetWhy() != "it exited with 12" || s.GetCopied() {
@@ -56,14 +56,14 @@ func TestFailuresAreReportedWhenTheyAreNews(t *testing.T) {
 		if p := r.mirror.Problems(); len(p) != 1 || !strings.Contains(p[0], "sync pages fails (it exited with 12)") {
 			t.Errorf("problems: %q", p)
 		}
-		r.fails["pages"] = hook.Result{Outcome: hook.Exited, ExitCode: 23}
+		r.with(func() { r.fails["pages"] = hook.Result{Outcome: hook.Exited, ExitCode: 23} })
 		time.Sleep(10 * time.Minute)
 		r.expect("pages begins at 21m30s: "+copies, "pages ended at 21m31s: exited", "reported at 21m31s: failed")
-		r.takes["pages"] = time.Hour
+		r.with(func() { r.takes["pages"] = time.Hour })
 		time.Sleep(16 * time.Minute)
 		r.expect("pages begins at 32m0s: "+copies, "pages ended at 37m0s: timed out", "reported at 37m0s: timed_out")
-		delete(r.takes, "pages")
-		delete(r.fails, "pages")
+		r.with(func() { delete(r.takes, "pages") })
+		r.with(func() { delete(r.fails, "pages") })
 		time.Sleep(10 * time.Minute)
 		r.expect("pages begins at 42m30s: "+copies, "pages ended at 42m31s: exited", "reported at 42m31s: copied")
 		if s := r.status(); s.GetState() != hadv1.SyncStatus_STATE_WAITING || s.GetFailures() != 0 || len(r.mirror.Problems()) != 0 {
@@ -85,7 +85,7 @@ func TestARunEndsWhenTheOwnerIsInDoubt(t *testing.T) {
 	} {
 		t.Run(what, func(t *testing.T) {
 			play(t, func(r *rig) {
-				r.takes["pages"] = 4 * time.Minute
+				r.with(func() { r.takes["pages"] = 4 * time.Minute })
 				time.Sleep(time.Minute)
 				r.expect("pages begins at 30s: " + copies)
 				change(r)
@@ -105,8 +105,8 @@ func TestARunEndsWhenTheOwnerIsInDoubt(t *testing.T) {
 // A copy that ends well is none if the owner changed while it was made.
 func TestACopyIsOfOneOwner(t *testing.T) {
 	play(t, func(r *rig) {
-		r.takes["pages"] = 30 * time.Second // until 1m0s
-		time.Sleep(time.Minute)             // the leader is lost in the same instant
+		r.with(func() { r.takes["pages"] = 30 * time.Second }) // until 1m0s
+		time.Sleep(time.Minute)                                // the leader is lost in the same instant
 		r.lead("")
 		synctest.Wait()
 		view, _ := r.View()
@@ -178,7 +178,7 @@ func TestASyncIsHeldAfterTheOwnerChanged(t *testing.T) {
 
 func TestTheOwnerSaysThatASyncIsHeld(t *testing.T) {
 	play(t, func(r *rig) {
-		r.fails["pages"] = hook.Result{Outcome: hook.Signaled, Signal: "SIGSEGV"}
+		r.with(func() { r.fails["pages"] = hook.Result{Outcome: hook.Signaled, Signal: "SIGSEGV"} })
 		time.Sleep(time.Minute)
 		r.expect("pages begins at 30s: "+copies, "pages ended at 31s: signaled", "reported at 31s: failed")
 		r.owns("beta")
@@ -189,7 +189,7 @@ func TestTheOwnerSaysThatASyncIsHeld(t *testing.T) {
 
 func TestNothingRunsWhereItsNodeTakesOver(t *testing.T) {
 	play(t, func(r *rig) {
-		r.takes["pages"] = 4 * time.Minute
+		r.with(func() { r.takes["pages"] = 4 * time.Minute })
 		time.Sleep(time.Minute)
 		r.expect("pages begins at 30s: " + copies)
 		resume, err := r.mirror.Cease(r.t.Context())
@@ -209,16 +209,19 @@ func TestNothingRunsWhereItsNodeTakesOver(t *testing.T) {
 // A disk that doesn't answer keeps no run from being ended.
 func TestCeaseDoesNotWaitForADisk(t *testing.T) {
 	play(t, func(r *rig) {
-		r.disk = make(chan struct{})
-		defer close(r.disk)
+		disk := make(chan struct{})
+		r.with(func() { r.disk = disk })
+		defer close(disk)
 		time.Sleep(5 * time.Minute) // a copy waits to be reported
-		r.takes["pages"] = 4 * time.Minute
+		r.with(func() { r.takes["pages"] = 4 * time.Minute })
 		time.Sleep(7 * time.Minute)
 		before := time.Now()
 		if _, err := r.mirror.Cease(r.t.Context()); err != nil || time.Since(before) > 0 {
 			t.Errorf("it took %s: %v", time.Since(before), err)
 		}
-		if r.running["pages"] != 0 {
+		running := 0
+		r.with(func() { running = r.running["pages"] })
+		if running != 0 {
 			t.Error("it runs on")
 		}
 	})
@@ -226,7 +229,7 @@ func TestCeaseDoesNotWaitForADisk(t *testing.T) {
 
 func TestARunThatCannotBeEndedKeepsItsNodeFromOwning(t *testing.T) {
 	play(t, func(r *rig) {
-		r.takes["pages"], r.stuck["pages"] = 4*time.Minute, true
+		r.with(func() { r.takes["pages"], r.stuck["pages"] = 4*time.Minute, true })
 		time.Sleep(time.Minute)
 		if _, err := r.mirror.Cease(r.t.Context()); err == nil || !strings.Contains(err.Error(), "can't be ended, and may still write") {
 			t.Errorf("it was ended: %v", err)
@@ -236,9 +239,7 @@ func TestARunThatCannotBeEndedKeepsItsNodeFromOwning(t *testing.T) {
 			t.Errorf("trouble: %q", why)
 		}
 		r.refused("can't be ended")
-		r.mu.Lock()
-		r.stuck["pages"] = false
-		r.mu.Unlock()
+		r.with(func() { r.stuck["pages"] = false })
 		time.Sleep(2 * time.Second)
 		if resume, err := r.mirror.Cease(r.t.Context()); err != nil {
 			t.Error(err)
@@ -308,14 +309,16 @@ func TestARestartKnowsTheAges(t *testing.T) {
 		r.owns("alpha")
 		view, _ := r.View()
 		r.copied("beta", view.LastEpoch)
-		r.ages["pages"] = time.Now().Add(-5 * time.Minute)
+		r.with(func() { r.ages["pages"] = time.Now().Add(-5 * time.Minute) })
 	}, func(r *rig) {
 		if s := r.status(); s.GetAgeMs() != (5*time.Minute).Seconds()*1000 {
 			t.Errorf("status: %v", s)
 		}
 		time.Sleep(6 * time.Minute)
 		r.expect("pages begins at 5m30s: "+copies, "pages ended at 5m31s: exited")
-		if age := time.Since(r.ages["pages"]); age != 30*time.Second {
+		var age time.Duration
+		r.with(func() { age = time.Since(r.ages["pages"]) })
+		if age != 30*time.Second {
 			t.Errorf("saved is an age of %s", age)
 		}
 	})
@@ -323,7 +326,7 @@ func TestARestartKnowsTheAges(t *testing.T) {
 
 func TestARunThatIsAskedFor(t *testing.T) {
 	play(t, func(r *rig) {
-		r.takes["pages"] = time.Minute
+		r.with(func() { r.takes["pages"] = time.Minute })
 		result, err := r.mirror.Sync(r.t.Context(), "pages")
 		if err != nil || result.GetOutcome() != hadv1.SyncResult_OUTCOME_COPIED || result.GetOwner() != "alpha" || result.GetDurationNs() != time.Minute.Nanoseconds() {
 			t.Errorf("%v, %v", result, err)
@@ -349,7 +352,7 @@ func TestARunThatIsAskedFor(t *testing.T) {
 
 func TestStoppingEndsWhatRuns(t *testing.T) {
 	play(t, func(r *rig) {
-		r.takes["pages"] = 4 * time.Minute
+		r.with(func() { r.takes["pages"] = 4 * time.Minute })
 		time.Sleep(time.Minute)
 		r.stop()
 		r.expect("pages begins at 30s: "+copies, "pages ended at 1m0s: canceled", "reported at 1m0s: stopped")

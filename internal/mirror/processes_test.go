@@ -63,10 +63,11 @@ func TestNothingOutlivesARun(t *testing.T) {
 						}
 					}
 				}()
+				running := ctx
 				if does == "ends" || strings.HasSuffix(does, "and ends") {
-					ctx = t.Context()
+					running = t.Context()
 				}
-				result, err := p.Run(ctx, "pages", shell(line))
+				result, err := p.Run(running, "pages", shell(line))
 				if err != nil {
 					t.Errorf("%+v, %v", result, err)
 				}

@@ -178,6 +178,13 @@ func (r *rig) note(format string, args ...any) {
 	r.diary = append(r.diary, fmt.Sprintf(format, args...))
 }
 
+// with changes how the rig behaves, or reads what it has seen, while it works.
+func (r *rig) with(change func()) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	change()
+}
+
 // clock is the bubble's time since its beginning, as "1h2m3s".
 func clock() string {
 	return time.Since(time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC)).Round(time.Second).String()
@@ -232,13 +239,19 @@ func (r *rig) End(_ context.Context, name string) error {
 // Left implements Commands.
 func (r *rig) Left() ([]string, error) { return r.left, nil }
 
+func (r *rig) awaitDisk() {
+	var disk chan struct{}
+	r.with(func() { disk = r.disk })
+	if disk != nil {
+		<-disk
+	}
+}
+
 // Load and Save implement Memory.
 func (r *rig) Load() (map[string]time.Time, error) { return maps.Clone(r.ages), nil }
 
 func (r *rig) Save(ages map[string]time.Time) error {
-	if r.disk != nil {
-		<-r.disk
-	}
+	r.awaitDisk()
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.ages = ages
@@ -247,9 +260,7 @@ func (r *rig) Save(ages map[string]time.Time) error {
 
 // report delivers beta's reports at once.
 func (r *rig) report(_ context.Context, s *hadv1.SyncResult) {
-	if r.disk != nil {
-		<-r.disk
-	}
+	r.awaitDisk()
 	r.note("reported at %s: %s", clock(), strings.ToLower(strings.TrimPrefix(s.GetOutcome().String(), "OUTCOME_")))
 	r.deliver("beta", func(rep *hadv1.Report) { rep.Body = &hadv1.Report_SyncResult{SyncResult: s} })
 }
