@@ -5,6 +5,8 @@ import (
 	"errors"
 	"os"
 	"os/exec"
+	"path/filepath"
+	"runtime"
 	"strings"
 	"syscall"
 	"testing"
@@ -146,6 +148,28 @@ func TestWaitEndsWithItsContext(t *testing.T) {
 	}
 	if err := g.Remove(); !errors.Is(err, syscall.EBUSY) {
 		t.Errorf("removed a group with a process in it: %v", err)
+	}
+}
+
+// The kernel drops what it had put off telling when a group goes.
+func TestWaitEndsWhenAnotherRemovesTheGroup(t *testing.T) {
+	for range 20 {
+		g := newGroup(t)
+		ended := start(t, g, "echo ready; sleep 60")
+		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+		waited := make(chan error, 1)
+		go func() { waited <- g.Wait(ctx) }()
+		if err := os.WriteFile(filepath.Join(g.Path(), "cgroup.kill"), []byte("1"), 0); err != nil {
+			t.Fatal(err)
+		}
+		for errors.Is(g.Remove(), syscall.EBUSY) && ctx.Err() == nil {
+			runtime.Gosched()
+		}
+		if err := <-waited; err != nil {
+			t.Fatal(err)
+		}
+		<-ended
+		cancel()
 	}
 }
 

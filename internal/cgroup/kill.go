@@ -35,6 +35,23 @@ func (g Group) Kill(ctx context.Context) error {
 	return errors.Join(err, g.Wait(ctx))
 }
 
+// End kills all in the group and removes it: whoever was about to be started in
+// it fails once this has returned nil.
+func (g Group) End(ctx context.Context) error {
+	for {
+		if err := g.Kill(ctx); err != nil {
+			return err
+		}
+		err := g.Remove()
+		if !errors.Is(err, unix.EBUSY) {
+			return err // one that was started in between is killed in the next round
+		}
+		if ctx.Err() != nil {
+			return fmt.Errorf("%w (%w)", err, context.Cause(ctx))
+		}
+	}
+}
+
 // killEach kills one process after the other until all are gone. When ctx ends
 // first, Wait says who is left.
 func (g Group) killEach(ctx context.Context) error {
@@ -131,6 +148,8 @@ func (g Group) Populated() (bool, error) {
 
 func populated(events []byte) bool { return !bytes.Contains(events, []byte("populated 0\n")) }
 
+const lookAgain = 20 // ms
+
 // Wait waits until no process is in the group or in one below it. When ctx ends
 // first, the error names who is left.
 func (g Group) Wait(ctx context.Context) error {
@@ -173,9 +192,11 @@ func (g Group) Wait(ctx context.Context) error {
 			pids, err := g.Processes()
 			return errors.Join(fmt.Errorf("processes %v in the control group %s don't end: %w", pids, g.Path(), context.Cause(ctx)), err)
 		}
-		// cgroups(7): the file tells of itself by POLLPRI, once it has been read.
+		// cgroups(7): the file tells of itself by POLLPRI, once it has been read. It
+		// does so every 10 ms at most, and what it has put off it never tells once the
+		// group is removed (kernel/cgroup/cgroup.c, cgroup_file_notify): so look again.
 		fds := []unix.PollFd{{Fd: int32(events.Fd()), Events: unix.POLLPRI}, {Fd: int32(wake), Events: unix.POLLIN}} //nolint:gosec // descriptors are small
-		if _, err := unix.Poll(fds, -1); err != nil && !errors.Is(err, unix.EINTR) {
+		if _, err := unix.Poll(fds, lookAgain); err != nil && !errors.Is(err, unix.EINTR) {
 			return fmt.Errorf("wait for a control group to be empty: %w", err)
 		}
 	}

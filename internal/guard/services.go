@@ -53,22 +53,7 @@ func (s services) Open(epoch uint64) error {
 
 // End implements Services. Whoever was about to start in the group fails once it
 // is gone, so it goes before this returns nil.
-func (s services) End(ctx context.Context, epoch uint64) error { return endGroup(ctx, s.of(epoch)) }
-
-func endGroup(ctx context.Context, g cgroup.Group) error {
-	for {
-		if err := g.Kill(ctx); err != nil {
-			return err
-		}
-		err := g.Remove()
-		if !errors.Is(err, unix.EBUSY) {
-			return err // one that was started in between is killed in the next round
-		}
-		if ctx.Err() != nil {
-			return fmt.Errorf("%w (%w)", err, context.Cause(ctx))
-		}
-	}
-}
+func (s services) End(ctx context.Context, epoch uint64) error { return s.of(epoch).End(ctx) }
 
 // endAll ends what earlier epochs left.
 func (s services) endAll(ctx context.Context) error {
@@ -77,7 +62,7 @@ func (s services) endAll(ctx context.Context) error {
 		return err
 	}
 	for _, g := range groups {
-		if err := endGroup(ctx, g); err != nil {
+		if err := g.End(ctx); err != nil {
 			return err
 		}
 	}

@@ -8,8 +8,6 @@ import (
 	"sync"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"had/internal/cgroup"
 	"had/internal/hook"
 )
@@ -49,6 +47,7 @@ func NewProcesses(dataDir string) (p *Processes, why string) {
 	if err := errors.Join(probe.Make(), probe.Remove()); err != nil {
 		return p, err.Error()
 	}
+	_ = group.Remove() // the first sync makes it; it stays while an earlier run's is in it
 	p.group = &group
 	return p, ""
 }
@@ -102,7 +101,7 @@ func (p *Processes) Run(ctx context.Context, name string, cmd hook.Command) (hoo
 // End implements Commands.
 func (p *Processes) End(ctx context.Context, name string) error {
 	if p.group != nil {
-		err := endGroup(ctx, p.group.Child(name))
+		err := p.group.Child(name).End(ctx)
 		if err == nil {
 			// Who has left the group writes nothing any more, though its parent may not
 			// have seen its end yet.
@@ -140,23 +139,6 @@ func (p *Processes) reap(ctx context.Context, name string) (gone bool, err error
 		delete(p.left, name)
 	}
 	return gone, err
-}
-
-// endGroup ends all in a group and removes it: whoever was about to be started in
-// it fails then.
-func endGroup(ctx context.Context, g cgroup.Group) error {
-	for {
-		if err := g.Kill(ctx); err != nil {
-			return err
-		}
-		err := g.Remove()
-		if !errors.Is(err, unix.EBUSY) {
-			return err // one that was forked in between is killed in the next round
-		}
-		if ctx.Err() != nil {
-			return fmt.Errorf("%w (%w)", err, context.Cause(ctx))
-		}
-	}
 }
 
 // Left implements Commands.

@@ -2,7 +2,9 @@ package mirror
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -123,6 +125,17 @@ func TestAnEarlierRunsSyncIsFoundAndEnded(t *testing.T) {
 	<-done
 	if names, err := next.Left(); err != nil || len(names) != 0 {
 		t.Errorf("left afterwards: %q, %v", names, err)
+	}
+}
+
+// Who has run no sync leaves no group on the host, even if it is killed.
+func TestNoGroupBeforeTheFirstSync(t *testing.T) {
+	p, why := NewProcesses(t.TempDir())
+	if why != "" {
+		t.Fatal(why)
+	}
+	if _, err := os.Stat(p.group.Path()); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("%s: %v", p.group.Path(), err)
 	}
 }
 
