@@ -171,6 +171,9 @@ func (r *runner) Stage(ctx context.Context, run hook.Run) ([]hook.Result, error)
 		result.Outcome, result.Err = hook.Refused, "not started: its control group is gone"
 		return []hook.Result{result}, r.journal.Finished(ctx, running, result)
 	}
+	if err := r.p.alive(); err != nil {
+		return nil, err // it died between its last look at the clock and this
+	}
 	r.p.h.w.checker.hookBegins(r.p, run)
 	killed := s.death(id)
 	if run.Stage == hook.PreAcq && len(run.Env.Volumes) > 0 {
