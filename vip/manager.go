@@ -153,13 +153,12 @@ func (m *Manager) goal(want []Address) goal {
 		m.told[a.Addr] = true
 		index, ok := indexes[a.Interface]
 		if !ok {
-			link, err := linkByName(m.kernel.handle, a.Interface)
-			if err != nil {
+			var err error
+			if index, err = m.kernel.index(a.Interface); err != nil {
 				g.unplaced[a.Addr] = true
 				g.err = errors.Join(g.err, fmt.Errorf("set %s: %w", a.Addr, err))
 				continue
 			}
-			index = link.Attrs().Index
 			indexes[a.Interface] = index
 		}
 		p := placed{addr: a.Addr, index: index, bits: a.bits()}
