@@ -90,7 +90,7 @@ test: need-go need-tools ## every test: unit, simulation, real kernel, end to en
 
 # What tests run that isn't everywhere, each with its Debian package.
 TOOLS := mkfs.ext4:e2fsprogs mkfs.xfs:xfsprogs blkid:util-linux fence_ipmilan:fence-agents \
-	ipmitool:ipmitool ipmi_sim:openipmi ssh:openssh-client pg_createcluster:postgresql nginx:nginx-light curl:curl
+	ipmitool:ipmitool ipmi_sim:openipmi ssh:openssh-client pg_createcluster:postgresql nginx:nginx-light curl:curl smbd:samba smbclient:smbclient
 
 .PHONY: need-tools
 need-tools:

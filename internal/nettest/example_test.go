@@ -89,7 +89,7 @@ func (e *exampleSite) outfit(t *testing.T, h *lab.Host) {
 	etc := own("/etc", true)
 	own("/run", false)
 	own("/var/log", false)
-	for _, dir := range []string{"/var/lib/nginx", "/var/www"} { // the packages' own
+	for _, dir := range []string{"/var/lib/nginx", "/var/www", "/var/lib/samba", "/var/cache/samba"} { // the packages' own
 		if _, err := os.Stat(dir); err == nil {
 			own(dir, true)
 		}
