@@ -24,8 +24,11 @@ import (
 // Carrier says whether an interface of this host has its carrier.
 type Carrier func(iface string) (bool, error)
 
+// Works says whether a mounted volume takes writes.
+type Works func(ctx context.Context, v policy.Volume) error
+
 // Host returns the probe of this host.
-func Host(carrier Carrier) Probe {
+func Host(carrier Carrier, works Works) Probe {
 	// Each look is a connection of its own, as a new client's would be, and goes
 	// straight to where the policy says.
 	client := &http.Client{
@@ -42,6 +45,11 @@ func Host(carrier Carrier) Probe {
 			return run(ctx, c.Command)
 		case policy.CheckLink:
 			return link(carrier, c.Interface)
+		case policy.CheckVolume:
+			if err := works(ctx, *c.Volume); err != nil {
+				return "", err
+			}
+			return "takes writes", nil
 		}
 		return "", fmt.Errorf("this version of had can't check %q", c.Kind)
 	}

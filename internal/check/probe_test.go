@@ -25,11 +25,24 @@ func saw(t *testing.T, c policy.Check, timeout time.Duration) string {
 			return false, errors.New("there is no interface gone")
 		}
 		return iface == "up", nil
+	}, func(_ context.Context, v policy.Volume) error {
+		if v.Name == "broken" {
+			return errors.New("volume broken: input/output error")
+		}
+		return nil
 	})(ctx, c)
 	if err != nil {
 		return "! " + err.Error()
 	}
 	return detail
+}
+
+func TestVolume(t *testing.T) {
+	for name, want := range map[string]string{"fine": "takes writes", "broken": "! volume broken: input/output error"} {
+		if got := saw(t, policy.Check{Kind: policy.CheckVolume, Volume: &policy.Volume{Name: name}}, time.Second); got != want {
+			t.Errorf("%q, want %q", got, want)
+		}
+	}
 }
 
 func TestHTTP(t *testing.T) {

@@ -198,7 +198,7 @@ func (n *node) open(birth peer.Birth) error {
 		Cluster: f.Cluster, Instance: local.instance, Namespace: local.namespace, Members: members.GetMembers(), Timing: timing,
 		Log: n.raft, Journal: local.journal, Addresses: local.addresses, Network: hostNetwork{local.addresses},
 		Hooks: local.hooks.runner, CheckHook: checkHooks, HostTrouble: n.trouble, Peers: n.peers,
-		Probe:    check.Host(hostNetwork{local.addresses}.Carrier),
+		Probe:    check.Host(hostNetwork{local.addresses}.Carrier, newVolumeProbe("/proc/self/exe").works),
 		Farewell: local.farewell, FarewellTaken: func() error { return guard.ForgetFarewell(f.DataDir) },
 		Secured: local.secured, SecuredTaken: func() error { return guard.ForgetSecured(f.DataDir) },
 		Services: services{f.DataDir}, Flush: local.flush, Off: switchOff, CheckVolumes: n.checkVolumes, KeyMark: mark,

@@ -33,6 +33,7 @@ const (
 	inspectWrite   = "write"   // has nobody reserved them?
 	inspectUnused  = "unused"  // is it certain that nothing of this kernel, which started anew, can write to them?
 	inspectFlush   = "flush"   // is what was written to them on their disks? It is then
+	inspectWorks   = "works"   // do they take writes?
 	inspectTokens  = "tokens"  // where are these tokens, and is each as it should be? Answered with a list of reconnect.Place
 )
 
@@ -76,6 +77,8 @@ func Inspect(ctx context.Context, in io.Reader, out io.Writer) error {
 			}
 		case inspectFlush:
 			err = storage.Flush(v)
+		case inspectWorks:
+			err = storage.Works(v)
 		default:
 			return fmt.Errorf("inspect volumes: %q is no question", q.Op)
 		}

@@ -99,11 +99,16 @@ func (m *mounts) gone(epoch uint64, which func(storage.Volume) bool) {
 func StorageVolumes(p *policy.Policy) []storage.Volume {
 	var out []storage.Volume
 	for _, v := range p.Volumes {
-		out = append(out, storage.Volume{
-			Name: v.Name, Device: v.Device, Path: v.Path, FSType: v.FSType, Options: v.Options, Preen: v.Fsck == policy.FsckPreen,
-		})
+		out = append(out, StorageVolume(v))
 	}
 	return out
+}
+
+// StorageVolume is a policy's volume as storage takes it.
+func StorageVolume(v policy.Volume) storage.Volume {
+	return storage.Volume{
+		Name: v.Name, Device: v.Device, Path: v.Path, FSType: v.FSType, Options: v.Options, Preen: v.Fsck == policy.FsckPreen,
+	}
 }
 
 // asStorage are volumes of the log or the journal, as storage takes them.

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"runtime"
 	"strconv"
 	"strings"
 
@@ -92,8 +93,8 @@ func programRange(line, exe string) (from, size uintptr, ok bool) {
 	return uintptr(a), uintptr(b - a), errA == nil && errB == nil && a < b
 }
 
-// realTimePriority is the lowest of SCHED_FIFO: before everything that isn't
-// real time, behind whatever is.
+// realTimePriority is the lowest there is: before everything that isn't real
+// time, behind whatever is.
 const realTimePriority = 1
 
 // realTime gives every thread of this process real-time priority.
@@ -109,7 +110,11 @@ func realTime() error {
 func schedule(realTime bool) error {
 	attr := unix.SchedAttr{Size: unix.SizeofSchedAttr, Policy: unix.SCHED_NORMAL}
 	if realTime {
-		attr.Policy, attr.Priority = unix.SCHED_FIFO, realTimePriority
+		// Go's runtime waits for its own threads by spinning (runtime.bgsweep). One that
+		// was woken on the CPU of one that spins got it after a time slice of 100 ms with
+		// SCHED_RR, and never with SCHED_FIFO: hence one at a time, and the former.
+		runtime.GOMAXPROCS(1)
+		attr.Policy, attr.Priority = unix.SCHED_RR, realTimePriority
 	}
 	done := map[int]bool{}
 	for {

@@ -28,6 +28,8 @@ func TestMain(m *testing.M) {
 		os.Exit(code(Main(os.Stderr)))
 	case len(os.Args) == 2 && os.Args[1] == "mounter":
 		os.Exit(code(MounterMain()))
+	case len(os.Args) == 2 && os.Args[1] == "churn":
+		os.Exit(code(churn()))
 	case os.Getenv(daemonVariable) != "":
 		os.Exit(code(daemon(os.Getenv(daemonVariable))))
 	case os.Getenv(namespaceVariable) == "":

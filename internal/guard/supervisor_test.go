@@ -124,7 +124,7 @@ func theGuardsProcess(t *testing.T, o *office) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if attr, err := unix.SchedGetAttr(id, 0); err != nil || attr.Policy != unix.SCHED_FIFO {
+			if attr, err := unix.SchedGetAttr(id, 0); err != nil || attr.Policy != unix.SCHED_RR {
 				t.Errorf("thread %d has the scheduling policy %v (%v)", id, attr, err)
 			}
 		}

@@ -1,6 +1,7 @@
 package nettest
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -39,6 +40,30 @@ func TestVolumesInTrouble(t *testing.T) {
 		}
 		s.movedAway(t, owner)
 		s.nobodySwitchedOff(t)
+	})
+
+	s.scenario(t, "failing, and a check notices", func(t *testing.T, owner string) {
+		s.apply(t, owner, s.volumePolicy()+fmt.Sprintf(`
+check "volume" "disk" {
+  volume       = %q
+  interval     = "200ms"
+  failures     = 2
+  start_period = "0s"
+}
+`, data.Name))
+		s.endServices(t, owner)
+		must(t, s.Host(owner).BreakVolume(data.Name))
+		next := s.volumesTaken(t, owner)
+		eventually(t, "the history says which check it was", func() error {
+			for _, e := range s.fullHistory(t) {
+				if e.GetNode() == next && strings.Contains(e.GetAcquired().GetCause(), "check disk failed 2 times: volume "+data.Name) {
+					return nil
+				}
+			}
+			return errors.New("it doesn't")
+		})
+		s.nobodySwitchedOff(t)
+		s.apply(t, next, s.volumePolicy())
 	})
 
 	s.scenario(t, "missing on one host", func(t *testing.T, owner string) {

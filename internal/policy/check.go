@@ -21,6 +21,7 @@ type Check struct {
 	Address   string   `json:",omitzero"` // CheckTCP: host:port
 	Command   []string `json:",omitzero"` // CheckExec; the first is an absolute path
 	Interface string   `json:",omitzero"` // CheckLink
+	Volume    *Volume  `json:",omitzero"` // CheckVolume: one of the policy
 
 	Interval    time.Duration // from the begin of one look to that of the next
 	Timeout     time.Duration // after which a look has failed
@@ -38,6 +39,8 @@ const (
 	CheckTCP  CheckKind = "tcp"  // a connection is accepted
 	CheckExec CheckKind = "exec" // a command ends with exit code 0
 	CheckLink CheckKind = "link" // an interface has its carrier
+
+	CheckVolume CheckKind = "volume" // a volume takes writes; only where it is mounted, on the owner
 )
 
 // CheckOn says where a check runs, and so what it decides.
@@ -60,7 +63,7 @@ const (
 )
 
 func checkKinds() []string {
-	return []string{string(CheckHTTP), string(CheckTCP), string(CheckExec), string(CheckLink)}
+	return []string{string(CheckHTTP), string(CheckTCP), string(CheckExec), string(CheckLink), string(CheckVolume)}
 }
 
 // checkTarget is the attribute that says what a kind looks at, and an example.
@@ -74,6 +77,8 @@ func checkTarget(k CheckKind) (attr, example string) {
 		return "command", `["/usr/local/sbin/check-site"]`
 	case CheckLink:
 		return "interface", `"eth1"`
+	case CheckVolume:
+		return "volume", `"webstuff"`
 	}
 	return "", ""
 }
@@ -96,7 +101,7 @@ func checkShape() shape {
 
 type rawCheck struct {
 	kind, name, on           text
-	target                   text   // url, address or interface
+	target                   text   // url, address, interface or volume
 	command                  []text // of CheckExec
 	interval, timeout, start time.Duration
 	failures, successes      int
@@ -140,7 +145,7 @@ func (s *source) rawCheck(b *hclsyntax.Block) rawCheck {
 	return r
 }
 
-func (s *source) validChecks(raw []rawCheck) []Check {
+func (s *source) validChecks(raw []rawCheck, volumes []Volume) []Check {
 	var checks []Check
 	names := map[string]text{}
 	for _, r := range raw {
@@ -165,7 +170,7 @@ func (s *source) validChecks(raw []rawCheck) []Check {
 		if r.on.ok {
 			c.On = s.checkOn(r.on)
 		}
-		s.aim(&c, r)
+		s.aim(&c, r, volumes)
 		checks = append(checks, c)
 	}
 	return checks
@@ -179,8 +184,15 @@ func (s *source) checkOn(t text) CheckOn {
 	return CheckOn(t.value)
 }
 
+func namesOf(volumes []Volume) (names []string) {
+	for _, v := range volumes {
+		names = append(names, v.Name)
+	}
+	return names
+}
+
 // aim sets what a check looks at.
-func (s *source) aim(c *Check, r rawCheck) {
+func (s *source) aim(c *Check, r rawCheck, volumes []Volume) {
 	_, example := checkTarget(c.Kind)
 	switch t := r.target; {
 	case c.Kind == CheckExec:
@@ -208,5 +220,15 @@ func (s *source) aim(c *Check, r rawCheck) {
 	case c.Kind == CheckLink:
 		s.checkInterface(t)
 		c.Interface = t.value
+	case c.Kind == CheckVolume:
+		i := slices.IndexFunc(volumes, func(v Volume) bool { return v.Name == t.value })
+		if i < 0 {
+			s.errorf(t.at, suggest(t.value, namesOf(volumes)), "the policy has no volume %s", quote(t.value))
+			return
+		}
+		c.Volume = &volumes[i]
+		if c.On != OnOwner {
+			s.errorf(r.on.at, "leave it out: a node that doesn't own has nothing mounted", "a check of a volume can't run on %s", quote(r.on.value))
+		}
 	}
 }

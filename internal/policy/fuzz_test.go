@@ -127,7 +127,7 @@ func checkSteering(t *testing.T, p *policy.Policy) {
 	names := map[string]bool{}
 	for _, c := range p.Checks {
 		targets := 0
-		for _, set := range []bool{c.URL != "", c.Address != "", len(c.Command) > 0 && filepath.IsAbs(c.Command[0]), c.Interface != ""} {
+		for _, set := range []bool{c.URL != "", c.Address != "", len(c.Command) > 0 && filepath.IsAbs(c.Command[0]), c.Interface != "", c.Volume != nil && c.On == policy.OnOwner} {
 			if set {
 				targets++
 			}

@@ -138,7 +138,7 @@ func (s *source) policy() *Policy {
 		Channels:     s.validChannels(raw.channels),
 		ReleaseGrace: raw.grace,
 		Tokens:       s.validTokens(raw.tokens, volumes),
-		Checks:       s.validChecks(raw.checks),
+		Checks:       s.validChecks(raw.checks, volumes),
 		Failback:     s.validFailback(raw.failback, raw.preferred()),
 		Limits:       raw.limits,
 		filename:     s.name,
