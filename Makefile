@@ -131,8 +131,8 @@ cd internal/nettest; exec $$SUDO ../../build/chaos.test -test.run '^TestChaos$$'
 endef
 
 .PHONY: chaos
-chaos: need-go ## random faults on real daemons: make chaos [TIME=60m] [SEED=n]; report in build/ (root)
-	$(call chaos,chaos,-chaos.time $(or $(TIME),60m))
+chaos: need-go ## random faults on real daemons: make chaos [TIME=60m] [SEED=n] [VOLUMES=1]; report in build/ (root)
+	$(call chaos,chaos$(if $(VOLUMES),-volumes),-chaos.time $(or $(TIME),60m) $(if $(VOLUMES),-chaos.volumes))
 
 .PHONY: trials
 trials: need-go ## each fault of an owner, N times: make trials [N=50] [FAULT=kill-daemon,…]; report in build/ (root)

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"sync"
-	"time"
 
 	"github.com/hashicorp/raft"
 )
@@ -100,10 +99,18 @@ func (r *replicated) by(id raft.ServerID, term uint64) (uint64, <-chan struct{})
 	return r.upTo[id], r.grown
 }
 
+// errTooLong is the cause of a wait that was given up.
+var errTooLong = errors.New("it took too long")
+
 // Transfer hands leadership to a node and waits until this one doesn't lead
 // any more (Raft dissertation, §3.10): it takes no more commands, waits until
 // that node has all it took before, and has it stand for election at once. raft
 // has a transfer of its own, which may never end (raft#696).
+//
+// ctx bounds it: who serves on meanwhile, and so has a lease to renew, leaves it
+// Timing.HandOver. Otherwise it takes as long as an election may last until that node
+// has been asked, and as long again from then on. That one stands now, and a command
+// that came into this log could keep it from being elected.
 func (n *Node) Transfer(ctx context.Context, to string) error {
 	id, ok := n.ids[to]
 	if !ok {
@@ -117,23 +124,23 @@ func (n *Node) Transfer(ctx context.Context, to string) error {
 		return fmt.Errorf("hand leadership to %s: it is being handed on already", to)
 	}
 	defer n.entrance.open()
-	ctx, cancel := context.WithTimeoutCause(ctx, n.handOverLimit(), errors.New("it took too long"))
-	defer cancel()
-	if err := n.transfer(ctx, id, raft.ServerAddress(to), empty); err != nil {
+	term := n.raft.CurrentTerm()
+	err := n.complete(ctx, id, term, empty)
+	if err == nil {
+		err = n.succeedBy(ctx, id, raft.ServerAddress(to), term)
+	}
+	if err != nil {
 		return fmt.Errorf("hand leadership to %s: %w", to, err)
 	}
 	return nil
 }
 
-// handOverLimit is how long no command is taken for a hand-over: a lease that
-// isn't renewed meanwhile outlives one that fails.
-func (n *Node) handOverLimit() time.Duration {
-	t := n.cfg.Timing
-	return (t.TTL - t.Margin - t.Renew) * 2 / 3
-}
-
-func (n *Node) transfer(ctx context.Context, id raft.ServerID, to raft.ServerAddress, empty <-chan struct{}) error {
-	term := n.raft.CurrentTerm()
+// complete returns once nobody is inside the entrance and a follower has the whole
+// log of this term.
+func (n *Node) complete(ctx context.Context, id raft.ServerID, term uint64, empty <-chan struct{}) error {
+	limit := n.cfg.Timing.Election
+	ctx, cancel := context.WithTimeoutCause(ctx, limit, errTooLong)
+	defer cancel()
 	if !n.inOffice(term) {
 		return ErrNotLeader
 	}
@@ -142,7 +149,7 @@ func (n *Node) transfer(ctx context.Context, id raft.ServerID, to raft.ServerAdd
 	}
 	// What raft has taken is in its log only after its disk's answer. A barrier
 	// comes after all of it.
-	if err := n.await(ctx, n.raft.Barrier(n.handOverLimit()), n.handOverLimit()); err != nil {
+	if err := n.await(ctx, n.raft.Barrier(limit), limit); err != nil {
 		return fmt.Errorf("commit the last command: %w", err)
 	}
 	for {
@@ -151,12 +158,19 @@ func (n *Node) transfer(ctx context.Context, id raft.ServerID, to raft.ServerAdd
 		}
 		has, more := n.replicated.by(id, term)
 		if has >= n.raft.LastIndex() {
-			break
+			return nil
 		}
 		if err := n.wait(ctx, more); err != nil {
 			return fmt.Errorf("wait until it has the whole log: %w", err)
 		}
 	}
+}
+
+// succeedBy has a node that has the whole log stand for election, and returns when
+// this one doesn't lead in the term any more.
+func (n *Node) succeedBy(ctx context.Context, id raft.ServerID, to raft.ServerAddress, term uint64) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, n.cfg.Timing.Election, errTooLong)
+	defer cancel()
 	asked := make(chan error, 1)
 	go func() { // ends with the transport's own patience
 		request := &raft.TimeoutNowRequest{RPCHeader: raft.RPCHeader{ProtocolVersion: raft.ProtocolVersionMax}}

@@ -3,7 +3,6 @@ package cluster
 import (
 	"context"
 	"errors"
-	"fmt"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -56,122 +55,6 @@ func TestNodesAgree(t *testing.T) {
 			}
 			if events, _ := h.History(0); len(events) != 2 || events[0].GetBirth() == nil || events[1].GetNode() != lead {
 				t.Errorf("%s tells the history as %v", name, events)
-			}
-		}
-	})
-}
-
-func TestTransferHandsOverAndTheBirthStaysOne(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		c := startNodes(t, dataNodes(), detect)
-		for range 3 {
-			lead := c.leader()
-			to := c.others(lead)[0]
-			changed := c.hosts[to].LeadershipChanged()
-			if err := c.hosts[lead].Transfer(t.Context(), to); err != nil {
-				t.Fatal(err)
-			}
-			if c.hosts[lead].Leadership().Leading {
-				t.Errorf("%s still leads after its transfer", lead)
-			}
-			<-changed
-			if got := c.leader(to); got != to {
-				t.Fatalf("%s leads, want %s", got, to)
-			}
-		}
-		lead := c.leader()
-		births := 0
-		events, _ := c.hosts[lead].History(0)
-		for _, e := range events {
-			if e.GetBirth() != nil {
-				births++
-			}
-		}
-		if births != 1 {
-			t.Errorf("the birth is recorded %d times", births)
-		}
-		if err := c.hosts[lead].Transfer(t.Context(), "delta"); err == nil || !strings.Contains(err.Error(), `"delta"`) {
-			t.Errorf("a transfer to nobody: %v", err)
-		}
-		if err := c.hosts[c.others(lead)[0]].Transfer(t.Context(), lead); !errors.Is(err, ErrNotLeader) {
-			t.Errorf("a follower's transfer: %v", err)
-		}
-	})
-}
-
-// A node that can't be reached costs whoever tries to hand leadership to it
-// less than a lease, each time, and nothing for ever (raft's own transfer:
-// raft#696).
-func TestTransferToANodeThatDoesNotAnswer(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		c := startNodes(t, dataNodes(), detect)
-		lead := c.leader()
-		to := c.others(lead)[0]
-		c.isolate(to)
-		for n := range 5 {
-			c.propose(lead, policyCmd(uint64(n), fmt.Sprint("before try ", n)))
-			timing, start := c.hosts[lead].cfg.Timing, time.Now()
-			if err := c.hosts[lead].Transfer(t.Context(), to); err == nil || !strings.Contains(err.Error(), to) {
-				t.Fatalf("handed to %s, which is cut off: %v", to, err)
-			}
-			if took := time.Since(start); took+timing.Renew+timing.Margin >= timing.TTL {
-				t.Errorf("no renewal for %v: the lease is lost with it", took)
-			}
-		}
-		c.propose(lead, policyCmd(5, "after all"))
-		c.heal(to)
-		time.Sleep(3 * detect)
-		lead = c.leader()
-		if lead == to {
-			t.Fatalf("%s leads without having been asked", to)
-		}
-		if err := c.hosts[lead].Transfer(t.Context(), to); err != nil {
-			t.Fatal(err)
-		}
-		c.settled(c.propose(c.leader(to), policyCmd(6, "by the new leader")))
-	})
-}
-
-// slowLog is a disk that takes its time.
-type slowLog struct{ raft.LogStore }
-
-func (s slowLog) StoreLogs(logs []*raft.Log) error {
-	time.Sleep(3 * time.Millisecond)
-	return s.LogStore.StoreLogs(logs)
-}
-
-func (s slowLog) StoreLog(l *raft.Log) error { return s.StoreLogs([]*raft.Log{l}) }
-
-// A command that raft has taken and that is still on its way to the disk when
-// leadership is handed on must not leave the successor without it: it could
-// not win.
-func TestTransferWaitsForCommandsUnderWay(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		c := startNodes(t, dataNodes(), detect)
-		for name, h := range c.hosts {
-			if err := c.crash(name); err != nil {
-				t.Fatal(err)
-			}
-			h.storage.Log = slowLog{h.storage.Log}
-			c.start(name)
-		}
-		for n := range 5 {
-			lead := c.leader()
-			to := c.others(lead)[0]
-			committed := make(chan error, 1)
-			go func() {
-				_, err := c.hosts[lead].Propose(t.Context(), policyCmd(uint64(n), fmt.Sprint(n)))
-				committed <- err
-			}()
-			time.Sleep(time.Millisecond)
-			if err := c.hosts[lead].Transfer(t.Context(), to); err != nil {
-				t.Fatal(err)
-			}
-			if err := <-committed; err != nil {
-				t.Errorf("the command under way: %v", err)
-			}
-			if got := c.leader(); got != to {
-				t.Fatalf("%s leads, want %s", got, to)
 			}
 		}
 	})

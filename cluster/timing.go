@@ -68,6 +68,10 @@ func TimingFor(detect time.Duration) Timing {
 	}
 }
 
+// HandOver is how long an owner that serves on may be without renewals while it
+// hands leadership on: its lease outlives one that fails.
+func (t Timing) HandOver() time.Duration { return (t.TTL - t.Margin - t.Renew) * 2 / 3 }
+
 // Terms are what an Acquire with this timing and these layers promises its
 // successors.
 func (t Timing) Terms(layers ...string) *hadv1.Terms {

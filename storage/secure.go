@@ -16,9 +16,10 @@ import (
 )
 
 // Secure ends volumes by force and proves that they are free, as Unused does.
-// Those given are in the order in which they are mounted; they are ended in
-// reverse. First, no file system takes another write; then all are unmounted,
-// in every mount namespace, with whatever else is mounted on them.
+// Those given are in the order in which they are mounted. First, no file system takes
+// another write; then all are unmounted, in every mount namespace, with whatever else
+// is mounted on them: side by side, so that none waits for another's disk or server,
+// but one that is mounted below another goes first.
 // What was synced before is kept, what wasn't may be lost.
 //
 // Whoever writes must be dead before: a sync that is under way may otherwise
@@ -41,15 +42,27 @@ func (h host) secure(ctx context.Context, vs []Volume) error {
 		}
 		ends = append(ends, e)
 	}
-	var shut sync.WaitGroup // side by side: one that waits for its disk leaves no other open
+	var all sync.WaitGroup
+	done := make([]chan struct{}, len(ends))
+	results := make([]error, len(ends))
 	for i := range ends {
-		shut.Go(func() { ends[i].shut = h.shutDown(ends[i].mounts, ends[i].dev) })
+		done[i] = make(chan struct{})
+		all.Go(func() {
+			defer close(done[i])
+			e := &ends[i]
+			if !e.Network() { // it has no such request, and to open its folder would be one to its server
+				e.shut = h.shutDown(e.mounts, e.dev)
+			}
+			for j := range i {
+				if within(ends[j].Path, e.Path) {
+					<-done[j]
+				}
+			}
+			results[i] = h.end(ctx, *e)
+		})
 	}
-	shut.Wait()
-	for _, e := range ends {
-		errs = append(errs, h.end(ctx, e))
-	}
-	return errors.Join(errs...)
+	all.Wait()
+	return errors.Join(append(errs, results...)...)
 }
 
 // ending is what becomes of a volume.
@@ -121,6 +134,24 @@ func (h host) unmountByForce(ctx context.Context, e ending) error {
 		return h.stillThere(e.Volume, e.dev, err)
 	}
 	return h.freed(ctx, e.Volume, e.dev)
+}
+
+// Abandon has whatever waits for the server of a network file system fail, so that
+// who waits can be killed, and unmounts it if nobody uses it: what was written and isn't
+// with the server is lost. It is for servers that don't answer. It proves nothing.
+func Abandon(v Volume) error {
+	here, err := ownMounts()
+	if err != nil {
+		return v.errorf("%w", err)
+	}
+	if m, there := top(here, v.Path); !v.Network() || !there || !sameSource(m.Source, v.Device) {
+		return nil
+	}
+	err = unix.Unmount(v.Path, unix.MNT_FORCE|unix.UMOUNT_NOFOLLOW)
+	if err != nil && !errors.Is(err, unix.EBUSY) { // EBUSY: they have still to end
+		return v.errorf("give up what waits for its server: %w", err)
+	}
+	return nil
 }
 
 // unmountElsewhere unmounts the file system in every mount namespace that has

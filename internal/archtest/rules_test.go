@@ -152,7 +152,7 @@ var bans = []ban{
 	},
 	{
 		from: []string{module + "/..."}, except: []string{module + "/internal/simtest/...", module + "/internal/nettest/..."},
-		to:  []string{module + "/internal/simtest/...", module + "/internal/nettest/...", module + "/internal/vmtest/...", module + "/internal/mailtest/...", module + "/internal/archtest/...", "testing/..."},
+		to:  []string{module + "/internal/simtest/...", module + "/internal/nettest/...", module + "/internal/vmtest/...", module + "/internal/mailtest/...", module + "/internal/fusetest/...", module + "/internal/archtest/...", "testing/..."},
 		why: "test scaffolding stays out of the product",
 	},
 	{

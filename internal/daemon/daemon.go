@@ -201,7 +201,7 @@ func (n *node) open(birth peer.Birth) error {
 		Probe:    check.Host(hostNetwork{local.addresses}.Carrier, newVolumeProbe("/proc/self/exe").works),
 		Farewell: local.farewell, FarewellTaken: func() error { return guard.ForgetFarewell(f.DataDir) },
 		Secured: local.secured, SecuredTaken: func() error { return guard.ForgetSecured(f.DataDir) },
-		Services: services{f.DataDir}, Flush: local.flush, Off: switchOff, CheckVolumes: n.checkVolumes, KeyMark: mark,
+		Services: services{f.DataDir}, Flush: local.flush, Off: switchOff, Answers: answers(members), CheckVolumes: n.checkVolumes, KeyMark: mark,
 		Clock: clock.Now, Logger: n.cfg.Logger, Version: n.cfg.Version.GetVersion(),
 	}
 	n.watchdog = &watchdog{configured: f.Watchdog.Device != "", unproven: n.leftovers.trouble, logger: n.cfg.Logger}

@@ -5,16 +5,21 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net"
 	"os"
+	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
+	"had/internal/evidence"
 	"had/internal/failover"
 	"had/internal/fence"
 	"had/internal/guard"
 	"had/internal/hook"
 	"had/internal/policy"
+	hadv1 "had/proto/had/v1"
 	"had/storage"
 )
 
@@ -29,6 +34,23 @@ func switchOff(ctx context.Context, f policy.Fence, m policy.Method, node string
 		return "", err
 	}
 	return nameDevices(levels), nil
+}
+
+// answers asks a node's port, which its host's kernel answers for.
+func answers(members *hadv1.Birth) evidence.Answers {
+	return func(ctx context.Context, node string) bool {
+		i := slices.IndexFunc(members.GetMembers(), func(m *hadv1.Member) bool { return m.GetName() == node })
+		if i < 0 {
+			return true
+		}
+		var dialer net.Dialer
+		c, err := dialer.DialContext(ctx, "tcp", members.GetMembers()[i].GetAddress())
+		if err != nil {
+			return errors.Is(err, syscall.ECONNREFUSED)
+		}
+		_ = c.Close()
+		return true
+	}
 }
 
 // fenceLevels are the devices that a policy has for a node and a method.

@@ -42,6 +42,10 @@ type Off func(ctx context.Context, f policy.Fence, m policy.Method, node string)
 // returns nil only when the disks say that they refuse everybody else's writes.
 type Evict func(ctx context.Context, volumes []*hadv1.HeldVolume, key uint64) error
 
+// Answers reports whether a node's host answers this one, whatever has become of its
+// had: its kernel takes a connection or refuses it.
+type Answers func(ctx context.Context, node string) bool
+
 // Config is what a Seeker needs.
 type Config struct {
 	Self    *hadv1.Member
@@ -49,6 +53,7 @@ type Config struct {
 	Policy  func() (*policy.Policy, error) // in force; nil when there is none
 	Off     Off
 	Evict   Evict
+	Answers Answers                                        // nil: it can't be known, and may be so
 	Report  func(ctx context.Context, try *hadv1.FenceTry) // to the history
 	Changed func()                                         // there is more to say of the tries
 	Clock   clock.Source
@@ -70,6 +75,11 @@ const (
 	// patience is how long after the end of its lease a silent owner is left
 	// alone: what it or its guard has to say is then on its way.
 	patience = 500 * time.Millisecond
+
+	// look is how long such an owner's host has to answer, and looks how often it is
+	// asked: from a host that doesn't, nothing is on its way. It is off, or cut off.
+	look  = 50 * time.Millisecond
+	looks = 2
 
 	firstPause = 5 * time.Second // between two rounds of tries
 	maxPause   = time.Minute
@@ -140,7 +150,10 @@ func (s *Seeker) seek(leading context.Context, term, epoch uint64) {
 	pause := firstPause
 	for {
 		c := s.claim(epoch)
-		if c == nil || !s.until(ctx, func() clock.Instant { return cluster.LeaseOverAt(s.cfg.Log.LastLease(), c).Add(patience) }) {
+		if c == nil || !s.until(ctx, func() clock.Instant { return cluster.LeaseOverAt(s.cfg.Log.LastLease(), c) }) {
+			return
+		}
+		if s.answers(ctx, c) && !s.until(ctx, func() clock.Instant { return cluster.LeaseOverAt(s.cfg.Log.LastLease(), c).Add(patience) }) {
 			return
 		}
 		if !s.thawed(ctx) {
@@ -163,6 +176,26 @@ func (s *Seeker) seek(leading context.Context, term, epoch uint64) {
 			return
 		}
 	}
+}
+
+// answers reports whether the host of a claim's owner answers. It takes a moment where
+// it doesn't.
+func (s *Seeker) answers(ctx context.Context, c *hadv1.Claim) bool {
+	if s.cfg.Answers == nil {
+		return true
+	}
+	for range looks {
+		limited, cancel := context.WithTimeout(ctx, look)
+		ok := s.cfg.Answers(limited, c.GetInstance().GetNode())
+		if !ok {
+			<-limited.Done() // the next look is not sooner
+		}
+		cancel()
+		if ok {
+			return true
+		}
+	}
+	return false
 }
 
 // thawed returns true once nothing is frozen, and false if ctx ends first: while

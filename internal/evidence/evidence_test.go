@@ -37,6 +37,7 @@ type scene struct {
 	changed chan struct{}
 	leads   chan struct{}
 	lease   clock.Instant
+	silent  bool // alpha's host answers nobody
 	off     func(ctx context.Context, m policy.Method) error
 	evict   error
 	did     []string // "agent 1.2s": what was tried, and when after the last lease entry
@@ -87,6 +88,11 @@ func play(t *testing.T, t3 *hadv1.Terms, do func(s *scene)) {
 				s.mu.Lock()
 				defer s.mu.Unlock()
 				return s.evict
+			},
+			Answers: func(context.Context, string) bool {
+				s.mu.Lock()
+				defer s.mu.Unlock()
+				return !s.silent
 			},
 			Report: func(_ context.Context, try *hadv1.FenceTry) {
 				s.mu.Lock()
@@ -250,6 +256,37 @@ func TestASilentOwnerIsSwitchedOffAfterItsLease(t *testing.T) {
 		synctest.Wait() // also for what it still writes
 		if log := s.log.String(); strings.Contains(log, "not in the log") || !strings.Contains(log, "safe from its owner") {
 			t.Errorf("its log says:\n%s", log)
+		}
+	})
+}
+
+// From a host that answers nobody nothing is on its way, neither its owner's word nor
+// its guard's.
+func TestAHostThatAnswersNobodyIsSwitchedOffSooner(t *testing.T) {
+	play(t, terms("agent", "confirm"), func(s *scene) {
+		s.mu.Lock()
+		s.silent = true
+		s.mu.Unlock()
+		time.Sleep(over() + looks*look - 10*time.Millisecond)
+		if got := s.tried(); len(got) != 0 {
+			t.Fatalf("tried %v", got)
+		}
+		time.Sleep(20 * time.Millisecond)
+		if got := s.tried(); len(got) != 1 || got[0] != "agent alpha 1.85s" {
+			t.Errorf("tried %v", got)
+		}
+	})
+	play(t, terms("agent", "confirm"), func(s *scene) {
+		s.mu.Lock()
+		s.silent = true
+		s.mu.Unlock()
+		time.Sleep(over() + look - 10*time.Millisecond)
+		s.mu.Lock()
+		s.silent = false // a packet was lost
+		s.mu.Unlock()
+		time.Sleep(patience - look)
+		if got := s.tried(); len(got) != 0 {
+			t.Errorf("tried %v", got)
 		}
 	})
 }

@@ -75,6 +75,10 @@ func unhurried(in Inputs) bool {
 // policy prefers.
 const hearLimit = 2 * time.Second
 
+// targetLimit is how long a leader that was elected in the midst of a move waits for
+// the word of its target. Nobody else knows how that is, and it is ready.
+const targetLimit = 500 * time.Millisecond
+
 // unheard names a node that the policy prefers to self and that has not said
 // yet whether it could own under this policy. Only the first owner is worth
 // the wait.

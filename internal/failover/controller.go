@@ -39,6 +39,7 @@ type Config struct {
 	Flush         Flush                // nil: unmounting does it
 	Watchdog      func() time.Duration // after which this host is reset when its guard is gone; 0: it has none armed; nil: likewise
 	Off           evidence.Off         // nil: this host has no means to switch another off
+	Answers       evidence.Answers     // nil: as for evidence.Config
 	Network       Network
 	Hooks         HookRunners
 	CheckHook     func(p *policy.Policy) (HookFolders, error) // an error: the scripts can't do an acquisition as they are
@@ -79,11 +80,18 @@ type Controller struct {
 
 	mu        sync.Mutex
 	plan      Plan
+	led       readiness
 	stopping  bool
 	noMove    uint64        // the epoch that could not be moved in order when it was tried
 	linksUp   clock.Instant // when the held addresses' interfaces were seen to have their links; 0: look again
 	changes   int           // that the kernel has reported
 	acquiring func()        // cuts short what isn't worth finishing when had stops; nil: nothing
+}
+
+// readiness is when this node was first seen to lead a term, and to be ready.
+type readiness struct {
+	term  uint64
+	since clock.Instant
 }
 
 // New returns a controller; nothing happens before Run.
@@ -124,7 +132,7 @@ func New(cfg Config) *Controller {
 		now: cfg.Clock, logger: cfg.Logger,
 	}
 	c.evidence = evidence.New(evidence.Config{
-		Self: c.self, Log: cfg.Log, Policy: c.PolicyInForce, Off: cfg.switchOff(), Evict: cfg.evict(), Report: c.executor.fenceTry,
+		Self: c.self, Log: cfg.Log, Policy: c.PolicyInForce, Off: cfg.switchOff(), Evict: cfg.evict(), Answers: cfg.Answers, Report: c.executor.fenceTry,
 		Changed: c.Wake, Clock: cfg.Clock, Logger: cfg.Logger.Named("fence"),
 	})
 	c.backoff = newBackoff(cfg.Clock)
@@ -261,6 +269,10 @@ func (c *Controller) gather() (Inputs, <-chan struct{}) {
 		in.Blockers = c.blockers(view, p, holding, hooks, c.lookOnce(p))
 	}
 	c.mu.Lock()
+	if leadership.Ready && leadership.Term != c.led.term {
+		c.led = readiness{leadership.Term, c.cfg.Clock()}
+	}
+	in.ReadySince = c.led.since
 	in.Stopping, in.NoMove = c.stopping, holding.Epoch != 0 && c.noMove == holding.Epoch
 	c.mu.Unlock()
 	if holding.Phase == PhaseServing {

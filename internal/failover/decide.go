@@ -24,6 +24,7 @@ type Inputs struct {
 	Leadership cluster.Leadership
 	View       cluster.View
 	LastLease  clock.Instant  // cluster.Node.LastLease
+	ReadySince clock.Instant  // when this node first saw itself lead and be ready, in this term
 	Policy     *policy.Policy // of View.Policy; nil when there is none or this version can't read it
 	PolicySeen clock.Instant  // when this node first saw that version
 	Holding    Holding
@@ -195,6 +196,9 @@ func Decide(in Inputs) Plan {
 	if m := in.View.Move.GetOrder(); m != nil && m.GetTarget() != self {
 		if p := in.Peers[m.GetTarget()]; p.canOwn() && !in.Now.Before(in.TransferAfter) {
 			return do(Step{Kind: StepTransfer, Target: m.GetTarget(), Cause: "move"})
+		}
+		if until := in.ReadySince.Add(targetLimit); !in.Peers[m.GetTarget()].Fresh && in.Now.Before(until) {
+			return Plan{Again: until, Why: fmt.Sprintf("%s, to which the owner moves, is being asked whether it can own", m.GetTarget())}
 		}
 	}
 	if why := frozenOut(in); why != "" {

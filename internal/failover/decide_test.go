@@ -157,6 +157,14 @@ func TestDecide(t *testing.T) {
 		{"a move's target gets it", set(idleLeader(), func(in *Inputs) {
 			in.View.Move = &hadv1.Move{Order: &hadv1.MoveOrder{Target: "beta"}}
 		}), "transfer to beta"},
+		{"a move's target is asked by whoever was elected in the midst of it", set(idleLeader(), func(in *Inputs) {
+			in.View.Move = &hadv1.Move{Order: &hadv1.MoveOrder{Target: "beta"}}
+			in.Peers["beta"], in.ReadySince = Peer{}, start.Add(-targetLimit+1)
+		}), "rest: beta, to which the owner moves"},
+		{"but not for ever, for nobody owns meanwhile", set(idleLeader(), func(in *Inputs) {
+			in.View.Move = &hadv1.Move{Order: &hadv1.MoveOrder{Target: "beta"}}
+			in.Peers["beta"], in.ReadySince = Peer{}, start.Add(-targetLimit)
+		}), "acquire"},
 		{"a move's target that can't doesn't", set(idleLeader(), func(in *Inputs) {
 			in.View.Move = &hadv1.Move{Order: &hadv1.MoveOrder{Target: "beta"}}
 			in.Peers["beta"] = Peer{Fresh: true}

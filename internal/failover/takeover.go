@@ -145,6 +145,8 @@ func (x *executor) yield(ctx context.Context, step Step) error {
 	// From here on nothing is renewed; the successor gets all of a lease to
 	// prepare in.
 	x.keeper.renewOnce(ctx, step.Epoch, x.log.Leadership().Term)
+	ctx, cancel := context.WithTimeout(ctx, x.timing.HandOver()) // it still serves
+	defer cancel()
 	return x.log.Transfer(ctx, step.Target)
 }
 

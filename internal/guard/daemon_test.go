@@ -124,6 +124,9 @@ func do(g *Guard, addresses *vip.Manager, o order) (r report, err error) {
 		for !g.page.deadline.CompareAndSwap(g.page.deadline.Load(), int64(r.Until)) {
 		}
 		return r, nil
+	case "begin unmount":
+		go func() { _ = g.Unmount(ctx, o.Epoch, o.Name) }() // likewise
+		return r, nil
 	case "unmount":
 		return r, g.Unmount(ctx, o.Epoch, o.Name)
 	case "secure":

@@ -136,4 +136,5 @@ func (noVolumes) Evict(context.Context, []storage.Volume, uint64) error { return
 func (noVolumes) Mount(context.Context, storage.Volume, bool) error { return nil }
 func (noVolumes) Unmount(context.Context, storage.Volume) error     { return nil }
 func (noVolumes) Secure(context.Context, []storage.Volume) error    { return nil }
+func (noVolumes) Abandon(context.Context, []storage.Volume) error   { return nil }
 func (noVolumes) Rest()                                             {}

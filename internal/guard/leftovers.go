@@ -28,6 +28,17 @@ const leftoversPatience = 30 * time.Second
 func SecureLeftovers(ctx context.Context, cfg LeftoversConfig) (err error) {
 	ctx, cancel := context.WithTimeout(ctx, leftoversPatience)
 	defer cancel()
+	lock, err := openMounterLock(cfg.DataDir)
+	if err != nil {
+		return err
+	}
+	m := newMounters(cfg.Exe, lock, nil)
+	defer func() {
+		if served := networkVolumes(cfg.Volumes); err != nil && len(served) > 0 {
+			err = errors.Join(err, m.Abandon(context.WithoutCancel(ctx), served))
+		}
+		err = errors.Join(err, m.close(), lock.close())
+	}()
 	if s, err := servicesOf(cfg.DataDir); err == nil { // otherwise hooks had no groups
 		if err := s.endAll(ctx); err != nil {
 			return fmt.Errorf("end what hooks of the earlier run have left running: %w", err)
@@ -36,12 +47,6 @@ func SecureLeftovers(ctx context.Context, cfg LeftoversConfig) (err error) {
 	if len(cfg.Volumes) == 0 {
 		return nil
 	}
-	lock, err := openMounterLock(cfg.DataDir)
-	if err != nil {
-		return err
-	}
-	m := newMounters(cfg.Exe, lock, nil)
-	defer func() { err = errors.Join(err, m.close(), lock.close()) }()
 	if err := m.Secure(ctx, cfg.Volumes); err != nil {
 		return fmt.Errorf("make sure that nothing of the earlier run is mounted: %w", err)
 	}

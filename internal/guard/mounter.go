@@ -106,6 +106,31 @@ func (m *mounters) Secure(ctx context.Context, vs []storage.Volume) error {
 	return err
 }
 
+// Abandon implements Volumes. It takes a mounter of its own, which mounts nothing: the
+// other may be what waits.
+func (m *mounters) Abandon(ctx context.Context, vs []storage.Volume) error {
+	ctx, cancel := context.WithTimeout(ctx, killedPatience)
+	defer cancel()
+	select {
+	case m.turn <- struct{}{}:
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+	defer m.done()
+	p, err := m.spawn()
+	if err != nil {
+		return err
+	}
+	r := result{Err: "it takes too long"}
+	answers := make(chan result, 1)
+	go func() { answers <- p.ask(task{Op: opAbandon, Volumes: vs}) }()
+	select {
+	case r = <-answers:
+	case <-ctx.Done(): // end has ask return
+	}
+	return errors.Join(r.err(), p.end())
+}
+
 // note remembers what a volume was mounted from; "": it is unmounted.
 func (m *mounters) note(v storage.Volume, from string) {
 	m.mu.Lock()

@@ -20,7 +20,7 @@ import (
 
 // task is what a guard tells its mounter to do, one datagram.
 type task struct {
-	Op       Op               `json:"op"` // OpMount, OpUnmount: one volume; OpSecure, OpReserve, OpEvict
+	Op       Op               `json:"op"` // OpMount, OpUnmount: one volume; OpSecure, OpReserve, OpEvict, opAbandon
 	Volumes  []storage.Volume `json:"volumes"`
 	ClearMMP bool             `json:"clear_mmp,omitempty"`
 	Key      uint64           `json:"key,omitempty"` // OpReserve, OpEvict
@@ -28,6 +28,9 @@ type task struct {
 	// goes on without: the lease's end doesn't wait.
 	Within time.Duration `json:"within,omitempty"`
 }
+
+// opAbandon is no request of had's: see Volumes.
+const opAbandon Op = "abandon"
 
 // result is the mounter's answer.
 type result struct {
@@ -105,6 +108,13 @@ func (t task) call(ctx context.Context) error {
 	}
 	if t.Op == OpReserve || t.Op == OpEvict {
 		return takeDisks(ctx, t.Op, t.Volumes, fence.Key(t.Key))
+	}
+	if t.Op == opAbandon {
+		var errs []error
+		for _, v := range t.Volumes {
+			errs = append(errs, storage.Abandon(v))
+		}
+		return errors.Join(errs...)
 	}
 	if len(t.Volumes) != 1 {
 		return fmt.Errorf("%s: told of %d volumes", t.Op, len(t.Volumes))

@@ -34,6 +34,9 @@ type Volumes interface {
 	Unmount(ctx context.Context, v storage.Volume) error
 	// Secure unmounts by force, in reverse order. nil is the proof for all.
 	Secure(ctx context.Context, vs []storage.Volume) error
+	// Abandon has fail what waits for the server of a network file system, which may
+	// be out of SIGKILL's reach until then. It proves nothing.
+	Abandon(ctx context.Context, vs []storage.Volume) error
 	// Rest says that nothing is mounted, nor will be soon.
 	Rest()
 }
@@ -294,7 +297,15 @@ func (w *Warden) settled(err error) {
 // end makes volumes safe: those who write first, for a sync that is under way
 // while the file system is shut down may report success for what is lost. It
 // runs beside the loop and changes nothing of the warden's.
-func (w *Warden) end(ctx context.Context, t *steps.Timeline, epoch uint64, vs []storage.Volume, scripts []hook.Running) error {
+func (w *Warden) end(ctx context.Context, t *steps.Timeline, epoch uint64, vs []storage.Volume, scripts []hook.Running) (err error) {
+	whole := ctx
+	defer func() {
+		// A server that is gone may hold whoever is to be killed first: the next
+		// attempt finds them free of it.
+		if served := networkVolumes(vs); err != nil && len(served) > 0 {
+			err = errors.Join(err, w.cfg.Volumes.Abandon(whole, served))
+		}
+	}()
 	ctx, cancel := context.WithTimeout(ctx, securePatience)
 	defer cancel()
 	if err := w.endServices(ctx, t, epoch); err != nil {
@@ -314,6 +325,10 @@ func (w *Warden) end(ctx context.Context, t *steps.Timeline, epoch uint64, vs []
 		}
 	}
 	return t.Run("volumes_secured", func() error { return w.cfg.Volumes.Secure(ctx, vs) })
+}
+
+func networkVolumes(vs []storage.Volume) []storage.Volume {
+	return slices.DeleteFunc(slices.Clone(vs), func(v storage.Volume) bool { return !v.Network() })
 }
 
 func (w *Warden) endServices(ctx context.Context, t *steps.Timeline, epoch uint64) error {

@@ -85,6 +85,8 @@ func (v *testVolumes) Secure(ctx context.Context, vs []storage.Volume) error {
 	})
 }
 
+func (v *testVolumes) Abandon(context.Context, []storage.Volume) error { return nil }
+
 func (v *testVolumes) Rest() { v.rests++ }
 
 func (s *testServices) Open(uint64) error { return nil }

@@ -43,6 +43,7 @@ type Host struct {
 	disk   *disk  // nil without Config.Disks
 	plugs  []plug // one for each of Config.Volumes
 	off    bool   // its power is
+	dark   bool   // and all of it has ended
 
 	services []io.Closer // set once, by startServices
 

@@ -40,6 +40,9 @@ func (h *Host) PowerOff(ctx context.Context) error {
 	for _, vip := range h.lab.cfg.VIPs {
 		_ = h.DelAddress(netip.PrefixFrom(vip, vip.BitLen())) // it needn't be there
 	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.dark = h.off // unless it was switched on meanwhile
 	return nil
 }
 
@@ -75,7 +78,7 @@ func (h *Host) yank(ctx context.Context, p plug) error {
 func (h *Host) PowerOn() error {
 	h.mu.Lock()
 	off := h.off
-	h.off = false
+	h.off, h.dark = false, false
 	h.mu.Unlock()
 	if !off {
 		return nil
@@ -97,9 +100,17 @@ func (h *Host) PowerOn() error {
 	return h.lab.LinkUp(h.Name)
 }
 
-// Off reports whether the host's power is off.
+// Off reports whether the host's power was cut.
 func (h *Host) Off() bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return h.off
+}
+
+// Dark reports whether all of it has ended since, as it does at once where power is
+// more than a word: a process that waits for a frozen disk can't be ended here.
+func (h *Host) Dark() bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.dark
 }

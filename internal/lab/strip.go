@@ -77,7 +77,7 @@ func (s *Strip) serve(ctx context.Context, conn net.Conn) {
 		s.cuts = append(s.cuts, node)
 		s.mu.Unlock()
 		err = s.lab.Host(node).PowerOff(ctx)
-	case !s.lab.Host(node).Off():
+	case !s.lab.Host(node).Dark():
 		err = fmt.Errorf("%s is on", node)
 	}
 	if err != nil {

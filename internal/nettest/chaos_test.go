@@ -21,7 +21,7 @@ var (
 	chaosSeed   = flag.Uint64("chaos.seed", 0, "draw them from this seed; 0: from a new one")
 	chaosFault  = flag.String("chaos.fault", "", "instead, only these faults, one after another (a comma between them, or \"all\")")
 	chaosTrials = flag.Int("chaos.n", 50, "how often each of them")
-	chaosDetect = flag.Duration("chaos.detect", detect, "the clusters' detection time")
+	chaosDetect = flag.Duration("chaos.detect", 0, "the clusters' detection time; 0: 300ms, and 500ms with volumes")
 	chaosReport = flag.String("chaos.report", "", "write what happened to this path, as .txt and .json")
 )
 
@@ -42,13 +42,17 @@ const (
 // histories of all nodes are compared with each other, with what the scripts
 // noted, and with what was seen on the wire.
 //
+// With -chaos.volumes the owner has two volumes as well, and who falls silent is
+// switched off. Then the kernels are asked at every instant who has mounted them, and
+// what services have written and synced must be there.
+//
 // With -chaos.fault it tries the named faults of an owner one by one, waits for
 // what must come of each, and heals it.
 func TestChaos(t *testing.T) {
 	t.Parallel()
 	interrupted, stop := signal.NotifyContext(t.Context(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
-	c := &chronicle{Seed: *chaosSeed, Started: time.Now(), Detect: inMS(*chaosDetect)}
+	c := &chronicle{Seed: *chaosSeed, Started: time.Now(), Detect: inMS(detectInChaos())}
 	if c.Seed == 0 {
 		c.Seed = uint64(c.Started.UnixNano())
 	}
@@ -128,14 +132,20 @@ type war struct {
 
 func newWar(t *testing.T, c *chronicle, p *plan) *war {
 	t.Helper()
-	cfg := lab.Config{Disks: true, Detect: *chaosDetect, VIPs: lab.DefaultVIPs()}
+	cfg := lab.Config{Disks: true, Detect: detectInChaos(), VIPs: lab.DefaultVIPs()}
 	r := &round{Nodes: "three servers", Started: time.Now()}
 	if len(c.Rounds)%2 == 1 {
 		cfg.Witnesses = []string{"gamma"}
 		r.Nodes = "two servers and a witness"
 	}
 	c.Rounds = append(c.Rounds, r)
-	w := &weather{site: newSite(t, cfg), rand: p.rand, witness: strings.Join(cfg.Witnesses, ""), absent: map[string]*absence{}, lossy: map[string][]span{}}
+	w := &weather{rand: p.rand, witness: strings.Join(cfg.Witnesses, ""), absent: map[string]*absence{}, lossy: map[string][]span{}}
+	if *chaosVolumes {
+		w.volumes = newVolumeSite(t, cfg, "command", "confirm")
+		w.site = w.volumes.site
+	} else {
+		w.site = newSite(t, cfg)
+	}
 	var err error
 	w.prober, err = w.Probe(probing)
 	must(t, err)
@@ -203,9 +213,9 @@ func (w *war) trial(t *testing.T, f fault, patient bool) {
 	case !patient:
 		w.pause(t, 6*detect)
 	case f.then == another:
-		w.takenOver(t, owner)
+		w.taken(t, owner)
 	case f.then == nobody:
-		w.vacant(t)
+		w.allVacant(t)
 	}
 	if patient {
 		// What a node notices late it notices within a second or two.
@@ -272,6 +282,9 @@ func (w *war) close(t *testing.T, o *occurrence, began time.Time) {
 			w.violated(o, "%v answered for %s at the same time, for %v, from %v after the fault's beginning", v.Hosts, vip, v.To.Sub(v.From), v.From.Sub(began))
 		}
 		w.listed(t, o, vip, began)
+	}
+	if w.volumes != nil {
+		o.Violated = append(o.Violated, w.volumes.wrong(t, began)...)
 	}
 	w.note(t, o.After)
 	for _, e := range w.events {
@@ -372,6 +385,10 @@ func (w *war) conclude(t *testing.T) {
 		if !isSubsequence(turns(h.Owners()), owners) {
 			t.Errorf("%s was answered by %v, one after another; the log knows of the owners %v", vip, turns(h.Owners()), owners)
 		}
+	}
+	if w.volumes != nil {
+		w.round.Blind = max(w.round.Blind, inMS(w.volumes.blind(t)))
+		w.volumes.areClean(t)
 	}
 }
 

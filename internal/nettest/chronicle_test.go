@@ -30,8 +30,8 @@ type round struct {
 	Epochs    int       `json:"epochs"`
 	Layers    []string  `json:"layers"` // that ended its leases
 	Identical bool      `json:"identical_histories"`
-	// Blind is the longest time in which the judge of the wire asked nobody,
-	// because the machine was busy.
+	// Blind is the longest time in which the judge of the wire asked nobody, or that of
+	// the mounts looked nowhere, because the machine was busy.
 	Blind      milliseconds `json:"blind_ms"`
 	Violations []string     `json:"violations"`
 }

@@ -36,7 +36,7 @@ type fault struct {
 // faults returns all there are. What can't be done just now, such as a signal
 // to a daemon that has ended, is no fault.
 func faults() []fault {
-	return []fault{
+	all := []fault{
 		{"kill-daemon", another, false, func(w *weather, _ *testing.T, v string) { w.signal(v, syscall.SIGKILL, toDaemon) }},
 		{"kill-guard", anybody, true, func(w *weather, _ *testing.T, v string) { w.signal(v, syscall.SIGKILL, toGuard) }},
 		{"kill-both", another, true, func(w *weather, _ *testing.T, v string) { w.signal(v, syscall.SIGKILL, w.eitherFirst()...) }},
@@ -62,11 +62,16 @@ func faults() []fault {
 		{"scarce-memory", anybody, false, (*weather).squeeze},
 		{"address-deleted", anybody, false, (*weather).deleteAddress},
 	}
+	if *chaosVolumes {
+		all = append(all, volumeFaults()...)
+	}
+	return all
 }
 
 // weather strikes a site with faults.
 type weather struct {
 	*site
+	volumes *volumeSite // nil: there are none
 	rand    *rand.Rand
 	prober  *lab.Prober
 	undo    []func(t *testing.T)
@@ -229,6 +234,9 @@ func (w *weather) calm(t *testing.T) {
 		_, err := h.SignalGuard(syscall.SIGCONT)
 		must(t, err)
 	}
+	if w.volumes != nil {
+		w.volumes.plugAllIn(t)
+	}
 	w.mend(t)
 	for _, p := range w.stopped {
 		select {
@@ -250,15 +258,19 @@ func (w *weather) calm(t *testing.T) {
 // again that ended over a fault.
 func (w *weather) settle(t *testing.T) string {
 	t.Helper()
-	eventually(t, "every daemon runs again and one owner serves", func() error {
-		for _, h := range w.Servers() {
-			if !h.Running() {
-				must(t, h.StartDaemon())
+	if w.volumes != nil {
+		w.volumes.allSettled(t)
+	} else {
+		eventually(t, "every daemon runs again and one owner serves", func() error {
+			for _, h := range w.Servers() {
+				if !h.Running() {
+					must(t, h.StartDaemon())
+				}
 			}
-		}
-		_, err := w.agreed(t)
-		return err
-	})
+			_, err := w.agreed(t)
+			return err
+		})
+	}
 	for _, a := range w.absent { // of those that had been killed
 		a.end()
 	}

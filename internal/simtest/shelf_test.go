@@ -348,6 +348,8 @@ func (m mounter) Secure(ctx context.Context, vs []storage.Volume) error {
 	return m.g.h.shelf.call(ctx, m.g.life, m.g.h.shelf.secureSteps(vs)...)
 }
 
+func (mounter) Abandon(context.Context, []storage.Volume) error { return nil } // no volume is a server's
+
 func (mounter) Rest() {}
 
 // leftVolumes implements failover.RecoverVolumes for a daemon that starts, as
