@@ -24,6 +24,7 @@ type record struct {
 	epoch  uint64
 	number int
 	at     clock.Instant // when its sync had returned; 0 in a volume's file
+	begun  clock.Instant // before it was written; 0 in a volume's file
 }
 
 // stamp is a service on a volume: it appends records to the file args[0], one
@@ -41,14 +42,15 @@ func stamp(args []string) int {
 		return 1
 	}
 	for n := 1; ; n++ {
+		begun := clock.Now()
 		// The first newline ends what a crash has left unfinished.
-		_, err := fmt.Fprintf(stamps, "\n%s %s %d\n", node, epoch, n)
+		_, err := fmt.Fprintf(stamps, "\n%s %s %d .\n", node, epoch, n)
 		if err == nil {
 			err = stamps.Sync()
 		}
 		switch {
 		case err == nil:
-			fmt.Fprintf(notes, "%s %s %d %d\n", node, epoch, n, clock.Now())
+			fmt.Fprintf(notes, "%s %s %d %d %d .\n", node, epoch, n, clock.Now(), begun)
 		case !errors.Is(err, unix.ENOSPC):
 			fmt.Fprintf(notes, "# %s %s: %v\n", node, epoch, err)
 			return 1
@@ -57,15 +59,16 @@ func stamp(args []string) int {
 	}
 }
 
-// parseRecords reads a file of stamps or notes. What isn't a record is counted:
-// each crash may leave one unfinished.
+// parseRecords reads a file of stamps or notes. What isn't a record, which ends
+// with a full stop, is counted: each crash may leave one unfinished.
 func parseRecords(text string) (records []record, torn int) {
 	for line := range strings.Lines(text) {
 		line = strings.TrimSuffix(line, "\n")
+		fields, whole := strings.CutSuffix(line, " .")
 		var r record
-		n, _ := fmt.Sscanf(line, "%s %d %d %d", &r.node, &r.epoch, &r.number, &r.at)
+		n, _ := fmt.Sscanf(fields, "%s %d %d %d %d", &r.node, &r.epoch, &r.number, &r.at, &r.begun)
 		switch {
-		case n >= 3:
+		case n >= 3 && whole:
 			records = append(records, r)
 		case line != "" && !strings.HasPrefix(line, "#"):
 			torn++
@@ -88,12 +91,14 @@ func (s *volumeSite) notes(t *testing.T, volume string) (records []record) {
 	return records
 }
 
-// safeSince counts the records of a host that became safe after an instant.
-func (s *volumeSite) safeSince(t *testing.T, host string, since clock.Instant) (n int) {
+// begunSince counts the records of a host that it began to write after an instant,
+// and that became safe. When a write that was under way then did, only the disk
+// knows: the stamper may be told, or come to look at its clock, much later.
+func (s *volumeSite) begunSince(t *testing.T, host string, since clock.Instant) (n int) {
 	t.Helper()
 	for _, v := range s.volumes {
 		for _, r := range s.notes(t, v.Name) {
-			if r.node == host && since.Before(r.at) {
+			if r.node == host && since.Before(r.begun) {
 				n++
 			}
 		}

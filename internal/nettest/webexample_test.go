@@ -17,7 +17,6 @@ import (
 	"time"
 
 	"had/internal/lab"
-	hadv1 "had/proto/had/v1"
 )
 
 const (
@@ -209,8 +208,7 @@ func TestWebFilesFollowTheOwner(t *testing.T) {
 		owner := w.ready(t)
 		other := w.other(owner)
 		w.run(t, other, "echo nonsense >/etc/nginx/conf.d/broken.conf")
-		w.moveTo(t, owner, other)
-		w.noted(t, "PreAcq", other, hadv1.Progress_OUTCOME_FAILED)
+		w.moveFails(t, owner, other, "PreAcq")
 		w.run(t, other, "rm /etc/nginx/conf.d/broken.conf")
 	})
 	w.conclude(t, began)
@@ -238,10 +236,17 @@ func TestWebServerOnBoth(t *testing.T) {
 		owner := w.ready(t)
 		other := w.other(owner)
 		w.run(t, other, "service nginx stop")
-		_, err := w.move(t, owner, other)
-		if err == nil || !strings.Contains(err.Error(), "Test") {
-			t.Errorf("a move to a server without a web server was answered with: %v", err)
-		}
+		eventually(t, "a move to a server without a web server is refused for its Test", func() error {
+			_, err := w.move(t, owner, other)
+			switch {
+			case err == nil:
+				t.Error("it was accepted")
+				return nil
+			case strings.Contains(err.Error(), "Test"):
+				return nil
+			}
+			return err
+		})
 		w.run(t, other, "service nginx start")
 	})
 	w.conclude(t, began)
