@@ -33,12 +33,13 @@ export TESTFLAGS ?=
 # Results are never taken from go's cache: the kernel is an input it can't see.
 GOTEST := go test -count=1 $(TESTFLAGS)
 
-# Tests that boot virtual machines, which no other target runs.
-VM := had/internal/vmtest
+# Tests that boot virtual machines, or systemd with a package of ours, which no
+# other target runs.
+APART := had/internal/vmtest had/internal/packagetest
 
 # Packages as go sees them. Those that wait longest come first.
 beside     = -p 3 $(BESIDE:%=%/...) $(unit)
-unit       = $$(comm -23 <(go list ./... | sort) <(go list $(PRIVILEGED:%=%/...) $(VM) 2>/dev/null | sort))
+unit       = $$(comm -23 <(go list ./... | sort) <(go list $(PRIVILEGED:%=%/...) $(APART) 2>/dev/null | sort))
 
 # as_root WHY: sets SUDO, empty for root; stops with a sentence where neither
 # root nor sudo is there.
@@ -53,11 +54,22 @@ sudo_make = sudo --preserve-env=HOME,GOCACHE,GOMODCACHE,GOPROXY,TESTFLAGS env "P
 .PHONY: help
 help: ## list the targets
 	@echo "had: one virtual IP, one owner. Targets:"
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: build
 build: need-go ## build bin/had and bin/hactl (static, no cgo)
 	CGO_ENABLED=0 go build -trimpath -tags '$(TAGS)' -ldflags '$(LDFLAGS)' -o bin/ ./cmd/...
+
+export VERSION COMMIT TAGS
+DIST ?= dist
+
+.PHONY: packages
+packages: need-go ## build the deb and the rpm in dist/ (the same bytes each time; GOARCH=arm64 for another machine's)
+	scripts/packaging/build.sh '$(DIST)'
+
+.PHONY: test-packages
+test-packages: need-go ## follow docs/install.md on three systemd hosts in namespaces: install, upgrade, purge (root, debootstrap; minutes)
+	@scripts/packaging/test.sh
 
 .PHONY: demo
 demo: build ## watch a failover: three servers and a client on this machine (root, half a minute)
@@ -127,7 +139,7 @@ test-race: need-go need-tools ## all but the end-to-end tests under the race det
 test-vm: need-go ## watchdogs and disk reservations, in virtual machines (qemu and Debian's kernel; under 2 minutes)
 	@command -v qemu-system-x86_64 >/dev/null || { echo "make $@: it needs qemu: apt-get install --no-install-recommends qemu-system-x86" >&2; exit 1; }
 	@internal/vmtest/kernel.sh build/vm/kernel
-	@CGO_ENABLED=0 $(GOTEST) -timeout 30m $(VM)
+	@CGO_ENABLED=0 $(GOTEST) -timeout 30m had/internal/vmtest
 
 # chaos NAME FLAGS: builds the test and runs it itself, so that Ctrl-C is its own
 # to handle: it ends the faults, reports and cleans up.

@@ -1,3 +1,5 @@
+//go:build !manual
+
 // Command hactl shows and steers a had cluster through the daemon's local
 // socket. It holds no state and decides nothing: each verb is one file that
 // calls the HA service of had/proto/had/v1 and hands the answer to a renderer
@@ -10,10 +12,6 @@ import (
 	"os/signal"
 	"syscall"
 )
-
-// Set by the linker (-ldflags "-X main.version=…"); what the Go toolchain
-// recorded stands in when they are empty.
-var version, commit string
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)

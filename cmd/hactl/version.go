@@ -11,6 +11,10 @@ import (
 	hadv1 "had/proto/had/v1"
 )
 
+// Set by the linker (-ldflags "-X main.version=…"); what the Go toolchain
+// recorded stands in when they are empty.
+var version, commit string
+
 func (c *cli) newVersion() *cobra.Command {
 	return &cobra.Command{
 		Use:   "version",

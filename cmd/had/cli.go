@@ -29,6 +29,29 @@ func (e usageError) Unwrap() error { return e.error }
 
 // run is main without the process: it returns the exit code.
 func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
+	root := newRoot()
+	root.SetArgs(args)
+	root.SetIn(stdin)
+	root.SetOut(stdout)
+	root.SetErr(stderr)
+	err := root.Execute()
+	if err == nil {
+		return exitDone
+	}
+	if !errors.Is(err, errRefused) {
+		fmt.Fprintf(stderr, "had: %s\n", strings.TrimSuffix(err.Error(), "\n"))
+	}
+	if _, ok := errors.AsType[usageError](err); ok || strings.HasPrefix(err.Error(), "unknown command") {
+		return exitUsage
+	}
+	if i, ok := errors.AsType[interruption](err); ok {
+		return i.ExitCode()
+	}
+	return exitFailed
+}
+
+// newRoot returns the command with all that are below it.
+func newRoot() *cobra.Command {
 	root := &cobra.Command{
 		Use:   "had",
 		Short: "The high-availability daemon: one of a few servers owns the virtual addresses, never two",
@@ -45,26 +68,9 @@ two ever hold an address at the same time. Operators talk to it with hactl.`,
 		},
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	root.SetArgs(args)
-	root.SetIn(stdin)
-	root.SetOut(stdout)
-	root.SetErr(stderr)
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
 	root.AddCommand(runCommand(), validateCommand(), releaseCommand(), devCommand(), guardCommand(), mounterCommand(), inspectCommand(), versionCommand())
-	err := root.Execute()
-	if err == nil {
-		return exitDone
-	}
-	if !errors.Is(err, errRefused) {
-		fmt.Fprintf(stderr, "had: %s\n", strings.TrimSuffix(err.Error(), "\n"))
-	}
-	if _, ok := errors.AsType[usageError](err); ok || strings.HasPrefix(err.Error(), "unknown command") {
-		return exitUsage
-	}
-	if i, ok := errors.AsType[interruption](err); ok {
-		return i.ExitCode()
-	}
-	return exitFailed
+	return root
 }
 
 func noArgs(_ *cobra.Command, args []string) error {

@@ -1,3 +1,5 @@
+//go:build !manual
+
 // Command had is the high-availability daemon.
 package main
 
@@ -6,9 +8,6 @@ import (
 
 	"golang.org/x/sys/unix"
 )
-
-// version and commit are set by the linker (see the Makefile).
-var version, commit string
 
 func main() {
 	forgoHugePages()

@@ -10,6 +10,9 @@ import (
 	hadv1 "had/proto/had/v1"
 )
 
+// version and commit are set by the linker (see the Makefile).
+var version, commit string
+
 func versionCommand() *cobra.Command {
 	var output outputFlag
 	cmd := &cobra.Command{

@@ -68,6 +68,8 @@ func Run(ctx, hard context.Context, cfg Config) (err error) {
 		return err
 	}
 	tellSystemd(cfg.Logger, "STATUS=joining the cluster")
+	endFeeding := background(context.WithoutCancel(hard), func(ctx context.Context) error { return keepAlive(ctx, cfg.Logger) })
+	defer func() { err = errors.Join(err, endFeeding()) }()
 	n, err := join(ctx, hard, cfg, local, newLeftovers(recovered, local.recoverAgain))
 	if err != nil || n == nil {
 		return err
@@ -133,8 +135,13 @@ func background(ctx context.Context, task func(context.Context) error) func() er
 	})
 }
 
+// meetPatience is longer than the meeting of nodes that all run.
+const meetPatience = 2 * time.Second
+
 // meet waits until all members have met once. Meanwhile the socket answers
-// who is missing.
+// who is missing. If that takes longer than meetPatience the service counts as
+// started: neither a host's boot nor whoever starts one node after the other may
+// wait for the others.
 func (n *node) meet(ctx context.Context) (peer.Birth, error) {
 	g, meeting := errgroup.WithContext(ctx)
 	meeting, met := context.WithCancel(meeting)
@@ -151,6 +158,16 @@ func (n *node) meet(ctx context.Context) (peer.Birth, error) {
 			return err
 		}
 		return api.Serve(meeting, api.Newborn(n.cfg.File.Cluster, n.cfg.File.Node, n.cfg.Version, n.port.Waiting), socket)
+	})
+	g.Go(func() error {
+		timer := time.NewTimer(meetPatience)
+		defer timer.Stop()
+		select {
+		case <-timer.C:
+			tellSystemd(n.cfg.Logger, "READY=1\nSTATUS=waits for all nodes to meet: hactl status")
+		case <-meeting.Done():
+		}
+		return nil
 	})
 	return birth, g.Wait()
 }
@@ -300,7 +317,6 @@ func (n *node) run(ctx, hard context.Context) error {
 	g.Go(func() error { return api.Serve(tasks, n.server.Local(), n.socket) })
 	g.Go(func() error { return api.Serve(tasks, n.server.Cluster(), n.port.RPCListener()) })
 	g.Go(func() error { return api.Serve(tasks, n.server.Operators(), n.port.OperatorListener()) })
-	g.Go(func() error { return keepAlive(tasks, n.cfg.Logger) })
 	g.Go(func() error {
 		select {
 		case err := <-n.port.Fatal():
