@@ -76,6 +76,8 @@ type Node struct {
 	lastLease  atomic.Int64              // clock.Instant: `s`, see LastLease
 	fatal      chan error                // capacity 1
 	stopped    chan struct{}
+	atStart    uint64 // the last log index then
+	commits    latency
 
 	mu        sync.Mutex
 	readyTerm uint64        // the barrier of this term has passed
@@ -151,6 +153,7 @@ func Open(cfg Config) (n *Node, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("start raft: %w", err)
 	}
+	n.atStart = n.raft.LastIndex()
 	n.contact.Store(n.raft)
 	n.detect.raft = n.raft
 	return n, nil
@@ -395,6 +398,7 @@ func (n *Node) confirm(t0 clock.Instant) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.confirmed = max(n.confirmed, t0)
+	n.commits.add(n.cfg.Clock().Sub(t0))
 }
 
 // Propose commits a command through this node, which must lead. The header's

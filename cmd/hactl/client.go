@@ -119,26 +119,38 @@ func (c *cli) socketPath() (string, error) {
 	case c.env("HACTL_SOCKET") != "":
 		return c.env("HACTL_SOCKET"), nil
 	}
+	clusters, err := c.clustersHere()
+	if err != nil {
+		return "", err
+	}
+	switch len(clusters) {
+	case 0:
+		return "", c.noSocket()
+	case 1:
+		return filepath.Join(c.socketDir, clusters[0]+".sock"), nil
+	}
+	return "", fail(exitUsage, "several clusters have a node on this host: choose one with --cluster %s, or see them all with hactl status --all", strings.Join(clusters, "|"))
+}
+
+// clustersHere are those with a socket on this host, by name.
+func (c *cli) clustersHere() (clusters []string, err error) {
 	entries, err := os.ReadDir(c.socketDir)
 	if errors.Is(err, fs.ErrPermission) {
-		return "", notPermitted(c.socketDir)
+		return nil, notPermitted(c.socketDir)
 	}
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return "", fmt.Errorf("look for had's socket: %w", err)
+		return nil, fmt.Errorf("look for had's socket: %w", err)
 	}
-	var clusters []string
 	for _, e := range entries {
 		if name, ok := strings.CutSuffix(e.Name(), ".sock"); ok {
 			clusters = append(clusters, name)
 		}
 	}
-	switch len(clusters) {
-	case 0:
-		return "", fail(exitUnreachable, "%w in %s: is had running here? systemctl status had", errNoSocket, c.socketDir)
-	case 1:
-		return filepath.Join(c.socketDir, clusters[0]+".sock"), nil
-	}
-	return "", fail(exitUsage, "several clusters have a node on this host: choose one with --cluster %s", strings.Join(clusters, "|"))
+	return clusters, nil
+}
+
+func (c *cli) noSocket() error {
+	return fail(exitUnreachable, "%w in %s: is had running here? systemctl status had", errNoSocket, c.socketDir)
 }
 
 // errNoSocket means that no daemon on this host has a socket where it is looked for.

@@ -299,6 +299,10 @@ func (f *fakeHA) HookRun(ctx context.Context, r *hadv1.HookRunRequest) (*hadv1.H
 	return unary(ctx, f, "HookRun", r, &hadv1.HookRunResponse{})
 }
 
+func (f *fakeHA) ShowLogLevel(ctx context.Context, r *hadv1.ShowLogLevelRequest) (*hadv1.ShowLogLevelResponse, error) {
+	return unary(ctx, f, "ShowLogLevel", r, &hadv1.ShowLogLevelResponse{})
+}
+
 func (f *fakeHA) LogLevel(ctx context.Context, r *hadv1.LogLevelRequest) (*hadv1.LogLevelResponse, error) {
 	return unary(ctx, f, "LogLevel", r, &hadv1.LogLevelResponse{})
 }

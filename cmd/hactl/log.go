@@ -66,6 +66,10 @@ had run was given. The guard's own lines keep what had was started with.`,
 
 func (c *cli) logLevel(ctx context.Context, req *hadv1.LogLevelRequest) error {
 	r, err := call(ctx, c, func(ctx context.Context, cl *client) (*hadv1.LogLevelResponse, error) {
+		if req.GetLevel() == "" && req.GetForm() == hadv1.LogLevelRequest_FORM_UNSPECIFIED {
+			r, err := cl.ShowLogLevel(ctx, &hadv1.ShowLogLevelRequest{}) // for which a viewer's role is enough
+			return r.GetLog(), err
+		}
 		return cl.LogLevel(ctx, req)
 	})
 	switch {

@@ -153,6 +153,12 @@ func describeNotice(n *hadv1.Notice, v view) (string, style) {
 		return "token " + n.GetName() + " can't be put in place on " + n.GetNode() + since + colon(n.GetDetail()), red
 	case hadv1.Notice_KIND_TOKEN_PLACED:
 		return "token " + n.GetName() + " is in place again on " + n.GetNode(), green
+	case hadv1.Notice_KIND_CERTIFICATE:
+		what := "the TLS certificate of " + n.GetNode()
+		if n.GetCertificate().GetCa() {
+			what = "the CA of the TLS certificates"
+		}
+		return what + " expires " + v.stamp(n.GetCertificate().GetExpires(), toTheSecond), yellow
 	case hadv1.Notice_KIND_UNSPECIFIED:
 	}
 	return "notice " + word(n.GetKind()) + " about " + n.GetNode() + colon(n.GetDetail()), yellow

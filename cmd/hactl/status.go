@@ -10,7 +10,7 @@ import (
 )
 
 func (c *cli) newStatus() *cobra.Command {
-	var check bool
+	var check, all bool
 	cmd := &cobra.Command{
 		Use:   "status",
 		Short: "Show who owns what, since when and why, and how each node is",
@@ -19,12 +19,19 @@ fresh that knowledge is. The last line says what to do, if anything. Where no
 daemon runs it says what this host's kernel still holds of one (exit code 4).
 
 With --check it is a monitoring plugin: one line, exit code 0 OK, 1 WARNING,
-2 CRITICAL, 3 UNKNOWN.`,
+2 CRITICAL, 3 UNKNOWN.
+
+With --all it shows every cluster of this host, a line each; --check then gives
+the code of the worst.`,
 		Example: `  hactl status
   hactl status --check
+  hactl status --all
   hactl status -o json | jq -r .ownership.owner`,
 		Args: args(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if all {
+				return c.statusAll(cmd.Context(), check)
+			}
 			s, err := c.fetchStatus(cmd.Context())
 			switch {
 			case check:
@@ -40,6 +47,7 @@ With --check it is a monitoring plugin: one line, exit code 0 OK, 1 WARNING,
 		},
 	}
 	cmd.Flags().BoolVar(&check, "check", false, "one line and an exit code for a monitoring system")
+	cmd.Flags().BoolVar(&all, "all", false, "every cluster of this host")
 	return cmd
 }
 

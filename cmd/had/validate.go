@@ -77,6 +77,9 @@ func validate(config, node, policyFile string, stdin io.Reader) (v validation, d
 		return v, diags, "", err
 	}
 	v.Node, v.Cluster, v.Nodes = f.Node, f.Cluster, len(f.Members)
+	if err := daemon.WatchdogTaken(f); err != nil {
+		return v, diags, "", usageError{err}
+	}
 	text = fmt.Sprintf("%s is valid: node %s of cluster %s, %s\n", config, f.Node, f.Cluster, plural(len(f.Members), "node", "nodes"))
 	if !f.Self().Witness {
 		v.Layers = daemon.Layers()

@@ -291,11 +291,32 @@ func (s *Server) HookRun(ctx context.Context, req *hadv1.HookRunRequest) (*hadv1
 	return resp, nil
 }
 
+// errNoLog: this process's log is another's.
+func errNoLog() error {
+	return status.Error(codes.FailedPrecondition, "this had's log can't be changed")
+}
+
+// ShowLogLevel implements HA, for the node that is asked.
+func (s *Server) ShowLogLevel(context.Context, *hadv1.ShowLogLevelRequest) (*hadv1.ShowLogLevelResponse, error) {
+	if s.cfg.Log == nil {
+		return nil, errNoLog()
+	}
+	return &hadv1.ShowLogLevelResponse{Log: s.logLevel()}, nil
+}
+
+func (s *Server) logLevel() *hadv1.LogLevelResponse {
+	l := s.cfg.Log
+	r := &hadv1.LogLevelResponse{Node: s.cfg.Self, Level: l.Level().String(), Json: l.JSON()}
+	started, json := l.Started()
+	r.StartedLevel, r.StartedJson = started.String(), json
+	return r
+}
+
 // LogLevel implements HA, for the node that is asked.
 func (s *Server) LogLevel(_ context.Context, req *hadv1.LogLevelRequest) (*hadv1.LogLevelResponse, error) {
 	l := s.cfg.Log
 	if l == nil {
-		return nil, status.Error(codes.FailedPrecondition, "this had's log can't be changed")
+		return nil, errNoLog()
 	}
 	before, wasJSON := l.Level(), l.JSON()
 	if req.GetLevel() != "" {
@@ -311,8 +332,5 @@ func (s *Server) LogLevel(_ context.Context, req *hadv1.LogLevelRequest) (*hadv1
 	if l.Level() != before || l.JSON() != wasJSON {
 		l.Logger().Warn("the log was changed, until the next start", "level", l.Level().String(), "json", l.JSON(), "was", before.String())
 	}
-	r := &hadv1.LogLevelResponse{Node: s.cfg.Self, Level: l.Level().String(), Json: l.JSON()}
-	started, json := l.Started()
-	r.StartedLevel, r.StartedJson = started.String(), json
-	return r, nil
+	return s.logLevel(), nil
 }

@@ -54,6 +54,7 @@ func passedOn(cmd *hadv1.Command) bool {
 func (s *Server) Health(context.Context, *hadv1.HealthRequest) (*hadv1.HealthResponse, error) {
 	h := s.cfg.Controller.Health()
 	h.Problems = append(h.Problems, s.cfg.Problems()...)
+	h.Certificates = s.cfg.Certificates()
 	return h, nil
 }
 
@@ -106,12 +107,12 @@ func callerOf(ctx context.Context) string {
 }
 
 // Interfaces implements Peer.
-func (s *Server) Interfaces(_ context.Context, req *hadv1.InterfacesRequest) (*hadv1.InterfacesResponse, error) {
+func (s *Server) Interfaces(ctx context.Context, req *hadv1.InterfacesRequest) (*hadv1.InterfacesResponse, error) {
 	p, diags := policy.ParsePolicy("policy.hcl", []byte(req.GetPolicy()))
 	if err := diags.Err(); err != nil {
 		return nil, status.Error(codes.InvalidArgument, err.Error())
 	}
-	return &hadv1.InterfacesResponse{Problems: s.cfg.Controller.Interfaces(p)}, nil
+	return s.interfaces(ctx, p), nil
 }
 
 // Contact implements Peer.

@@ -45,9 +45,10 @@ func (s *Server) checkInterfaces(ctx context.Context, p *policy.Policy, text str
 			continue
 		}
 		wg.Go(func() {
-			problems, err := s.interfacesOn(ctx, m.GetName(), p, text)
+			found, err := s.interfacesOn(ctx, m.GetName(), p, text)
 			if err == nil {
-				answers[i] = p.CheckInterfaces(m.GetName(), func(vip string) string { return problems[vip] })
+				answers[i] = append(p.CheckInterfaces(m.GetName(), func(vip string) string { return found.GetProblems()[vip] }),
+					p.CheckTaken(m.GetName(), found.GetTaken())...)
 			}
 		})
 	}
@@ -55,12 +56,17 @@ func (s *Server) checkInterfaces(ctx context.Context, p *policy.Policy, text str
 	return slices.Concat(answers...)
 }
 
-func (s *Server) interfacesOn(ctx context.Context, node string, p *policy.Policy, text string) (map[string]string, error) {
+func (s *Server) interfacesOn(ctx context.Context, node string, p *policy.Policy, text string) (*hadv1.InterfacesResponse, error) {
 	if node == s.cfg.Self {
-		return s.cfg.Controller.Interfaces(p), nil
+		return s.interfaces(ctx, p), nil
 	}
-	resp, err := s.cfg.Peers.Interfaces(ctx, node, text)
-	return resp.GetProblems(), err
+	return s.cfg.Peers.Interfaces(ctx, node, text)
+}
+
+// interfaces is what of a policy this host could not carry, or another cluster on it
+// has.
+func (s *Server) interfaces(ctx context.Context, p *policy.Policy) *hadv1.InterfacesResponse {
+	return &hadv1.InterfacesResponse{Problems: s.cfg.Controller.Interfaces(p), Taken: s.cfg.Taken(ctx, p)}
 }
 
 func diagnostics(in policy.Diagnostics) []*hadv1.Diagnostic {

@@ -32,6 +32,7 @@ func roleFor(method string) (pki.Role, bool) {
 		hadv1.HA_Timing_FullMethodName,
 		hadv1.HA_Version_FullMethodName,
 		hadv1.HA_WhyNot_FullMethodName,
+		hadv1.HA_ShowLogLevel_FullMethodName,
 		hadv1.HA_HookList_FullMethodName:
 		return pki.Viewer, true
 	case hadv1.HA_Move_FullMethodName,

@@ -35,10 +35,15 @@ type Config struct {
 	Timing     cluster.Timing
 	Clock      clock.Source
 	Problems   func() []string // of this node, whole sentences
-	Notifier   *notify.Notifier
-	Version    *hadv1.VersionResponse
-	Inspect    func(ctx context.Context, req *hadv1.InspectRequest) *hadv1.InspectResponse // of this host
-	Log        *logs.Log                                                                   // nil: it can't be changed
+	// Taken says what of a policy another cluster on this host has in its own, by
+	// "vip.NAME" or "volume.NAME". It takes less than a second.
+	Taken func(ctx context.Context, p *policy.Policy) map[string]string
+	// Certificates are those that this node's connections rest on.
+	Certificates func() []*hadv1.Certificate
+	Notifier     *notify.Notifier
+	Version      *hadv1.VersionResponse
+	Inspect      func(ctx context.Context, req *hadv1.InspectRequest) *hadv1.InspectResponse // of this host
+	Log          *logs.Log                                                                   // nil: it can't be changed
 }
 
 // Server implements the HA and Peer services.

@@ -109,6 +109,16 @@ var bans = []ban{
 		why: "nothing that a failover waits for may wait for a mail server",
 	},
 	{
+		from: []string{module + "/internal/failover/...", module + "/cluster/...", module + "/internal/guard/..."}, through: true,
+		to:  []string{module + "/internal/telemetry/...", "github.com/prometheus/..."},
+		why: "nothing that a failover does may wait for who asks how it is",
+	},
+	{
+		from: []string{module + "/internal/telemetry/..."}, through: true,
+		to:  []string{module + "/internal/failover/...", module + "/internal/api/...", module + "/internal/daemon/...", netlink},
+		why: "it reads the history and shows; what it is to tell of the node is handed in",
+	},
+	{
 		from: []string{module + "/internal/notify/..."}, through: true,
 		to:  []string{module + "/internal/failover/...", module + "/internal/api/...", module + "/internal/daemon/..."},
 		why: "it reads the history and sends; what it wants to know of the node is handed in",

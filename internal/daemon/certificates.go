@@ -3,11 +3,39 @@ package daemon
 import (
 	"context"
 	"time"
+
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	hadv1 "had/proto/had/v1"
 )
 
 // tellAgain is how soon a guard that could not be told of new certificates is
 // told again.
 const tellAgain = 10 * time.Second
+
+// certificates are those in use; none without TLS.
+func (n *node) certificates() (out []*hadv1.Certificate) {
+	files := n.port.TLS()
+	if files == nil {
+		return nil
+	}
+	for _, c := range files.Certificates() {
+		out = append(out, &hadv1.Certificate{Serial: c.Serial, Ca: c.CA, Expires: timestamppb.New(c.Expires)})
+	}
+	return out
+}
+
+// allCertificates are those of this node and of the others that answer.
+func (n *node) allCertificates() map[string][]*hadv1.Certificate {
+	out := map[string][]*hadv1.Certificate{n.cfg.File.Node: n.certificates()}
+	now := n.controller.Status()
+	for node, p := range now.Peers {
+		if now.Fresh[node] {
+			out[node] = p.Health.GetCertificates()
+		}
+	}
+	return out
+}
 
 // followCertificates tells the guard of certificates that were read again, until
 // ctx ends.

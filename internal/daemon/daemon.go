@@ -24,6 +24,7 @@ import (
 	"had/internal/peer"
 	"had/internal/policy"
 	"had/internal/reconnect"
+	"had/internal/telemetry"
 	hadv1 "had/proto/had/v1"
 	"had/vip"
 )
@@ -61,6 +62,11 @@ func Run(ctx, hard context.Context, cfg Config) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, local.close()) }()
+	release, err := takeWatchdog(cfg.File)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, release()) }()
 
 	// Before anybody is met: what an earlier run left in the kernel goes.
 	recovered, err := local.recover(ctx)
@@ -89,6 +95,7 @@ type node struct {
 	leftovers  *leftovers
 	preflight  *preflight
 	watchdog   *watchdog
+	neighbours *neighbours
 	syncs      *syncs // nil: a witness has none
 	tokens     *reconnect.Keeper
 	watcher    *vip.Watcher
@@ -96,6 +103,9 @@ type node struct {
 	notifier   *notify.Notifier
 	server     *api.Server
 	socket     net.Listener
+
+	telemetry    *telemetry.Server // nil: the node file asks for none
+	endTelemetry func() error
 }
 
 // join opens the port and the socket, takes part in the birth if there has
@@ -111,6 +121,7 @@ func join(ctx, hard context.Context, cfg Config, local *localState, left *leftov
 		return nil, err
 	}
 	n.endPort = background(hard, n.port.Run)
+	n.endTelemetry = n.tellMonitoring(hard)
 	birth, err := n.meet(ctx)
 	if err != nil {
 		if ctx.Err() != nil {
@@ -238,13 +249,15 @@ func (n *node) open(birth peer.Birth) error {
 	ring.Tokens = n.tokens
 	n.controller = failover.New(ring)
 	n.watchdog.policy = n.controller.PolicyInForce
+	n.neighbours = &neighbours{socket: f.Socket, policy: n.controller.PolicyInForce}
 	n.notifier = n.newNotifier()
 	n.server = api.New(api.Config{
 		Cluster: f.Cluster, Self: f.Node, Members: members.GetMembers(), Node: n.raft, Controller: n.controller,
 		Peers: n.peers, Tokens: n.tokens, TokenKey: f.TokenKey, Notifier: n.notifier,
-		Timing: timing, Clock: clock.Now, Problems: n.problems, Version: n.cfg.Version,
+		Timing: timing, Clock: clock.Now, Problems: n.problems, Certificates: n.certificates, Taken: n.neighbours.taken, Version: n.cfg.Version,
 		Inspect: n.inspect, Log: n.cfg.Log,
 	})
+	n.monitored()
 	return nil
 }
 
@@ -282,7 +295,7 @@ func (n *node) checkVolumes(p *policy.Policy) []string {
 
 // problems are what status should warn of on this node.
 func (n *node) problems() []string {
-	out := slices.Concat(n.port.Refusals(), n.port.TLSProblems(), n.safeguards.problems(), n.preflight.problems(), n.notifier.Problems())
+	out := slices.Concat(n.port.Refusals(), n.port.TLSProblems(), n.safeguards.problems(), n.preflight.problems(), n.notifier.Problems(), n.telemetryProblems(), n.neighbours.problems())
 	for _, p := range []string{n.local.journal.Problem(), n.raft.Problem()} {
 		if p != "" {
 			out = append(out, p)
@@ -312,6 +325,7 @@ func (n *node) run(ctx, hard context.Context) error {
 	}
 	g.Go(func() error { return n.watchdog.run(tasks) })
 	g.Go(func() error { return n.tokens.Run(tasks) })
+	g.Go(func() error { return n.neighbours.run(tasks) })
 	g.Go(func() error { return n.notifier.Run(tasks, ctx) })
 	g.Go(func() error { return n.herald().run(tasks) })
 	g.Go(func() error { return api.Serve(tasks, n.server.Local(), n.socket) })
@@ -333,7 +347,7 @@ func (n *node) run(ctx, hard context.Context) error {
 	n.cfg.Logger.Info("had is running", "node", n.cfg.File.Node, "cluster", n.cfg.File.Cluster, "socket", n.cfg.File.Socket)
 	err := g.Wait()
 	tellSystemd(n.cfg.Logger, "STOPPING=1")
-	return errors.Join(err, unguard(), n.safeguards.close(n.local.gateConfig()), n.peers.Close(), n.endPort())
+	return errors.Join(err, unguard(), n.safeguards.close(n.local.gateConfig()), n.peers.Close(), n.endTelemetry(), n.endPort())
 }
 
 // followKernel looks after the addresses when the kernel says that one, or a
@@ -367,7 +381,7 @@ func (n *node) followKernel(ctx context.Context) error {
 func (n *node) abandon() error {
 	var errs []error
 	if n.endPort != nil {
-		errs = append(errs, n.endPort())
+		errs = append(errs, n.endTelemetry(), n.endPort())
 	}
 	if n.socket == nil {
 		return errors.Join(errs...)

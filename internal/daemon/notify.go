@@ -18,8 +18,8 @@ func (n *node) newNotifier() *notify.Notifier {
 		Cluster: n.cfg.File.Cluster, Self: n.local.instance, Log: n.raft, Policy: n.controller.PolicyInForce,
 		Record: n.controller.Pass, Report: n.notice, Silent: n.silent, Runs: n.runs,
 		Waiting:  func() []notify.Waiting { return api.VolumesWaiting(n.raft, n.controller, n.cfg.File.Node) },
-		Troubles: n.troubles,
-		Logger:   n.cfg.Logger.Named("notify"),
+		Troubles: n.troubles, Certificates: n.allCertificates,
+		Logger: n.cfg.Logger.Named("notify"),
 	})
 }
 

@@ -102,6 +102,8 @@ func TestCertificates(t *testing.T) {
 	s.asked(t, s.others(owner, target)[0], operator, []string{"move", "--to", target}, 0, "moved")
 	owner = s.settled(t)
 	s.asked(t, owner, viewer, []string{"history"}, 0, "olga (operator) by way of ")
+	s.asked(t, owner, viewer, []string{"log", "level"}, 0, owner+" logs at level ")
+	s.asked(t, owner, operator, []string{"log", "level", "debug"}, 6, "LogLevel needs the role admin")
 	s.asked(t, owner, admin, []string{"token", "key"}, 6, "on a node itself, by root")
 
 	// Whom another CA vouches for isn't let in.
@@ -139,6 +141,13 @@ func TestCertificates(t *testing.T) {
 	if text := string(log); !strings.Contains(text, "the TLS files have changed and are in use") || strings.Contains(text, "the guard was not told") {
 		t.Errorf("had on %s, or its guard, wasn't told of the new certificate", owner)
 	}
+	eventually(t, "the history tells of the certificate", func() error {
+		out, _ := s.remote(t, target, viewer, "history")
+		if want := fmt.Sprintf("the TLS certificate of %s expires ", owner); !strings.Contains(out, want) {
+			return fmt.Errorf("it lacks %q:\n%s", want, out)
+		}
+		return nil
+	})
 	// A node that comes anew finds the others by the new ones, and they it.
 	third := s.others(owner)[1]
 	s.kill(t, third)

@@ -39,6 +39,7 @@ type world struct {
 	silent              map[string]bool
 	waiting             []Waiting
 	troubles            map[string][]Trouble
+	certificates        map[string][]*hadv1.Certificate
 }
 
 // node is one Notifier and the end of its life.
@@ -159,7 +160,7 @@ func (w *world) start(name string, run int) *node {
 	n := &node{w: w, name: name, self: instance(name, run), done: make(chan struct{})}
 	n.notifier = New(Config{
 		Cluster: "office", Self: n.self, Log: n, Policy: n.policy, Record: n.record, Report: n.notice,
-		Silent: n.silent, Waiting: n.waits, Runs: n.runs, Troubles: n.troubles, Logger: hclog.NewNullLogger(),
+		Silent: n.silent, Waiting: n.waits, Runs: n.runs, Troubles: n.troubles, Certificates: n.certificates, Logger: hclog.NewNullLogger(),
 	})
 	n.notifier.transport = func(c policy.Channel) transport { return postman{w.post, n.name, c.ID()} }
 	ctx, cancel := context.WithCancel(w.t.Context())
@@ -277,6 +278,12 @@ func (n *node) troubles() map[string][]Trouble {
 	n.w.mu.Lock()
 	defer n.w.mu.Unlock()
 	return maps.Clone(n.w.troubles)
+}
+
+func (n *node) certificates() map[string][]*hadv1.Certificate {
+	n.w.mu.Lock()
+	defer n.w.mu.Unlock()
+	return maps.Clone(n.w.certificates)
 }
 
 func (n *node) runs(other *hadv1.Instance) Presence {

@@ -39,7 +39,9 @@ type Config struct {
 	Runs    func(*hadv1.Instance) Presence // whether a run of had still goes on
 	// Troubles are those of each node that answers; one that is well has none.
 	Troubles func() map[string][]Trouble
-	Logger   hclog.Logger
+	// Certificates are those in use on each node that answers.
+	Certificates func() map[string][]*hadv1.Certificate
+	Logger       hclog.Logger
 }
 
 // Waiting is an open epoch whose volumes nobody may mount yet.

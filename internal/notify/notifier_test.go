@@ -382,6 +382,43 @@ exec.ops: token tls is in place on beta
 	})
 }
 
+// A certificate is told of three times, however often the leader changes; one that
+// was renewed is another, and a CA that all nodes rest on is one.
+func TestCertificatesThatExpireAreTold(t *testing.T) {
+	inWorld(t, func(t *testing.T, w *world) {
+		// So many days are left of the CA and of beta's own certificate.
+		show := func(ca, beta int, serial string) {
+			of := func(serial string, days int) *hadv1.Certificate {
+				return &hadv1.Certificate{Serial: serial, Ca: serial == "ca", Expires: protoTime(time.Now().Add(time.Duration(days) * day))}
+			}
+			w.mu.Lock()
+			w.certificates = map[string][]*hadv1.Certificate{"alpha": {of("ca", ca)}, "beta": {of(serial, beta), of("ca", ca)}, "gamma": nil}
+			w.mu.Unlock()
+			pass(3 * time.Minute)
+		}
+		w.start("alpha", 1)
+		w.start("beta", 1)
+		w.setPolicy(opsPolicy)
+		show(31, 40, "1")
+		show(30, 39, "1")
+		w.elect("beta")
+		show(24, 30, "1")
+		show(7, 13, "1")
+		w.elect("alpha")
+		show(6, 400, "2")
+		show(1, 30, "2")
+		show(0, 1, "2")
+		expect(t, w, `
+exec.ops: policy version 1 applied
+exec.ops: the CA of the TLS certificates expires within 30 days
+exec.ops: the TLS certificate of beta expires within 30 days
+exec.ops: the CA of the TLS certificates expires within 7 days
+exec.ops: the CA of the TLS certificates expires within a day | the TLS certificate of beta expires within 30 days
+exec.ops: the TLS certificate of beta expires within a day
+`)
+	})
+}
+
 func TestATestGoesThroughTheChannelsThatANameMeans(t *testing.T) {
 	inWorld(t, func(t *testing.T, w *world) {
 		w.setPolicy(opsPolicy + "notify \"exec\" \"log\" { command = [\"logger\"] }\nnotify \"webhook\" \"ops\" { url = \"http://127.0.0.1/\" }\n")

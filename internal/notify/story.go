@@ -63,6 +63,7 @@ type story struct {
 	failing map[string]bool   // checks of which it was told, by node and name
 	holds   map[string]string // syncs that are held: the owner whose data they would copy
 	amiss   map[matter]bool   // syncs and tokens of which it was told, by node and name
+	expires map[string]uint32 // certificates of which it was told: how many days before
 }
 
 // turn is how an epoch began.
@@ -79,7 +80,7 @@ func newStory() *story {
 	return &story{
 		turns: map[uint64]turn{}, refused: map[string]string{}, silent: map[string]bool{},
 		waiting: map[uint64]bool{}, fenced: map[string]string{},
-		failing: map[string]bool{}, holds: map[string]string{}, amiss: map[matter]bool{},
+		failing: map[string]bool{}, holds: map[string]string{}, amiss: map[matter]bool{}, expires: map[string]uint32{},
 	}
 }
 
@@ -292,6 +293,8 @@ func (s *story) notice(e *hadv1.Event, r *hadv1.Notice) (Item, bool) {
 		}, true
 	case hadv1.Notice_KIND_SYNC_FAILS, hadv1.Notice_KIND_TOKEN_AMISS, hadv1.Notice_KIND_TOKEN_PLACED:
 		return s.kept(r)
+	case hadv1.Notice_KIND_CERTIFICATE:
+		return s.expiring(r)
 	case hadv1.Notice_KIND_UNSPECIFIED:
 	}
 	return Item{}, false

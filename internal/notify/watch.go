@@ -51,6 +51,7 @@ func (n *Notifier) watch(ctx context.Context, s *story) {
 			w.nodes(ctx)
 			w.volumes(ctx)
 			w.kept(ctx)
+			w.certificates(ctx)
 		}
 	}
 }

@@ -107,6 +107,29 @@ func (p *Port) admit(c net.Conn, h hello) (Operator, *refusal) {
 	return Operator{Name: name.Client, Role: name.Role, Until: leaf.NotAfter, TCP: c.RemoteAddr()}, nil
 }
 
+// ForOperators is a configuration for a server of another protocol: it lets in
+// who shows a certificate of an operator of the cluster, whatever the role.
+func (f *TLSFiles) ForOperators(cluster string) *tls.Config {
+	admit := func(s tls.ConnectionState) error {
+		name, err := pki.NameIn(s.PeerCertificates[0])
+		switch {
+		case err != nil:
+			return err
+		case !strings.EqualFold(name.Cluster, cluster) || name.Role == pki.NoRole:
+			return fmt.Errorf("%s is no operator of the cluster %s", name, cluster)
+		}
+		return nil
+	}
+	return &tls.Config{
+		MinVersion: tls.VersionTLS13,
+		GetConfigForClient: func(*tls.ClientHelloInfo) (*tls.Config, error) {
+			c := f.server() // as the files are now
+			c.VerifyConnection = admit
+			return c, nil
+		},
+	}
+}
+
 // certifiedAs returns an error when the connection is TLS and the other side's
 // certificate isn't that of this node in this cluster.
 func certifiedAs(c net.Conn, node, cluster string) error {

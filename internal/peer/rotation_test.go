@@ -97,7 +97,7 @@ func TestExpiryIsToldInTime(t *testing.T) {
 		{time.Hour, "in 0 days"},
 		{-time.Second, "so no other node talks to this one any more"},
 	} {
-		got := strings.Join(a.Problems(m.expires.Add(-c.left)), "\n")
+		got := strings.Join(a.Problems(m.first().Expires.Add(-c.left)), "\n")
 		if (c.want == "") != (got == "") || !strings.Contains(got, c.want) {
 			t.Errorf("%s before the end: %q, want %q", c.left, got, c.want)
 		}

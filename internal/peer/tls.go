@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -37,11 +38,30 @@ type PEM struct {
 
 // material is one reading of the files.
 type material struct {
-	pem     PEM
-	cert    tls.Certificate
-	ca      *x509.CertPool
-	expires time.Time // the first of the chain's
-	what    string    // that expires then
+	pem   PEM
+	cert  tls.Certificate
+	ca    *x509.CertPool
+	chain []Certificate // the node's, then those that vouch for it
+}
+
+// Certificate is one that a node's connections rest on.
+type Certificate struct {
+	CA      bool   // it vouches for the node's; else it is the node's own
+	Serial  string // hex; a renewed one has another
+	Expires time.Time
+}
+
+// What says in words what it is.
+func (c Certificate) What() string {
+	if c.CA {
+		return "the CA of this node's TLS certificate"
+	}
+	return "this node's TLS certificate"
+}
+
+// first is the one that expires before the others.
+func (m *material) first() Certificate {
+	return slices.MinFunc(m.chain, func(a, b Certificate) int { return a.Expires.Compare(b.Expires) })
 }
 
 // stamp is what tells a file that was replaced or written to from what it was.
@@ -125,8 +145,11 @@ func (f *TLSFiles) Changed() <-chan struct{} { return f.changed }
 // InUse returns what is in use, and when it expires.
 func (f *TLSFiles) InUse() (PEM, time.Time) {
 	m := f.inUse.Load()
-	return m.pem, m.expires
+	return m.pem, m.first().Expires
 }
+
+// Certificates are those in use: the node's, then those that vouch for it.
+func (f *TLSFiles) Certificates() []Certificate { return f.inUse.Load().chain }
 
 // Replace puts to use what another process has read from the files. It fails,
 // and changes nothing, when LoadTLS would.
@@ -149,12 +172,13 @@ func (f *TLSFiles) Problems(now time.Time) (out []string) {
 		out = append(out, *why)
 	}
 	const remedy = "hactl tls issue %s --renew where the CA is, and copy the files here (docs/security.md)"
-	day := m.expires.UTC().Format(time.DateOnly)
-	switch left := m.expires.Sub(now); {
+	next := m.first()
+	day := next.Expires.UTC().Format(time.DateOnly)
+	switch left := next.Expires.Sub(now); {
 	case left <= 0:
-		out = append(out, fmt.Sprintf("%s expired on %s, so no other node talks to this one any more: "+remedy, m.what, day, f.self))
+		out = append(out, fmt.Sprintf("%s expired on %s, so no other node talks to this one any more: "+remedy, next.What(), day, f.self))
 	case left < expiryNotice:
-		out = append(out, fmt.Sprintf("%s expires on %s, in %d days: "+remedy, m.what, day, left/(24*time.Hour), f.self))
+		out = append(out, fmt.Sprintf("%s expires on %s, in %d days: "+remedy, next.What(), day, left/(24*time.Hour), f.self))
 	}
 	return out
 }
@@ -187,11 +211,8 @@ func (f *TLSFiles) parse(p PEM, now time.Time) (_ *material, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("use the certificate %s: %w", f.cert, err)
 	}
-	m.expires, m.what = chain[0].NotAfter, "this node's TLS certificate"
-	for _, c := range chain[1:] {
-		if c.NotAfter.Before(m.expires) {
-			m.expires, m.what = c.NotAfter, "the CA of this node's TLS certificate"
-		}
+	for i, c := range chain {
+		m.chain = append(m.chain, Certificate{CA: i > 0, Serial: c.SerialNumber.Text(16), Expires: c.NotAfter})
 	}
 	return m, nil
 }

@@ -3,6 +3,8 @@ package policy
 import (
 	"net/netip"
 	"slices"
+
+	"github.com/hashicorp/hcl/v2"
 )
 
 // CheckMembers refuses what p, as ParsePolicy returned it, says about nodes
@@ -51,6 +53,24 @@ func (s *source) checkNotNode(t text, addr netip.Addr, members []Member) {
 	if i >= 0 {
 		s.errorf(t.at, "a virtual address is one more, which belongs to no host: take a free one", "%s is the address of node %s", addr, quote(members[i].Name))
 	}
+}
+
+// CheckTaken refuses what another cluster on a node's host has in its policy, too:
+// each would give it an owner. taken is by "vip.NAME" or "volume.NAME".
+func (p *Policy) CheckTaken(node string, taken map[string]string) Diagnostics {
+	s := &source{name: p.filename, text: p.text}
+	refuse := func(block, name string, at hcl.Range) {
+		if why := taken[block+"."+name]; why != "" {
+			s.errorf(at, "take it out of that cluster's policy first, or give this one another", "on %s, %s", node, why)
+		}
+	}
+	for i, v := range p.VIPs {
+		refuse("vip", v.Name, p.raw.vips[i].address.at)
+	}
+	for i, v := range p.Volumes {
+		refuse("volume", v.Name, p.raw.volumes[i].name.at)
+	}
+	return s.result()
 }
 
 // CheckInterfaces refuses the addresses that a node has no interface for.

@@ -38,7 +38,8 @@ type NodeFile struct {
 	Socket            string // Unix socket that hactl talks to
 	TLS               TLS
 	Watchdog          Watchdog
-	TokenKey          string // file of the key that seals reconnect tokens; it need not be there
+	Telemetry         Telemetry `json:",omitzero"`
+	TokenKey          string    // file of the key that seals reconnect tokens; it need not be there
 }
 
 // Member is one node of the cluster.
@@ -67,7 +68,6 @@ func nodeShape() shape {
 	const inPolicy = "it belongs in the policy (hactl policy apply), not in the node file"
 	return shape{
 		attrs: map[string]string{"node": `"alpha"`, "data_dir": quote(defaultDataDir), "socket": quote(runDir + "/office.sock"), "token_key": quote(defaultTokenKey)},
-		later: []string{"telemetry"},
 		others: map[string]string{
 			"vip": inPolicy, "hooks": inPolicy, "prefer": inPolicy, "volume": inPolicy, "fence": inPolicy,
 			"check": inPolicy, "sync": inPolicy, "failback": inPolicy, "limits": inPolicy, "notify": inPolicy,
@@ -79,6 +79,7 @@ func nodeShape() shape {
 				attrs: map[string]string{"device": quote(defaultWatchdog), "timeout": quote(shortest(defaultDogTime))},
 				once:  "a host has one for all that it owns",
 			},
+			"telemetry": telemetryShape(),
 			"tls": {
 				what:  "tls",
 				attrs: map[string]string{"ca": quote(tlsDir + "/ca.pem"), "cert": quote(tlsDir + "/node.pem"), "key": quote(tlsDir + "/node-key.pem"), "insecure": "true"},
@@ -139,8 +140,9 @@ type rawNodeFile struct {
 	members   []rawMember
 
 	node, dataDir, socket, tokenKey text
-	tls                             *rawTLS      // nil when not written
-	watchdog                        *rawWatchdog // nil when not written
+	tls                             *rawTLS       // nil when not written
+	watchdog                        *rawWatchdog  // nil when not written
+	telemetry                       *rawTelemetry // nil when not written
 }
 
 type rawMember struct{ name, address, role text }
@@ -163,6 +165,8 @@ func (s *source) rawNodeFile(body *hclsyntax.Body) (raw rawNodeFile, ok bool) {
 			s.rawCluster(b, &raw)
 		case "watchdog":
 			raw.watchdog = s.rawWatchdog(b)
+		case "telemetry":
+			raw.telemetry = s.rawTelemetry(b)
 		case "tls":
 			raw.tls = &rawTLS{
 				ca:       s.optional(b.Body, "ca", quote(tlsDir+"/ca.pem")),
@@ -212,6 +216,7 @@ func (s *source) validNodeFile(raw rawNodeFile, hostname string) *NodeFile {
 	}
 	f.TLS = s.validTLS(raw.tls, loopbacks == len(f.Members))
 	f.Watchdog = s.validWatchdog(raw.watchdog)
+	f.Telemetry = s.validTelemetry(raw.telemetry, f.TLS)
 	return f
 }
 

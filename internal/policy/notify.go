@@ -85,6 +85,7 @@ const (
 	TopicDrain       Topic = "drain"       // a node was taken out, or may own again
 	TopicSync        Topic = "sync"        // a sync is held or fails for long, or no more
 	TopicToken       Topic = "token"       // a reconnect token can't be put in place, or can again
+	TopicCertificate Topic = "certificate" // one expires soon
 	TopicPolicy      Topic = "policy"      // a policy was applied
 	TopicUndelivered Topic = "undelivered" // a channel's message was given up
 )
@@ -94,7 +95,7 @@ func Topics() []Topic {
 	return []Topic{
 		TopicOwner, TopicFailed, TopicVetoed, TopicNobody, TopicForced, TopicScript, TopicMove, TopicVolumes,
 		TopicWaiting, TopicNode, TopicCutOff, TopicCheck, TopicHeld, TopicFreeze, TopicDrain, TopicSync, TopicToken,
-		TopicPolicy, TopicUndelivered,
+		TopicCertificate, TopicPolicy, TopicUndelivered,
 	}
 }
 

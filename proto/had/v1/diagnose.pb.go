@@ -125,7 +125,7 @@ func (x LogLevelRequest_Form) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use LogLevelRequest_Form.Descriptor instead.
 func (LogLevelRequest_Form) EnumDescriptor() ([]byte, []int) {
-	return file_had_v1_diagnose_proto_rawDescGZIP(), []int{13, 0}
+	return file_had_v1_diagnose_proto_rawDescGZIP(), []int{15, 0}
 }
 
 // Finding is one line of a checklist.
@@ -950,6 +950,86 @@ func (x *HookRunResponse) GetError() string {
 	return ""
 }
 
+type ShowLogLevelRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ShowLogLevelRequest) Reset() {
+	*x = ShowLogLevelRequest{}
+	mi := &file_had_v1_diagnose_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ShowLogLevelRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ShowLogLevelRequest) ProtoMessage() {}
+
+func (x *ShowLogLevelRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_had_v1_diagnose_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ShowLogLevelRequest.ProtoReflect.Descriptor instead.
+func (*ShowLogLevelRequest) Descriptor() ([]byte, []int) {
+	return file_had_v1_diagnose_proto_rawDescGZIP(), []int{13}
+}
+
+type ShowLogLevelResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Log           *LogLevelResponse      `protobuf:"bytes,1,opt,name=log,proto3" json:"log,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ShowLogLevelResponse) Reset() {
+	*x = ShowLogLevelResponse{}
+	mi := &file_had_v1_diagnose_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ShowLogLevelResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ShowLogLevelResponse) ProtoMessage() {}
+
+func (x *ShowLogLevelResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_had_v1_diagnose_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ShowLogLevelResponse.ProtoReflect.Descriptor instead.
+func (*ShowLogLevelResponse) Descriptor() ([]byte, []int) {
+	return file_had_v1_diagnose_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *ShowLogLevelResponse) GetLog() *LogLevelResponse {
+	if x != nil {
+		return x.Log
+	}
+	return nil
+}
+
 type LogLevelRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Level         string                 `protobuf:"bytes,1,opt,name=level,proto3" json:"level,omitempty"` // trace, debug, info, warn or error; empty: as it is
@@ -960,7 +1040,7 @@ type LogLevelRequest struct {
 
 func (x *LogLevelRequest) Reset() {
 	*x = LogLevelRequest{}
-	mi := &file_had_v1_diagnose_proto_msgTypes[13]
+	mi := &file_had_v1_diagnose_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -972,7 +1052,7 @@ func (x *LogLevelRequest) String() string {
 func (*LogLevelRequest) ProtoMessage() {}
 
 func (x *LogLevelRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_diagnose_proto_msgTypes[13]
+	mi := &file_had_v1_diagnose_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -985,7 +1065,7 @@ func (x *LogLevelRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogLevelRequest.ProtoReflect.Descriptor instead.
 func (*LogLevelRequest) Descriptor() ([]byte, []int) {
-	return file_had_v1_diagnose_proto_rawDescGZIP(), []int{13}
+	return file_had_v1_diagnose_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *LogLevelRequest) GetLevel() string {
@@ -1015,7 +1095,7 @@ type LogLevelResponse struct {
 
 func (x *LogLevelResponse) Reset() {
 	*x = LogLevelResponse{}
-	mi := &file_had_v1_diagnose_proto_msgTypes[14]
+	mi := &file_had_v1_diagnose_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1027,7 +1107,7 @@ func (x *LogLevelResponse) String() string {
 func (*LogLevelResponse) ProtoMessage() {}
 
 func (x *LogLevelResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_diagnose_proto_msgTypes[14]
+	mi := &file_had_v1_diagnose_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1040,7 +1120,7 @@ func (x *LogLevelResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogLevelResponse.ProtoReflect.Descriptor instead.
 func (*LogLevelResponse) Descriptor() ([]byte, []int) {
-	return file_had_v1_diagnose_proto_rawDescGZIP(), []int{14}
+	return file_had_v1_diagnose_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *LogLevelResponse) GetNode() string {
@@ -1090,7 +1170,7 @@ type InspectRequest struct {
 
 func (x *InspectRequest) Reset() {
 	*x = InspectRequest{}
-	mi := &file_had_v1_diagnose_proto_msgTypes[15]
+	mi := &file_had_v1_diagnose_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1102,7 +1182,7 @@ func (x *InspectRequest) String() string {
 func (*InspectRequest) ProtoMessage() {}
 
 func (x *InspectRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_diagnose_proto_msgTypes[15]
+	mi := &file_had_v1_diagnose_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1115,7 +1195,7 @@ func (x *InspectRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InspectRequest.ProtoReflect.Descriptor instead.
 func (*InspectRequest) Descriptor() ([]byte, []int) {
-	return file_had_v1_diagnose_proto_rawDescGZIP(), []int{15}
+	return file_had_v1_diagnose_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *InspectRequest) GetOwnerMacs() []string {
@@ -1159,7 +1239,7 @@ type InspectResponse struct {
 
 func (x *InspectResponse) Reset() {
 	*x = InspectResponse{}
-	mi := &file_had_v1_diagnose_proto_msgTypes[16]
+	mi := &file_had_v1_diagnose_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1171,7 +1251,7 @@ func (x *InspectResponse) String() string {
 func (*InspectResponse) ProtoMessage() {}
 
 func (x *InspectResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_diagnose_proto_msgTypes[16]
+	mi := &file_had_v1_diagnose_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1184,7 +1264,7 @@ func (x *InspectResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InspectResponse.ProtoReflect.Descriptor instead.
 func (*InspectResponse) Descriptor() ([]byte, []int) {
-	return file_had_v1_diagnose_proto_rawDescGZIP(), []int{16}
+	return file_had_v1_diagnose_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *InspectResponse) GetFindings() []*Finding {
@@ -1296,7 +1376,10 @@ const file_had_v1_diagnose_proto_rawDesc = "" +
 	"\x0fHookRunResponse\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12,\n" +
 	"\aresults\x18\x02 \x03(\v2\x12.had.v1.HookResultR\aresults\x12\x14\n" +
-	"\x05error\x18\x03 \x01(\tR\x05error\"\x95\x01\n" +
+	"\x05error\x18\x03 \x01(\tR\x05error\"\x15\n" +
+	"\x13ShowLogLevelRequest\"B\n" +
+	"\x14ShowLogLevelResponse\x12*\n" +
+	"\x03log\x18\x01 \x01(\v2\x18.had.v1.LogLevelResponseR\x03log\"\x95\x01\n" +
 	"\x0fLogLevelRequest\x12\x14\n" +
 	"\x05level\x18\x01 \x01(\tR\x05level\x120\n" +
 	"\x04form\x18\x02 \x01(\x0e2\x1c.had.v1.LogLevelRequest.FormR\x04form\":\n" +
@@ -1337,28 +1420,30 @@ func file_had_v1_diagnose_proto_rawDescGZIP() []byte {
 }
 
 var file_had_v1_diagnose_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_had_v1_diagnose_proto_msgTypes = make([]protoimpl.MessageInfo, 17)
+var file_had_v1_diagnose_proto_msgTypes = make([]protoimpl.MessageInfo, 19)
 var file_had_v1_diagnose_proto_goTypes = []any{
-	(Finding_Level)(0),        // 0: had.v1.Finding.Level
-	(LogLevelRequest_Form)(0), // 1: had.v1.LogLevelRequest.Form
-	(*Finding)(nil),           // 2: had.v1.Finding
-	(*WhyNotRequest)(nil),     // 3: had.v1.WhyNotRequest
-	(*WhyNotResponse)(nil),    // 4: had.v1.WhyNotResponse
-	(*PreflightRequest)(nil),  // 5: had.v1.PreflightRequest
-	(*PreflightResponse)(nil), // 6: had.v1.PreflightResponse
-	(*NodePreflight)(nil),     // 7: had.v1.NodePreflight
-	(*HookListRequest)(nil),   // 8: had.v1.HookListRequest
-	(*HookListResponse)(nil),  // 9: had.v1.HookListResponse
-	(*NodeHooks)(nil),         // 10: had.v1.NodeHooks
-	(*HookFolder)(nil),        // 11: had.v1.HookFolder
-	(*HookScript)(nil),        // 12: had.v1.HookScript
-	(*HookRunRequest)(nil),    // 13: had.v1.HookRunRequest
-	(*HookRunResponse)(nil),   // 14: had.v1.HookRunResponse
-	(*LogLevelRequest)(nil),   // 15: had.v1.LogLevelRequest
-	(*LogLevelResponse)(nil),  // 16: had.v1.LogLevelResponse
-	(*InspectRequest)(nil),    // 17: had.v1.InspectRequest
-	(*InspectResponse)(nil),   // 18: had.v1.InspectResponse
-	(*HookResult)(nil),        // 19: had.v1.HookResult
+	(Finding_Level)(0),           // 0: had.v1.Finding.Level
+	(LogLevelRequest_Form)(0),    // 1: had.v1.LogLevelRequest.Form
+	(*Finding)(nil),              // 2: had.v1.Finding
+	(*WhyNotRequest)(nil),        // 3: had.v1.WhyNotRequest
+	(*WhyNotResponse)(nil),       // 4: had.v1.WhyNotResponse
+	(*PreflightRequest)(nil),     // 5: had.v1.PreflightRequest
+	(*PreflightResponse)(nil),    // 6: had.v1.PreflightResponse
+	(*NodePreflight)(nil),        // 7: had.v1.NodePreflight
+	(*HookListRequest)(nil),      // 8: had.v1.HookListRequest
+	(*HookListResponse)(nil),     // 9: had.v1.HookListResponse
+	(*NodeHooks)(nil),            // 10: had.v1.NodeHooks
+	(*HookFolder)(nil),           // 11: had.v1.HookFolder
+	(*HookScript)(nil),           // 12: had.v1.HookScript
+	(*HookRunRequest)(nil),       // 13: had.v1.HookRunRequest
+	(*HookRunResponse)(nil),      // 14: had.v1.HookRunResponse
+	(*ShowLogLevelRequest)(nil),  // 15: had.v1.ShowLogLevelRequest
+	(*ShowLogLevelResponse)(nil), // 16: had.v1.ShowLogLevelResponse
+	(*LogLevelRequest)(nil),      // 17: had.v1.LogLevelRequest
+	(*LogLevelResponse)(nil),     // 18: had.v1.LogLevelResponse
+	(*InspectRequest)(nil),       // 19: had.v1.InspectRequest
+	(*InspectResponse)(nil),      // 20: had.v1.InspectResponse
+	(*HookResult)(nil),           // 21: had.v1.HookResult
 }
 var file_had_v1_diagnose_proto_depIdxs = []int32{
 	0,  // 0: had.v1.Finding.level:type_name -> had.v1.Finding.Level
@@ -1369,15 +1454,16 @@ var file_had_v1_diagnose_proto_depIdxs = []int32{
 	10, // 5: had.v1.HookListResponse.nodes:type_name -> had.v1.NodeHooks
 	11, // 6: had.v1.NodeHooks.folders:type_name -> had.v1.HookFolder
 	12, // 7: had.v1.HookFolder.scripts:type_name -> had.v1.HookScript
-	19, // 8: had.v1.HookRunResponse.results:type_name -> had.v1.HookResult
-	1,  // 9: had.v1.LogLevelRequest.form:type_name -> had.v1.LogLevelRequest.Form
-	2,  // 10: had.v1.InspectResponse.findings:type_name -> had.v1.Finding
-	11, // 11: had.v1.InspectResponse.folders:type_name -> had.v1.HookFolder
-	12, // [12:12] is the sub-list for method output_type
-	12, // [12:12] is the sub-list for method input_type
-	12, // [12:12] is the sub-list for extension type_name
-	12, // [12:12] is the sub-list for extension extendee
-	0,  // [0:12] is the sub-list for field type_name
+	21, // 8: had.v1.HookRunResponse.results:type_name -> had.v1.HookResult
+	18, // 9: had.v1.ShowLogLevelResponse.log:type_name -> had.v1.LogLevelResponse
+	1,  // 10: had.v1.LogLevelRequest.form:type_name -> had.v1.LogLevelRequest.Form
+	2,  // 11: had.v1.InspectResponse.findings:type_name -> had.v1.Finding
+	11, // 12: had.v1.InspectResponse.folders:type_name -> had.v1.HookFolder
+	13, // [13:13] is the sub-list for method output_type
+	13, // [13:13] is the sub-list for method input_type
+	13, // [13:13] is the sub-list for extension type_name
+	13, // [13:13] is the sub-list for extension extendee
+	0,  // [0:13] is the sub-list for field type_name
 }
 
 func init() { file_had_v1_diagnose_proto_init() }
@@ -1392,7 +1478,7 @@ func file_had_v1_diagnose_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_had_v1_diagnose_proto_rawDesc), len(file_had_v1_diagnose_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   17,
+			NumMessages:   19,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

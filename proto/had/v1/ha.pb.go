@@ -3873,7 +3873,7 @@ const file_had_v1_ha_proto_rawDesc = "" +
 	"\x02by\x18\x01 \x01(\tR\x02by\x12\x16\n" +
 	"\x06reason\x18\x02 \x01(\tR\x06reason\"&\n" +
 	"\x0eResumeResponse\x12\x14\n" +
-	"\x05index\x18\x01 \x01(\x04R\x05index2\xaa\r\n" +
+	"\x05index\x18\x01 \x01(\x04R\x05index2\xf5\r\n" +
 	"\x02HA\x127\n" +
 	"\x06Status\x12\x15.had.v1.StatusRequest\x1a\x16.had.v1.StatusResponse\x12<\n" +
 	"\aHistory\x12\x16.had.v1.HistoryRequest\x1a\x17.had.v1.HistoryResponse0\x01\x126\n" +
@@ -3903,7 +3903,8 @@ const file_had_v1_ha_proto_rawDesc = "" +
 	"\x06WhyNot\x12\x15.had.v1.WhyNotRequest\x1a\x16.had.v1.WhyNotResponse\x12@\n" +
 	"\tPreflight\x12\x18.had.v1.PreflightRequest\x1a\x19.had.v1.PreflightResponse\x12=\n" +
 	"\bHookList\x12\x17.had.v1.HookListRequest\x1a\x18.had.v1.HookListResponse\x12:\n" +
-	"\aHookRun\x12\x16.had.v1.HookRunRequest\x1a\x17.had.v1.HookRunResponse\x12=\n" +
+	"\aHookRun\x12\x16.had.v1.HookRunRequest\x1a\x17.had.v1.HookRunResponse\x12I\n" +
+	"\fShowLogLevel\x12\x1b.had.v1.ShowLogLevelRequest\x1a\x1c.had.v1.ShowLogLevelResponse\x12=\n" +
 	"\bLogLevel\x12\x17.had.v1.LogLevelRequest\x1a\x18.had.v1.LogLevelResponseB\x18Z\x16had/proto/had/v1;hadv1b\x06proto3"
 
 var (
@@ -3991,14 +3992,16 @@ var file_had_v1_ha_proto_goTypes = []any{
 	(*PreflightRequest)(nil),       // 67: had.v1.PreflightRequest
 	(*HookListRequest)(nil),        // 68: had.v1.HookListRequest
 	(*HookRunRequest)(nil),         // 69: had.v1.HookRunRequest
-	(*LogLevelRequest)(nil),        // 70: had.v1.LogLevelRequest
-	(*SyncRunResponse)(nil),        // 71: had.v1.SyncRunResponse
-	(*SyncResumeResponse)(nil),     // 72: had.v1.SyncResumeResponse
-	(*WhyNotResponse)(nil),         // 73: had.v1.WhyNotResponse
-	(*PreflightResponse)(nil),      // 74: had.v1.PreflightResponse
-	(*HookListResponse)(nil),       // 75: had.v1.HookListResponse
-	(*HookRunResponse)(nil),        // 76: had.v1.HookRunResponse
-	(*LogLevelResponse)(nil),       // 77: had.v1.LogLevelResponse
+	(*ShowLogLevelRequest)(nil),    // 70: had.v1.ShowLogLevelRequest
+	(*LogLevelRequest)(nil),        // 71: had.v1.LogLevelRequest
+	(*SyncRunResponse)(nil),        // 72: had.v1.SyncRunResponse
+	(*SyncResumeResponse)(nil),     // 73: had.v1.SyncResumeResponse
+	(*WhyNotResponse)(nil),         // 74: had.v1.WhyNotResponse
+	(*PreflightResponse)(nil),      // 75: had.v1.PreflightResponse
+	(*HookListResponse)(nil),       // 76: had.v1.HookListResponse
+	(*HookRunResponse)(nil),        // 77: had.v1.HookRunResponse
+	(*ShowLogLevelResponse)(nil),   // 78: had.v1.ShowLogLevelResponse
+	(*LogLevelResponse)(nil),       // 79: had.v1.LogLevelResponse
 }
 var file_had_v1_ha_proto_depIdxs = []int32{
 	7,  // 0: had.v1.StatusResponse.freshness:type_name -> had.v1.Freshness
@@ -4063,36 +4066,38 @@ var file_had_v1_ha_proto_depIdxs = []int32{
 	67, // 59: had.v1.HA.Preflight:input_type -> had.v1.PreflightRequest
 	68, // 60: had.v1.HA.HookList:input_type -> had.v1.HookListRequest
 	69, // 61: had.v1.HA.HookRun:input_type -> had.v1.HookRunRequest
-	70, // 62: had.v1.HA.LogLevel:input_type -> had.v1.LogLevelRequest
-	3,  // 63: had.v1.HA.Status:output_type -> had.v1.StatusResponse
-	13, // 64: had.v1.HA.History:output_type -> had.v1.HistoryResponse
-	15, // 65: had.v1.HA.Watch:output_type -> had.v1.WatchResponse
-	17, // 66: had.v1.HA.Move:output_type -> had.v1.MoveResponse
-	19, // 67: had.v1.HA.ConfirmFence:output_type -> had.v1.ConfirmFenceResponse
-	43, // 68: had.v1.HA.Freeze:output_type -> had.v1.FreezeResponse
-	45, // 69: had.v1.HA.Unfreeze:output_type -> had.v1.UnfreezeResponse
-	47, // 70: had.v1.HA.Drain:output_type -> had.v1.DrainResponse
-	49, // 71: had.v1.HA.Undrain:output_type -> had.v1.UndrainResponse
-	51, // 72: had.v1.HA.Resume:output_type -> had.v1.ResumeResponse
-	71, // 73: had.v1.HA.SyncRun:output_type -> had.v1.SyncRunResponse
-	72, // 74: had.v1.HA.SyncResume:output_type -> had.v1.SyncResumeResponse
-	24, // 75: had.v1.HA.PolicyValidate:output_type -> had.v1.PolicyValidateResponse
-	27, // 76: had.v1.HA.PolicyApply:output_type -> had.v1.PolicyApplyResponse
-	29, // 77: had.v1.HA.PolicyShow:output_type -> had.v1.PolicyShowResponse
-	31, // 78: had.v1.HA.TokenShow:output_type -> had.v1.TokenShowResponse
-	33, // 79: had.v1.HA.TokenSet:output_type -> had.v1.TokenSetResponse
-	35, // 80: had.v1.HA.TokenForget:output_type -> had.v1.TokenForgetResponse
-	37, // 81: had.v1.HA.TokenKey:output_type -> had.v1.TokenKeyResponse
-	21, // 82: had.v1.HA.NotifyTest:output_type -> had.v1.NotifyTestResponse
-	39, // 83: had.v1.HA.Timing:output_type -> had.v1.TimingResponse
-	41, // 84: had.v1.HA.Version:output_type -> had.v1.VersionResponse
-	73, // 85: had.v1.HA.WhyNot:output_type -> had.v1.WhyNotResponse
-	74, // 86: had.v1.HA.Preflight:output_type -> had.v1.PreflightResponse
-	75, // 87: had.v1.HA.HookList:output_type -> had.v1.HookListResponse
-	76, // 88: had.v1.HA.HookRun:output_type -> had.v1.HookRunResponse
-	77, // 89: had.v1.HA.LogLevel:output_type -> had.v1.LogLevelResponse
-	63, // [63:90] is the sub-list for method output_type
-	36, // [36:63] is the sub-list for method input_type
+	70, // 62: had.v1.HA.ShowLogLevel:input_type -> had.v1.ShowLogLevelRequest
+	71, // 63: had.v1.HA.LogLevel:input_type -> had.v1.LogLevelRequest
+	3,  // 64: had.v1.HA.Status:output_type -> had.v1.StatusResponse
+	13, // 65: had.v1.HA.History:output_type -> had.v1.HistoryResponse
+	15, // 66: had.v1.HA.Watch:output_type -> had.v1.WatchResponse
+	17, // 67: had.v1.HA.Move:output_type -> had.v1.MoveResponse
+	19, // 68: had.v1.HA.ConfirmFence:output_type -> had.v1.ConfirmFenceResponse
+	43, // 69: had.v1.HA.Freeze:output_type -> had.v1.FreezeResponse
+	45, // 70: had.v1.HA.Unfreeze:output_type -> had.v1.UnfreezeResponse
+	47, // 71: had.v1.HA.Drain:output_type -> had.v1.DrainResponse
+	49, // 72: had.v1.HA.Undrain:output_type -> had.v1.UndrainResponse
+	51, // 73: had.v1.HA.Resume:output_type -> had.v1.ResumeResponse
+	72, // 74: had.v1.HA.SyncRun:output_type -> had.v1.SyncRunResponse
+	73, // 75: had.v1.HA.SyncResume:output_type -> had.v1.SyncResumeResponse
+	24, // 76: had.v1.HA.PolicyValidate:output_type -> had.v1.PolicyValidateResponse
+	27, // 77: had.v1.HA.PolicyApply:output_type -> had.v1.PolicyApplyResponse
+	29, // 78: had.v1.HA.PolicyShow:output_type -> had.v1.PolicyShowResponse
+	31, // 79: had.v1.HA.TokenShow:output_type -> had.v1.TokenShowResponse
+	33, // 80: had.v1.HA.TokenSet:output_type -> had.v1.TokenSetResponse
+	35, // 81: had.v1.HA.TokenForget:output_type -> had.v1.TokenForgetResponse
+	37, // 82: had.v1.HA.TokenKey:output_type -> had.v1.TokenKeyResponse
+	21, // 83: had.v1.HA.NotifyTest:output_type -> had.v1.NotifyTestResponse
+	39, // 84: had.v1.HA.Timing:output_type -> had.v1.TimingResponse
+	41, // 85: had.v1.HA.Version:output_type -> had.v1.VersionResponse
+	74, // 86: had.v1.HA.WhyNot:output_type -> had.v1.WhyNotResponse
+	75, // 87: had.v1.HA.Preflight:output_type -> had.v1.PreflightResponse
+	76, // 88: had.v1.HA.HookList:output_type -> had.v1.HookListResponse
+	77, // 89: had.v1.HA.HookRun:output_type -> had.v1.HookRunResponse
+	78, // 90: had.v1.HA.ShowLogLevel:output_type -> had.v1.ShowLogLevelResponse
+	79, // 91: had.v1.HA.LogLevel:output_type -> had.v1.LogLevelResponse
+	64, // [64:92] is the sub-list for method output_type
+	36, // [36:64] is the sub-list for method input_type
 	36, // [36:36] is the sub-list for extension type_name
 	36, // [36:36] is the sub-list for extension extendee
 	0,  // [0:36] is the sub-list for field type_name

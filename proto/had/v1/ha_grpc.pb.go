@@ -45,6 +45,7 @@ const (
 	HA_Preflight_FullMethodName      = "/had.v1.HA/Preflight"
 	HA_HookList_FullMethodName       = "/had.v1.HA/HookList"
 	HA_HookRun_FullMethodName        = "/had.v1.HA/HookRun"
+	HA_ShowLogLevel_FullMethodName   = "/had.v1.HA/ShowLogLevel"
 	HA_LogLevel_FullMethodName       = "/had.v1.HA/LogLevel"
 )
 
@@ -113,8 +114,9 @@ type HAClient interface {
 	HookList(ctx context.Context, in *HookListRequest, opts ...grpc.CallOption) (*HookListResponse, error)
 	// HookRun runs the Test scripts of the node that is asked.
 	HookRun(ctx context.Context, in *HookRunRequest, opts ...grpc.CallOption) (*HookRunResponse, error)
-	// LogLevel shows or changes how much the node that is asked logs, until its
-	// next start.
+	// ShowLogLevel tells how much the node that is asked logs.
+	ShowLogLevel(ctx context.Context, in *ShowLogLevelRequest, opts ...grpc.CallOption) (*ShowLogLevelResponse, error)
+	// LogLevel changes that, until the node's next start.
 	LogLevel(ctx context.Context, in *LogLevelRequest, opts ...grpc.CallOption) (*LogLevelResponse, error)
 }
 
@@ -404,6 +406,16 @@ func (c *hAClient) HookRun(ctx context.Context, in *HookRunRequest, opts ...grpc
 	return out, nil
 }
 
+func (c *hAClient) ShowLogLevel(ctx context.Context, in *ShowLogLevelRequest, opts ...grpc.CallOption) (*ShowLogLevelResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ShowLogLevelResponse)
+	err := c.cc.Invoke(ctx, HA_ShowLogLevel_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *hAClient) LogLevel(ctx context.Context, in *LogLevelRequest, opts ...grpc.CallOption) (*LogLevelResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(LogLevelResponse)
@@ -479,8 +491,9 @@ type HAServer interface {
 	HookList(context.Context, *HookListRequest) (*HookListResponse, error)
 	// HookRun runs the Test scripts of the node that is asked.
 	HookRun(context.Context, *HookRunRequest) (*HookRunResponse, error)
-	// LogLevel shows or changes how much the node that is asked logs, until its
-	// next start.
+	// ShowLogLevel tells how much the node that is asked logs.
+	ShowLogLevel(context.Context, *ShowLogLevelRequest) (*ShowLogLevelResponse, error)
+	// LogLevel changes that, until the node's next start.
 	LogLevel(context.Context, *LogLevelRequest) (*LogLevelResponse, error)
 	mustEmbedUnimplementedHAServer()
 }
@@ -569,6 +582,9 @@ func (UnimplementedHAServer) HookList(context.Context, *HookListRequest) (*HookL
 }
 func (UnimplementedHAServer) HookRun(context.Context, *HookRunRequest) (*HookRunResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method HookRun not implemented")
+}
+func (UnimplementedHAServer) ShowLogLevel(context.Context, *ShowLogLevelRequest) (*ShowLogLevelResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ShowLogLevel not implemented")
 }
 func (UnimplementedHAServer) LogLevel(context.Context, *LogLevelRequest) (*LogLevelResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method LogLevel not implemented")
@@ -1048,6 +1064,24 @@ func _HA_HookRun_Handler(srv interface{}, ctx context.Context, dec func(interfac
 	return interceptor(ctx, in, info, handler)
 }
 
+func _HA_ShowLogLevel_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ShowLogLevelRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(HAServer).ShowLogLevel(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: HA_ShowLogLevel_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(HAServer).ShowLogLevel(ctx, req.(*ShowLogLevelRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _HA_LogLevel_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(LogLevelRequest)
 	if err := dec(in); err != nil {
@@ -1168,6 +1202,10 @@ var HA_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "HookRun",
 			Handler:    _HA_HookRun_Handler,
+		},
+		{
+			MethodName: "ShowLogLevel",
+			Handler:    _HA_ShowLogLevel_Handler,
 		},
 		{
 			MethodName: "LogLevel",

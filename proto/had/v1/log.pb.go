@@ -159,6 +159,7 @@ const (
 	Notice_KIND_SYNC_FAILS   Notice_Kind = 5 // on the node, again and again; its next copy is in the history
 	Notice_KIND_TOKEN_AMISS  Notice_Kind = 6 // the node can't put it in place
 	Notice_KIND_TOKEN_PLACED Notice_Kind = 7 // it can again
+	Notice_KIND_CERTIFICATE  Notice_Kind = 8 // it expires soon
 )
 
 // Enum value maps for Notice_Kind.
@@ -172,6 +173,7 @@ var (
 		5: "KIND_SYNC_FAILS",
 		6: "KIND_TOKEN_AMISS",
 		7: "KIND_TOKEN_PLACED",
+		8: "KIND_CERTIFICATE",
 	}
 	Notice_Kind_value = map[string]int32{
 		"KIND_UNSPECIFIED":  0,
@@ -182,6 +184,7 @@ var (
 		"KIND_SYNC_FAILS":   5,
 		"KIND_TOKEN_AMISS":  6,
 		"KIND_TOKEN_PLACED": 7,
+		"KIND_CERTIFICATE":  8,
 	}
 )
 
@@ -261,7 +264,7 @@ func (x NotifyMark_Outcome) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use NotifyMark_Outcome.Descriptor instead.
 func (NotifyMark_Outcome) EnumDescriptor() ([]byte, []int) {
-	return file_had_v1_log_proto_rawDescGZIP(), []int{21, 0}
+	return file_had_v1_log_proto_rawDescGZIP(), []int{22, 0}
 }
 
 type Progress_Outcome int32
@@ -313,7 +316,7 @@ func (x Progress_Outcome) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Progress_Outcome.Descriptor instead.
 func (Progress_Outcome) EnumDescriptor() ([]byte, []int) {
-	return file_had_v1_log_proto_rawDescGZIP(), []int{24, 0}
+	return file_had_v1_log_proto_rawDescGZIP(), []int{25, 0}
 }
 
 type HookResult_Outcome int32
@@ -374,7 +377,7 @@ func (x HookResult_Outcome) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use HookResult_Outcome.Descriptor instead.
 func (HookResult_Outcome) EnumDescriptor() ([]byte, []int) {
-	return file_had_v1_log_proto_rawDescGZIP(), []int{26, 0}
+	return file_had_v1_log_proto_rawDescGZIP(), []int{27, 0}
 }
 
 // Instance is one run of the had daemon. An epoch belongs to exactly one
@@ -2282,11 +2285,13 @@ func (*Report_SyncResult) isReport_Body() {}
 type Notice struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Kind          Notice_Kind            `protobuf:"varint,1,opt,name=kind,proto3,enum=had.v1.Notice_Kind" json:"kind,omitempty"`
-	Node          string                 `protobuf:"bytes,2,opt,name=node,proto3" json:"node,omitempty"`     // whom it is about
-	Epoch         uint64                 `protobuf:"varint,3,opt,name=epoch,proto3" json:"epoch,omitempty"`  // KIND_WAITING: of the owner that is waited for
-	Since         *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=since,proto3" json:"since,omitempty"`   // by the reporter's wall clock
-	Detail        string                 `protobuf:"bytes,5,opt,name=detail,proto3" json:"detail,omitempty"` // for people
-	Name          string                 `protobuf:"bytes,6,opt,name=name,proto3" json:"name,omitempty"`     // of the sync or token
+	Node          string                 `protobuf:"bytes,2,opt,name=node,proto3" json:"node,omitempty"`               // whom it is about
+	Epoch         uint64                 `protobuf:"varint,3,opt,name=epoch,proto3" json:"epoch,omitempty"`            // KIND_WAITING: of the owner that is waited for
+	Since         *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=since,proto3" json:"since,omitempty"`             // by the reporter's wall clock
+	Detail        string                 `protobuf:"bytes,5,opt,name=detail,proto3" json:"detail,omitempty"`           // for people
+	Name          string                 `protobuf:"bytes,6,opt,name=name,proto3" json:"name,omitempty"`               // of the sync or token
+	Certificate   *Certificate           `protobuf:"bytes,7,opt,name=certificate,proto3" json:"certificate,omitempty"` // KIND_CERTIFICATE; when it is a CA's, node is one of those that rest on it
+	Days          uint32                 `protobuf:"varint,8,opt,name=days,proto3" json:"days,omitempty"`              // KIND_CERTIFICATE: so many at most are left
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2363,6 +2368,81 @@ func (x *Notice) GetName() string {
 	return ""
 }
 
+func (x *Notice) GetCertificate() *Certificate {
+	if x != nil {
+		return x.Certificate
+	}
+	return nil
+}
+
+func (x *Notice) GetDays() uint32 {
+	if x != nil {
+		return x.Days
+	}
+	return 0
+}
+
+// Certificate is one that a node's connections rest on.
+type Certificate struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Serial        string                 `protobuf:"bytes,1,opt,name=serial,proto3" json:"serial,omitempty"` // hex; a renewed one has another
+	Ca            bool                   `protobuf:"varint,2,opt,name=ca,proto3" json:"ca,omitempty"`        // it vouches for the node's; else it is the node's own
+	Expires       *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=expires,proto3" json:"expires,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Certificate) Reset() {
+	*x = Certificate{}
+	mi := &file_had_v1_log_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Certificate) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Certificate) ProtoMessage() {}
+
+func (x *Certificate) ProtoReflect() protoreflect.Message {
+	mi := &file_had_v1_log_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Certificate.ProtoReflect.Descriptor instead.
+func (*Certificate) Descriptor() ([]byte, []int) {
+	return file_had_v1_log_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *Certificate) GetSerial() string {
+	if x != nil {
+		return x.Serial
+	}
+	return ""
+}
+
+func (x *Certificate) GetCa() bool {
+	if x != nil {
+		return x.Ca
+	}
+	return false
+}
+
+func (x *Certificate) GetExpires() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Expires
+	}
+	return nil
+}
+
 // NotifyClaim says that a channel is about to be sent, as one message, what the
 // history tells between two entries. Whoever leads sends that message, under the
 // claim's index as its name, until a NotifyMark says what became of it. It is
@@ -2384,7 +2464,7 @@ type NotifyClaim struct {
 
 func (x *NotifyClaim) Reset() {
 	*x = NotifyClaim{}
-	mi := &file_had_v1_log_proto_msgTypes[20]
+	mi := &file_had_v1_log_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2396,7 +2476,7 @@ func (x *NotifyClaim) String() string {
 func (*NotifyClaim) ProtoMessage() {}
 
 func (x *NotifyClaim) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_log_proto_msgTypes[20]
+	mi := &file_had_v1_log_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2409,7 +2489,7 @@ func (x *NotifyClaim) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NotifyClaim.ProtoReflect.Descriptor instead.
 func (*NotifyClaim) Descriptor() ([]byte, []int) {
-	return file_had_v1_log_proto_rawDescGZIP(), []int{20}
+	return file_had_v1_log_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *NotifyClaim) GetTerm() uint64 {
@@ -2470,7 +2550,7 @@ type NotifyMark struct {
 
 func (x *NotifyMark) Reset() {
 	*x = NotifyMark{}
-	mi := &file_had_v1_log_proto_msgTypes[21]
+	mi := &file_had_v1_log_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2482,7 +2562,7 @@ func (x *NotifyMark) String() string {
 func (*NotifyMark) ProtoMessage() {}
 
 func (x *NotifyMark) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_log_proto_msgTypes[21]
+	mi := &file_had_v1_log_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2495,7 +2575,7 @@ func (x *NotifyMark) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NotifyMark.ProtoReflect.Descriptor instead.
 func (*NotifyMark) Descriptor() ([]byte, []int) {
-	return file_had_v1_log_proto_rawDescGZIP(), []int{21}
+	return file_had_v1_log_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *NotifyMark) GetChannel() string {
@@ -2563,7 +2643,7 @@ type FenceTry struct {
 
 func (x *FenceTry) Reset() {
 	*x = FenceTry{}
-	mi := &file_had_v1_log_proto_msgTypes[22]
+	mi := &file_had_v1_log_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2575,7 +2655,7 @@ func (x *FenceTry) String() string {
 func (*FenceTry) ProtoMessage() {}
 
 func (x *FenceTry) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_log_proto_msgTypes[22]
+	mi := &file_had_v1_log_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2588,7 +2668,7 @@ func (x *FenceTry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FenceTry.ProtoReflect.Descriptor instead.
 func (*FenceTry) Descriptor() ([]byte, []int) {
-	return file_had_v1_log_proto_rawDescGZIP(), []int{22}
+	return file_had_v1_log_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *FenceTry) GetEpoch() uint64 {
@@ -2639,7 +2719,7 @@ type Step struct {
 
 func (x *Step) Reset() {
 	*x = Step{}
-	mi := &file_had_v1_log_proto_msgTypes[23]
+	mi := &file_had_v1_log_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2651,7 +2731,7 @@ func (x *Step) String() string {
 func (*Step) ProtoMessage() {}
 
 func (x *Step) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_log_proto_msgTypes[23]
+	mi := &file_had_v1_log_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2664,7 +2744,7 @@ func (x *Step) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Step.ProtoReflect.Descriptor instead.
 func (*Step) Descriptor() ([]byte, []int) {
-	return file_had_v1_log_proto_rawDescGZIP(), []int{23}
+	return file_had_v1_log_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *Step) GetName() string {
@@ -2711,7 +2791,7 @@ type Progress struct {
 
 func (x *Progress) Reset() {
 	*x = Progress{}
-	mi := &file_had_v1_log_proto_msgTypes[24]
+	mi := &file_had_v1_log_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2723,7 +2803,7 @@ func (x *Progress) String() string {
 func (*Progress) ProtoMessage() {}
 
 func (x *Progress) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_log_proto_msgTypes[24]
+	mi := &file_had_v1_log_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2736,7 +2816,7 @@ func (x *Progress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Progress.ProtoReflect.Descriptor instead.
 func (*Progress) Descriptor() ([]byte, []int) {
-	return file_had_v1_log_proto_rawDescGZIP(), []int{24}
+	return file_had_v1_log_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *Progress) GetEpoch() uint64 {
@@ -2804,7 +2884,7 @@ type Released struct {
 
 func (x *Released) Reset() {
 	*x = Released{}
-	mi := &file_had_v1_log_proto_msgTypes[25]
+	mi := &file_had_v1_log_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2816,7 +2896,7 @@ func (x *Released) String() string {
 func (*Released) ProtoMessage() {}
 
 func (x *Released) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_log_proto_msgTypes[25]
+	mi := &file_had_v1_log_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2829,7 +2909,7 @@ func (x *Released) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Released.ProtoReflect.Descriptor instead.
 func (*Released) Descriptor() ([]byte, []int) {
-	return file_had_v1_log_proto_rawDescGZIP(), []int{25}
+	return file_had_v1_log_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *Released) GetEpoch() uint64 {
@@ -2897,7 +2977,7 @@ type HookResult struct {
 
 func (x *HookResult) Reset() {
 	*x = HookResult{}
-	mi := &file_had_v1_log_proto_msgTypes[26]
+	mi := &file_had_v1_log_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2909,7 +2989,7 @@ func (x *HookResult) String() string {
 func (*HookResult) ProtoMessage() {}
 
 func (x *HookResult) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_log_proto_msgTypes[26]
+	mi := &file_had_v1_log_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2922,7 +3002,7 @@ func (x *HookResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HookResult.ProtoReflect.Descriptor instead.
 func (*HookResult) Descriptor() ([]byte, []int) {
-	return file_had_v1_log_proto_rawDescGZIP(), []int{26}
+	return file_had_v1_log_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *HookResult) GetEpoch() uint64 {
@@ -3040,7 +3120,7 @@ type MoveOrder struct {
 
 func (x *MoveOrder) Reset() {
 	*x = MoveOrder{}
-	mi := &file_had_v1_log_proto_msgTypes[27]
+	mi := &file_had_v1_log_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3052,7 +3132,7 @@ func (x *MoveOrder) String() string {
 func (*MoveOrder) ProtoMessage() {}
 
 func (x *MoveOrder) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_log_proto_msgTypes[27]
+	mi := &file_had_v1_log_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3065,7 +3145,7 @@ func (x *MoveOrder) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MoveOrder.ProtoReflect.Descriptor instead.
 func (*MoveOrder) Descriptor() ([]byte, []int) {
-	return file_had_v1_log_proto_rawDescGZIP(), []int{27}
+	return file_had_v1_log_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *MoveOrder) GetOperation() string {
@@ -3121,7 +3201,7 @@ type MoveEnd struct {
 
 func (x *MoveEnd) Reset() {
 	*x = MoveEnd{}
-	mi := &file_had_v1_log_proto_msgTypes[28]
+	mi := &file_had_v1_log_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3133,7 +3213,7 @@ func (x *MoveEnd) String() string {
 func (*MoveEnd) ProtoMessage() {}
 
 func (x *MoveEnd) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_log_proto_msgTypes[28]
+	mi := &file_had_v1_log_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3146,7 +3226,7 @@ func (x *MoveEnd) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MoveEnd.ProtoReflect.Descriptor instead.
 func (*MoveEnd) Descriptor() ([]byte, []int) {
-	return file_had_v1_log_proto_rawDescGZIP(), []int{28}
+	return file_had_v1_log_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *MoveEnd) GetOperation() string {
@@ -3181,7 +3261,7 @@ type Freeze struct {
 
 func (x *Freeze) Reset() {
 	*x = Freeze{}
-	mi := &file_had_v1_log_proto_msgTypes[29]
+	mi := &file_had_v1_log_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3193,7 +3273,7 @@ func (x *Freeze) String() string {
 func (*Freeze) ProtoMessage() {}
 
 func (x *Freeze) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_log_proto_msgTypes[29]
+	mi := &file_had_v1_log_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3206,7 +3286,7 @@ func (x *Freeze) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Freeze.ProtoReflect.Descriptor instead.
 func (*Freeze) Descriptor() ([]byte, []int) {
-	return file_had_v1_log_proto_rawDescGZIP(), []int{29}
+	return file_had_v1_log_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *Freeze) GetUntil() *timestamppb.Timestamp {
@@ -3257,7 +3337,7 @@ type Unfreeze struct {
 
 func (x *Unfreeze) Reset() {
 	*x = Unfreeze{}
-	mi := &file_had_v1_log_proto_msgTypes[30]
+	mi := &file_had_v1_log_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3269,7 +3349,7 @@ func (x *Unfreeze) String() string {
 func (*Unfreeze) ProtoMessage() {}
 
 func (x *Unfreeze) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_log_proto_msgTypes[30]
+	mi := &file_had_v1_log_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3282,7 +3362,7 @@ func (x *Unfreeze) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Unfreeze.ProtoReflect.Descriptor instead.
 func (*Unfreeze) Descriptor() ([]byte, []int) {
-	return file_had_v1_log_proto_rawDescGZIP(), []int{30}
+	return file_had_v1_log_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *Unfreeze) GetIndex() uint64 {
@@ -3326,7 +3406,7 @@ type Drain struct {
 
 func (x *Drain) Reset() {
 	*x = Drain{}
-	mi := &file_had_v1_log_proto_msgTypes[31]
+	mi := &file_had_v1_log_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3338,7 +3418,7 @@ func (x *Drain) String() string {
 func (*Drain) ProtoMessage() {}
 
 func (x *Drain) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_log_proto_msgTypes[31]
+	mi := &file_had_v1_log_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3351,7 +3431,7 @@ func (x *Drain) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Drain.ProtoReflect.Descriptor instead.
 func (*Drain) Descriptor() ([]byte, []int) {
-	return file_had_v1_log_proto_rawDescGZIP(), []int{31}
+	return file_had_v1_log_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *Drain) GetNode() string {
@@ -3387,7 +3467,7 @@ type Undrain struct {
 
 func (x *Undrain) Reset() {
 	*x = Undrain{}
-	mi := &file_had_v1_log_proto_msgTypes[32]
+	mi := &file_had_v1_log_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3399,7 +3479,7 @@ func (x *Undrain) String() string {
 func (*Undrain) ProtoMessage() {}
 
 func (x *Undrain) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_log_proto_msgTypes[32]
+	mi := &file_had_v1_log_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3412,7 +3492,7 @@ func (x *Undrain) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Undrain.ProtoReflect.Descriptor instead.
 func (*Undrain) Descriptor() ([]byte, []int) {
-	return file_had_v1_log_proto_rawDescGZIP(), []int{32}
+	return file_had_v1_log_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *Undrain) GetNode() string {
@@ -3449,7 +3529,7 @@ type Hold struct {
 
 func (x *Hold) Reset() {
 	*x = Hold{}
-	mi := &file_had_v1_log_proto_msgTypes[33]
+	mi := &file_had_v1_log_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3461,7 +3541,7 @@ func (x *Hold) String() string {
 func (*Hold) ProtoMessage() {}
 
 func (x *Hold) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_log_proto_msgTypes[33]
+	mi := &file_had_v1_log_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3474,7 +3554,7 @@ func (x *Hold) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Hold.ProtoReflect.Descriptor instead.
 func (*Hold) Descriptor() ([]byte, []int) {
-	return file_had_v1_log_proto_rawDescGZIP(), []int{33}
+	return file_had_v1_log_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *Hold) GetTerm() uint64 {
@@ -3509,7 +3589,7 @@ type Resume struct {
 
 func (x *Resume) Reset() {
 	*x = Resume{}
-	mi := &file_had_v1_log_proto_msgTypes[34]
+	mi := &file_had_v1_log_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3521,7 +3601,7 @@ func (x *Resume) String() string {
 func (*Resume) ProtoMessage() {}
 
 func (x *Resume) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_log_proto_msgTypes[34]
+	mi := &file_had_v1_log_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3534,7 +3614,7 @@ func (x *Resume) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Resume.ProtoReflect.Descriptor instead.
 func (*Resume) Descriptor() ([]byte, []int) {
-	return file_had_v1_log_proto_rawDescGZIP(), []int{34}
+	return file_had_v1_log_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *Resume) GetBy() string {
@@ -3566,7 +3646,7 @@ type CheckChange struct {
 
 func (x *CheckChange) Reset() {
 	*x = CheckChange{}
-	mi := &file_had_v1_log_proto_msgTypes[35]
+	mi := &file_had_v1_log_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3578,7 +3658,7 @@ func (x *CheckChange) String() string {
 func (*CheckChange) ProtoMessage() {}
 
 func (x *CheckChange) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_log_proto_msgTypes[35]
+	mi := &file_had_v1_log_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3591,7 +3671,7 @@ func (x *CheckChange) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckChange.ProtoReflect.Descriptor instead.
 func (*CheckChange) Descriptor() ([]byte, []int) {
-	return file_had_v1_log_proto_rawDescGZIP(), []int{35}
+	return file_had_v1_log_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *CheckChange) GetCheck() string {
@@ -3801,14 +3881,16 @@ const file_had_v1_log_proto_rawDesc = "" +
 	"\fcheck_change\x18\x0f \x01(\v2\x13.had.v1.CheckChangeH\x00R\vcheckChange\x125\n" +
 	"\vsync_result\x18\x11 \x01(\v2\x12.had.v1.SyncResultH\x00R\n" +
 	"syncResultB\x06\n" +
-	"\x04body\"\xde\x02\n" +
+	"\x04body\"\xbf\x03\n" +
 	"\x06Notice\x12'\n" +
 	"\x04kind\x18\x01 \x01(\x0e2\x13.had.v1.Notice.KindR\x04kind\x12\x12\n" +
 	"\x04node\x18\x02 \x01(\tR\x04node\x12\x14\n" +
 	"\x05epoch\x18\x03 \x01(\x04R\x05epoch\x120\n" +
 	"\x05since\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\x05since\x12\x16\n" +
 	"\x06detail\x18\x05 \x01(\tR\x06detail\x12\x12\n" +
-	"\x04name\x18\x06 \x01(\tR\x04name\"\xa2\x01\n" +
+	"\x04name\x18\x06 \x01(\tR\x04name\x125\n" +
+	"\vcertificate\x18\a \x01(\v2\x13.had.v1.CertificateR\vcertificate\x12\x12\n" +
+	"\x04days\x18\b \x01(\rR\x04days\"\xb8\x01\n" +
 	"\x04Kind\x12\x14\n" +
 	"\x10KIND_UNSPECIFIED\x10\x00\x12\x0f\n" +
 	"\vKIND_SILENT\x10\x01\x12\r\n" +
@@ -3817,7 +3899,12 @@ const file_had_v1_log_proto_rawDesc = "" +
 	"\fKIND_CUT_OFF\x10\x04\x12\x13\n" +
 	"\x0fKIND_SYNC_FAILS\x10\x05\x12\x14\n" +
 	"\x10KIND_TOKEN_AMISS\x10\x06\x12\x15\n" +
-	"\x11KIND_TOKEN_PLACED\x10\a\"\xb3\x01\n" +
+	"\x11KIND_TOKEN_PLACED\x10\a\x12\x14\n" +
+	"\x10KIND_CERTIFICATE\x10\b\"k\n" +
+	"\vCertificate\x12\x16\n" +
+	"\x06serial\x18\x01 \x01(\tR\x06serial\x12\x0e\n" +
+	"\x02ca\x18\x02 \x01(\bR\x02ca\x124\n" +
+	"\aexpires\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\aexpires\"\xb3\x01\n" +
 	"\vNotifyClaim\x12\x12\n" +
 	"\x04term\x18\x01 \x01(\x04R\x04term\x12\x18\n" +
 	"\achannel\x18\x02 \x01(\tR\achannel\x12\x14\n" +
@@ -3956,7 +4043,7 @@ func file_had_v1_log_proto_rawDescGZIP() []byte {
 }
 
 var file_had_v1_log_proto_enumTypes = make([]protoimpl.EnumInfo, 6)
-var file_had_v1_log_proto_msgTypes = make([]protoimpl.MessageInfo, 36)
+var file_had_v1_log_proto_msgTypes = make([]protoimpl.MessageInfo, 37)
 var file_had_v1_log_proto_goTypes = []any{
 	(Evidence_Kind)(0),            // 0: had.v1.Evidence.Kind
 	(Secured_Kind)(0),             // 1: had.v1.Secured.Kind
@@ -3984,49 +4071,50 @@ var file_had_v1_log_proto_goTypes = []any{
 	(*Deliver)(nil),               // 23: had.v1.Deliver
 	(*Report)(nil),                // 24: had.v1.Report
 	(*Notice)(nil),                // 25: had.v1.Notice
-	(*NotifyClaim)(nil),           // 26: had.v1.NotifyClaim
-	(*NotifyMark)(nil),            // 27: had.v1.NotifyMark
-	(*FenceTry)(nil),              // 28: had.v1.FenceTry
-	(*Step)(nil),                  // 29: had.v1.Step
-	(*Progress)(nil),              // 30: had.v1.Progress
-	(*Released)(nil),              // 31: had.v1.Released
-	(*HookResult)(nil),            // 32: had.v1.HookResult
-	(*MoveOrder)(nil),             // 33: had.v1.MoveOrder
-	(*MoveEnd)(nil),               // 34: had.v1.MoveEnd
-	(*Freeze)(nil),                // 35: had.v1.Freeze
-	(*Unfreeze)(nil),              // 36: had.v1.Unfreeze
-	(*Drain)(nil),                 // 37: had.v1.Drain
-	(*Undrain)(nil),               // 38: had.v1.Undrain
-	(*Hold)(nil),                  // 39: had.v1.Hold
-	(*Resume)(nil),                // 40: had.v1.Resume
-	(*CheckChange)(nil),           // 41: had.v1.CheckChange
-	(*timestamppb.Timestamp)(nil), // 42: google.protobuf.Timestamp
-	(*SyncResume)(nil),            // 43: had.v1.SyncResume
-	(*SyncResult)(nil),            // 44: had.v1.SyncResult
+	(*Certificate)(nil),           // 26: had.v1.Certificate
+	(*NotifyClaim)(nil),           // 27: had.v1.NotifyClaim
+	(*NotifyMark)(nil),            // 28: had.v1.NotifyMark
+	(*FenceTry)(nil),              // 29: had.v1.FenceTry
+	(*Step)(nil),                  // 30: had.v1.Step
+	(*Progress)(nil),              // 31: had.v1.Progress
+	(*Released)(nil),              // 32: had.v1.Released
+	(*HookResult)(nil),            // 33: had.v1.HookResult
+	(*MoveOrder)(nil),             // 34: had.v1.MoveOrder
+	(*MoveEnd)(nil),               // 35: had.v1.MoveEnd
+	(*Freeze)(nil),                // 36: had.v1.Freeze
+	(*Unfreeze)(nil),              // 37: had.v1.Unfreeze
+	(*Drain)(nil),                 // 38: had.v1.Drain
+	(*Undrain)(nil),               // 39: had.v1.Undrain
+	(*Hold)(nil),                  // 40: had.v1.Hold
+	(*Resume)(nil),                // 41: had.v1.Resume
+	(*CheckChange)(nil),           // 42: had.v1.CheckChange
+	(*timestamppb.Timestamp)(nil), // 43: google.protobuf.Timestamp
+	(*SyncResume)(nil),            // 44: had.v1.SyncResume
+	(*SyncResult)(nil),            // 45: had.v1.SyncResult
 }
 var file_had_v1_log_proto_depIdxs = []int32{
-	42, // 0: had.v1.Command.at:type_name -> google.protobuf.Timestamp
+	43, // 0: had.v1.Command.at:type_name -> google.protobuf.Timestamp
 	8,  // 1: had.v1.Command.birth:type_name -> had.v1.Birth
 	10, // 2: had.v1.Command.policy_apply:type_name -> had.v1.PolicyApply
 	14, // 3: had.v1.Command.acquire:type_name -> had.v1.Acquire
 	19, // 4: had.v1.Command.lease_renew:type_name -> had.v1.LeaseRenew
 	23, // 5: had.v1.Command.deliver:type_name -> had.v1.Deliver
-	33, // 6: had.v1.Command.move_order:type_name -> had.v1.MoveOrder
-	34, // 7: had.v1.Command.move_end:type_name -> had.v1.MoveEnd
+	34, // 6: had.v1.Command.move_order:type_name -> had.v1.MoveOrder
+	35, // 7: had.v1.Command.move_end:type_name -> had.v1.MoveEnd
 	20, // 8: had.v1.Command.waited:type_name -> had.v1.Waited
 	21, // 9: had.v1.Command.farewell:type_name -> had.v1.Farewell
 	22, // 10: had.v1.Command.secured:type_name -> had.v1.Secured
-	43, // 11: had.v1.Command.sync_resume:type_name -> had.v1.SyncResume
+	44, // 11: had.v1.Command.sync_resume:type_name -> had.v1.SyncResume
 	16, // 12: had.v1.Command.token_set:type_name -> had.v1.TokenSet
 	17, // 13: had.v1.Command.token_forget:type_name -> had.v1.TokenForget
-	26, // 14: had.v1.Command.notify_claim:type_name -> had.v1.NotifyClaim
-	27, // 15: had.v1.Command.notify_mark:type_name -> had.v1.NotifyMark
-	35, // 16: had.v1.Command.freeze:type_name -> had.v1.Freeze
-	36, // 17: had.v1.Command.unfreeze:type_name -> had.v1.Unfreeze
-	37, // 18: had.v1.Command.drain:type_name -> had.v1.Drain
-	38, // 19: had.v1.Command.undrain:type_name -> had.v1.Undrain
-	39, // 20: had.v1.Command.hold:type_name -> had.v1.Hold
-	40, // 21: had.v1.Command.resume:type_name -> had.v1.Resume
+	27, // 14: had.v1.Command.notify_claim:type_name -> had.v1.NotifyClaim
+	28, // 15: had.v1.Command.notify_mark:type_name -> had.v1.NotifyMark
+	36, // 16: had.v1.Command.freeze:type_name -> had.v1.Freeze
+	37, // 17: had.v1.Command.unfreeze:type_name -> had.v1.Unfreeze
+	38, // 18: had.v1.Command.drain:type_name -> had.v1.Drain
+	39, // 19: had.v1.Command.undrain:type_name -> had.v1.Undrain
+	40, // 20: had.v1.Command.hold:type_name -> had.v1.Hold
+	41, // 21: had.v1.Command.resume:type_name -> had.v1.Resume
 	9,  // 22: had.v1.Birth.members:type_name -> had.v1.Member
 	6,  // 23: had.v1.Acquire.instance:type_name -> had.v1.Instance
 	11, // 24: had.v1.Acquire.terms:type_name -> had.v1.Terms
@@ -4038,40 +4126,42 @@ var file_had_v1_log_proto_depIdxs = []int32{
 	0,  // 30: had.v1.Evidence.kind:type_name -> had.v1.Evidence.Kind
 	6,  // 31: had.v1.LeaseRenew.instance:type_name -> had.v1.Instance
 	18, // 32: had.v1.Waited.evidence:type_name -> had.v1.Evidence
-	42, // 33: had.v1.Farewell.at:type_name -> google.protobuf.Timestamp
-	31, // 34: had.v1.Farewell.released:type_name -> had.v1.Released
+	43, // 33: had.v1.Farewell.at:type_name -> google.protobuf.Timestamp
+	32, // 34: had.v1.Farewell.released:type_name -> had.v1.Released
 	6,  // 35: had.v1.Secured.instance:type_name -> had.v1.Instance
 	1,  // 36: had.v1.Secured.kind:type_name -> had.v1.Secured.Kind
-	42, // 37: had.v1.Secured.at:type_name -> google.protobuf.Timestamp
+	43, // 37: had.v1.Secured.at:type_name -> google.protobuf.Timestamp
 	24, // 38: had.v1.Deliver.reports:type_name -> had.v1.Report
-	42, // 39: had.v1.Report.at:type_name -> google.protobuf.Timestamp
-	32, // 40: had.v1.Report.hook_result:type_name -> had.v1.HookResult
-	30, // 41: had.v1.Report.progress:type_name -> had.v1.Progress
-	31, // 42: had.v1.Report.released:type_name -> had.v1.Released
-	28, // 43: had.v1.Report.fence_try:type_name -> had.v1.FenceTry
+	43, // 39: had.v1.Report.at:type_name -> google.protobuf.Timestamp
+	33, // 40: had.v1.Report.hook_result:type_name -> had.v1.HookResult
+	31, // 41: had.v1.Report.progress:type_name -> had.v1.Progress
+	32, // 42: had.v1.Report.released:type_name -> had.v1.Released
+	29, // 43: had.v1.Report.fence_try:type_name -> had.v1.FenceTry
 	25, // 44: had.v1.Report.notice:type_name -> had.v1.Notice
-	41, // 45: had.v1.Report.check_change:type_name -> had.v1.CheckChange
-	44, // 46: had.v1.Report.sync_result:type_name -> had.v1.SyncResult
+	42, // 45: had.v1.Report.check_change:type_name -> had.v1.CheckChange
+	45, // 46: had.v1.Report.sync_result:type_name -> had.v1.SyncResult
 	2,  // 47: had.v1.Notice.kind:type_name -> had.v1.Notice.Kind
-	42, // 48: had.v1.Notice.since:type_name -> google.protobuf.Timestamp
-	6,  // 49: had.v1.NotifyClaim.instance:type_name -> had.v1.Instance
-	3,  // 50: had.v1.NotifyMark.outcome:type_name -> had.v1.NotifyMark.Outcome
-	42, // 51: had.v1.Step.started:type_name -> google.protobuf.Timestamp
-	4,  // 52: had.v1.Progress.outcome:type_name -> had.v1.Progress.Outcome
-	29, // 53: had.v1.Progress.steps:type_name -> had.v1.Step
-	12, // 54: had.v1.Progress.addresses:type_name -> had.v1.HeldAddress
-	15, // 55: had.v1.Progress.tokens:type_name -> had.v1.HeldToken
-	6,  // 56: had.v1.Released.reporter:type_name -> had.v1.Instance
-	0,  // 57: had.v1.Released.kind:type_name -> had.v1.Evidence.Kind
-	29, // 58: had.v1.Released.steps:type_name -> had.v1.Step
-	5,  // 59: had.v1.HookResult.outcome:type_name -> had.v1.HookResult.Outcome
-	42, // 60: had.v1.HookResult.started:type_name -> google.protobuf.Timestamp
-	42, // 61: had.v1.Freeze.until:type_name -> google.protobuf.Timestamp
-	62, // [62:62] is the sub-list for method output_type
-	62, // [62:62] is the sub-list for method input_type
-	62, // [62:62] is the sub-list for extension type_name
-	62, // [62:62] is the sub-list for extension extendee
-	0,  // [0:62] is the sub-list for field type_name
+	43, // 48: had.v1.Notice.since:type_name -> google.protobuf.Timestamp
+	26, // 49: had.v1.Notice.certificate:type_name -> had.v1.Certificate
+	43, // 50: had.v1.Certificate.expires:type_name -> google.protobuf.Timestamp
+	6,  // 51: had.v1.NotifyClaim.instance:type_name -> had.v1.Instance
+	3,  // 52: had.v1.NotifyMark.outcome:type_name -> had.v1.NotifyMark.Outcome
+	43, // 53: had.v1.Step.started:type_name -> google.protobuf.Timestamp
+	4,  // 54: had.v1.Progress.outcome:type_name -> had.v1.Progress.Outcome
+	30, // 55: had.v1.Progress.steps:type_name -> had.v1.Step
+	12, // 56: had.v1.Progress.addresses:type_name -> had.v1.HeldAddress
+	15, // 57: had.v1.Progress.tokens:type_name -> had.v1.HeldToken
+	6,  // 58: had.v1.Released.reporter:type_name -> had.v1.Instance
+	0,  // 59: had.v1.Released.kind:type_name -> had.v1.Evidence.Kind
+	30, // 60: had.v1.Released.steps:type_name -> had.v1.Step
+	5,  // 61: had.v1.HookResult.outcome:type_name -> had.v1.HookResult.Outcome
+	43, // 62: had.v1.HookResult.started:type_name -> google.protobuf.Timestamp
+	43, // 63: had.v1.Freeze.until:type_name -> google.protobuf.Timestamp
+	64, // [64:64] is the sub-list for method output_type
+	64, // [64:64] is the sub-list for method input_type
+	64, // [64:64] is the sub-list for extension type_name
+	64, // [64:64] is the sub-list for extension extendee
+	0,  // [0:64] is the sub-list for field type_name
 }
 
 func init() { file_had_v1_log_proto_init() }
@@ -4118,7 +4208,7 @@ func file_had_v1_log_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_had_v1_log_proto_rawDesc), len(file_had_v1_log_proto_rawDesc)),
 			NumEnums:      6,
-			NumMessages:   36,
+			NumMessages:   37,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -218,6 +218,7 @@ type HealthResponse struct {
 	Checks         []*CheckStatus         `protobuf:"bytes,13,rep,name=checks,proto3" json:"checks,omitempty"`                              // that run on this node at present, in the policy's order
 	Syncs          []*SyncStatus          `protobuf:"bytes,16,rep,name=syncs,proto3" json:"syncs,omitempty"`                                // in the order of the policy
 	Tokens         *TokenHealth           `protobuf:"bytes,15,opt,name=tokens,proto3" json:"tokens,omitempty"`                              // absent: the policy has none
+	Certificates   []*Certificate         `protobuf:"bytes,17,rep,name=certificates,proto3" json:"certificates,omitempty"`                  // in use; none without TLS
 	unknownFields  protoimpl.UnknownFields
 	sizeCache      protoimpl.SizeCache
 }
@@ -346,6 +347,13 @@ func (x *HealthResponse) GetSyncs() []*SyncStatus {
 func (x *HealthResponse) GetTokens() *TokenHealth {
 	if x != nil {
 		return x.Tokens
+	}
+	return nil
+}
+
+func (x *HealthResponse) GetCertificates() []*Certificate {
+	if x != nil {
+		return x.Certificates
 	}
 	return nil
 }
@@ -707,8 +715,11 @@ func (x *InterfacesRequest) GetPolicy() string {
 }
 
 type InterfacesResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Problems      map[string]string      `protobuf:"bytes,1,rep,name=problems,proto3" json:"problems,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"` // by name of the vip block; none: all can be carried
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Problems map[string]string      `protobuf:"bytes,1,rep,name=problems,proto3" json:"problems,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"` // by name of the vip block; none: all can be carried
+	// What of the policy another cluster on the node's host has in its policy, too, by
+	// "vip.NAME" or "volume.NAME": a sentence.
+	Taken         map[string]string `protobuf:"bytes,2,rep,name=taken,proto3" json:"taken,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -746,6 +757,13 @@ func (*InterfacesResponse) Descriptor() ([]byte, []int) {
 func (x *InterfacesResponse) GetProblems() map[string]string {
 	if x != nil {
 		return x.Problems
+	}
+	return nil
+}
+
+func (x *InterfacesResponse) GetTaken() map[string]string {
+	if x != nil {
+		return x.Taken
 	}
 	return nil
 }
@@ -1168,7 +1186,7 @@ const file_had_v1_peer_proto_rawDesc = "" +
 	"\x0fProposeResponse\x12\x14\n" +
 	"\x05index\x18\x01 \x01(\x04R\x05index\x12\x18\n" +
 	"\arefused\x18\x02 \x01(\tR\arefused\"\x0f\n" +
-	"\rHealthRequest\"\xf4\x03\n" +
+	"\rHealthRequest\"\xad\x04\n" +
 	"\x0eHealthResponse\x12,\n" +
 	"\binstance\x18\x01 \x01(\v2\x10.had.v1.InstanceR\binstance\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\tR\aversion\x12\x1a\n" +
@@ -1184,7 +1202,8 @@ const file_had_v1_peer_proto_rawDesc = "" +
 	"\x06layers\x18\v \x03(\tR\x06layers\x12+\n" +
 	"\x06checks\x18\r \x03(\v2\x13.had.v1.CheckStatusR\x06checks\x12(\n" +
 	"\x05syncs\x18\x10 \x03(\v2\x12.had.v1.SyncStatusR\x05syncs\x12+\n" +
-	"\x06tokens\x18\x0f \x01(\v2\x13.had.v1.TokenHealthR\x06tokens\"P\n" +
+	"\x06tokens\x18\x0f \x01(\v2\x13.had.v1.TokenHealthR\x06tokens\x127\n" +
+	"\fcertificates\x18\x11 \x03(\v2\x13.had.v1.CertificateR\fcertificates\"P\n" +
 	"\vTokenHealth\x12\x15\n" +
 	"\x06key_id\x18\x01 \x01(\tR\x05keyId\x12*\n" +
 	"\x06places\x18\x02 \x03(\v2\x12.had.v1.TokenPlaceR\x06places\"h\n" +
@@ -1213,10 +1232,15 @@ const file_had_v1_peer_proto_rawDesc = "" +
 	"\x05ready\x18\x01 \x01(\bR\x05ready\x12\x18\n" +
 	"\areasons\x18\x02 \x03(\tR\areasons\"+\n" +
 	"\x11InterfacesRequest\x12\x16\n" +
-	"\x06policy\x18\x01 \x01(\tR\x06policy\"\x97\x01\n" +
+	"\x06policy\x18\x01 \x01(\tR\x06policy\"\x8e\x02\n" +
 	"\x12InterfacesResponse\x12D\n" +
-	"\bproblems\x18\x01 \x03(\v2(.had.v1.InterfacesResponse.ProblemsEntryR\bproblems\x1a;\n" +
+	"\bproblems\x18\x01 \x03(\v2(.had.v1.InterfacesResponse.ProblemsEntryR\bproblems\x12;\n" +
+	"\x05taken\x18\x02 \x03(\v2%.had.v1.InterfacesResponse.TakenEntryR\x05taken\x1a;\n" +
 	"\rProblemsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\x1a8\n" +
+	"\n" +
+	"TakenEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"K\n" +
 	"\x0fHandOverRequest\x12\x1d\n" +
@@ -1268,7 +1292,7 @@ func file_had_v1_peer_proto_rawDescGZIP() []byte {
 }
 
 var file_had_v1_peer_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_had_v1_peer_proto_msgTypes = make([]protoimpl.MessageInfo, 20)
+var file_had_v1_peer_proto_msgTypes = make([]protoimpl.MessageInfo, 21)
 var file_had_v1_peer_proto_goTypes = []any{
 	(CheckStatus_State)(0),       // 0: had.v1.CheckStatus.State
 	(*ProposeRequest)(nil),       // 1: had.v1.ProposeRequest
@@ -1291,48 +1315,52 @@ var file_had_v1_peer_proto_goTypes = []any{
 	(*ContactRequest)(nil),       // 18: had.v1.ContactRequest
 	(*ContactResponse)(nil),      // 19: had.v1.ContactResponse
 	nil,                          // 20: had.v1.InterfacesResponse.ProblemsEntry
-	(*Command)(nil),              // 21: had.v1.Command
-	(*Instance)(nil),             // 22: had.v1.Instance
-	(*SyncStatus)(nil),           // 23: had.v1.SyncStatus
-	(*Farewell)(nil),             // 24: had.v1.Farewell
-	(*Secured)(nil),              // 25: had.v1.Secured
-	(*InspectRequest)(nil),       // 26: had.v1.InspectRequest
-	(*InspectResponse)(nil),      // 27: had.v1.InspectResponse
+	nil,                          // 21: had.v1.InterfacesResponse.TakenEntry
+	(*Command)(nil),              // 22: had.v1.Command
+	(*Instance)(nil),             // 23: had.v1.Instance
+	(*SyncStatus)(nil),           // 24: had.v1.SyncStatus
+	(*Certificate)(nil),          // 25: had.v1.Certificate
+	(*Farewell)(nil),             // 26: had.v1.Farewell
+	(*Secured)(nil),              // 27: had.v1.Secured
+	(*InspectRequest)(nil),       // 28: had.v1.InspectRequest
+	(*InspectResponse)(nil),      // 29: had.v1.InspectResponse
 }
 var file_had_v1_peer_proto_depIdxs = []int32{
-	21, // 0: had.v1.ProposeRequest.command:type_name -> had.v1.Command
-	22, // 1: had.v1.HealthResponse.instance:type_name -> had.v1.Instance
+	22, // 0: had.v1.ProposeRequest.command:type_name -> had.v1.Command
+	23, // 1: had.v1.HealthResponse.instance:type_name -> had.v1.Instance
 	7,  // 2: had.v1.HealthResponse.checks:type_name -> had.v1.CheckStatus
-	23, // 3: had.v1.HealthResponse.syncs:type_name -> had.v1.SyncStatus
+	24, // 3: had.v1.HealthResponse.syncs:type_name -> had.v1.SyncStatus
 	5,  // 4: had.v1.HealthResponse.tokens:type_name -> had.v1.TokenHealth
-	6,  // 5: had.v1.TokenHealth.places:type_name -> had.v1.TokenPlace
-	0,  // 6: had.v1.CheckStatus.state:type_name -> had.v1.CheckStatus.State
-	20, // 7: had.v1.InterfacesResponse.problems:type_name -> had.v1.InterfacesResponse.ProblemsEntry
-	24, // 8: had.v1.TakeFarewellRequest.farewell:type_name -> had.v1.Farewell
-	25, // 9: had.v1.TakeSecuredRequest.secured:type_name -> had.v1.Secured
-	1,  // 10: had.v1.Peer.Propose:input_type -> had.v1.ProposeRequest
-	3,  // 11: had.v1.Peer.Health:input_type -> had.v1.HealthRequest
-	8,  // 12: had.v1.Peer.Prepare:input_type -> had.v1.PrepareRequest
-	10, // 13: had.v1.Peer.Interfaces:input_type -> had.v1.InterfacesRequest
-	12, // 14: had.v1.Peer.HandOver:input_type -> had.v1.HandOverRequest
-	14, // 15: had.v1.Peer.TakeFarewell:input_type -> had.v1.TakeFarewellRequest
-	16, // 16: had.v1.Peer.TakeSecured:input_type -> had.v1.TakeSecuredRequest
-	18, // 17: had.v1.Peer.Contact:input_type -> had.v1.ContactRequest
-	26, // 18: had.v1.Peer.Inspect:input_type -> had.v1.InspectRequest
-	2,  // 19: had.v1.Peer.Propose:output_type -> had.v1.ProposeResponse
-	4,  // 20: had.v1.Peer.Health:output_type -> had.v1.HealthResponse
-	9,  // 21: had.v1.Peer.Prepare:output_type -> had.v1.PrepareResponse
-	11, // 22: had.v1.Peer.Interfaces:output_type -> had.v1.InterfacesResponse
-	13, // 23: had.v1.Peer.HandOver:output_type -> had.v1.HandOverResponse
-	15, // 24: had.v1.Peer.TakeFarewell:output_type -> had.v1.TakeFarewellResponse
-	17, // 25: had.v1.Peer.TakeSecured:output_type -> had.v1.TakeSecuredResponse
-	19, // 26: had.v1.Peer.Contact:output_type -> had.v1.ContactResponse
-	27, // 27: had.v1.Peer.Inspect:output_type -> had.v1.InspectResponse
-	19, // [19:28] is the sub-list for method output_type
-	10, // [10:19] is the sub-list for method input_type
-	10, // [10:10] is the sub-list for extension type_name
-	10, // [10:10] is the sub-list for extension extendee
-	0,  // [0:10] is the sub-list for field type_name
+	25, // 5: had.v1.HealthResponse.certificates:type_name -> had.v1.Certificate
+	6,  // 6: had.v1.TokenHealth.places:type_name -> had.v1.TokenPlace
+	0,  // 7: had.v1.CheckStatus.state:type_name -> had.v1.CheckStatus.State
+	20, // 8: had.v1.InterfacesResponse.problems:type_name -> had.v1.InterfacesResponse.ProblemsEntry
+	21, // 9: had.v1.InterfacesResponse.taken:type_name -> had.v1.InterfacesResponse.TakenEntry
+	26, // 10: had.v1.TakeFarewellRequest.farewell:type_name -> had.v1.Farewell
+	27, // 11: had.v1.TakeSecuredRequest.secured:type_name -> had.v1.Secured
+	1,  // 12: had.v1.Peer.Propose:input_type -> had.v1.ProposeRequest
+	3,  // 13: had.v1.Peer.Health:input_type -> had.v1.HealthRequest
+	8,  // 14: had.v1.Peer.Prepare:input_type -> had.v1.PrepareRequest
+	10, // 15: had.v1.Peer.Interfaces:input_type -> had.v1.InterfacesRequest
+	12, // 16: had.v1.Peer.HandOver:input_type -> had.v1.HandOverRequest
+	14, // 17: had.v1.Peer.TakeFarewell:input_type -> had.v1.TakeFarewellRequest
+	16, // 18: had.v1.Peer.TakeSecured:input_type -> had.v1.TakeSecuredRequest
+	18, // 19: had.v1.Peer.Contact:input_type -> had.v1.ContactRequest
+	28, // 20: had.v1.Peer.Inspect:input_type -> had.v1.InspectRequest
+	2,  // 21: had.v1.Peer.Propose:output_type -> had.v1.ProposeResponse
+	4,  // 22: had.v1.Peer.Health:output_type -> had.v1.HealthResponse
+	9,  // 23: had.v1.Peer.Prepare:output_type -> had.v1.PrepareResponse
+	11, // 24: had.v1.Peer.Interfaces:output_type -> had.v1.InterfacesResponse
+	13, // 25: had.v1.Peer.HandOver:output_type -> had.v1.HandOverResponse
+	15, // 26: had.v1.Peer.TakeFarewell:output_type -> had.v1.TakeFarewellResponse
+	17, // 27: had.v1.Peer.TakeSecured:output_type -> had.v1.TakeSecuredResponse
+	19, // 28: had.v1.Peer.Contact:output_type -> had.v1.ContactResponse
+	29, // 29: had.v1.Peer.Inspect:output_type -> had.v1.InspectResponse
+	21, // [21:30] is the sub-list for method output_type
+	12, // [12:21] is the sub-list for method input_type
+	12, // [12:12] is the sub-list for extension type_name
+	12, // [12:12] is the sub-list for extension extendee
+	0,  // [0:12] is the sub-list for field type_name
 }
 
 func init() { file_had_v1_peer_proto_init() }
@@ -1349,7 +1377,7 @@ func file_had_v1_peer_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_had_v1_peer_proto_rawDesc), len(file_had_v1_peer_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   20,
+			NumMessages:   21,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
