@@ -1,8 +1,6 @@
 package cluster
 
 import (
-	"crypto/sha256"
-	"encoding/hex"
 	"fmt"
 	"slices"
 	"time"
@@ -31,6 +29,12 @@ func (s *State) Apply(e Entry, cmd *hadv1.Command) Verdict {
 		v.Refused = s.applyBirth(e, cmd, r.Birth)
 	case *hadv1.Command_PolicyApply:
 		v.Refused = s.applyPolicy(e, cmd, r.PolicyApply)
+	case *hadv1.Command_PolicyConfirm:
+		v.Refused = s.applyPolicyConfirm(e, cmd, r.PolicyConfirm)
+	case *hadv1.Command_PolicyUndo:
+		v.Refused = s.applyPolicyUndo(e, cmd, r.PolicyUndo)
+	case *hadv1.Command_Extend:
+		v.Refused = s.applyExtend(e, cmd, r.Extend)
 	case *hadv1.Command_Acquire:
 		v.Refused = s.applyAcquire(e, cmd, r.Acquire)
 	case *hadv1.Command_LeaseRenew:
@@ -84,21 +88,6 @@ func (s *State) applyBirth(e Entry, cmd *hadv1.Command, b *hadv1.Birth) string {
 	}
 	s.birth = b
 	s.record(e, cmd, &hadv1.Event{Node: cmd.GetProposer(), Body: &hadv1.Event_Birth{Birth: b}})
-	return ""
-}
-
-func (s *State) applyPolicy(e Entry, cmd *hadv1.Command, p *hadv1.PolicyApply) string {
-	if current := s.policy.GetVersion(); p.GetExpectedVersion() != current {
-		return refuse("the policy is at version %d, not %d: somebody applied one meanwhile; look at it and apply again", current, p.GetExpectedVersion())
-	}
-	sum := sha256.Sum256([]byte(p.GetText()))
-	s.policy = &hadv1.Policy{
-		Version: s.policy.GetVersion() + 1, Text: p.GetText(), Digest: hex.EncodeToString(sum[:]),
-		At: cmd.GetAt(), By: p.GetBy(), Reason: p.GetReason(), Index: e.Index,
-	}
-	// The new policy may mend what made a node fail.
-	s.nodes, s.failing = map[string]*hadv1.NodeRecord{}, nil
-	s.record(e, cmd, &hadv1.Event{Node: cmd.GetProposer(), Body: &hadv1.Event_PolicyApplied{PolicyApplied: p}})
 	return ""
 }
 

@@ -42,6 +42,7 @@ type model struct {
 	mounting  map[uint64]bool   // epochs whose owner may have mounted
 	mounts    int               // epochs that got as far
 	secured   int               // epochs whose volumes evidence has made safe
+	grown     int               // epochs without volumes that got some
 }
 
 // openEpoch is an epoch that isn't closed.
@@ -125,8 +126,8 @@ func runRandom(t *testing.T, r *rand.Rand, commands int) {
 	if m.handed < 1 || m.parted < 3 {
 		t.Errorf("%d epochs were handed over, %d closed by a wait or a guard's word: the mix tests too little", m.handed, m.parted)
 	}
-	if m.mounts < 5 || m.secured < 3 {
-		t.Errorf("%d epochs got as far as to mount, %d were secured: the mix tests too little", m.mounts, m.secured)
+	if m.mounts < 5 || m.secured < 3 || m.grown < 1 {
+		t.Errorf("%d epochs got as far as to mount, %d were secured, %d got volumes later: the mix tests too little", m.mounts, m.secured, m.grown)
 	}
 	if refusals < commands/10 || refusals > commands*9/10 {
 		t.Errorf("%d of %d commands were refused: the mix tests too little", refusals, commands)
@@ -177,6 +178,8 @@ func (m *model) accepted(l *log, term uint64, cmd *hadv1.Command) {
 			fatal("a renewal; open is %+v", e)
 		}
 		e.lease = l.index
+	case cmd.GetExtend() != nil:
+		m.extended(cmd.GetExtend(), term, fatal)
 	case cmd.GetWaited() != nil:
 		ev := cmd.GetWaited().GetEvidence()
 		e := m.open[ev.GetEpoch()]
@@ -354,7 +357,9 @@ func (g *generator) near(n uint64) uint64 {
 
 func (g *generator) command(l *log, m *model) *hadv1.Command {
 	newest := m.newest()
-	switch n := g.r.IntN(128); {
+	switch n := g.r.IntN(136); {
+	case n >= 128:
+		return g.extend(l, m)
 	case n >= 122:
 		return g.notify(l)
 	case n < 25:
@@ -386,7 +391,7 @@ func (g *generator) command(l *log, m *model) *hadv1.Command {
 	case n < 95:
 		return moveEndCmd(g.operation(l, m))
 	case n < 98:
-		return policyCmd(g.near(l.state.View().Policy.GetVersion()), fmt.Sprintf("policy %d", l.index))
+		return g.policy(l)
 	}
 	return birthCmd(testBirth())
 }

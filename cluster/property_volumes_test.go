@@ -1,7 +1,10 @@
 package cluster
 
 import (
+	"fmt"
 	"time"
+
+	"google.golang.org/protobuf/proto"
 
 	hadv1 "had/proto/had/v1"
 )
@@ -68,4 +71,51 @@ func (g *generator) evidence(m *model) *hadv1.Command {
 		proposer = g.node()
 	}
 	return securedCmd(proposer, r)
+}
+
+// extended checks that only the owner of an epoch that goes on has given it more.
+func (m *model) extended(x *hadv1.Extend, term uint64, fatal func(string, ...any)) {
+	m.t.Helper()
+	e := m.open[x.GetEpoch()]
+	if e == nil || e.handed || e.secured || m.move != nil || x.GetTerm() != term || !proto.Equal(x.GetInstance(), m.owner[x.GetEpoch()]) {
+		fatal("more volumes; open is %+v", e)
+	}
+	if !e.volumes {
+		m.grown++
+	}
+	e.volumes = true
+}
+
+// extend gives an open epoch a volume more.
+func (g *generator) extend(l *log, m *model) *hadv1.Command {
+	epoch := g.near(g.pick(m))
+	in := m.owner[epoch]
+	if in == nil || g.wrong() {
+		in = g.instance(g.node())
+	}
+	terms := laterTerms()
+	if c := l.state.View().Claim(epoch); len(c.GetVolumes()) > 0 && !g.wrong() {
+		terms = c.GetTerms()
+	}
+	name := fmt.Sprintf("more%d", g.r.IntN(3))
+	device := name
+	if g.wrong() {
+		device = "other"
+	}
+	return extendCmd(in, g.near(g.term), epoch, terms, &hadv1.HeldVolume{Name: name, Device: "LABEL=" + device, Path: "/srv/" + name})
+}
+
+// policy is another policy, now and then on trial, or the end of a trial.
+func (g *generator) policy(l *log) *hadv1.Command {
+	view := l.state.View()
+	version := g.near(view.Policy.GetVersion())
+	switch {
+	case view.Trial != nil && g.r.IntN(3) == 0:
+		return confirmCmd(version)
+	case view.Trial != nil && !g.wrong():
+		return undoCmd(version)
+	case g.r.IntN(3) == 0:
+		return trialCmd(version, fmt.Sprintf("policy %d", l.index), time.Minute)
+	}
+	return policyCmd(version, fmt.Sprintf("policy %d", l.index))
 }

@@ -64,6 +64,7 @@ func (s *State) message() *hadv1.State {
 		History: s.history, EventsDropped: s.dropped, DoubtedEpoch: s.doubted,
 		Tokens: s.tokens, Notify: s.notify, Syncs: s.syncs,
 		Frozen: s.frozen, Failing: s.failing, Failovers: s.failovers, Held: s.held,
+		EarlierPolicies: s.earlier, PolicyTrial: s.trial,
 	}
 	for _, n := range s.nodes {
 		m.Nodes = append(m.Nodes, n)
@@ -88,6 +89,7 @@ func stateFrom(m *hadv1.State) *State {
 	s.history, s.dropped, s.doubted = m.GetHistory(), m.GetEventsDropped(), m.GetDoubtedEpoch()
 	s.tokens, s.notify, s.syncs = m.GetTokens(), m.GetNotify(), m.GetSyncs()
 	s.frozen, s.failing, s.failovers, s.held = m.GetFrozen(), m.GetFailing(), m.GetFailovers(), m.GetHeld()
+	s.earlier, s.trial = m.GetEarlierPolicies(), m.GetPolicyTrial()
 	for _, d := range m.GetDrained() {
 		s.drained[d.GetNode()] = d
 	}

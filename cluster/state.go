@@ -46,6 +46,9 @@ type State struct {
 	failing   []*hadv1.FailingCheck   // by node and check
 	failovers []*hadv1.Failover       // that the limits count, oldest first
 	held      *hadv1.Held             // nil: it isn't
+
+	earlier []*hadv1.Policy    // that were in force before policy, oldest first; see boundPolicies
+	trial   *hadv1.PolicyTrial // of policy; nil: it is there for good
 }
 
 type streamKey struct{ nodeID, stream string }
@@ -78,6 +81,9 @@ type View struct {
 	FailingChecks []*hadv1.FailingCheck   // as each node said last, by node and check
 	Failovers     []*hadv1.Failover       // caused by checks or scripts, oldest first
 	Held          *hadv1.Held             // nil: it isn't
+
+	EarlierPolicies []*hadv1.Policy    // oldest first; older ones have no text any more
+	Trial           *hadv1.PolicyTrial // of Policy: it is undone unless it is confirmed; nil: it is there for good
 }
 
 // View returns the state without its history.
@@ -88,6 +94,7 @@ func (s *State) View() View {
 		Nodes: maps.Clone(s.nodes), Move: s.move, LastMove: s.lastMove, Doubted: s.doubted,
 		Tokens: s.tokens, Notify: s.notify, Syncs: s.syncs,
 		Frozen: s.frozen, Drained: maps.Clone(s.drained), FailingChecks: s.failing, Failovers: s.failovers, Held: s.held,
+		EarlierPolicies: s.earlier, Trial: s.trial,
 	}
 }
 

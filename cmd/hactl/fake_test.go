@@ -275,6 +275,18 @@ func (f *fakeHA) PolicyShow(ctx context.Context, r *hadv1.PolicyShowRequest) (*h
 	return unary(ctx, f, "PolicyShow", r, &hadv1.PolicyShowResponse{})
 }
 
+func (f *fakeHA) PolicyPlan(ctx context.Context, r *hadv1.PolicyPlanRequest) (*hadv1.PolicyPlanResponse, error) {
+	return unary(ctx, f, "PolicyPlan", r, &hadv1.PolicyPlanResponse{})
+}
+
+func (f *fakeHA) PolicyConfirm(ctx context.Context, r *hadv1.PolicyConfirmRequest) (*hadv1.PolicyConfirmResponse, error) {
+	return unary(ctx, f, "PolicyConfirm", r, &hadv1.PolicyConfirmResponse{})
+}
+
+func (f *fakeHA) PolicyVersions(ctx context.Context, r *hadv1.PolicyVersionsRequest) (*hadv1.PolicyVersionsResponse, error) {
+	return unary(ctx, f, "PolicyVersions", r, &hadv1.PolicyVersionsResponse{})
+}
+
 func (f *fakeHA) Timing(ctx context.Context, r *hadv1.TimingRequest) (*hadv1.TimingResponse, error) {
 	return unary(ctx, f, "Timing", r, &hadv1.TimingResponse{})
 }

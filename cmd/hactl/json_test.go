@@ -39,7 +39,7 @@ func TestDocument(t *testing.T) {
 		{
 			"empty lists and absent messages",
 			&hadv1.PolicySummary{Version: 3},
-			`{"schema_version":1,"version":3,"digest":"","at":null,"by":"","vips":[],"volumes":[],"fence_methods":[]}`,
+			`{"schema_version":1,"version":3,"digest":"","at":null,"by":"","vips":[],"volumes":[],"fence_methods":[],"trial":null}`,
 		},
 		{
 			"only the member of a oneof that is set",

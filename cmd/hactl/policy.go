@@ -16,12 +16,15 @@ func (c *cli) newPolicy() *cobra.Command {
 		Use:   "policy",
 		Short: "Check, apply and show what the cluster owns",
 		Long:  "Check, apply and show the policy: what the cluster owns and how it moves.",
-		Example: `  hactl policy validate policy.hcl
+		Example: `  hactl policy plan policy.hcl
   hactl policy apply policy.hcl --reason "second address"
-  hactl policy show > policy.hcl`,
+  hactl policy export > policy.hcl`,
 		SuggestionsMinimumDistance: 2,
 	}
-	cmd.AddCommand(c.newPolicyValidate(), c.newPolicyApply(), c.newPolicyShow())
+	cmd.AddCommand(
+		c.newPolicyInit(), c.newPolicyFmt(), c.newPolicyValidate(), c.newPolicyPlan(), c.newPolicyApply(), c.newPolicyConfirm(),
+		c.newPolicyShow(), c.newPolicyHistory(), c.newPolicyRollback(), c.newPolicyExport(),
+	)
 	group(cmd)
 	return cmd
 }

@@ -61,8 +61,12 @@ func describe(e *hadv1.Event, v view) (string, style) {
 	case *hadv1.Event_Birth:
 		return describeBirth(body.Birth), plain
 	case *hadv1.Event_PolicyApplied:
-		p := body.PolicyApplied
-		return fmt.Sprintf("policy version %d applied%s%s", p.GetExpectedVersion()+1, by(p.GetBy()), colon(p.GetReason())), plain
+		return describePolicy(body.PolicyApplied, v)
+	case *hadv1.Event_PolicyConfirmed:
+		p := body.PolicyConfirmed
+		return fmt.Sprintf("policy version %d confirmed%s%s", p.GetVersion(), by(p.GetBy()), colon(p.GetReason())), plain
+	case *hadv1.Event_Extended:
+		return describeExtended(body.Extended), plain
 	case *hadv1.Event_Acquired:
 		return "acquired " + taken(body.Acquired) + colon(body.Acquired.GetCause()), bold
 	case *hadv1.Event_Progress:

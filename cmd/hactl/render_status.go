@@ -90,7 +90,11 @@ func (p *page) ownership(s *hadv1.StatusResponse) {
 		if policy.GetBy() != "" {
 			text += " by " + policy.GetBy()
 		}
-		p.entry("policy   ", plain, text)
+		style := plain
+		if t := policy.GetTrial(); t != nil {
+			text, style = text+", undone at "+p.stamp(t.GetUntil(), toTheSecond)+" unless confirmed", yellow
+		}
+		p.entry("policy   ", style, text)
 	}
 	p.notifications(s)
 }

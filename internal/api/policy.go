@@ -6,6 +6,8 @@ import (
 	"sync"
 	"time"
 
+	"google.golang.org/protobuf/types/known/timestamppb"
+
 	"had/internal/policy"
 	hadv1 "had/proto/had/v1"
 )
@@ -93,6 +95,9 @@ func (s *Server) PolicyValidate(ctx context.Context, req *hadv1.PolicyValidateRe
 // PolicyApply implements HA. A policy with errors is answered with its
 // diagnostics and changes nothing.
 func (s *Server) PolicyApply(ctx context.Context, req *hadv1.PolicyApplyRequest) (*hadv1.PolicyApplyResponse, error) {
+	if err := s.fillIn(ctx, &req.Text, &req.Filename, req.GetRollbackTo()); err != nil {
+		return nil, err
+	}
 	diags := s.check(ctx, req.GetFilename(), req.GetText())
 	if diags.HasErrors() {
 		return &hadv1.PolicyApplyResponse{Diagnostics: diagnostics(diags)}, nil
@@ -115,15 +120,25 @@ func (s *Server) apply(ctx context.Context, req *hadv1.PolicyApplyRequest, diags
 	// With the version it was made from, the next one is a retry's own work.
 	same := view.Policy != nil && view.Policy.GetText() == req.GetText()
 	if same && (expected == view.Policy.GetVersion() || req.GetCheckVersion() && expected+1 == view.Policy.GetVersion()) {
-		return &hadv1.PolicyApplyResponse{Version: view.Policy.GetVersion(), Unchanged: true, Diagnostics: diagnostics(diags), Index: view.Policy.GetIndex()}, nil
+		return &hadv1.PolicyApplyResponse{
+			Version: view.Policy.GetVersion(), Unchanged: true, Diagnostics: diagnostics(diags), Index: view.Policy.GetIndex(), Trial: view.Trial,
+		}, nil
 	}
-	v, err := s.cfg.Node.Propose(ctx, &hadv1.Command{Record: &hadv1.Command_PolicyApply{PolicyApply: &hadv1.PolicyApply{
-		ExpectedVersion: expected, Text: req.GetText(), By: req.GetBy(), Reason: req.GetReason(),
-	}}})
+	p := &hadv1.PolicyApply{ExpectedVersion: expected, Text: req.GetText(), By: req.GetBy(), Reason: req.GetReason(), OfVersion: req.GetRollbackTo()}
+	if req.GetRollbackTo() != 0 {
+		p.Kind = hadv1.PolicyApply_KIND_ROLLBACK
+	}
+	resp := &hadv1.PolicyApplyResponse{Version: expected + 1, Diagnostics: diagnostics(diags)}
+	if d := req.GetConfirmWithinNs(); d != 0 {
+		p.ConfirmWithinNs, p.ConfirmUntil = d, timestamppb.New(time.Now().Add(time.Duration(d)))
+		resp.Trial = &hadv1.PolicyTrial{Version: expected + 1, WithinNs: d, Until: p.GetConfirmUntil()}
+	}
+	v, err := s.cfg.Node.Propose(ctx, &hadv1.Command{Record: &hadv1.Command_PolicyApply{PolicyApply: p}})
 	if err != nil {
 		return nil, err
 	}
-	return &hadv1.PolicyApplyResponse{Version: expected + 1, Diagnostics: diagnostics(diags), Index: v.Index}, nil
+	resp.Index = v.Index
+	return resp, nil
 }
 
 // PolicyShow implements HA.
@@ -132,5 +147,9 @@ func (s *Server) PolicyShow(ctx context.Context, req *hadv1.PolicyShowRequest) (
 		return c.PolicyShow(ctx, req)
 	}
 	view, _ := s.cfg.Node.View()
-	return &hadv1.PolicyShowResponse{Policy: view.Policy}, nil
+	if v := req.GetVersion(); v != 0 && v != view.Policy.GetVersion() {
+		p, err := keptVersion(view, v)
+		return &hadv1.PolicyShowResponse{Policy: p}, err
+	}
+	return &hadv1.PolicyShowResponse{Policy: view.Policy, Trial: view.Trial}, nil
 }

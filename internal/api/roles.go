@@ -28,6 +28,8 @@ func roleFor(method string) (pki.Role, bool) {
 		hadv1.HA_Watch_FullMethodName,
 		hadv1.HA_PolicyValidate_FullMethodName,
 		hadv1.HA_PolicyShow_FullMethodName,
+		hadv1.HA_PolicyPlan_FullMethodName,
+		hadv1.HA_PolicyVersions_FullMethodName,
 		hadv1.HA_TokenShow_FullMethodName,
 		hadv1.HA_Timing_FullMethodName,
 		hadv1.HA_Version_FullMethodName,
@@ -49,6 +51,7 @@ func roleFor(method string) (pki.Role, bool) {
 	case hadv1.HA_ConfirmFence_FullMethodName,
 		hadv1.HA_SyncResume_FullMethodName, // it may overwrite the newest copy
 		hadv1.HA_PolicyApply_FullMethodName,
+		hadv1.HA_PolicyConfirm_FullMethodName,
 		hadv1.HA_TokenSet_FullMethodName,
 		hadv1.HA_TokenForget_FullMethodName,
 		hadv1.HA_TokenKey_FullMethodName,

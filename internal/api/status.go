@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"had/cluster"
@@ -102,7 +103,7 @@ func (s *Server) status(fresh *hadv1.Freshness) *hadv1.StatusResponse {
 	resp := &hadv1.StatusResponse{
 		Cluster: s.cfg.Cluster, ClusterId: view.Birth.GetClusterId(), AnsweredBy: s.cfg.Self,
 		Leader: l.Leader, Term: l.Term, Freshness: fresh, At: timestamppb.Now(),
-		Ownership: s.ownership(view, local, fresh), Policy: summary(view.Policy), Syncs: syncs(view),
+		Ownership: s.ownership(view, local, fresh), Policy: summary(view), Syncs: syncs(view),
 	}
 	if l.Leading {
 		resp.Leader = s.cfg.Self
@@ -118,15 +119,19 @@ func (s *Server) status(fresh *hadv1.Freshness) *hadv1.StatusResponse {
 	if o := resp.GetOwnership(); o.GetState() == hadv1.Ownership_STATE_UNOWNED && namesNothing(resp.GetPolicy()) {
 		o.State = hadv1.Ownership_STATE_NO_POLICY // one that names nothing
 	}
+	if o := resp.GetOwnership(); o.GetState() == hadv1.Ownership_STATE_OWNED {
+		o.Volumes = stillThere(o.GetVolumes(), resp.GetPolicy().GetVolumes())
+	}
 	resp.Tokens = tokenSummaries(view, inForce(view.Policy))
 	resp.Warnings = append(s.warnings(resp), s.hooksDiffer(own, local)...)
+	resp.Warnings = append(resp.Warnings, policyWarnings(resp)...)
 	resp.Warnings = append(resp.Warnings, heldSyncs(resp)...)
 	resp.Warnings = append(resp.Warnings, tokensDiffer(resp)...)
 	resp.Warnings = append(resp.Warnings, s.cfg.Problems()...)
 	resp.Warnings = append(resp.Warnings, notify.Warnings(resp.GetNotify(), time.Now())...)
 	resp.Failback = local.Failback
 	steered(resp, view)
-	resp.Next = cmp.Or(next(resp), nextResume(resp))
+	resp.Next = cmp.Or(next(resp), nextTrial(resp), nextResume(resp))
 	return resp
 }
 
@@ -212,11 +217,12 @@ func ofAnEarlierTurn(n *hadv1.NodeStatus, resp *hadv1.StatusResponse) bool {
 		n.GetLastSeenMs() > ms(resp.GetAt().AsTime().Sub(o.GetSince().AsTime()))
 }
 
-func summary(p *hadv1.Policy) *hadv1.PolicySummary {
+func summary(view cluster.View) *hadv1.PolicySummary {
+	p := view.Policy
 	if p == nil {
 		return nil
 	}
-	out := &hadv1.PolicySummary{Version: p.GetVersion(), Digest: p.GetDigest(), At: p.GetAt(), By: p.GetBy()}
+	out := &hadv1.PolicySummary{Version: p.GetVersion(), Digest: p.GetDigest(), At: p.GetAt(), By: p.GetBy(), Trial: view.Trial}
 	parsed := inForce(p)
 	if parsed == nil {
 		return out // its nodes say so in their problems
@@ -229,6 +235,17 @@ func summary(p *hadv1.Policy) *hadv1.PolicySummary {
 	}
 	for _, m := range parsed.Fence.Methods {
 		out.FenceMethods = append(out.FenceMethods, string(m))
+	}
+	return out
+}
+
+// stillThere are the volumes of an epoch without those that the policy has given
+// up, which stay the epoch's until it is over.
+func stillThere(held, wanted []*hadv1.HeldVolume) (out []*hadv1.HeldVolume) {
+	for _, h := range held {
+		if slices.ContainsFunc(wanted, func(w *hadv1.HeldVolume) bool { return proto.Equal(w, h) }) {
+			out = append(out, h)
+		}
 	}
 	return out
 }

@@ -79,7 +79,7 @@ func (c *Cluster) start(ctx context.Context) error {
 	if err := c.query(ctx, first, func(doc json.RawMessage) error { return json.Unmarshal(doc, &c.timing) }, "timing"); err != nil {
 		return err
 	}
-	if err := c.show(ctx, first, "policy", "apply", c.places.policy); err != nil {
+	if err := c.show(ctx, first, "policy", "apply", c.places.policy, "--yes"); err != nil {
 		return err
 	}
 	for _, vip := range c.lab.VIPs() {

@@ -100,17 +100,8 @@ func (x *executor) vetoed(ctx context.Context, in Inputs, t *turn, err error) er
 
 // claim is the Acquire of a turn.
 func (x *executor) claim(in Inputs, t *turn, cause string, evidence ...*hadv1.Evidence) *hadv1.Acquire {
-	terms := x.timing.Terms(x.holder.layers()...)
-	terms.ReleaseGraceNs = int64(t.policy.ReleaseGrace)
-	if len(t.volumes) > 0 {
-		terms.VolumeMarginNs = int64(t.policy.Fence.Margin)
-		for _, m := range t.policy.Fence.Methods {
-			terms.FenceMethods = append(terms.FenceMethods, string(m))
-		}
-		t.watchdog = x.armed(t.policy)
-		terms.WatchdogTimeoutNs = int64(t.watchdog)
-		terms.ReservationKey = x.reservationMark(t.policy)
-	}
+	terms := x.terms(t.policy, t.volumes)
+	t.watchdog = time.Duration(terms.GetWatchdogTimeoutNs())
 	a := &hadv1.Acquire{
 		Term: in.Leadership.Term, Instance: x.instance, Terms: terms,
 		PolicyVersion: t.version, Addresses: heldAddresses(t.vips), Evidence: evidence, Cause: cause,

@@ -161,6 +161,9 @@ func (c *Controller) Run(ctx, hard context.Context) error {
 	g.Go(func() error { return c.farewells.Run(tasks) })
 	g.Go(func() error { return c.evidence.Run(tasks) })
 	g.Go(func() error { return c.poller.Run(tasks) })
+	g.Go(func() error {
+		return (&trials{log: c.cfg.Log, now: c.cfg.Clock, logger: c.cfg.Logger.Named("policy")}).Run(tasks)
+	})
 	if c.checks != nil {
 		g.Go(func() error { return c.checks.Run(tasks) })
 	}
@@ -280,9 +283,8 @@ func (c *Controller) gather() (Inputs, <-chan struct{}) {
 	}
 	if holding.Epoch == 0 {
 		in.Earlier = c.neverHeld(view)
-	} else if p != nil {
-		o, _ := c.executor.current()
-		in.Remount = !sameVolumes(o.volumes, StorageVolumes(p))
+	} else if claim := view.Claim(holding.Epoch); p != nil && claim != nil {
+		_, in.Remount = c.executor.volumeChange(claim, p, view.Policy.GetVersion())
 	}
 	in.Unproven = c.executor.unproven() != ""
 	in.Now = c.cfg.Clock() // last: nothing above is newer than it

@@ -41,10 +41,10 @@ type Inputs struct {
 	HandOver   string                    // why the owner must give up at once; empty: it needn't
 	Retire     string                    // why the owner should give up, while it still can serve; empty: it needn't
 	Stopping   bool
-	Remount    bool // the policy's volumes are not those that the held epoch mounted
-	Unproven   bool // it was tried to end the held epoch's volumes by force, and it isn't proven that they are unmounted
-	Prepared   bool // what the next turn needs beforehand has just been done
-	NoMove     bool // the held epoch could not be moved in order when it was tried: release it instead
+	Remount    string // why the policy's volumes need another epoch than the held one; empty: they don't
+	Unproven   bool   // it was tried to end the held epoch's volumes by force, and it isn't proven that they are unmounted
+	Prepared   bool   // what the next turn needs beforehand has just been done
+	NoMove     bool   // the held epoch could not be moved in order when it was tried: release it instead
 	// What people, checks and wishes say: see steer.go.
 	FreezeOver bool              // the freeze's time is over by one of this node's clocks
 	Failing    []check.Result    // the checks that speak against this node, which serves
@@ -375,8 +375,8 @@ func decideHolder(in Inputs) Plan {
 		switch {
 		case ownsNothing(in.Policy):
 			return release("the policy names no address any more")
-		case in.Remount:
-			return release(fmt.Sprintf("policy version %d has other volumes", v))
+		case in.Remount != "":
+			return release(fmt.Sprintf("policy version %d has other volumes: %s", v, in.Remount))
 		}
 		return do(Step{Kind: StepReconfigure, Epoch: h.Epoch, Cause: fmt.Sprintf("policy version %d", v)})
 	}

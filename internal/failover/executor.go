@@ -61,6 +61,7 @@ type executor struct {
 	left     []*leftover     // while there is any, nothing can be reported released
 	prepared *preparation    // of the next turn; nil: none
 	giving   givingUp        // the latest release, finished or not
+	refused  refusedChange   // the latest change of volumes that did not come about
 	busy     string          // what a step is busy with, for status; empty: nothing worth a word
 }
 

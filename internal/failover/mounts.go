@@ -30,6 +30,15 @@ func (m *mounts) admit(epoch uint64, volumes []storage.Volume) {
 	m.epoch, m.all, m.noted = epoch, slices.Clone(volumes), nil
 }
 
+// extend adds volumes to those that may be mounted for epoch.
+func (m *mounts) extend(epoch uint64, more []storage.Volume) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.epoch == epoch {
+		m.all = append(slices.Clone(m.all), without(more, m.all)...)
+	}
+}
+
 // of returns all that may be mounted for epoch, in the order of mounting.
 func (m *mounts) of(epoch uint64) []storage.Volume {
 	if m == nil {

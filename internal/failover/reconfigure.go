@@ -13,14 +13,25 @@ import (
 )
 
 // reconfigure makes the held epoch match a new policy without touching what
-// is in both: the hooks of addresses that go or come are run, the others stay
-// up all the time. After a failure what is up is neither the old policy nor
-// the new one, and the epoch is given up. The volumes are the same: others take
-// an epoch of their own.
+// is in both: the hooks of addresses that go or come are run, volumes that go or
+// come are unmounted or mounted, the others stay all the time. After a failure what
+// is up is neither the old policy nor the new one, and the epoch is given up. It is
+// not before the log has named further volumes, nor for one that can't be unmounted:
+// that one is released in order, with the rest.
 func (x *executor) reconfigure(ctx context.Context, in Inputs, step Step) error {
 	t, err := x.newTurn(in.Policy, in.View.Policy.GetVersion(), x.instance.GetNode())
 	if err == nil {
-		err = x.change(t, step)
+		ch, why := x.volumeChange(in.View.Claim(step.Epoch), in.Policy, t.version)
+		if why != "" {
+			return x.refuse(step.Epoch, t.version, errors.New(why))
+		}
+		if err := x.extend(ctx, in, step, t, ch.come); err != nil {
+			return err
+		}
+		err = x.change(t, step, ch)
+	}
+	if errors.Is(err, errRemount) {
+		return err
 	}
 	if err != nil {
 		x.progress(ctx, &hadv1.Progress{Epoch: step.Epoch, Outcome: hadv1.Progress_OUTCOME_FAILED, Reason: err.Error(), Steps: t.timeline.List()})
@@ -33,11 +44,8 @@ func (x *executor) reconfigure(ctx context.Context, in Inputs, step Step) error 
 	return nil
 }
 
-func (x *executor) change(t *turn, step Step) error {
+func (x *executor) change(t *turn, step Step, ch volumeChange) error {
 	old, leased := x.current()
-	if !sameVolumes(old.volumes, t.volumes) {
-		return errors.New("the policy has other volumes: they need an epoch of their own")
-	}
 	gone, come := difference(old.vips, t.vips), difference(t.vips, old.vips)
 	run := stageRun{epoch: step.Epoch, cause: step.Cause, previous: x.instance.GetNode(), volumes: t.volumes, tokens: t.policy.Tokens, leased: true}
 
@@ -45,7 +53,7 @@ func (x *executor) change(t *turn, step Step) error {
 	// or the next one, then knows of all.
 	all := append(slices.Clone(t.vips), gone...)
 	both := t.owned()
-	both.vips = all
+	both.vips, both.volumes = all, append(slices.Clone(old.volumes), ch.come...)
 	x.setOwned(both)
 	if err := x.journal.SetTenure(x.tenure(step.Epoch, both, t.version)); err != nil {
 		return err
@@ -59,6 +67,12 @@ func (x *executor) change(t *turn, step Step) error {
 		both.stopped[v.Address] = true
 	}
 	x.setOwned(both)
+	if err := x.unmountGone(leased, step.Epoch, t, ch.gone); err != nil {
+		return err
+	}
+	if err := x.mountMore(leased, step.Epoch, t, ch.come); err != nil {
+		return because(leased, err)
+	}
 	if err := x.placeTokens(leased, step.Epoch, t); err != nil {
 		return err
 	}
@@ -75,7 +89,7 @@ func (x *executor) change(t *turn, step Step) error {
 	x.releaseStage(leased, owned{hooks: old.hooks, vips: gone, tokens: old.tokens}, &t.timeline, run, hook.PostRel)
 	x.setOwned(t.owned())
 	if err := x.journal.SetTenure(x.tenure(step.Epoch, t.owned(), t.version)); err != nil {
-		x.logger.Warn("the journal still names addresses that the policy has given up", "epoch", step.Epoch, "error", err)
+		x.logger.Warn("the journal still names what the policy has given up", "epoch", step.Epoch, "error", err)
 	}
 	err = t.timeline.Run("post_acq", func() error {
 		run.goOn = true

@@ -54,7 +54,7 @@ func (x *executor) equip(ctx context.Context, epoch uint64, t *turn, before func
 			return err
 		}
 	}
-	if err := x.mountAll(ctx, epoch, t); err != nil {
+	if err := x.mountAll(ctx, epoch, t, t.volumes); err != nil {
 		return err
 	}
 	return place()

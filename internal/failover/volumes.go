@@ -33,10 +33,10 @@ const (
 // host can write to them.
 var errStillMounted = errors.New("it isn't proven that the volumes are unmounted")
 
-// mountAll mounts the volumes of epoch in their order, once nobody else can
-// write to one. ctx ends with the lease.
-func (x *executor) mountAll(ctx context.Context, epoch uint64, t *turn) error {
-	if len(t.volumes) == 0 {
+// mountAll mounts volumes of epoch in their order, once nobody else can write to
+// one. ctx ends with the lease.
+func (x *executor) mountAll(ctx context.Context, epoch uint64, t *turn, volumes []storage.Volume) error {
+	if len(volumes) == 0 {
 		return nil
 	}
 	defer x.doing("")
@@ -47,7 +47,7 @@ func (x *executor) mountAll(ctx context.Context, epoch uint64, t *turn) error {
 		return err
 	}
 	view, _ := x.log.View()
-	for _, v := range t.volumes {
+	for _, v := range volumes {
 		if err := t.timeline.Run("mount_"+v.Name, func() error { return x.mount(ctx, epoch, v, view.Doubted == 0) }); err != nil {
 			return fmt.Errorf("mount %s (%s) on %s: %w", v.Name, v.Device, v.Path, err)
 		}

@@ -71,8 +71,9 @@ func (s *shelf) Mount(ctx context.Context, epoch uint64, name string, clearMMP b
 		s.mu.Lock()
 		return ctx.Err()
 	}
-	known := tenure != nil && tenure.Epoch == epoch && slices.ContainsFunc(tenure.Volumes, func(v *hadv1.HeldVolume) bool { return v.GetName() == name })
-	if view.Claim(epoch) == nil || len(view.VolumesBlockedBy(epoch)) > 0 || !known {
+	named := func(v *hadv1.HeldVolume) bool { return v.GetName() == name }
+	known := tenure != nil && tenure.Epoch == epoch && slices.ContainsFunc(tenure.Volumes, named)
+	if !slices.ContainsFunc(view.Claim(epoch).GetVolumes(), named) || len(view.VolumesBlockedBy(epoch)) > 0 || !known {
 		s.wrong = append(s.wrong, fmt.Sprintf("mount of %s in epoch %d: open %v, tenure %v", name, epoch, view.Open, tenure))
 	}
 	if err := s.failMount[name]; err != nil {
@@ -86,12 +87,12 @@ func (s *shelf) Mount(ctx context.Context, epoch uint64, name string, clearMMP b
 func (s *shelf) Unmount(ctx context.Context, _ uint64, name string) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.busy != nil {
+	if busy := s.busy; busy != nil {
 		s.mu.Unlock()
 		defer s.mu.Lock()
 		select { // it waits for a while, then looks who it is
 		case <-time.After(2 * time.Second):
-			return s.busy
+			return busy
 		case <-ctx.Done():
 			return fmt.Errorf("it doesn't answer: %w", ctx.Err())
 		}
@@ -504,7 +505,7 @@ func TestDecideWithVolumes(t *testing.T) {
 		}(), "force, finish"},
 		{"other volumes", func() Inputs {
 			in := owner()
-			in.View.Policy, in.Remount = &hadv1.Policy{Version: 2}, true
+			in.View.Policy, in.Remount = &hadv1.Policy{Version: 2}, "their disks are reserved together"
 			return in
 		}(), "release, finish"},
 	} {

@@ -49,7 +49,7 @@ func stateOf(w *Warden) wardenState {
 func (s wardenState) equal(o wardenState) bool {
 	return s.epoch == o.epoch && s.last == o.last && s.ended == o.ended && s.deadline == o.deadline &&
 		slices.Equal(s.addrs, o.addrs) && maps.Equal(s.scripts, o.scripts) &&
-		sameVolumes(s.volumes, o.volumes) && maps.Equal(s.maybe, o.maybe) && s.closed == o.closed
+		len(s.volumes) == len(o.volumes) && beginsWith(s.volumes, o.volumes) && maps.Equal(s.maybe, o.maybe) && s.closed == o.closed
 }
 
 // FuzzMessages gives a guard datagrams of any bytes, and lets deadlines pass

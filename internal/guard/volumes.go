@@ -106,16 +106,32 @@ func (w *Warden) lead() clock.Instant { return clock.Instant(Lead(w.cfg.Margin, 
 // holdable says why an epoch can't be held with these volumes.
 func (w *Warden) holdable(r Request) error {
 	switch {
-	case r.Epoch == w.epoch && !sameVolumes(r.Volumes, w.disks.all):
+	case r.Epoch == w.epoch && !beginsWith(r.Volumes, w.disks.all):
 		return fmt.Errorf("hold epoch %d: its volumes were others when it was held first", r.Epoch)
+	case r.Epoch == w.epoch && len(r.Volumes) > len(w.disks.all) && w.disks.closed:
+		return fmt.Errorf("hold epoch %d: nothing more is mounted for it", r.Epoch)
 	case len(r.Volumes) > 0 && w.cfg.Volumes == nil:
 		return fmt.Errorf("hold epoch %d: this guard mounts nothing", r.Epoch)
 	}
 	return nil
 }
 
-func sameVolumes(a, b []storage.Volume) bool {
-	return slices.EqualFunc(a, b, func(v, w storage.Volume) bool { return reflect.DeepEqual(v, w) })
+// beginsWith reports whether all begins with first: an epoch may get further
+// volumes, and loses none.
+func beginsWith(all, first []storage.Volume) bool {
+	return len(all) >= len(first) && slices.EqualFunc(all[:len(first)], first, func(v, w storage.Volume) bool { return reflect.DeepEqual(v, w) })
+}
+
+// moreVolumes holds those of an epoch that is held, with what it has got since.
+func (w *Warden) moreVolumes(r Request) {
+	if len(r.Volumes) == len(w.disks.all) {
+		return
+	}
+	first := len(w.disks.all) == 0
+	w.disks.all = slices.Clone(r.Volumes)
+	if first {
+		w.openServices(r.Epoch)
+	}
 }
 
 // holdVolumes begins to hold them.
@@ -127,10 +143,16 @@ func (w *Warden) holdVolumes(r Request) {
 	for _, name := range r.Mounted {
 		w.disks.maybe[name] = true
 	}
+	w.openServices(r.Epoch)
+}
+
+// openServices lets the scripts of an epoch leave services running that are ended
+// before its volumes are unmounted.
+func (w *Warden) openServices(epoch uint64) {
 	if w.cfg.Services == nil {
 		return
 	}
-	if err := w.cfg.Services.Open(r.Epoch); err != nil {
+	if err := w.cfg.Services.Open(epoch); err != nil {
 		w.cfg.Logger.Warn("what hooks leave running has no control group of its own; when a volume must go, only what is seen to use it is ended", "error", err)
 	}
 }

@@ -182,6 +182,29 @@ func TestRequestsForVolumesThatAreRefused(t *testing.T) {
 	})
 }
 
+// An epoch may get volumes while it is held, and then ends like one that had them
+// from the start; what it has it can't lose.
+func TestAnEpochGetsMoreVolumes(t *testing.T) {
+	bubble(t, func(t *testing.T, h *host) {
+		h.hold(7)
+		h.refused("mount of what it doesn't have yet", h.client.Mount(t.Context(), 7, "data", false), "no volumes")
+		for _, volumes := range [][]storage.Volume{twoVolumes()[:1], twoVolumes()} {
+			if err := h.client.Hold(t.Context(), 7, vips(), volumes); err != nil {
+				t.Fatal(err)
+			}
+			if err := h.client.Mount(t.Context(), 7, volumes[len(volumes)-1].Name, false); err != nil {
+				t.Fatal(err)
+			}
+		}
+		h.refused("another order", h.client.Hold(t.Context(), 7, vips(), []storage.Volume{twoVolumes()[1], twoVolumes()[0]}), "others when it was held first")
+		h.refused("none any more", h.client.Hold(t.Context(), 7, vips(), nil), "others when it was held first")
+		h.sleep(testTTL)
+		h.unmounted("its lease has ended")
+		third := append(twoVolumes(), storage.Volume{Name: "third", Device: "LABEL=third", Path: "/srv/third"})
+		h.refused("more after its end", h.client.Hold(t.Context(), 7, vips(), third), "")
+	})
+}
+
 // While a mount hangs, the guard goes on: renewals count, addresses go in time,
 // and had is answered about other things.
 func TestMountThatHangsHoldsNobody(t *testing.T) {

@@ -246,6 +246,7 @@ func (w *Warden) hold(r Request) error {
 		return fmt.Errorf("hold epoch %d: its lease ended before had renewed it", r.Epoch)
 	case r.Epoch == w.epoch:
 		w.cfg.Page.extend(r.Until)
+		w.moreVolumes(r)
 	case w.epoch != 0:
 		return fmt.Errorf("hold epoch %d: epoch %d isn't dropped yet", r.Epoch, w.epoch)
 	case r.Epoch <= w.last:

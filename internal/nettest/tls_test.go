@@ -94,8 +94,8 @@ func TestCertificates(t *testing.T) {
 	must(t, os.WriteFile(file, []byte(s.policy(s.vips...)), 0o600))
 	names := s.others()
 	s.asked(t, names[0], viewer, []string{"status"}, 0, "lab")
-	s.asked(t, names[0], operator, []string{"policy", "apply", file}, 6, "olga has the role operator, and PolicyApply needs the role admin")
-	s.asked(t, names[1], admin, []string{"policy", "apply", file}, 0)
+	s.asked(t, names[0], operator, []string{"policy", "apply", file, "--yes"}, 6, "olga has the role operator, and PolicyApply needs the role admin")
+	s.asked(t, names[1], admin, []string{"policy", "apply", file, "--yes"}, 0)
 	owner := s.settled(t)
 	target := s.others(owner)[0]
 	s.asked(t, target, viewer, []string{"move", "--to", target}, 6, "victor has the role viewer, and Move needs the role operator")

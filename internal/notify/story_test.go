@@ -117,6 +117,8 @@ func TestStory(t *testing.T) {
 		{"alpha", 0, notice(hadv1.Notice_KIND_SILENT), ""},
 		{"alpha", 0, notice(hadv1.Notice_KIND_BACK), "info node: gamma answers again: gamma answers again."},
 		{"alpha", 0, &hadv1.Event{Body: &hadv1.Event_PolicyApplied{PolicyApplied: &hadv1.PolicyApply{ExpectedVersion: 2, By: "root on alpha", Reason: "more\x1b[2J space"}}}, "info policy: policy version 3 applied: Policy version 3 was applied by root on alpha: more [2J space."},
+		{"alpha", 0, &hadv1.Event{Body: &hadv1.Event_PolicyApplied{PolicyApplied: &hadv1.PolicyApply{ExpectedVersion: 3, By: "ann", ConfirmWithinNs: int64(2 * time.Minute)}}}, "info policy: policy version 4 applied: Policy version 4 was applied, to be confirmed within 2m0s, by ann."},
+		{"alpha", 0, &hadv1.Event{Body: &hadv1.Event_PolicyApplied{PolicyApplied: &hadv1.PolicyApply{ExpectedVersion: 4, OfVersion: 3, By: "had on alpha", Reason: "nobody has confirmed version 4 within 2m0s", Kind: hadv1.PolicyApply_KIND_UNDO}}}, "warning policy: policy version 4 was undone: Policy version 4 was undone, and version 5 is the text of version 3 by had on alpha: nobody has confirmed version 4 within 2m0s."},
 		{"alpha", 0, &hadv1.Event{Body: &hadv1.Event_Notified{Notified: &hadv1.NotifyMark{Outcome: hadv1.NotifyMark_OUTCOME_SENT}}}, ""},
 		{"alpha", 0, &hadv1.Event{Body: &hadv1.Event_Notified{Notified: &hadv1.NotifyMark{Outcome: hadv1.NotifyMark_OUTCOME_GAVE_UP, Channel: "email.ops", Events: 3, Why: "refused"}}}, "warning undelivered: email.ops was given up on: A message of 3 events to email.ops was given up: refused. What it told is in hactl history."},
 		{"alpha", 0, &hadv1.Event{}, ""}, // of a newer version

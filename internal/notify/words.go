@@ -154,6 +154,15 @@ func secured(e *hadv1.Event, r *hadv1.Secured) Item {
 func policyApplied(p *hadv1.PolicyApply) Item {
 	it := Item{Topic: policy.TopicPolicy, Severity: Info, Title: fmt.Sprintf("policy version %d applied", p.GetExpectedVersion()+1)}
 	it.Text = fmt.Sprintf("Policy version %d was applied", p.GetExpectedVersion()+1)
+	switch {
+	case p.GetKind() == hadv1.PolicyApply_KIND_UNDO:
+		it.Severity, it.Title = Warning, fmt.Sprintf("policy version %d was undone", p.GetExpectedVersion())
+		it.Text = fmt.Sprintf("Policy version %d was undone, and version %d is the text of version %d", p.GetExpectedVersion(), p.GetExpectedVersion()+1, p.GetOfVersion())
+	case p.GetKind() == hadv1.PolicyApply_KIND_ROLLBACK:
+		it.Text += fmt.Sprintf(", which is the text of version %d,", p.GetOfVersion())
+	case p.GetConfirmWithinNs() != 0:
+		it.Text += fmt.Sprintf(", to be confirmed within %s,", time.Duration(p.GetConfirmWithinNs()))
+	}
 	if p.GetBy() != "" {
 		it.Text += " by " + p.GetBy()
 	}

@@ -1078,6 +1078,7 @@ type PolicySummary struct {
 	Vips          []*VipSummary          `protobuf:"bytes,5,rep,name=vips,proto3" json:"vips,omitempty"`
 	Volumes       []*HeldVolume          `protobuf:"bytes,6,rep,name=volumes,proto3" json:"volumes,omitempty"`                               // in the order in which they are mounted
 	FenceMethods  []string               `protobuf:"bytes,7,rep,name=fence_methods,json=fenceMethods,proto3" json:"fence_methods,omitempty"` // in the order in which they are tried
+	Trial         *PolicyTrial           `protobuf:"bytes,8,opt,name=trial,proto3" json:"trial,omitempty"`                                   // absent: it is there for good
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1157,6 +1158,13 @@ func (x *PolicySummary) GetVolumes() []*HeldVolume {
 func (x *PolicySummary) GetFenceMethods() []string {
 	if x != nil {
 		return x.FenceMethods
+	}
+	return nil
+}
+
+func (x *PolicySummary) GetTrial() *PolicyTrial {
+	if x != nil {
+		return x.Trial
 	}
 	return nil
 }
@@ -2069,6 +2077,8 @@ type PolicyApplyRequest struct {
 	CheckVersion    bool                   `protobuf:"varint,4,opt,name=check_version,json=checkVersion,proto3" json:"check_version,omitempty"`
 	By              string                 `protobuf:"bytes,5,opt,name=by,proto3" json:"by,omitempty"`
 	Reason          string                 `protobuf:"bytes,6,opt,name=reason,proto3" json:"reason,omitempty"`
+	ConfirmWithinNs int64                  `protobuf:"varint,7,opt,name=confirm_within_ns,json=confirmWithinNs,proto3" json:"confirm_within_ns,omitempty"` // undone after so long, unless it is confirmed; 0: it is for good
+	RollbackTo      uint64                 `protobuf:"varint,8,opt,name=rollback_to,json=rollbackTo,proto3" json:"rollback_to,omitempty"`                  // instead of a text: that of this version
 	unknownFields   protoimpl.UnknownFields
 	sizeCache       protoimpl.SizeCache
 }
@@ -2145,12 +2155,27 @@ func (x *PolicyApplyRequest) GetReason() string {
 	return ""
 }
 
+func (x *PolicyApplyRequest) GetConfirmWithinNs() int64 {
+	if x != nil {
+		return x.ConfirmWithinNs
+	}
+	return 0
+}
+
+func (x *PolicyApplyRequest) GetRollbackTo() uint64 {
+	if x != nil {
+		return x.RollbackTo
+	}
+	return 0
+}
+
 type PolicyApplyResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Version       uint64                 `protobuf:"varint,1,opt,name=version,proto3" json:"version,omitempty"`
 	Unchanged     bool                   `protobuf:"varint,2,opt,name=unchanged,proto3" json:"unchanged,omitempty"`    // the same text was already in force
 	Diagnostics   []*Diagnostic          `protobuf:"bytes,3,rep,name=diagnostics,proto3" json:"diagnostics,omitempty"` // errors: nothing was applied
 	Index         uint64                 `protobuf:"varint,4,opt,name=index,proto3" json:"index,omitempty"`
+	Trial         *PolicyTrial           `protobuf:"bytes,5,opt,name=trial,proto3" json:"trial,omitempty"` // absent: it is there for good
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2213,8 +2238,16 @@ func (x *PolicyApplyResponse) GetIndex() uint64 {
 	return 0
 }
 
+func (x *PolicyApplyResponse) GetTrial() *PolicyTrial {
+	if x != nil {
+		return x.Trial
+	}
+	return nil
+}
+
 type PolicyShowRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
+	Version       uint64                 `protobuf:"varint,1,opt,name=version,proto3" json:"version,omitempty"` // 0: the one in force
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2249,9 +2282,17 @@ func (*PolicyShowRequest) Descriptor() ([]byte, []int) {
 	return file_had_v1_ha_proto_rawDescGZIP(), []int{26}
 }
 
+func (x *PolicyShowRequest) GetVersion() uint64 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
 type PolicyShowResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Policy        *Policy                `protobuf:"bytes,1,opt,name=policy,proto3" json:"policy,omitempty"` // absent: none yet
+	Trial         *PolicyTrial           `protobuf:"bytes,2,opt,name=trial,proto3" json:"trial,omitempty"`   // of that policy; absent: it needs no confirmation any more
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2293,6 +2334,113 @@ func (x *PolicyShowResponse) GetPolicy() *Policy {
 	return nil
 }
 
+func (x *PolicyShowResponse) GetTrial() *PolicyTrial {
+	if x != nil {
+		return x.Trial
+	}
+	return nil
+}
+
+type PolicyPlanResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Base          uint64                 `protobuf:"varint,1,opt,name=base,proto3" json:"base,omitempty"`              // the version in force, with which it was compared; 0: there is none yet
+	Unchanged     bool                   `protobuf:"varint,2,opt,name=unchanged,proto3" json:"unchanged,omitempty"`    // the same text is in force
+	Diagnostics   []*Diagnostic          `protobuf:"bytes,3,rep,name=diagnostics,proto3" json:"diagnostics,omitempty"` // errors: there is no plan
+	Changes       []*PolicyChange        `protobuf:"bytes,4,rep,name=changes,proto3" json:"changes,omitempty"`         // between the texts, in the order of the new one
+	Effects       []*PolicyEffect        `protobuf:"bytes,5,rep,name=effects,proto3" json:"effects,omitempty"`         // on what is served
+	Owner         string                 `protobuf:"bytes,6,opt,name=owner,proto3" json:"owner,omitempty"`             // who serves at present; empty: nobody
+	Restarts      bool                   `protobuf:"varint,7,opt,name=restarts,proto3" json:"restarts,omitempty"`      // everything is released and taken on again: the services restart
+	Trial         *PolicyTrial           `protobuf:"bytes,8,opt,name=trial,proto3" json:"trial,omitempty"`             // of the version in force; absent: it is there for good
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PolicyPlanResponse) Reset() {
+	*x = PolicyPlanResponse{}
+	mi := &file_had_v1_ha_proto_msgTypes[28]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PolicyPlanResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PolicyPlanResponse) ProtoMessage() {}
+
+func (x *PolicyPlanResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_had_v1_ha_proto_msgTypes[28]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PolicyPlanResponse.ProtoReflect.Descriptor instead.
+func (*PolicyPlanResponse) Descriptor() ([]byte, []int) {
+	return file_had_v1_ha_proto_rawDescGZIP(), []int{28}
+}
+
+func (x *PolicyPlanResponse) GetBase() uint64 {
+	if x != nil {
+		return x.Base
+	}
+	return 0
+}
+
+func (x *PolicyPlanResponse) GetUnchanged() bool {
+	if x != nil {
+		return x.Unchanged
+	}
+	return false
+}
+
+func (x *PolicyPlanResponse) GetDiagnostics() []*Diagnostic {
+	if x != nil {
+		return x.Diagnostics
+	}
+	return nil
+}
+
+func (x *PolicyPlanResponse) GetChanges() []*PolicyChange {
+	if x != nil {
+		return x.Changes
+	}
+	return nil
+}
+
+func (x *PolicyPlanResponse) GetEffects() []*PolicyEffect {
+	if x != nil {
+		return x.Effects
+	}
+	return nil
+}
+
+func (x *PolicyPlanResponse) GetOwner() string {
+	if x != nil {
+		return x.Owner
+	}
+	return ""
+}
+
+func (x *PolicyPlanResponse) GetRestarts() bool {
+	if x != nil {
+		return x.Restarts
+	}
+	return false
+}
+
+func (x *PolicyPlanResponse) GetTrial() *PolicyTrial {
+	if x != nil {
+		return x.Trial
+	}
+	return nil
+}
+
 type TokenShowRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`        // empty: all
@@ -2303,7 +2451,7 @@ type TokenShowRequest struct {
 
 func (x *TokenShowRequest) Reset() {
 	*x = TokenShowRequest{}
-	mi := &file_had_v1_ha_proto_msgTypes[28]
+	mi := &file_had_v1_ha_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2315,7 +2463,7 @@ func (x *TokenShowRequest) String() string {
 func (*TokenShowRequest) ProtoMessage() {}
 
 func (x *TokenShowRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_ha_proto_msgTypes[28]
+	mi := &file_had_v1_ha_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2328,7 +2476,7 @@ func (x *TokenShowRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TokenShowRequest.ProtoReflect.Descriptor instead.
 func (*TokenShowRequest) Descriptor() ([]byte, []int) {
-	return file_had_v1_ha_proto_rawDescGZIP(), []int{28}
+	return file_had_v1_ha_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *TokenShowRequest) GetName() string {
@@ -2355,7 +2503,7 @@ type TokenShowResponse struct {
 
 func (x *TokenShowResponse) Reset() {
 	*x = TokenShowResponse{}
-	mi := &file_had_v1_ha_proto_msgTypes[29]
+	mi := &file_had_v1_ha_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2367,7 +2515,7 @@ func (x *TokenShowResponse) String() string {
 func (*TokenShowResponse) ProtoMessage() {}
 
 func (x *TokenShowResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_ha_proto_msgTypes[29]
+	mi := &file_had_v1_ha_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2380,7 +2528,7 @@ func (x *TokenShowResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TokenShowResponse.ProtoReflect.Descriptor instead.
 func (*TokenShowResponse) Descriptor() ([]byte, []int) {
-	return file_had_v1_ha_proto_rawDescGZIP(), []int{29}
+	return file_had_v1_ha_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *TokenShowResponse) GetTokens() []*TokenSummary {
@@ -2412,7 +2560,7 @@ type TokenSetRequest struct {
 
 func (x *TokenSetRequest) Reset() {
 	*x = TokenSetRequest{}
-	mi := &file_had_v1_ha_proto_msgTypes[30]
+	mi := &file_had_v1_ha_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2424,7 +2572,7 @@ func (x *TokenSetRequest) String() string {
 func (*TokenSetRequest) ProtoMessage() {}
 
 func (x *TokenSetRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_ha_proto_msgTypes[30]
+	mi := &file_had_v1_ha_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2437,7 +2585,7 @@ func (x *TokenSetRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TokenSetRequest.ProtoReflect.Descriptor instead.
 func (*TokenSetRequest) Descriptor() ([]byte, []int) {
-	return file_had_v1_ha_proto_rawDescGZIP(), []int{30}
+	return file_had_v1_ha_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *TokenSetRequest) GetName() string {
@@ -2501,7 +2649,7 @@ type TokenSetResponse struct {
 
 func (x *TokenSetResponse) Reset() {
 	*x = TokenSetResponse{}
-	mi := &file_had_v1_ha_proto_msgTypes[31]
+	mi := &file_had_v1_ha_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2513,7 +2661,7 @@ func (x *TokenSetResponse) String() string {
 func (*TokenSetResponse) ProtoMessage() {}
 
 func (x *TokenSetResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_ha_proto_msgTypes[31]
+	mi := &file_had_v1_ha_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2526,7 +2674,7 @@ func (x *TokenSetResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TokenSetResponse.ProtoReflect.Descriptor instead.
 func (*TokenSetResponse) Descriptor() ([]byte, []int) {
-	return file_had_v1_ha_proto_rawDescGZIP(), []int{31}
+	return file_had_v1_ha_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *TokenSetResponse) GetVersion() uint64 {
@@ -2568,7 +2716,7 @@ type TokenForgetRequest struct {
 
 func (x *TokenForgetRequest) Reset() {
 	*x = TokenForgetRequest{}
-	mi := &file_had_v1_ha_proto_msgTypes[32]
+	mi := &file_had_v1_ha_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2580,7 +2728,7 @@ func (x *TokenForgetRequest) String() string {
 func (*TokenForgetRequest) ProtoMessage() {}
 
 func (x *TokenForgetRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_ha_proto_msgTypes[32]
+	mi := &file_had_v1_ha_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2593,7 +2741,7 @@ func (x *TokenForgetRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TokenForgetRequest.ProtoReflect.Descriptor instead.
 func (*TokenForgetRequest) Descriptor() ([]byte, []int) {
-	return file_had_v1_ha_proto_rawDescGZIP(), []int{32}
+	return file_had_v1_ha_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *TokenForgetRequest) GetName() string {
@@ -2626,7 +2774,7 @@ type TokenForgetResponse struct {
 
 func (x *TokenForgetResponse) Reset() {
 	*x = TokenForgetResponse{}
-	mi := &file_had_v1_ha_proto_msgTypes[33]
+	mi := &file_had_v1_ha_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2638,7 +2786,7 @@ func (x *TokenForgetResponse) String() string {
 func (*TokenForgetResponse) ProtoMessage() {}
 
 func (x *TokenForgetResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_ha_proto_msgTypes[33]
+	mi := &file_had_v1_ha_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2651,7 +2799,7 @@ func (x *TokenForgetResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TokenForgetResponse.ProtoReflect.Descriptor instead.
 func (*TokenForgetResponse) Descriptor() ([]byte, []int) {
-	return file_had_v1_ha_proto_rawDescGZIP(), []int{33}
+	return file_had_v1_ha_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *TokenForgetResponse) GetIndex() uint64 {
@@ -2669,7 +2817,7 @@ type TokenKeyRequest struct {
 
 func (x *TokenKeyRequest) Reset() {
 	*x = TokenKeyRequest{}
-	mi := &file_had_v1_ha_proto_msgTypes[34]
+	mi := &file_had_v1_ha_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2681,7 +2829,7 @@ func (x *TokenKeyRequest) String() string {
 func (*TokenKeyRequest) ProtoMessage() {}
 
 func (x *TokenKeyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_ha_proto_msgTypes[34]
+	mi := &file_had_v1_ha_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2694,7 +2842,7 @@ func (x *TokenKeyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TokenKeyRequest.ProtoReflect.Descriptor instead.
 func (*TokenKeyRequest) Descriptor() ([]byte, []int) {
-	return file_had_v1_ha_proto_rawDescGZIP(), []int{34}
+	return file_had_v1_ha_proto_rawDescGZIP(), []int{35}
 }
 
 type TokenKeyResponse struct {
@@ -2709,7 +2857,7 @@ type TokenKeyResponse struct {
 
 func (x *TokenKeyResponse) Reset() {
 	*x = TokenKeyResponse{}
-	mi := &file_had_v1_ha_proto_msgTypes[35]
+	mi := &file_had_v1_ha_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2721,7 +2869,7 @@ func (x *TokenKeyResponse) String() string {
 func (*TokenKeyResponse) ProtoMessage() {}
 
 func (x *TokenKeyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_ha_proto_msgTypes[35]
+	mi := &file_had_v1_ha_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2734,7 +2882,7 @@ func (x *TokenKeyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TokenKeyResponse.ProtoReflect.Descriptor instead.
 func (*TokenKeyResponse) Descriptor() ([]byte, []int) {
-	return file_had_v1_ha_proto_rawDescGZIP(), []int{35}
+	return file_had_v1_ha_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *TokenKeyResponse) GetNode() string {
@@ -2773,7 +2921,7 @@ type TimingRequest struct {
 
 func (x *TimingRequest) Reset() {
 	*x = TimingRequest{}
-	mi := &file_had_v1_ha_proto_msgTypes[36]
+	mi := &file_had_v1_ha_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2785,7 +2933,7 @@ func (x *TimingRequest) String() string {
 func (*TimingRequest) ProtoMessage() {}
 
 func (x *TimingRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_ha_proto_msgTypes[36]
+	mi := &file_had_v1_ha_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2798,7 +2946,7 @@ func (x *TimingRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TimingRequest.ProtoReflect.Descriptor instead.
 func (*TimingRequest) Descriptor() ([]byte, []int) {
-	return file_had_v1_ha_proto_rawDescGZIP(), []int{36}
+	return file_had_v1_ha_proto_rawDescGZIP(), []int{37}
 }
 
 // TimingResponse is what follows from `detect`. Durations in ms.
@@ -2826,7 +2974,7 @@ type TimingResponse struct {
 
 func (x *TimingResponse) Reset() {
 	*x = TimingResponse{}
-	mi := &file_had_v1_ha_proto_msgTypes[37]
+	mi := &file_had_v1_ha_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2838,7 +2986,7 @@ func (x *TimingResponse) String() string {
 func (*TimingResponse) ProtoMessage() {}
 
 func (x *TimingResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_ha_proto_msgTypes[37]
+	mi := &file_had_v1_ha_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2851,7 +2999,7 @@ func (x *TimingResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TimingResponse.ProtoReflect.Descriptor instead.
 func (*TimingResponse) Descriptor() ([]byte, []int) {
-	return file_had_v1_ha_proto_rawDescGZIP(), []int{37}
+	return file_had_v1_ha_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *TimingResponse) GetDetectMs() float64 {
@@ -2960,7 +3108,7 @@ type VersionRequest struct {
 
 func (x *VersionRequest) Reset() {
 	*x = VersionRequest{}
-	mi := &file_had_v1_ha_proto_msgTypes[38]
+	mi := &file_had_v1_ha_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2972,7 +3120,7 @@ func (x *VersionRequest) String() string {
 func (*VersionRequest) ProtoMessage() {}
 
 func (x *VersionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_ha_proto_msgTypes[38]
+	mi := &file_had_v1_ha_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2985,7 +3133,7 @@ func (x *VersionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VersionRequest.ProtoReflect.Descriptor instead.
 func (*VersionRequest) Descriptor() ([]byte, []int) {
-	return file_had_v1_ha_proto_rawDescGZIP(), []int{38}
+	return file_had_v1_ha_proto_rawDescGZIP(), []int{39}
 }
 
 type VersionResponse struct {
@@ -3000,7 +3148,7 @@ type VersionResponse struct {
 
 func (x *VersionResponse) Reset() {
 	*x = VersionResponse{}
-	mi := &file_had_v1_ha_proto_msgTypes[39]
+	mi := &file_had_v1_ha_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3012,7 +3160,7 @@ func (x *VersionResponse) String() string {
 func (*VersionResponse) ProtoMessage() {}
 
 func (x *VersionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_ha_proto_msgTypes[39]
+	mi := &file_had_v1_ha_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3025,7 +3173,7 @@ func (x *VersionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VersionResponse.ProtoReflect.Descriptor instead.
 func (*VersionResponse) Descriptor() ([]byte, []int) {
-	return file_had_v1_ha_proto_rawDescGZIP(), []int{39}
+	return file_had_v1_ha_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *VersionResponse) GetVersion() string {
@@ -3068,7 +3216,7 @@ type FreezeRequest struct {
 
 func (x *FreezeRequest) Reset() {
 	*x = FreezeRequest{}
-	mi := &file_had_v1_ha_proto_msgTypes[40]
+	mi := &file_had_v1_ha_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3080,7 +3228,7 @@ func (x *FreezeRequest) String() string {
 func (*FreezeRequest) ProtoMessage() {}
 
 func (x *FreezeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_ha_proto_msgTypes[40]
+	mi := &file_had_v1_ha_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3093,7 +3241,7 @@ func (x *FreezeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FreezeRequest.ProtoReflect.Descriptor instead.
 func (*FreezeRequest) Descriptor() ([]byte, []int) {
-	return file_had_v1_ha_proto_rawDescGZIP(), []int{40}
+	return file_had_v1_ha_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *FreezeRequest) GetForNs() int64 {
@@ -3134,7 +3282,7 @@ type FreezeResponse struct {
 
 func (x *FreezeResponse) Reset() {
 	*x = FreezeResponse{}
-	mi := &file_had_v1_ha_proto_msgTypes[41]
+	mi := &file_had_v1_ha_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3146,7 +3294,7 @@ func (x *FreezeResponse) String() string {
 func (*FreezeResponse) ProtoMessage() {}
 
 func (x *FreezeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_ha_proto_msgTypes[41]
+	mi := &file_had_v1_ha_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3159,7 +3307,7 @@ func (x *FreezeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FreezeResponse.ProtoReflect.Descriptor instead.
 func (*FreezeResponse) Descriptor() ([]byte, []int) {
-	return file_had_v1_ha_proto_rawDescGZIP(), []int{41}
+	return file_had_v1_ha_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *FreezeResponse) GetIndex() uint64 {
@@ -3186,7 +3334,7 @@ type UnfreezeRequest struct {
 
 func (x *UnfreezeRequest) Reset() {
 	*x = UnfreezeRequest{}
-	mi := &file_had_v1_ha_proto_msgTypes[42]
+	mi := &file_had_v1_ha_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3198,7 +3346,7 @@ func (x *UnfreezeRequest) String() string {
 func (*UnfreezeRequest) ProtoMessage() {}
 
 func (x *UnfreezeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_ha_proto_msgTypes[42]
+	mi := &file_had_v1_ha_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3211,7 +3359,7 @@ func (x *UnfreezeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UnfreezeRequest.ProtoReflect.Descriptor instead.
 func (*UnfreezeRequest) Descriptor() ([]byte, []int) {
-	return file_had_v1_ha_proto_rawDescGZIP(), []int{42}
+	return file_had_v1_ha_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *UnfreezeRequest) GetBy() string {
@@ -3237,7 +3385,7 @@ type UnfreezeResponse struct {
 
 func (x *UnfreezeResponse) Reset() {
 	*x = UnfreezeResponse{}
-	mi := &file_had_v1_ha_proto_msgTypes[43]
+	mi := &file_had_v1_ha_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3249,7 +3397,7 @@ func (x *UnfreezeResponse) String() string {
 func (*UnfreezeResponse) ProtoMessage() {}
 
 func (x *UnfreezeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_ha_proto_msgTypes[43]
+	mi := &file_had_v1_ha_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3262,7 +3410,7 @@ func (x *UnfreezeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UnfreezeResponse.ProtoReflect.Descriptor instead.
 func (*UnfreezeResponse) Descriptor() ([]byte, []int) {
-	return file_had_v1_ha_proto_rawDescGZIP(), []int{43}
+	return file_had_v1_ha_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *UnfreezeResponse) GetIndex() uint64 {
@@ -3283,7 +3431,7 @@ type DrainRequest struct {
 
 func (x *DrainRequest) Reset() {
 	*x = DrainRequest{}
-	mi := &file_had_v1_ha_proto_msgTypes[44]
+	mi := &file_had_v1_ha_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3295,7 +3443,7 @@ func (x *DrainRequest) String() string {
 func (*DrainRequest) ProtoMessage() {}
 
 func (x *DrainRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_ha_proto_msgTypes[44]
+	mi := &file_had_v1_ha_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3308,7 +3456,7 @@ func (x *DrainRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DrainRequest.ProtoReflect.Descriptor instead.
 func (*DrainRequest) Descriptor() ([]byte, []int) {
-	return file_had_v1_ha_proto_rawDescGZIP(), []int{44}
+	return file_had_v1_ha_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *DrainRequest) GetNode() string {
@@ -3342,7 +3490,7 @@ type DrainResponse struct {
 
 func (x *DrainResponse) Reset() {
 	*x = DrainResponse{}
-	mi := &file_had_v1_ha_proto_msgTypes[45]
+	mi := &file_had_v1_ha_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3354,7 +3502,7 @@ func (x *DrainResponse) String() string {
 func (*DrainResponse) ProtoMessage() {}
 
 func (x *DrainResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_ha_proto_msgTypes[45]
+	mi := &file_had_v1_ha_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3367,7 +3515,7 @@ func (x *DrainResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DrainResponse.ProtoReflect.Descriptor instead.
 func (*DrainResponse) Descriptor() ([]byte, []int) {
-	return file_had_v1_ha_proto_rawDescGZIP(), []int{45}
+	return file_had_v1_ha_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *DrainResponse) GetIndex() uint64 {
@@ -3395,7 +3543,7 @@ type UndrainRequest struct {
 
 func (x *UndrainRequest) Reset() {
 	*x = UndrainRequest{}
-	mi := &file_had_v1_ha_proto_msgTypes[46]
+	mi := &file_had_v1_ha_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3407,7 +3555,7 @@ func (x *UndrainRequest) String() string {
 func (*UndrainRequest) ProtoMessage() {}
 
 func (x *UndrainRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_ha_proto_msgTypes[46]
+	mi := &file_had_v1_ha_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3420,7 +3568,7 @@ func (x *UndrainRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UndrainRequest.ProtoReflect.Descriptor instead.
 func (*UndrainRequest) Descriptor() ([]byte, []int) {
-	return file_had_v1_ha_proto_rawDescGZIP(), []int{46}
+	return file_had_v1_ha_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *UndrainRequest) GetNode() string {
@@ -3453,7 +3601,7 @@ type UndrainResponse struct {
 
 func (x *UndrainResponse) Reset() {
 	*x = UndrainResponse{}
-	mi := &file_had_v1_ha_proto_msgTypes[47]
+	mi := &file_had_v1_ha_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3465,7 +3613,7 @@ func (x *UndrainResponse) String() string {
 func (*UndrainResponse) ProtoMessage() {}
 
 func (x *UndrainResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_ha_proto_msgTypes[47]
+	mi := &file_had_v1_ha_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3478,7 +3626,7 @@ func (x *UndrainResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UndrainResponse.ProtoReflect.Descriptor instead.
 func (*UndrainResponse) Descriptor() ([]byte, []int) {
-	return file_had_v1_ha_proto_rawDescGZIP(), []int{47}
+	return file_had_v1_ha_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *UndrainResponse) GetIndex() uint64 {
@@ -3498,7 +3646,7 @@ type ResumeRequest struct {
 
 func (x *ResumeRequest) Reset() {
 	*x = ResumeRequest{}
-	mi := &file_had_v1_ha_proto_msgTypes[48]
+	mi := &file_had_v1_ha_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3510,7 +3658,7 @@ func (x *ResumeRequest) String() string {
 func (*ResumeRequest) ProtoMessage() {}
 
 func (x *ResumeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_ha_proto_msgTypes[48]
+	mi := &file_had_v1_ha_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3523,7 +3671,7 @@ func (x *ResumeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResumeRequest.ProtoReflect.Descriptor instead.
 func (*ResumeRequest) Descriptor() ([]byte, []int) {
-	return file_had_v1_ha_proto_rawDescGZIP(), []int{48}
+	return file_had_v1_ha_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *ResumeRequest) GetBy() string {
@@ -3549,7 +3697,7 @@ type ResumeResponse struct {
 
 func (x *ResumeResponse) Reset() {
 	*x = ResumeResponse{}
-	mi := &file_had_v1_ha_proto_msgTypes[49]
+	mi := &file_had_v1_ha_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3561,7 +3709,7 @@ func (x *ResumeResponse) String() string {
 func (*ResumeResponse) ProtoMessage() {}
 
 func (x *ResumeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_ha_proto_msgTypes[49]
+	mi := &file_had_v1_ha_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3574,7 +3722,7 @@ func (x *ResumeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResumeResponse.ProtoReflect.Descriptor instead.
 func (*ResumeResponse) Descriptor() ([]byte, []int) {
-	return file_had_v1_ha_proto_rawDescGZIP(), []int{49}
+	return file_had_v1_ha_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *ResumeResponse) GetIndex() uint64 {
@@ -3588,7 +3736,7 @@ var File_had_v1_ha_proto protoreflect.FileDescriptor
 
 const file_had_v1_ha_proto_rawDesc = "" +
 	"\n" +
-	"\x0fhad/v1/ha.proto\x12\x06had.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x15had/v1/diagnose.proto\x1a\x10had/v1/log.proto\x1a\x11had/v1/peer.proto\x1a\x12had/v1/state.proto\x1a\x11had/v1/sync.proto\"\x0f\n" +
+	"\x0fhad/v1/ha.proto\x12\x06had.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x15had/v1/diagnose.proto\x1a\x10had/v1/log.proto\x1a\x11had/v1/peer.proto\x1a\x13had/v1/policy.proto\x1a\x12had/v1/state.proto\x1a\x11had/v1/sync.proto\"\x0f\n" +
 	"\rStatusRequest\"\xcb\x05\n" +
 	"\x0eStatusResponse\x12\x18\n" +
 	"\acluster\x18\x01 \x01(\tR\acluster\x12\x1d\n" +
@@ -3696,7 +3844,7 @@ const file_had_v1_ha_proto_rawDesc = "" +
 	"\x06checks\x18\x12 \x03(\v2\x13.had.v1.CheckStatusR\x06checks\x12'\n" +
 	"\adrained\x18\x13 \x01(\v2\r.had.v1.DrainR\adrained\x12(\n" +
 	"\x05syncs\x18\x15 \x03(\v2\x12.had.v1.SyncStatusR\x05syncs\x12+\n" +
-	"\x06tokens\x18\x14 \x01(\v2\x13.had.v1.TokenHealthR\x06tokens\"\xf8\x01\n" +
+	"\x06tokens\x18\x14 \x01(\v2\x13.had.v1.TokenHealthR\x06tokens\"\xa3\x02\n" +
 	"\rPolicySummary\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\x04R\aversion\x12\x16\n" +
 	"\x06digest\x18\x02 \x01(\tR\x06digest\x12*\n" +
@@ -3704,7 +3852,8 @@ const file_had_v1_ha_proto_rawDesc = "" +
 	"\x02by\x18\x04 \x01(\tR\x02by\x12&\n" +
 	"\x04vips\x18\x05 \x03(\v2\x12.had.v1.VipSummaryR\x04vips\x12,\n" +
 	"\avolumes\x18\x06 \x03(\v2\x12.had.v1.HeldVolumeR\avolumes\x12#\n" +
-	"\rfence_methods\x18\a \x03(\tR\ffenceMethods\":\n" +
+	"\rfence_methods\x18\a \x03(\tR\ffenceMethods\x12)\n" +
+	"\x05trial\x18\b \x01(\v2\x13.had.v1.PolicyTrialR\x05trial\":\n" +
 	"\n" +
 	"VipSummary\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
@@ -3773,22 +3922,37 @@ const file_had_v1_ha_proto_rawDesc = "" +
 	"\bSeverity\x12\x18\n" +
 	"\x14SEVERITY_UNSPECIFIED\x10\x00\x12\x12\n" +
 	"\x0eSEVERITY_ERROR\x10\x01\x12\x14\n" +
-	"\x10SEVERITY_WARNING\x10\x02\"\xbc\x01\n" +
+	"\x10SEVERITY_WARNING\x10\x02\"\x89\x02\n" +
 	"\x12PolicyApplyRequest\x12\x1a\n" +
 	"\bfilename\x18\x01 \x01(\tR\bfilename\x12\x12\n" +
 	"\x04text\x18\x02 \x01(\tR\x04text\x12)\n" +
 	"\x10expected_version\x18\x03 \x01(\x04R\x0fexpectedVersion\x12#\n" +
 	"\rcheck_version\x18\x04 \x01(\bR\fcheckVersion\x12\x0e\n" +
 	"\x02by\x18\x05 \x01(\tR\x02by\x12\x16\n" +
-	"\x06reason\x18\x06 \x01(\tR\x06reason\"\x99\x01\n" +
+	"\x06reason\x18\x06 \x01(\tR\x06reason\x12*\n" +
+	"\x11confirm_within_ns\x18\a \x01(\x03R\x0fconfirmWithinNs\x12\x1f\n" +
+	"\vrollback_to\x18\b \x01(\x04R\n" +
+	"rollbackTo\"\xc4\x01\n" +
 	"\x13PolicyApplyResponse\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\x04R\aversion\x12\x1c\n" +
 	"\tunchanged\x18\x02 \x01(\bR\tunchanged\x124\n" +
 	"\vdiagnostics\x18\x03 \x03(\v2\x12.had.v1.DiagnosticR\vdiagnostics\x12\x14\n" +
-	"\x05index\x18\x04 \x01(\x04R\x05index\"\x13\n" +
-	"\x11PolicyShowRequest\"<\n" +
+	"\x05index\x18\x04 \x01(\x04R\x05index\x12)\n" +
+	"\x05trial\x18\x05 \x01(\v2\x13.had.v1.PolicyTrialR\x05trial\"-\n" +
+	"\x11PolicyShowRequest\x12\x18\n" +
+	"\aversion\x18\x01 \x01(\x04R\aversion\"g\n" +
 	"\x12PolicyShowResponse\x12&\n" +
-	"\x06policy\x18\x01 \x01(\v2\x0e.had.v1.PolicyR\x06policy\"@\n" +
+	"\x06policy\x18\x01 \x01(\v2\x0e.had.v1.PolicyR\x06policy\x12)\n" +
+	"\x05trial\x18\x02 \x01(\v2\x13.had.v1.PolicyTrialR\x05trial\"\xb9\x02\n" +
+	"\x12PolicyPlanResponse\x12\x12\n" +
+	"\x04base\x18\x01 \x01(\x04R\x04base\x12\x1c\n" +
+	"\tunchanged\x18\x02 \x01(\bR\tunchanged\x124\n" +
+	"\vdiagnostics\x18\x03 \x03(\v2\x12.had.v1.DiagnosticR\vdiagnostics\x12.\n" +
+	"\achanges\x18\x04 \x03(\v2\x14.had.v1.PolicyChangeR\achanges\x12.\n" +
+	"\aeffects\x18\x05 \x03(\v2\x14.had.v1.PolicyEffectR\aeffects\x12\x14\n" +
+	"\x05owner\x18\x06 \x01(\tR\x05owner\x12\x1a\n" +
+	"\brestarts\x18\a \x01(\bR\brestarts\x12)\n" +
+	"\x05trial\x18\b \x01(\v2\x13.had.v1.PolicyTrialR\x05trial\"@\n" +
 	"\x10TokenShowRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
 	"\acontent\x18\x02 \x01(\bR\acontent\"[\n" +
@@ -3873,7 +4037,7 @@ const file_had_v1_ha_proto_rawDesc = "" +
 	"\x02by\x18\x01 \x01(\tR\x02by\x12\x16\n" +
 	"\x06reason\x18\x02 \x01(\tR\x06reason\"&\n" +
 	"\x0eResumeResponse\x12\x14\n" +
-	"\x05index\x18\x01 \x01(\x04R\x05index2\xf5\r\n" +
+	"\x05index\x18\x01 \x01(\x04R\x05index2\xd9\x0f\n" +
 	"\x02HA\x127\n" +
 	"\x06Status\x12\x15.had.v1.StatusRequest\x1a\x16.had.v1.StatusResponse\x12<\n" +
 	"\aHistory\x12\x16.had.v1.HistoryRequest\x1a\x17.had.v1.HistoryResponse0\x01\x126\n" +
@@ -3891,7 +4055,11 @@ const file_had_v1_ha_proto_rawDesc = "" +
 	"\x0ePolicyValidate\x12\x1d.had.v1.PolicyValidateRequest\x1a\x1e.had.v1.PolicyValidateResponse\x12F\n" +
 	"\vPolicyApply\x12\x1a.had.v1.PolicyApplyRequest\x1a\x1b.had.v1.PolicyApplyResponse\x12C\n" +
 	"\n" +
-	"PolicyShow\x12\x19.had.v1.PolicyShowRequest\x1a\x1a.had.v1.PolicyShowResponse\x12@\n" +
+	"PolicyShow\x12\x19.had.v1.PolicyShowRequest\x1a\x1a.had.v1.PolicyShowResponse\x12C\n" +
+	"\n" +
+	"PolicyPlan\x12\x19.had.v1.PolicyPlanRequest\x1a\x1a.had.v1.PolicyPlanResponse\x12L\n" +
+	"\rPolicyConfirm\x12\x1c.had.v1.PolicyConfirmRequest\x1a\x1d.had.v1.PolicyConfirmResponse\x12O\n" +
+	"\x0ePolicyVersions\x12\x1d.had.v1.PolicyVersionsRequest\x1a\x1e.had.v1.PolicyVersionsResponse\x12@\n" +
 	"\tTokenShow\x12\x18.had.v1.TokenShowRequest\x1a\x19.had.v1.TokenShowResponse\x12=\n" +
 	"\bTokenSet\x12\x17.had.v1.TokenSetRequest\x1a\x18.had.v1.TokenSetResponse\x12F\n" +
 	"\vTokenForget\x12\x1a.had.v1.TokenForgetRequest\x1a\x1b.had.v1.TokenForgetResponse\x12=\n" +
@@ -3920,7 +4088,7 @@ func file_had_v1_ha_proto_rawDescGZIP() []byte {
 }
 
 var file_had_v1_ha_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_had_v1_ha_proto_msgTypes = make([]protoimpl.MessageInfo, 50)
+var file_had_v1_ha_proto_msgTypes = make([]protoimpl.MessageInfo, 51)
 var file_had_v1_ha_proto_goTypes = []any{
 	(Ownership_State)(0),           // 0: had.v1.Ownership.State
 	(Diagnostic_Severity)(0),       // 1: had.v1.Diagnostic.Severity
@@ -3952,155 +4120,177 @@ var file_had_v1_ha_proto_goTypes = []any{
 	(*PolicyApplyResponse)(nil),    // 27: had.v1.PolicyApplyResponse
 	(*PolicyShowRequest)(nil),      // 28: had.v1.PolicyShowRequest
 	(*PolicyShowResponse)(nil),     // 29: had.v1.PolicyShowResponse
-	(*TokenShowRequest)(nil),       // 30: had.v1.TokenShowRequest
-	(*TokenShowResponse)(nil),      // 31: had.v1.TokenShowResponse
-	(*TokenSetRequest)(nil),        // 32: had.v1.TokenSetRequest
-	(*TokenSetResponse)(nil),       // 33: had.v1.TokenSetResponse
-	(*TokenForgetRequest)(nil),     // 34: had.v1.TokenForgetRequest
-	(*TokenForgetResponse)(nil),    // 35: had.v1.TokenForgetResponse
-	(*TokenKeyRequest)(nil),        // 36: had.v1.TokenKeyRequest
-	(*TokenKeyResponse)(nil),       // 37: had.v1.TokenKeyResponse
-	(*TimingRequest)(nil),          // 38: had.v1.TimingRequest
-	(*TimingResponse)(nil),         // 39: had.v1.TimingResponse
-	(*VersionRequest)(nil),         // 40: had.v1.VersionRequest
-	(*VersionResponse)(nil),        // 41: had.v1.VersionResponse
-	(*FreezeRequest)(nil),          // 42: had.v1.FreezeRequest
-	(*FreezeResponse)(nil),         // 43: had.v1.FreezeResponse
-	(*UnfreezeRequest)(nil),        // 44: had.v1.UnfreezeRequest
-	(*UnfreezeResponse)(nil),       // 45: had.v1.UnfreezeResponse
-	(*DrainRequest)(nil),           // 46: had.v1.DrainRequest
-	(*DrainResponse)(nil),          // 47: had.v1.DrainResponse
-	(*UndrainRequest)(nil),         // 48: had.v1.UndrainRequest
-	(*UndrainResponse)(nil),        // 49: had.v1.UndrainResponse
-	(*ResumeRequest)(nil),          // 50: had.v1.ResumeRequest
-	(*ResumeResponse)(nil),         // 51: had.v1.ResumeResponse
-	(*timestamppb.Timestamp)(nil),  // 52: google.protobuf.Timestamp
-	(*SyncSummary)(nil),            // 53: had.v1.SyncSummary
-	(*Frozen)(nil),                 // 54: had.v1.Frozen
-	(*Held)(nil),                   // 55: had.v1.Held
-	(*HeldVolume)(nil),             // 56: had.v1.HeldVolume
-	(*HeldAddress)(nil),            // 57: had.v1.HeldAddress
-	(*CheckStatus)(nil),            // 58: had.v1.CheckStatus
-	(*Drain)(nil),                  // 59: had.v1.Drain
-	(*SyncStatus)(nil),             // 60: had.v1.SyncStatus
-	(*TokenHealth)(nil),            // 61: had.v1.TokenHealth
-	(*Event)(nil),                  // 62: had.v1.Event
-	(*Policy)(nil),                 // 63: had.v1.Policy
-	(*SyncRunRequest)(nil),         // 64: had.v1.SyncRunRequest
-	(*SyncResumeRequest)(nil),      // 65: had.v1.SyncResumeRequest
-	(*WhyNotRequest)(nil),          // 66: had.v1.WhyNotRequest
-	(*PreflightRequest)(nil),       // 67: had.v1.PreflightRequest
-	(*HookListRequest)(nil),        // 68: had.v1.HookListRequest
-	(*HookRunRequest)(nil),         // 69: had.v1.HookRunRequest
-	(*ShowLogLevelRequest)(nil),    // 70: had.v1.ShowLogLevelRequest
-	(*LogLevelRequest)(nil),        // 71: had.v1.LogLevelRequest
-	(*SyncRunResponse)(nil),        // 72: had.v1.SyncRunResponse
-	(*SyncResumeResponse)(nil),     // 73: had.v1.SyncResumeResponse
-	(*WhyNotResponse)(nil),         // 74: had.v1.WhyNotResponse
-	(*PreflightResponse)(nil),      // 75: had.v1.PreflightResponse
-	(*HookListResponse)(nil),       // 76: had.v1.HookListResponse
-	(*HookRunResponse)(nil),        // 77: had.v1.HookRunResponse
-	(*ShowLogLevelResponse)(nil),   // 78: had.v1.ShowLogLevelResponse
-	(*LogLevelResponse)(nil),       // 79: had.v1.LogLevelResponse
+	(*PolicyPlanResponse)(nil),     // 30: had.v1.PolicyPlanResponse
+	(*TokenShowRequest)(nil),       // 31: had.v1.TokenShowRequest
+	(*TokenShowResponse)(nil),      // 32: had.v1.TokenShowResponse
+	(*TokenSetRequest)(nil),        // 33: had.v1.TokenSetRequest
+	(*TokenSetResponse)(nil),       // 34: had.v1.TokenSetResponse
+	(*TokenForgetRequest)(nil),     // 35: had.v1.TokenForgetRequest
+	(*TokenForgetResponse)(nil),    // 36: had.v1.TokenForgetResponse
+	(*TokenKeyRequest)(nil),        // 37: had.v1.TokenKeyRequest
+	(*TokenKeyResponse)(nil),       // 38: had.v1.TokenKeyResponse
+	(*TimingRequest)(nil),          // 39: had.v1.TimingRequest
+	(*TimingResponse)(nil),         // 40: had.v1.TimingResponse
+	(*VersionRequest)(nil),         // 41: had.v1.VersionRequest
+	(*VersionResponse)(nil),        // 42: had.v1.VersionResponse
+	(*FreezeRequest)(nil),          // 43: had.v1.FreezeRequest
+	(*FreezeResponse)(nil),         // 44: had.v1.FreezeResponse
+	(*UnfreezeRequest)(nil),        // 45: had.v1.UnfreezeRequest
+	(*UnfreezeResponse)(nil),       // 46: had.v1.UnfreezeResponse
+	(*DrainRequest)(nil),           // 47: had.v1.DrainRequest
+	(*DrainResponse)(nil),          // 48: had.v1.DrainResponse
+	(*UndrainRequest)(nil),         // 49: had.v1.UndrainRequest
+	(*UndrainResponse)(nil),        // 50: had.v1.UndrainResponse
+	(*ResumeRequest)(nil),          // 51: had.v1.ResumeRequest
+	(*ResumeResponse)(nil),         // 52: had.v1.ResumeResponse
+	(*timestamppb.Timestamp)(nil),  // 53: google.protobuf.Timestamp
+	(*SyncSummary)(nil),            // 54: had.v1.SyncSummary
+	(*Frozen)(nil),                 // 55: had.v1.Frozen
+	(*Held)(nil),                   // 56: had.v1.Held
+	(*HeldVolume)(nil),             // 57: had.v1.HeldVolume
+	(*HeldAddress)(nil),            // 58: had.v1.HeldAddress
+	(*CheckStatus)(nil),            // 59: had.v1.CheckStatus
+	(*Drain)(nil),                  // 60: had.v1.Drain
+	(*SyncStatus)(nil),             // 61: had.v1.SyncStatus
+	(*TokenHealth)(nil),            // 62: had.v1.TokenHealth
+	(*PolicyTrial)(nil),            // 63: had.v1.PolicyTrial
+	(*Event)(nil),                  // 64: had.v1.Event
+	(*Policy)(nil),                 // 65: had.v1.Policy
+	(*PolicyChange)(nil),           // 66: had.v1.PolicyChange
+	(*PolicyEffect)(nil),           // 67: had.v1.PolicyEffect
+	(*SyncRunRequest)(nil),         // 68: had.v1.SyncRunRequest
+	(*SyncResumeRequest)(nil),      // 69: had.v1.SyncResumeRequest
+	(*PolicyPlanRequest)(nil),      // 70: had.v1.PolicyPlanRequest
+	(*PolicyConfirmRequest)(nil),   // 71: had.v1.PolicyConfirmRequest
+	(*PolicyVersionsRequest)(nil),  // 72: had.v1.PolicyVersionsRequest
+	(*WhyNotRequest)(nil),          // 73: had.v1.WhyNotRequest
+	(*PreflightRequest)(nil),       // 74: had.v1.PreflightRequest
+	(*HookListRequest)(nil),        // 75: had.v1.HookListRequest
+	(*HookRunRequest)(nil),         // 76: had.v1.HookRunRequest
+	(*ShowLogLevelRequest)(nil),    // 77: had.v1.ShowLogLevelRequest
+	(*LogLevelRequest)(nil),        // 78: had.v1.LogLevelRequest
+	(*SyncRunResponse)(nil),        // 79: had.v1.SyncRunResponse
+	(*SyncResumeResponse)(nil),     // 80: had.v1.SyncResumeResponse
+	(*PolicyConfirmResponse)(nil),  // 81: had.v1.PolicyConfirmResponse
+	(*PolicyVersionsResponse)(nil), // 82: had.v1.PolicyVersionsResponse
+	(*WhyNotResponse)(nil),         // 83: had.v1.WhyNotResponse
+	(*PreflightResponse)(nil),      // 84: had.v1.PreflightResponse
+	(*HookListResponse)(nil),       // 85: had.v1.HookListResponse
+	(*HookRunResponse)(nil),        // 86: had.v1.HookRunResponse
+	(*ShowLogLevelResponse)(nil),   // 87: had.v1.ShowLogLevelResponse
+	(*LogLevelResponse)(nil),       // 88: had.v1.LogLevelResponse
 }
 var file_had_v1_ha_proto_depIdxs = []int32{
 	7,  // 0: had.v1.StatusResponse.freshness:type_name -> had.v1.Freshness
 	8,  // 1: had.v1.StatusResponse.ownership:type_name -> had.v1.Ownership
 	9,  // 2: had.v1.StatusResponse.nodes:type_name -> had.v1.NodeStatus
 	10, // 3: had.v1.StatusResponse.policy:type_name -> had.v1.PolicySummary
-	52, // 4: had.v1.StatusResponse.at:type_name -> google.protobuf.Timestamp
+	53, // 4: had.v1.StatusResponse.at:type_name -> google.protobuf.Timestamp
 	6,  // 5: had.v1.StatusResponse.unsecured:type_name -> had.v1.Unsecured
 	5,  // 6: had.v1.StatusResponse.notify:type_name -> had.v1.NotifyStatus
-	53, // 7: had.v1.StatusResponse.syncs:type_name -> had.v1.SyncSummary
+	54, // 7: had.v1.StatusResponse.syncs:type_name -> had.v1.SyncSummary
 	4,  // 8: had.v1.StatusResponse.tokens:type_name -> had.v1.TokenSummary
-	54, // 9: had.v1.StatusResponse.frozen:type_name -> had.v1.Frozen
-	55, // 10: had.v1.StatusResponse.held:type_name -> had.v1.Held
-	52, // 11: had.v1.TokenSummary.at:type_name -> google.protobuf.Timestamp
-	52, // 12: had.v1.NotifyStatus.sent_at:type_name -> google.protobuf.Timestamp
-	52, // 13: had.v1.NotifyStatus.failing_since:type_name -> google.protobuf.Timestamp
-	52, // 14: had.v1.NotifyStatus.next_try:type_name -> google.protobuf.Timestamp
-	56, // 15: had.v1.Unsecured.volumes:type_name -> had.v1.HeldVolume
+	55, // 9: had.v1.StatusResponse.frozen:type_name -> had.v1.Frozen
+	56, // 10: had.v1.StatusResponse.held:type_name -> had.v1.Held
+	53, // 11: had.v1.TokenSummary.at:type_name -> google.protobuf.Timestamp
+	53, // 12: had.v1.NotifyStatus.sent_at:type_name -> google.protobuf.Timestamp
+	53, // 13: had.v1.NotifyStatus.failing_since:type_name -> google.protobuf.Timestamp
+	53, // 14: had.v1.NotifyStatus.next_try:type_name -> google.protobuf.Timestamp
+	57, // 15: had.v1.Unsecured.volumes:type_name -> had.v1.HeldVolume
 	0,  // 16: had.v1.Ownership.state:type_name -> had.v1.Ownership.State
-	52, // 17: had.v1.Ownership.since:type_name -> google.protobuf.Timestamp
-	57, // 18: had.v1.Ownership.addresses:type_name -> had.v1.HeldAddress
-	56, // 19: had.v1.Ownership.volumes:type_name -> had.v1.HeldVolume
-	58, // 20: had.v1.NodeStatus.checks:type_name -> had.v1.CheckStatus
-	59, // 21: had.v1.NodeStatus.drained:type_name -> had.v1.Drain
-	60, // 22: had.v1.NodeStatus.syncs:type_name -> had.v1.SyncStatus
-	61, // 23: had.v1.NodeStatus.tokens:type_name -> had.v1.TokenHealth
-	52, // 24: had.v1.PolicySummary.at:type_name -> google.protobuf.Timestamp
+	53, // 17: had.v1.Ownership.since:type_name -> google.protobuf.Timestamp
+	58, // 18: had.v1.Ownership.addresses:type_name -> had.v1.HeldAddress
+	57, // 19: had.v1.Ownership.volumes:type_name -> had.v1.HeldVolume
+	59, // 20: had.v1.NodeStatus.checks:type_name -> had.v1.CheckStatus
+	60, // 21: had.v1.NodeStatus.drained:type_name -> had.v1.Drain
+	61, // 22: had.v1.NodeStatus.syncs:type_name -> had.v1.SyncStatus
+	62, // 23: had.v1.NodeStatus.tokens:type_name -> had.v1.TokenHealth
+	53, // 24: had.v1.PolicySummary.at:type_name -> google.protobuf.Timestamp
 	11, // 25: had.v1.PolicySummary.vips:type_name -> had.v1.VipSummary
-	56, // 26: had.v1.PolicySummary.volumes:type_name -> had.v1.HeldVolume
-	62, // 27: had.v1.HistoryResponse.events:type_name -> had.v1.Event
-	3,  // 28: had.v1.WatchResponse.status:type_name -> had.v1.StatusResponse
-	22, // 29: had.v1.NotifyTestResponse.results:type_name -> had.v1.NotifyTestResult
-	25, // 30: had.v1.PolicyValidateResponse.diagnostics:type_name -> had.v1.Diagnostic
-	1,  // 31: had.v1.Diagnostic.severity:type_name -> had.v1.Diagnostic.Severity
-	25, // 32: had.v1.PolicyApplyResponse.diagnostics:type_name -> had.v1.Diagnostic
-	63, // 33: had.v1.PolicyShowResponse.policy:type_name -> had.v1.Policy
-	4,  // 34: had.v1.TokenShowResponse.tokens:type_name -> had.v1.TokenSummary
-	52, // 35: had.v1.FreezeResponse.until:type_name -> google.protobuf.Timestamp
-	2,  // 36: had.v1.HA.Status:input_type -> had.v1.StatusRequest
-	12, // 37: had.v1.HA.History:input_type -> had.v1.HistoryRequest
-	14, // 38: had.v1.HA.Watch:input_type -> had.v1.WatchRequest
-	16, // 39: had.v1.HA.Move:input_type -> had.v1.MoveRequest
-	18, // 40: had.v1.HA.ConfirmFence:input_type -> had.v1.ConfirmFenceRequest
-	42, // 41: had.v1.HA.Freeze:input_type -> had.v1.FreezeRequest
-	44, // 42: had.v1.HA.Unfreeze:input_type -> had.v1.UnfreezeRequest
-	46, // 43: had.v1.HA.Drain:input_type -> had.v1.DrainRequest
-	48, // 44: had.v1.HA.Undrain:input_type -> had.v1.UndrainRequest
-	50, // 45: had.v1.HA.Resume:input_type -> had.v1.ResumeRequest
-	64, // 46: had.v1.HA.SyncRun:input_type -> had.v1.SyncRunRequest
-	65, // 47: had.v1.HA.SyncResume:input_type -> had.v1.SyncResumeRequest
-	23, // 48: had.v1.HA.PolicyValidate:input_type -> had.v1.PolicyValidateRequest
-	26, // 49: had.v1.HA.PolicyApply:input_type -> had.v1.PolicyApplyRequest
-	28, // 50: had.v1.HA.PolicyShow:input_type -> had.v1.PolicyShowRequest
-	30, // 51: had.v1.HA.TokenShow:input_type -> had.v1.TokenShowRequest
-	32, // 52: had.v1.HA.TokenSet:input_type -> had.v1.TokenSetRequest
-	34, // 53: had.v1.HA.TokenForget:input_type -> had.v1.TokenForgetRequest
-	36, // 54: had.v1.HA.TokenKey:input_type -> had.v1.TokenKeyRequest
-	20, // 55: had.v1.HA.NotifyTest:input_type -> had.v1.NotifyTestRequest
-	38, // 56: had.v1.HA.Timing:input_type -> had.v1.TimingRequest
-	40, // 57: had.v1.HA.Version:input_type -> had.v1.VersionRequest
-	66, // 58: had.v1.HA.WhyNot:input_type -> had.v1.WhyNotRequest
-	67, // 59: had.v1.HA.Preflight:input_type -> had.v1.PreflightRequest
-	68, // 60: had.v1.HA.HookList:input_type -> had.v1.HookListRequest
-	69, // 61: had.v1.HA.HookRun:input_type -> had.v1.HookRunRequest
-	70, // 62: had.v1.HA.ShowLogLevel:input_type -> had.v1.ShowLogLevelRequest
-	71, // 63: had.v1.HA.LogLevel:input_type -> had.v1.LogLevelRequest
-	3,  // 64: had.v1.HA.Status:output_type -> had.v1.StatusResponse
-	13, // 65: had.v1.HA.History:output_type -> had.v1.HistoryResponse
-	15, // 66: had.v1.HA.Watch:output_type -> had.v1.WatchResponse
-	17, // 67: had.v1.HA.Move:output_type -> had.v1.MoveResponse
-	19, // 68: had.v1.HA.ConfirmFence:output_type -> had.v1.ConfirmFenceResponse
-	43, // 69: had.v1.HA.Freeze:output_type -> had.v1.FreezeResponse
-	45, // 70: had.v1.HA.Unfreeze:output_type -> had.v1.UnfreezeResponse
-	47, // 71: had.v1.HA.Drain:output_type -> had.v1.DrainResponse
-	49, // 72: had.v1.HA.Undrain:output_type -> had.v1.UndrainResponse
-	51, // 73: had.v1.HA.Resume:output_type -> had.v1.ResumeResponse
-	72, // 74: had.v1.HA.SyncRun:output_type -> had.v1.SyncRunResponse
-	73, // 75: had.v1.HA.SyncResume:output_type -> had.v1.SyncResumeResponse
-	24, // 76: had.v1.HA.PolicyValidate:output_type -> had.v1.PolicyValidateResponse
-	27, // 77: had.v1.HA.PolicyApply:output_type -> had.v1.PolicyApplyResponse
-	29, // 78: had.v1.HA.PolicyShow:output_type -> had.v1.PolicyShowResponse
-	31, // 79: had.v1.HA.TokenShow:output_type -> had.v1.TokenShowResponse
-	33, // 80: had.v1.HA.TokenSet:output_type -> had.v1.TokenSetResponse
-	35, // 81: had.v1.HA.TokenForget:output_type -> had.v1.TokenForgetResponse
-	37, // 82: had.v1.HA.TokenKey:output_type -> had.v1.TokenKeyResponse
-	21, // 83: had.v1.HA.NotifyTest:output_type -> had.v1.NotifyTestResponse
-	39, // 84: had.v1.HA.Timing:output_type -> had.v1.TimingResponse
-	41, // 85: had.v1.HA.Version:output_type -> had.v1.VersionResponse
-	74, // 86: had.v1.HA.WhyNot:output_type -> had.v1.WhyNotResponse
-	75, // 87: had.v1.HA.Preflight:output_type -> had.v1.PreflightResponse
-	76, // 88: had.v1.HA.HookList:output_type -> had.v1.HookListResponse
-	77, // 89: had.v1.HA.HookRun:output_type -> had.v1.HookRunResponse
-	78, // 90: had.v1.HA.ShowLogLevel:output_type -> had.v1.ShowLogLevelResponse
-	79, // 91: had.v1.HA.LogLevel:output_type -> had.v1.LogLevelResponse
-	64, // [64:92] is the sub-list for method output_type
-	36, // [36:64] is the sub-list for method input_type
-	36, // [36:36] is the sub-list for extension type_name
-	36, // [36:36] is the sub-list for extension extendee
-	0,  // [0:36] is the sub-list for field type_name
+	57, // 26: had.v1.PolicySummary.volumes:type_name -> had.v1.HeldVolume
+	63, // 27: had.v1.PolicySummary.trial:type_name -> had.v1.PolicyTrial
+	64, // 28: had.v1.HistoryResponse.events:type_name -> had.v1.Event
+	3,  // 29: had.v1.WatchResponse.status:type_name -> had.v1.StatusResponse
+	22, // 30: had.v1.NotifyTestResponse.results:type_name -> had.v1.NotifyTestResult
+	25, // 31: had.v1.PolicyValidateResponse.diagnostics:type_name -> had.v1.Diagnostic
+	1,  // 32: had.v1.Diagnostic.severity:type_name -> had.v1.Diagnostic.Severity
+	25, // 33: had.v1.PolicyApplyResponse.diagnostics:type_name -> had.v1.Diagnostic
+	63, // 34: had.v1.PolicyApplyResponse.trial:type_name -> had.v1.PolicyTrial
+	65, // 35: had.v1.PolicyShowResponse.policy:type_name -> had.v1.Policy
+	63, // 36: had.v1.PolicyShowResponse.trial:type_name -> had.v1.PolicyTrial
+	25, // 37: had.v1.PolicyPlanResponse.diagnostics:type_name -> had.v1.Diagnostic
+	66, // 38: had.v1.PolicyPlanResponse.changes:type_name -> had.v1.PolicyChange
+	67, // 39: had.v1.PolicyPlanResponse.effects:type_name -> had.v1.PolicyEffect
+	63, // 40: had.v1.PolicyPlanResponse.trial:type_name -> had.v1.PolicyTrial
+	4,  // 41: had.v1.TokenShowResponse.tokens:type_name -> had.v1.TokenSummary
+	53, // 42: had.v1.FreezeResponse.until:type_name -> google.protobuf.Timestamp
+	2,  // 43: had.v1.HA.Status:input_type -> had.v1.StatusRequest
+	12, // 44: had.v1.HA.History:input_type -> had.v1.HistoryRequest
+	14, // 45: had.v1.HA.Watch:input_type -> had.v1.WatchRequest
+	16, // 46: had.v1.HA.Move:input_type -> had.v1.MoveRequest
+	18, // 47: had.v1.HA.ConfirmFence:input_type -> had.v1.ConfirmFenceRequest
+	43, // 48: had.v1.HA.Freeze:input_type -> had.v1.FreezeRequest
+	45, // 49: had.v1.HA.Unfreeze:input_type -> had.v1.UnfreezeRequest
+	47, // 50: had.v1.HA.Drain:input_type -> had.v1.DrainRequest
+	49, // 51: had.v1.HA.Undrain:input_type -> had.v1.UndrainRequest
+	51, // 52: had.v1.HA.Resume:input_type -> had.v1.ResumeRequest
+	68, // 53: had.v1.HA.SyncRun:input_type -> had.v1.SyncRunRequest
+	69, // 54: had.v1.HA.SyncResume:input_type -> had.v1.SyncResumeRequest
+	23, // 55: had.v1.HA.PolicyValidate:input_type -> had.v1.PolicyValidateRequest
+	26, // 56: had.v1.HA.PolicyApply:input_type -> had.v1.PolicyApplyRequest
+	28, // 57: had.v1.HA.PolicyShow:input_type -> had.v1.PolicyShowRequest
+	70, // 58: had.v1.HA.PolicyPlan:input_type -> had.v1.PolicyPlanRequest
+	71, // 59: had.v1.HA.PolicyConfirm:input_type -> had.v1.PolicyConfirmRequest
+	72, // 60: had.v1.HA.PolicyVersions:input_type -> had.v1.PolicyVersionsRequest
+	31, // 61: had.v1.HA.TokenShow:input_type -> had.v1.TokenShowRequest
+	33, // 62: had.v1.HA.TokenSet:input_type -> had.v1.TokenSetRequest
+	35, // 63: had.v1.HA.TokenForget:input_type -> had.v1.TokenForgetRequest
+	37, // 64: had.v1.HA.TokenKey:input_type -> had.v1.TokenKeyRequest
+	20, // 65: had.v1.HA.NotifyTest:input_type -> had.v1.NotifyTestRequest
+	39, // 66: had.v1.HA.Timing:input_type -> had.v1.TimingRequest
+	41, // 67: had.v1.HA.Version:input_type -> had.v1.VersionRequest
+	73, // 68: had.v1.HA.WhyNot:input_type -> had.v1.WhyNotRequest
+	74, // 69: had.v1.HA.Preflight:input_type -> had.v1.PreflightRequest
+	75, // 70: had.v1.HA.HookList:input_type -> had.v1.HookListRequest
+	76, // 71: had.v1.HA.HookRun:input_type -> had.v1.HookRunRequest
+	77, // 72: had.v1.HA.ShowLogLevel:input_type -> had.v1.ShowLogLevelRequest
+	78, // 73: had.v1.HA.LogLevel:input_type -> had.v1.LogLevelRequest
+	3,  // 74: had.v1.HA.Status:output_type -> had.v1.StatusResponse
+	13, // 75: had.v1.HA.History:output_type -> had.v1.HistoryResponse
+	15, // 76: had.v1.HA.Watch:output_type -> had.v1.WatchResponse
+	17, // 77: had.v1.HA.Move:output_type -> had.v1.MoveResponse
+	19, // 78: had.v1.HA.ConfirmFence:output_type -> had.v1.ConfirmFenceResponse
+	44, // 79: had.v1.HA.Freeze:output_type -> had.v1.FreezeResponse
+	46, // 80: had.v1.HA.Unfreeze:output_type -> had.v1.UnfreezeResponse
+	48, // 81: had.v1.HA.Drain:output_type -> had.v1.DrainResponse
+	50, // 82: had.v1.HA.Undrain:output_type -> had.v1.UndrainResponse
+	52, // 83: had.v1.HA.Resume:output_type -> had.v1.ResumeResponse
+	79, // 84: had.v1.HA.SyncRun:output_type -> had.v1.SyncRunResponse
+	80, // 85: had.v1.HA.SyncResume:output_type -> had.v1.SyncResumeResponse
+	24, // 86: had.v1.HA.PolicyValidate:output_type -> had.v1.PolicyValidateResponse
+	27, // 87: had.v1.HA.PolicyApply:output_type -> had.v1.PolicyApplyResponse
+	29, // 88: had.v1.HA.PolicyShow:output_type -> had.v1.PolicyShowResponse
+	30, // 89: had.v1.HA.PolicyPlan:output_type -> had.v1.PolicyPlanResponse
+	81, // 90: had.v1.HA.PolicyConfirm:output_type -> had.v1.PolicyConfirmResponse
+	82, // 91: had.v1.HA.PolicyVersions:output_type -> had.v1.PolicyVersionsResponse
+	32, // 92: had.v1.HA.TokenShow:output_type -> had.v1.TokenShowResponse
+	34, // 93: had.v1.HA.TokenSet:output_type -> had.v1.TokenSetResponse
+	36, // 94: had.v1.HA.TokenForget:output_type -> had.v1.TokenForgetResponse
+	38, // 95: had.v1.HA.TokenKey:output_type -> had.v1.TokenKeyResponse
+	21, // 96: had.v1.HA.NotifyTest:output_type -> had.v1.NotifyTestResponse
+	40, // 97: had.v1.HA.Timing:output_type -> had.v1.TimingResponse
+	42, // 98: had.v1.HA.Version:output_type -> had.v1.VersionResponse
+	83, // 99: had.v1.HA.WhyNot:output_type -> had.v1.WhyNotResponse
+	84, // 100: had.v1.HA.Preflight:output_type -> had.v1.PreflightResponse
+	85, // 101: had.v1.HA.HookList:output_type -> had.v1.HookListResponse
+	86, // 102: had.v1.HA.HookRun:output_type -> had.v1.HookRunResponse
+	87, // 103: had.v1.HA.ShowLogLevel:output_type -> had.v1.ShowLogLevelResponse
+	88, // 104: had.v1.HA.LogLevel:output_type -> had.v1.LogLevelResponse
+	74, // [74:105] is the sub-list for method output_type
+	43, // [43:74] is the sub-list for method input_type
+	43, // [43:43] is the sub-list for extension type_name
+	43, // [43:43] is the sub-list for extension extendee
+	0,  // [0:43] is the sub-list for field type_name
 }
 
 func init() { file_had_v1_ha_proto_init() }
@@ -4111,6 +4301,7 @@ func file_had_v1_ha_proto_init() {
 	file_had_v1_diagnose_proto_init()
 	file_had_v1_log_proto_init()
 	file_had_v1_peer_proto_init()
+	file_had_v1_policy_proto_init()
 	file_had_v1_state_proto_init()
 	file_had_v1_sync_proto_init()
 	type x struct{}
@@ -4119,7 +4310,7 @@ func file_had_v1_ha_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_had_v1_ha_proto_rawDesc), len(file_had_v1_ha_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   50,
+			NumMessages:   51,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

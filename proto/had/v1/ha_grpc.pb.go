@@ -34,6 +34,9 @@ const (
 	HA_PolicyValidate_FullMethodName = "/had.v1.HA/PolicyValidate"
 	HA_PolicyApply_FullMethodName    = "/had.v1.HA/PolicyApply"
 	HA_PolicyShow_FullMethodName     = "/had.v1.HA/PolicyShow"
+	HA_PolicyPlan_FullMethodName     = "/had.v1.HA/PolicyPlan"
+	HA_PolicyConfirm_FullMethodName  = "/had.v1.HA/PolicyConfirm"
+	HA_PolicyVersions_FullMethodName = "/had.v1.HA/PolicyVersions"
 	HA_TokenShow_FullMethodName      = "/had.v1.HA/TokenShow"
 	HA_TokenSet_FullMethodName       = "/had.v1.HA/TokenSet"
 	HA_TokenForget_FullMethodName    = "/had.v1.HA/TokenForget"
@@ -90,7 +93,15 @@ type HAClient interface {
 	SyncResume(ctx context.Context, in *SyncResumeRequest, opts ...grpc.CallOption) (*SyncResumeResponse, error)
 	PolicyValidate(ctx context.Context, in *PolicyValidateRequest, opts ...grpc.CallOption) (*PolicyValidateResponse, error)
 	PolicyApply(ctx context.Context, in *PolicyApplyRequest, opts ...grpc.CallOption) (*PolicyApplyResponse, error)
+	// PolicyShow returns the policy in force, or an earlier version as it was
+	// applied.
 	PolicyShow(ctx context.Context, in *PolicyShowRequest, opts ...grpc.CallOption) (*PolicyShowResponse, error)
+	// PolicyPlan says what applying a policy would change and do. It changes nothing.
+	PolicyPlan(ctx context.Context, in *PolicyPlanRequest, opts ...grpc.CallOption) (*PolicyPlanResponse, error)
+	// PolicyConfirm keeps a policy that would be undone otherwise.
+	PolicyConfirm(ctx context.Context, in *PolicyConfirmRequest, opts ...grpc.CallOption) (*PolicyConfirmResponse, error)
+	// PolicyVersions lists the versions that are kept, without their texts.
+	PolicyVersions(ctx context.Context, in *PolicyVersionsRequest, opts ...grpc.CallOption) (*PolicyVersionsResponse, error)
 	// TokenShow tells where reconnect tokens are and which versions the log has.
 	// Their content it tells only through the local socket, and only when asked.
 	TokenShow(ctx context.Context, in *TokenShowRequest, opts ...grpc.CallOption) (*TokenShowResponse, error)
@@ -296,6 +307,36 @@ func (c *hAClient) PolicyShow(ctx context.Context, in *PolicyShowRequest, opts .
 	return out, nil
 }
 
+func (c *hAClient) PolicyPlan(ctx context.Context, in *PolicyPlanRequest, opts ...grpc.CallOption) (*PolicyPlanResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(PolicyPlanResponse)
+	err := c.cc.Invoke(ctx, HA_PolicyPlan_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *hAClient) PolicyConfirm(ctx context.Context, in *PolicyConfirmRequest, opts ...grpc.CallOption) (*PolicyConfirmResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(PolicyConfirmResponse)
+	err := c.cc.Invoke(ctx, HA_PolicyConfirm_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *hAClient) PolicyVersions(ctx context.Context, in *PolicyVersionsRequest, opts ...grpc.CallOption) (*PolicyVersionsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(PolicyVersionsResponse)
+	err := c.cc.Invoke(ctx, HA_PolicyVersions_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *hAClient) TokenShow(ctx context.Context, in *TokenShowRequest, opts ...grpc.CallOption) (*TokenShowResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(TokenShowResponse)
@@ -467,7 +508,15 @@ type HAServer interface {
 	SyncResume(context.Context, *SyncResumeRequest) (*SyncResumeResponse, error)
 	PolicyValidate(context.Context, *PolicyValidateRequest) (*PolicyValidateResponse, error)
 	PolicyApply(context.Context, *PolicyApplyRequest) (*PolicyApplyResponse, error)
+	// PolicyShow returns the policy in force, or an earlier version as it was
+	// applied.
 	PolicyShow(context.Context, *PolicyShowRequest) (*PolicyShowResponse, error)
+	// PolicyPlan says what applying a policy would change and do. It changes nothing.
+	PolicyPlan(context.Context, *PolicyPlanRequest) (*PolicyPlanResponse, error)
+	// PolicyConfirm keeps a policy that would be undone otherwise.
+	PolicyConfirm(context.Context, *PolicyConfirmRequest) (*PolicyConfirmResponse, error)
+	// PolicyVersions lists the versions that are kept, without their texts.
+	PolicyVersions(context.Context, *PolicyVersionsRequest) (*PolicyVersionsResponse, error)
 	// TokenShow tells where reconnect tokens are and which versions the log has.
 	// Their content it tells only through the local socket, and only when asked.
 	TokenShow(context.Context, *TokenShowRequest) (*TokenShowResponse, error)
@@ -549,6 +598,15 @@ func (UnimplementedHAServer) PolicyApply(context.Context, *PolicyApplyRequest) (
 }
 func (UnimplementedHAServer) PolicyShow(context.Context, *PolicyShowRequest) (*PolicyShowResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method PolicyShow not implemented")
+}
+func (UnimplementedHAServer) PolicyPlan(context.Context, *PolicyPlanRequest) (*PolicyPlanResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method PolicyPlan not implemented")
+}
+func (UnimplementedHAServer) PolicyConfirm(context.Context, *PolicyConfirmRequest) (*PolicyConfirmResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method PolicyConfirm not implemented")
+}
+func (UnimplementedHAServer) PolicyVersions(context.Context, *PolicyVersionsRequest) (*PolicyVersionsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method PolicyVersions not implemented")
 }
 func (UnimplementedHAServer) TokenShow(context.Context, *TokenShowRequest) (*TokenShowResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method TokenShow not implemented")
@@ -866,6 +924,60 @@ func _HA_PolicyShow_Handler(srv interface{}, ctx context.Context, dec func(inter
 	return interceptor(ctx, in, info, handler)
 }
 
+func _HA_PolicyPlan_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(PolicyPlanRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(HAServer).PolicyPlan(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: HA_PolicyPlan_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(HAServer).PolicyPlan(ctx, req.(*PolicyPlanRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _HA_PolicyConfirm_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(PolicyConfirmRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(HAServer).PolicyConfirm(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: HA_PolicyConfirm_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(HAServer).PolicyConfirm(ctx, req.(*PolicyConfirmRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _HA_PolicyVersions_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(PolicyVersionsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(HAServer).PolicyVersions(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: HA_PolicyVersions_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(HAServer).PolicyVersions(ctx, req.(*PolicyVersionsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _HA_TokenShow_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(TokenShowRequest)
 	if err := dec(in); err != nil {
@@ -1158,6 +1270,18 @@ var HA_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "PolicyShow",
 			Handler:    _HA_PolicyShow_Handler,
+		},
+		{
+			MethodName: "PolicyPlan",
+			Handler:    _HA_PolicyPlan_Handler,
+		},
+		{
+			MethodName: "PolicyConfirm",
+			Handler:    _HA_PolicyConfirm_Handler,
+		},
+		{
+			MethodName: "PolicyVersions",
+			Handler:    _HA_PolicyVersions_Handler,
 		},
 		{
 			MethodName: "TokenShow",

@@ -25,6 +25,55 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+type PolicyApply_Kind int32
+
+const (
+	PolicyApply_KIND_UNSPECIFIED PolicyApply_Kind = 0 // a file that an operator gave
+	PolicyApply_KIND_ROLLBACK    PolicyApply_Kind = 1 // an operator wanted an earlier version back
+	PolicyApply_KIND_UNDO        PolicyApply_Kind = 2 // nobody had confirmed; only in the history: see PolicyUndo
+)
+
+// Enum value maps for PolicyApply_Kind.
+var (
+	PolicyApply_Kind_name = map[int32]string{
+		0: "KIND_UNSPECIFIED",
+		1: "KIND_ROLLBACK",
+		2: "KIND_UNDO",
+	}
+	PolicyApply_Kind_value = map[string]int32{
+		"KIND_UNSPECIFIED": 0,
+		"KIND_ROLLBACK":    1,
+		"KIND_UNDO":        2,
+	}
+)
+
+func (x PolicyApply_Kind) Enum() *PolicyApply_Kind {
+	p := new(PolicyApply_Kind)
+	*p = x
+	return p
+}
+
+func (x PolicyApply_Kind) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (PolicyApply_Kind) Descriptor() protoreflect.EnumDescriptor {
+	return file_had_v1_log_proto_enumTypes[0].Descriptor()
+}
+
+func (PolicyApply_Kind) Type() protoreflect.EnumType {
+	return &file_had_v1_log_proto_enumTypes[0]
+}
+
+func (x PolicyApply_Kind) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use PolicyApply_Kind.Descriptor instead.
+func (PolicyApply_Kind) EnumDescriptor() ([]byte, []int) {
+	return file_had_v1_log_proto_rawDescGZIP(), []int{4, 0}
+}
+
 type Evidence_Kind int32
 
 const (
@@ -68,11 +117,11 @@ func (x Evidence_Kind) String() string {
 }
 
 func (Evidence_Kind) Descriptor() protoreflect.EnumDescriptor {
-	return file_had_v1_log_proto_enumTypes[0].Descriptor()
+	return file_had_v1_log_proto_enumTypes[1].Descriptor()
 }
 
 func (Evidence_Kind) Type() protoreflect.EnumType {
-	return &file_had_v1_log_proto_enumTypes[0]
+	return &file_had_v1_log_proto_enumTypes[1]
 }
 
 func (x Evidence_Kind) Number() protoreflect.EnumNumber {
@@ -81,7 +130,7 @@ func (x Evidence_Kind) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Evidence_Kind.Descriptor instead.
 func (Evidence_Kind) EnumDescriptor() ([]byte, []int) {
-	return file_had_v1_log_proto_rawDescGZIP(), []int{12, 0}
+	return file_had_v1_log_proto_rawDescGZIP(), []int{15, 0}
 }
 
 type Secured_Kind int32
@@ -132,11 +181,11 @@ func (x Secured_Kind) String() string {
 }
 
 func (Secured_Kind) Descriptor() protoreflect.EnumDescriptor {
-	return file_had_v1_log_proto_enumTypes[1].Descriptor()
+	return file_had_v1_log_proto_enumTypes[2].Descriptor()
 }
 
 func (Secured_Kind) Type() protoreflect.EnumType {
-	return &file_had_v1_log_proto_enumTypes[1]
+	return &file_had_v1_log_proto_enumTypes[2]
 }
 
 func (x Secured_Kind) Number() protoreflect.EnumNumber {
@@ -145,7 +194,7 @@ func (x Secured_Kind) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Secured_Kind.Descriptor instead.
 func (Secured_Kind) EnumDescriptor() ([]byte, []int) {
-	return file_had_v1_log_proto_rawDescGZIP(), []int{16, 0}
+	return file_had_v1_log_proto_rawDescGZIP(), []int{19, 0}
 }
 
 type Notice_Kind int32
@@ -199,11 +248,11 @@ func (x Notice_Kind) String() string {
 }
 
 func (Notice_Kind) Descriptor() protoreflect.EnumDescriptor {
-	return file_had_v1_log_proto_enumTypes[2].Descriptor()
+	return file_had_v1_log_proto_enumTypes[3].Descriptor()
 }
 
 func (Notice_Kind) Type() protoreflect.EnumType {
-	return &file_had_v1_log_proto_enumTypes[2]
+	return &file_had_v1_log_proto_enumTypes[3]
 }
 
 func (x Notice_Kind) Number() protoreflect.EnumNumber {
@@ -212,7 +261,7 @@ func (x Notice_Kind) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Notice_Kind.Descriptor instead.
 func (Notice_Kind) EnumDescriptor() ([]byte, []int) {
-	return file_had_v1_log_proto_rawDescGZIP(), []int{19, 0}
+	return file_had_v1_log_proto_rawDescGZIP(), []int{22, 0}
 }
 
 type NotifyMark_Outcome int32
@@ -251,11 +300,11 @@ func (x NotifyMark_Outcome) String() string {
 }
 
 func (NotifyMark_Outcome) Descriptor() protoreflect.EnumDescriptor {
-	return file_had_v1_log_proto_enumTypes[3].Descriptor()
+	return file_had_v1_log_proto_enumTypes[4].Descriptor()
 }
 
 func (NotifyMark_Outcome) Type() protoreflect.EnumType {
-	return &file_had_v1_log_proto_enumTypes[3]
+	return &file_had_v1_log_proto_enumTypes[4]
 }
 
 func (x NotifyMark_Outcome) Number() protoreflect.EnumNumber {
@@ -264,7 +313,7 @@ func (x NotifyMark_Outcome) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use NotifyMark_Outcome.Descriptor instead.
 func (NotifyMark_Outcome) EnumDescriptor() ([]byte, []int) {
-	return file_had_v1_log_proto_rawDescGZIP(), []int{22, 0}
+	return file_had_v1_log_proto_rawDescGZIP(), []int{25, 0}
 }
 
 type Progress_Outcome int32
@@ -303,11 +352,11 @@ func (x Progress_Outcome) String() string {
 }
 
 func (Progress_Outcome) Descriptor() protoreflect.EnumDescriptor {
-	return file_had_v1_log_proto_enumTypes[4].Descriptor()
+	return file_had_v1_log_proto_enumTypes[5].Descriptor()
 }
 
 func (Progress_Outcome) Type() protoreflect.EnumType {
-	return &file_had_v1_log_proto_enumTypes[4]
+	return &file_had_v1_log_proto_enumTypes[5]
 }
 
 func (x Progress_Outcome) Number() protoreflect.EnumNumber {
@@ -316,7 +365,7 @@ func (x Progress_Outcome) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Progress_Outcome.Descriptor instead.
 func (Progress_Outcome) EnumDescriptor() ([]byte, []int) {
-	return file_had_v1_log_proto_rawDescGZIP(), []int{25, 0}
+	return file_had_v1_log_proto_rawDescGZIP(), []int{28, 0}
 }
 
 type HookResult_Outcome int32
@@ -364,11 +413,11 @@ func (x HookResult_Outcome) String() string {
 }
 
 func (HookResult_Outcome) Descriptor() protoreflect.EnumDescriptor {
-	return file_had_v1_log_proto_enumTypes[5].Descriptor()
+	return file_had_v1_log_proto_enumTypes[6].Descriptor()
 }
 
 func (HookResult_Outcome) Type() protoreflect.EnumType {
-	return &file_had_v1_log_proto_enumTypes[5]
+	return &file_had_v1_log_proto_enumTypes[6]
 }
 
 func (x HookResult_Outcome) Number() protoreflect.EnumNumber {
@@ -377,7 +426,7 @@ func (x HookResult_Outcome) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use HookResult_Outcome.Descriptor instead.
 func (HookResult_Outcome) EnumDescriptor() ([]byte, []int) {
-	return file_had_v1_log_proto_rawDescGZIP(), []int{27, 0}
+	return file_had_v1_log_proto_rawDescGZIP(), []int{30, 0}
 }
 
 // Instance is one run of the had daemon. An epoch belongs to exactly one
@@ -479,6 +528,9 @@ type Command struct {
 	//	*Command_Undrain
 	//	*Command_Hold
 	//	*Command_Resume
+	//	*Command_PolicyConfirm
+	//	*Command_PolicyUndo
+	//	*Command_Extend
 	Record        isCommand_Record `protobuf_oneof:"record"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -724,6 +776,33 @@ func (x *Command) GetResume() *Resume {
 	return nil
 }
 
+func (x *Command) GetPolicyConfirm() *PolicyConfirm {
+	if x != nil {
+		if x, ok := x.Record.(*Command_PolicyConfirm); ok {
+			return x.PolicyConfirm
+		}
+	}
+	return nil
+}
+
+func (x *Command) GetPolicyUndo() *PolicyUndo {
+	if x != nil {
+		if x, ok := x.Record.(*Command_PolicyUndo); ok {
+			return x.PolicyUndo
+		}
+	}
+	return nil
+}
+
+func (x *Command) GetExtend() *Extend {
+	if x != nil {
+		if x, ok := x.Record.(*Command_Extend); ok {
+			return x.Extend
+		}
+	}
+	return nil
+}
+
 type isCommand_Record interface {
 	isCommand_Record()
 }
@@ -812,6 +891,18 @@ type Command_Resume struct {
 	Resume *Resume `protobuf:"bytes,27,opt,name=resume,proto3,oneof"`
 }
 
+type Command_PolicyConfirm struct {
+	PolicyConfirm *PolicyConfirm `protobuf:"bytes,40,opt,name=policy_confirm,json=policyConfirm,proto3,oneof"`
+}
+
+type Command_PolicyUndo struct {
+	PolicyUndo *PolicyUndo `protobuf:"bytes,41,opt,name=policy_undo,json=policyUndo,proto3,oneof"`
+}
+
+type Command_Extend struct {
+	Extend *Extend `protobuf:"bytes,42,opt,name=extend,proto3,oneof"`
+}
+
 func (*Command_Birth) isCommand_Record() {}
 
 func (*Command_PolicyApply) isCommand_Record() {}
@@ -853,6 +944,12 @@ func (*Command_Undrain) isCommand_Record() {}
 func (*Command_Hold) isCommand_Record() {}
 
 func (*Command_Resume) isCommand_Record() {}
+
+func (*Command_PolicyConfirm) isCommand_Record() {}
+
+func (*Command_PolicyUndo) isCommand_Record() {}
+
+func (*Command_Extend) isCommand_Record() {}
 
 // Birth binds each node's name to the random ID its data folder holds. The
 // first leader commits it; every later one is refused.
@@ -985,13 +1082,18 @@ func (x *Member) GetNodeId() string {
 }
 
 // PolicyApply replaces the whole policy. It is refused unless
-// expected_version is the current version (0: there is none yet).
+// expected_version is the current version (0: there is none yet), and, but for
+// a rollback, while the current one waits for its confirmation.
 type PolicyApply struct {
 	state           protoimpl.MessageState `protogen:"open.v1"`
 	ExpectedVersion uint64                 `protobuf:"varint,1,opt,name=expected_version,json=expectedVersion,proto3" json:"expected_version,omitempty"`
-	Text            string                 `protobuf:"bytes,2,opt,name=text,proto3" json:"text,omitempty"` // HCL, validated by the proposer
+	Text            string                 `protobuf:"bytes,2,opt,name=text,proto3" json:"text,omitempty"` // HCL, validated by the proposer; the history has it without
 	By              string                 `protobuf:"bytes,3,opt,name=by,proto3" json:"by,omitempty"`     // who asked: local user name and node
 	Reason          string                 `protobuf:"bytes,4,opt,name=reason,proto3" json:"reason,omitempty"`
+	Kind            PolicyApply_Kind       `protobuf:"varint,5,opt,name=kind,proto3,enum=had.v1.PolicyApply_Kind" json:"kind,omitempty"`
+	OfVersion       uint64                 `protobuf:"varint,6,opt,name=of_version,json=ofVersion,proto3" json:"of_version,omitempty"`                     // not of a file: the version whose text it is
+	ConfirmWithinNs int64                  `protobuf:"varint,7,opt,name=confirm_within_ns,json=confirmWithinNs,proto3" json:"confirm_within_ns,omitempty"` // after so long without a confirmation the policy before comes back; 0: it is for good
+	ConfirmUntil    *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=confirm_until,json=confirmUntil,proto3" json:"confirm_until,omitempty"`             // the same by the proposer's wall clock
 	unknownFields   protoimpl.UnknownFields
 	sizeCache       protoimpl.SizeCache
 }
@@ -1054,6 +1156,231 @@ func (x *PolicyApply) GetReason() string {
 	return ""
 }
 
+func (x *PolicyApply) GetKind() PolicyApply_Kind {
+	if x != nil {
+		return x.Kind
+	}
+	return PolicyApply_KIND_UNSPECIFIED
+}
+
+func (x *PolicyApply) GetOfVersion() uint64 {
+	if x != nil {
+		return x.OfVersion
+	}
+	return 0
+}
+
+func (x *PolicyApply) GetConfirmWithinNs() int64 {
+	if x != nil {
+		return x.ConfirmWithinNs
+	}
+	return 0
+}
+
+func (x *PolicyApply) GetConfirmUntil() *timestamppb.Timestamp {
+	if x != nil {
+		return x.ConfirmUntil
+	}
+	return nil
+}
+
+// PolicyConfirm keeps the policy in force, which would be undone otherwise.
+type PolicyConfirm struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Version       uint64                 `protobuf:"varint,1,opt,name=version,proto3" json:"version,omitempty"`
+	By            string                 `protobuf:"bytes,2,opt,name=by,proto3" json:"by,omitempty"`
+	Reason        string                 `protobuf:"bytes,3,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PolicyConfirm) Reset() {
+	*x = PolicyConfirm{}
+	mi := &file_had_v1_log_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PolicyConfirm) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PolicyConfirm) ProtoMessage() {}
+
+func (x *PolicyConfirm) ProtoReflect() protoreflect.Message {
+	mi := &file_had_v1_log_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PolicyConfirm.ProtoReflect.Descriptor instead.
+func (*PolicyConfirm) Descriptor() ([]byte, []int) {
+	return file_had_v1_log_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *PolicyConfirm) GetVersion() uint64 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
+func (x *PolicyConfirm) GetBy() string {
+	if x != nil {
+		return x.By
+	}
+	return ""
+}
+
+func (x *PolicyConfirm) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+// PolicyUndo brings back the policy before the one in force, as a version of its
+// own, when that one's time for a confirmation is over. It is refused unless that
+// version still waits for one.
+type PolicyUndo struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Version       uint64                 `protobuf:"varint,1,opt,name=version,proto3" json:"version,omitempty"` // that is undone
+	Reason        string                 `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PolicyUndo) Reset() {
+	*x = PolicyUndo{}
+	mi := &file_had_v1_log_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PolicyUndo) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PolicyUndo) ProtoMessage() {}
+
+func (x *PolicyUndo) ProtoReflect() protoreflect.Message {
+	mi := &file_had_v1_log_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PolicyUndo.ProtoReflect.Descriptor instead.
+func (*PolicyUndo) Descriptor() ([]byte, []int) {
+	return file_had_v1_log_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *PolicyUndo) GetVersion() uint64 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
+func (x *PolicyUndo) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+// Extend adds volumes to an open epoch, so that its owner can mount them beside
+// what it serves. It takes none away, and is refused unless its term is the log
+// entry's, its epoch is open and the proposing instance's own, and its terms are
+// those of the epoch: only one that had no volumes yet may be given what is about
+// volumes.
+type Extend struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Term          uint64                 `protobuf:"varint,1,opt,name=term,proto3" json:"term,omitempty"`
+	Epoch         uint64                 `protobuf:"varint,2,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	Instance      *Instance              `protobuf:"bytes,3,opt,name=instance,proto3" json:"instance,omitempty"`
+	Volumes       []*HeldVolume          `protobuf:"bytes,4,rep,name=volumes,proto3" json:"volumes,omitempty"` // that the epoch may mount from now on, too
+	Terms         *Terms                 `protobuf:"bytes,5,opt,name=terms,proto3" json:"terms,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Extend) Reset() {
+	*x = Extend{}
+	mi := &file_had_v1_log_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Extend) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Extend) ProtoMessage() {}
+
+func (x *Extend) ProtoReflect() protoreflect.Message {
+	mi := &file_had_v1_log_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Extend.ProtoReflect.Descriptor instead.
+func (*Extend) Descriptor() ([]byte, []int) {
+	return file_had_v1_log_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *Extend) GetTerm() uint64 {
+	if x != nil {
+		return x.Term
+	}
+	return 0
+}
+
+func (x *Extend) GetEpoch() uint64 {
+	if x != nil {
+		return x.Epoch
+	}
+	return 0
+}
+
+func (x *Extend) GetInstance() *Instance {
+	if x != nil {
+		return x.Instance
+	}
+	return nil
+}
+
+func (x *Extend) GetVolumes() []*HeldVolume {
+	if x != nil {
+		return x.Volumes
+	}
+	return nil
+}
+
+func (x *Extend) GetTerms() *Terms {
+	if x != nil {
+		return x.Terms
+	}
+	return nil
+}
+
 // Terms are fixed by Acquire for the whole epoch. A successor obeys the
 // record, never its own configuration.
 type Terms struct {
@@ -1075,7 +1402,7 @@ type Terms struct {
 
 func (x *Terms) Reset() {
 	*x = Terms{}
-	mi := &file_had_v1_log_proto_msgTypes[5]
+	mi := &file_had_v1_log_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1087,7 +1414,7 @@ func (x *Terms) String() string {
 func (*Terms) ProtoMessage() {}
 
 func (x *Terms) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_log_proto_msgTypes[5]
+	mi := &file_had_v1_log_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1100,7 +1427,7 @@ func (x *Terms) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Terms.ProtoReflect.Descriptor instead.
 func (*Terms) Descriptor() ([]byte, []int) {
-	return file_had_v1_log_proto_rawDescGZIP(), []int{5}
+	return file_had_v1_log_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Terms) GetTtlNs() int64 {
@@ -1170,7 +1497,7 @@ type HeldAddress struct {
 
 func (x *HeldAddress) Reset() {
 	*x = HeldAddress{}
-	mi := &file_had_v1_log_proto_msgTypes[6]
+	mi := &file_had_v1_log_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1182,7 +1509,7 @@ func (x *HeldAddress) String() string {
 func (*HeldAddress) ProtoMessage() {}
 
 func (x *HeldAddress) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_log_proto_msgTypes[6]
+	mi := &file_had_v1_log_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1195,7 +1522,7 @@ func (x *HeldAddress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HeldAddress.ProtoReflect.Descriptor instead.
 func (*HeldAddress) Descriptor() ([]byte, []int) {
-	return file_had_v1_log_proto_rawDescGZIP(), []int{6}
+	return file_had_v1_log_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *HeldAddress) GetVip() string {
@@ -1232,7 +1559,7 @@ type HeldVolume struct {
 
 func (x *HeldVolume) Reset() {
 	*x = HeldVolume{}
-	mi := &file_had_v1_log_proto_msgTypes[7]
+	mi := &file_had_v1_log_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1244,7 +1571,7 @@ func (x *HeldVolume) String() string {
 func (*HeldVolume) ProtoMessage() {}
 
 func (x *HeldVolume) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_log_proto_msgTypes[7]
+	mi := &file_had_v1_log_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1257,7 +1584,7 @@ func (x *HeldVolume) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HeldVolume.ProtoReflect.Descriptor instead.
 func (*HeldVolume) Descriptor() ([]byte, []int) {
-	return file_had_v1_log_proto_rawDescGZIP(), []int{7}
+	return file_had_v1_log_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *HeldVolume) GetName() string {
@@ -1308,7 +1635,7 @@ type Acquire struct {
 
 func (x *Acquire) Reset() {
 	*x = Acquire{}
-	mi := &file_had_v1_log_proto_msgTypes[8]
+	mi := &file_had_v1_log_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1320,7 +1647,7 @@ func (x *Acquire) String() string {
 func (*Acquire) ProtoMessage() {}
 
 func (x *Acquire) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_log_proto_msgTypes[8]
+	mi := &file_had_v1_log_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1333,7 +1660,7 @@ func (x *Acquire) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Acquire.ProtoReflect.Descriptor instead.
 func (*Acquire) Descriptor() ([]byte, []int) {
-	return file_had_v1_log_proto_rawDescGZIP(), []int{8}
+	return file_had_v1_log_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Acquire) GetTerm() uint64 {
@@ -1419,7 +1746,7 @@ type HeldToken struct {
 
 func (x *HeldToken) Reset() {
 	*x = HeldToken{}
-	mi := &file_had_v1_log_proto_msgTypes[9]
+	mi := &file_had_v1_log_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1431,7 +1758,7 @@ func (x *HeldToken) String() string {
 func (*HeldToken) ProtoMessage() {}
 
 func (x *HeldToken) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_log_proto_msgTypes[9]
+	mi := &file_had_v1_log_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1444,7 +1771,7 @@ func (x *HeldToken) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HeldToken.ProtoReflect.Descriptor instead.
 func (*HeldToken) Descriptor() ([]byte, []int) {
-	return file_had_v1_log_proto_rawDescGZIP(), []int{9}
+	return file_had_v1_log_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *HeldToken) GetName() string {
@@ -1499,7 +1826,7 @@ type TokenSet struct {
 
 func (x *TokenSet) Reset() {
 	*x = TokenSet{}
-	mi := &file_had_v1_log_proto_msgTypes[10]
+	mi := &file_had_v1_log_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1511,7 +1838,7 @@ func (x *TokenSet) String() string {
 func (*TokenSet) ProtoMessage() {}
 
 func (x *TokenSet) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_log_proto_msgTypes[10]
+	mi := &file_had_v1_log_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1524,7 +1851,7 @@ func (x *TokenSet) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TokenSet.ProtoReflect.Descriptor instead.
 func (*TokenSet) Descriptor() ([]byte, []int) {
-	return file_had_v1_log_proto_rawDescGZIP(), []int{10}
+	return file_had_v1_log_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *TokenSet) GetName() string {
@@ -1611,7 +1938,7 @@ type TokenForget struct {
 
 func (x *TokenForget) Reset() {
 	*x = TokenForget{}
-	mi := &file_had_v1_log_proto_msgTypes[11]
+	mi := &file_had_v1_log_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1623,7 +1950,7 @@ func (x *TokenForget) String() string {
 func (*TokenForget) ProtoMessage() {}
 
 func (x *TokenForget) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_log_proto_msgTypes[11]
+	mi := &file_had_v1_log_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1636,7 +1963,7 @@ func (x *TokenForget) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TokenForget.ProtoReflect.Descriptor instead.
 func (*TokenForget) Descriptor() ([]byte, []int) {
-	return file_had_v1_log_proto_rawDescGZIP(), []int{11}
+	return file_had_v1_log_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *TokenForget) GetName() string {
@@ -1681,7 +2008,7 @@ type Evidence struct {
 
 func (x *Evidence) Reset() {
 	*x = Evidence{}
-	mi := &file_had_v1_log_proto_msgTypes[12]
+	mi := &file_had_v1_log_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1693,7 +2020,7 @@ func (x *Evidence) String() string {
 func (*Evidence) ProtoMessage() {}
 
 func (x *Evidence) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_log_proto_msgTypes[12]
+	mi := &file_had_v1_log_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1706,7 +2033,7 @@ func (x *Evidence) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Evidence.ProtoReflect.Descriptor instead.
 func (*Evidence) Descriptor() ([]byte, []int) {
-	return file_had_v1_log_proto_rawDescGZIP(), []int{12}
+	return file_had_v1_log_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Evidence) GetEpoch() uint64 {
@@ -1750,7 +2077,7 @@ type LeaseRenew struct {
 
 func (x *LeaseRenew) Reset() {
 	*x = LeaseRenew{}
-	mi := &file_had_v1_log_proto_msgTypes[13]
+	mi := &file_had_v1_log_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1762,7 +2089,7 @@ func (x *LeaseRenew) String() string {
 func (*LeaseRenew) ProtoMessage() {}
 
 func (x *LeaseRenew) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_log_proto_msgTypes[13]
+	mi := &file_had_v1_log_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1775,7 +2102,7 @@ func (x *LeaseRenew) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaseRenew.ProtoReflect.Descriptor instead.
 func (*LeaseRenew) Descriptor() ([]byte, []int) {
-	return file_had_v1_log_proto_rawDescGZIP(), []int{13}
+	return file_had_v1_log_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *LeaseRenew) GetTerm() uint64 {
@@ -1811,7 +2138,7 @@ type Waited struct {
 
 func (x *Waited) Reset() {
 	*x = Waited{}
-	mi := &file_had_v1_log_proto_msgTypes[14]
+	mi := &file_had_v1_log_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1823,7 +2150,7 @@ func (x *Waited) String() string {
 func (*Waited) ProtoMessage() {}
 
 func (x *Waited) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_log_proto_msgTypes[14]
+	mi := &file_had_v1_log_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1836,7 +2163,7 @@ func (x *Waited) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Waited.ProtoReflect.Descriptor instead.
 func (*Waited) Descriptor() ([]byte, []int) {
-	return file_had_v1_log_proto_rawDescGZIP(), []int{14}
+	return file_had_v1_log_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Waited) GetTerm() uint64 {
@@ -1866,7 +2193,7 @@ type Farewell struct {
 
 func (x *Farewell) Reset() {
 	*x = Farewell{}
-	mi := &file_had_v1_log_proto_msgTypes[15]
+	mi := &file_had_v1_log_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1878,7 +2205,7 @@ func (x *Farewell) String() string {
 func (*Farewell) ProtoMessage() {}
 
 func (x *Farewell) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_log_proto_msgTypes[15]
+	mi := &file_had_v1_log_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1891,7 +2218,7 @@ func (x *Farewell) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Farewell.ProtoReflect.Descriptor instead.
 func (*Farewell) Descriptor() ([]byte, []int) {
-	return file_had_v1_log_proto_rawDescGZIP(), []int{15}
+	return file_had_v1_log_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Farewell) GetNodeId() string {
@@ -1940,7 +2267,7 @@ type Secured struct {
 
 func (x *Secured) Reset() {
 	*x = Secured{}
-	mi := &file_had_v1_log_proto_msgTypes[16]
+	mi := &file_had_v1_log_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1952,7 +2279,7 @@ func (x *Secured) String() string {
 func (*Secured) ProtoMessage() {}
 
 func (x *Secured) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_log_proto_msgTypes[16]
+	mi := &file_had_v1_log_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1965,7 +2292,7 @@ func (x *Secured) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Secured.ProtoReflect.Descriptor instead.
 func (*Secured) Descriptor() ([]byte, []int) {
-	return file_had_v1_log_proto_rawDescGZIP(), []int{16}
+	return file_had_v1_log_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Secured) GetTerm() uint64 {
@@ -2041,7 +2368,7 @@ type Deliver struct {
 
 func (x *Deliver) Reset() {
 	*x = Deliver{}
-	mi := &file_had_v1_log_proto_msgTypes[17]
+	mi := &file_had_v1_log_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2053,7 +2380,7 @@ func (x *Deliver) String() string {
 func (*Deliver) ProtoMessage() {}
 
 func (x *Deliver) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_log_proto_msgTypes[17]
+	mi := &file_had_v1_log_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2066,7 +2393,7 @@ func (x *Deliver) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Deliver.ProtoReflect.Descriptor instead.
 func (*Deliver) Descriptor() ([]byte, []int) {
-	return file_had_v1_log_proto_rawDescGZIP(), []int{17}
+	return file_had_v1_log_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Deliver) GetReports() []*Report {
@@ -2101,7 +2428,7 @@ type Report struct {
 
 func (x *Report) Reset() {
 	*x = Report{}
-	mi := &file_had_v1_log_proto_msgTypes[18]
+	mi := &file_had_v1_log_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2113,7 +2440,7 @@ func (x *Report) String() string {
 func (*Report) ProtoMessage() {}
 
 func (x *Report) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_log_proto_msgTypes[18]
+	mi := &file_had_v1_log_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2126,7 +2453,7 @@ func (x *Report) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Report.ProtoReflect.Descriptor instead.
 func (*Report) Descriptor() ([]byte, []int) {
-	return file_had_v1_log_proto_rawDescGZIP(), []int{18}
+	return file_had_v1_log_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Report) GetNodeId() string {
@@ -2298,7 +2625,7 @@ type Notice struct {
 
 func (x *Notice) Reset() {
 	*x = Notice{}
-	mi := &file_had_v1_log_proto_msgTypes[19]
+	mi := &file_had_v1_log_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2310,7 +2637,7 @@ func (x *Notice) String() string {
 func (*Notice) ProtoMessage() {}
 
 func (x *Notice) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_log_proto_msgTypes[19]
+	mi := &file_had_v1_log_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2323,7 +2650,7 @@ func (x *Notice) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Notice.ProtoReflect.Descriptor instead.
 func (*Notice) Descriptor() ([]byte, []int) {
-	return file_had_v1_log_proto_rawDescGZIP(), []int{19}
+	return file_had_v1_log_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *Notice) GetKind() Notice_Kind {
@@ -2394,7 +2721,7 @@ type Certificate struct {
 
 func (x *Certificate) Reset() {
 	*x = Certificate{}
-	mi := &file_had_v1_log_proto_msgTypes[20]
+	mi := &file_had_v1_log_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2406,7 +2733,7 @@ func (x *Certificate) String() string {
 func (*Certificate) ProtoMessage() {}
 
 func (x *Certificate) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_log_proto_msgTypes[20]
+	mi := &file_had_v1_log_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2419,7 +2746,7 @@ func (x *Certificate) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Certificate.ProtoReflect.Descriptor instead.
 func (*Certificate) Descriptor() ([]byte, []int) {
-	return file_had_v1_log_proto_rawDescGZIP(), []int{20}
+	return file_had_v1_log_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *Certificate) GetSerial() string {
@@ -2464,7 +2791,7 @@ type NotifyClaim struct {
 
 func (x *NotifyClaim) Reset() {
 	*x = NotifyClaim{}
-	mi := &file_had_v1_log_proto_msgTypes[21]
+	mi := &file_had_v1_log_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2476,7 +2803,7 @@ func (x *NotifyClaim) String() string {
 func (*NotifyClaim) ProtoMessage() {}
 
 func (x *NotifyClaim) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_log_proto_msgTypes[21]
+	mi := &file_had_v1_log_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2489,7 +2816,7 @@ func (x *NotifyClaim) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NotifyClaim.ProtoReflect.Descriptor instead.
 func (*NotifyClaim) Descriptor() ([]byte, []int) {
-	return file_had_v1_log_proto_rawDescGZIP(), []int{21}
+	return file_had_v1_log_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *NotifyClaim) GetTerm() uint64 {
@@ -2550,7 +2877,7 @@ type NotifyMark struct {
 
 func (x *NotifyMark) Reset() {
 	*x = NotifyMark{}
-	mi := &file_had_v1_log_proto_msgTypes[22]
+	mi := &file_had_v1_log_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2562,7 +2889,7 @@ func (x *NotifyMark) String() string {
 func (*NotifyMark) ProtoMessage() {}
 
 func (x *NotifyMark) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_log_proto_msgTypes[22]
+	mi := &file_had_v1_log_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2575,7 +2902,7 @@ func (x *NotifyMark) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NotifyMark.ProtoReflect.Descriptor instead.
 func (*NotifyMark) Descriptor() ([]byte, []int) {
-	return file_had_v1_log_proto_rawDescGZIP(), []int{22}
+	return file_had_v1_log_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *NotifyMark) GetChannel() string {
@@ -2643,7 +2970,7 @@ type FenceTry struct {
 
 func (x *FenceTry) Reset() {
 	*x = FenceTry{}
-	mi := &file_had_v1_log_proto_msgTypes[23]
+	mi := &file_had_v1_log_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2655,7 +2982,7 @@ func (x *FenceTry) String() string {
 func (*FenceTry) ProtoMessage() {}
 
 func (x *FenceTry) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_log_proto_msgTypes[23]
+	mi := &file_had_v1_log_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2668,7 +2995,7 @@ func (x *FenceTry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FenceTry.ProtoReflect.Descriptor instead.
 func (*FenceTry) Descriptor() ([]byte, []int) {
-	return file_had_v1_log_proto_rawDescGZIP(), []int{23}
+	return file_had_v1_log_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *FenceTry) GetEpoch() uint64 {
@@ -2719,7 +3046,7 @@ type Step struct {
 
 func (x *Step) Reset() {
 	*x = Step{}
-	mi := &file_had_v1_log_proto_msgTypes[24]
+	mi := &file_had_v1_log_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2731,7 +3058,7 @@ func (x *Step) String() string {
 func (*Step) ProtoMessage() {}
 
 func (x *Step) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_log_proto_msgTypes[24]
+	mi := &file_had_v1_log_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2744,7 +3071,7 @@ func (x *Step) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Step.ProtoReflect.Descriptor instead.
 func (*Step) Descriptor() ([]byte, []int) {
-	return file_had_v1_log_proto_rawDescGZIP(), []int{24}
+	return file_had_v1_log_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *Step) GetName() string {
@@ -2791,7 +3118,7 @@ type Progress struct {
 
 func (x *Progress) Reset() {
 	*x = Progress{}
-	mi := &file_had_v1_log_proto_msgTypes[25]
+	mi := &file_had_v1_log_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2803,7 +3130,7 @@ func (x *Progress) String() string {
 func (*Progress) ProtoMessage() {}
 
 func (x *Progress) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_log_proto_msgTypes[25]
+	mi := &file_had_v1_log_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2816,7 +3143,7 @@ func (x *Progress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Progress.ProtoReflect.Descriptor instead.
 func (*Progress) Descriptor() ([]byte, []int) {
-	return file_had_v1_log_proto_rawDescGZIP(), []int{25}
+	return file_had_v1_log_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *Progress) GetEpoch() uint64 {
@@ -2884,7 +3211,7 @@ type Released struct {
 
 func (x *Released) Reset() {
 	*x = Released{}
-	mi := &file_had_v1_log_proto_msgTypes[26]
+	mi := &file_had_v1_log_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2896,7 +3223,7 @@ func (x *Released) String() string {
 func (*Released) ProtoMessage() {}
 
 func (x *Released) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_log_proto_msgTypes[26]
+	mi := &file_had_v1_log_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2909,7 +3236,7 @@ func (x *Released) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Released.ProtoReflect.Descriptor instead.
 func (*Released) Descriptor() ([]byte, []int) {
-	return file_had_v1_log_proto_rawDescGZIP(), []int{26}
+	return file_had_v1_log_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *Released) GetEpoch() uint64 {
@@ -2977,7 +3304,7 @@ type HookResult struct {
 
 func (x *HookResult) Reset() {
 	*x = HookResult{}
-	mi := &file_had_v1_log_proto_msgTypes[27]
+	mi := &file_had_v1_log_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2989,7 +3316,7 @@ func (x *HookResult) String() string {
 func (*HookResult) ProtoMessage() {}
 
 func (x *HookResult) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_log_proto_msgTypes[27]
+	mi := &file_had_v1_log_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3002,7 +3329,7 @@ func (x *HookResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HookResult.ProtoReflect.Descriptor instead.
 func (*HookResult) Descriptor() ([]byte, []int) {
-	return file_had_v1_log_proto_rawDescGZIP(), []int{27}
+	return file_had_v1_log_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *HookResult) GetEpoch() uint64 {
@@ -3120,7 +3447,7 @@ type MoveOrder struct {
 
 func (x *MoveOrder) Reset() {
 	*x = MoveOrder{}
-	mi := &file_had_v1_log_proto_msgTypes[28]
+	mi := &file_had_v1_log_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3132,7 +3459,7 @@ func (x *MoveOrder) String() string {
 func (*MoveOrder) ProtoMessage() {}
 
 func (x *MoveOrder) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_log_proto_msgTypes[28]
+	mi := &file_had_v1_log_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3145,7 +3472,7 @@ func (x *MoveOrder) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MoveOrder.ProtoReflect.Descriptor instead.
 func (*MoveOrder) Descriptor() ([]byte, []int) {
-	return file_had_v1_log_proto_rawDescGZIP(), []int{28}
+	return file_had_v1_log_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *MoveOrder) GetOperation() string {
@@ -3201,7 +3528,7 @@ type MoveEnd struct {
 
 func (x *MoveEnd) Reset() {
 	*x = MoveEnd{}
-	mi := &file_had_v1_log_proto_msgTypes[29]
+	mi := &file_had_v1_log_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3213,7 +3540,7 @@ func (x *MoveEnd) String() string {
 func (*MoveEnd) ProtoMessage() {}
 
 func (x *MoveEnd) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_log_proto_msgTypes[29]
+	mi := &file_had_v1_log_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3226,7 +3553,7 @@ func (x *MoveEnd) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MoveEnd.ProtoReflect.Descriptor instead.
 func (*MoveEnd) Descriptor() ([]byte, []int) {
-	return file_had_v1_log_proto_rawDescGZIP(), []int{29}
+	return file_had_v1_log_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *MoveEnd) GetOperation() string {
@@ -3261,7 +3588,7 @@ type Freeze struct {
 
 func (x *Freeze) Reset() {
 	*x = Freeze{}
-	mi := &file_had_v1_log_proto_msgTypes[30]
+	mi := &file_had_v1_log_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3273,7 +3600,7 @@ func (x *Freeze) String() string {
 func (*Freeze) ProtoMessage() {}
 
 func (x *Freeze) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_log_proto_msgTypes[30]
+	mi := &file_had_v1_log_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3286,7 +3613,7 @@ func (x *Freeze) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Freeze.ProtoReflect.Descriptor instead.
 func (*Freeze) Descriptor() ([]byte, []int) {
-	return file_had_v1_log_proto_rawDescGZIP(), []int{30}
+	return file_had_v1_log_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *Freeze) GetUntil() *timestamppb.Timestamp {
@@ -3337,7 +3664,7 @@ type Unfreeze struct {
 
 func (x *Unfreeze) Reset() {
 	*x = Unfreeze{}
-	mi := &file_had_v1_log_proto_msgTypes[31]
+	mi := &file_had_v1_log_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3349,7 +3676,7 @@ func (x *Unfreeze) String() string {
 func (*Unfreeze) ProtoMessage() {}
 
 func (x *Unfreeze) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_log_proto_msgTypes[31]
+	mi := &file_had_v1_log_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3362,7 +3689,7 @@ func (x *Unfreeze) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Unfreeze.ProtoReflect.Descriptor instead.
 func (*Unfreeze) Descriptor() ([]byte, []int) {
-	return file_had_v1_log_proto_rawDescGZIP(), []int{31}
+	return file_had_v1_log_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *Unfreeze) GetIndex() uint64 {
@@ -3406,7 +3733,7 @@ type Drain struct {
 
 func (x *Drain) Reset() {
 	*x = Drain{}
-	mi := &file_had_v1_log_proto_msgTypes[32]
+	mi := &file_had_v1_log_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3418,7 +3745,7 @@ func (x *Drain) String() string {
 func (*Drain) ProtoMessage() {}
 
 func (x *Drain) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_log_proto_msgTypes[32]
+	mi := &file_had_v1_log_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3431,7 +3758,7 @@ func (x *Drain) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Drain.ProtoReflect.Descriptor instead.
 func (*Drain) Descriptor() ([]byte, []int) {
-	return file_had_v1_log_proto_rawDescGZIP(), []int{32}
+	return file_had_v1_log_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *Drain) GetNode() string {
@@ -3467,7 +3794,7 @@ type Undrain struct {
 
 func (x *Undrain) Reset() {
 	*x = Undrain{}
-	mi := &file_had_v1_log_proto_msgTypes[33]
+	mi := &file_had_v1_log_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3479,7 +3806,7 @@ func (x *Undrain) String() string {
 func (*Undrain) ProtoMessage() {}
 
 func (x *Undrain) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_log_proto_msgTypes[33]
+	mi := &file_had_v1_log_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3492,7 +3819,7 @@ func (x *Undrain) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Undrain.ProtoReflect.Descriptor instead.
 func (*Undrain) Descriptor() ([]byte, []int) {
-	return file_had_v1_log_proto_rawDescGZIP(), []int{33}
+	return file_had_v1_log_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *Undrain) GetNode() string {
@@ -3529,7 +3856,7 @@ type Hold struct {
 
 func (x *Hold) Reset() {
 	*x = Hold{}
-	mi := &file_had_v1_log_proto_msgTypes[34]
+	mi := &file_had_v1_log_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3541,7 +3868,7 @@ func (x *Hold) String() string {
 func (*Hold) ProtoMessage() {}
 
 func (x *Hold) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_log_proto_msgTypes[34]
+	mi := &file_had_v1_log_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3554,7 +3881,7 @@ func (x *Hold) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Hold.ProtoReflect.Descriptor instead.
 func (*Hold) Descriptor() ([]byte, []int) {
-	return file_had_v1_log_proto_rawDescGZIP(), []int{34}
+	return file_had_v1_log_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *Hold) GetTerm() uint64 {
@@ -3589,7 +3916,7 @@ type Resume struct {
 
 func (x *Resume) Reset() {
 	*x = Resume{}
-	mi := &file_had_v1_log_proto_msgTypes[35]
+	mi := &file_had_v1_log_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3601,7 +3928,7 @@ func (x *Resume) String() string {
 func (*Resume) ProtoMessage() {}
 
 func (x *Resume) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_log_proto_msgTypes[35]
+	mi := &file_had_v1_log_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3614,7 +3941,7 @@ func (x *Resume) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Resume.ProtoReflect.Descriptor instead.
 func (*Resume) Descriptor() ([]byte, []int) {
-	return file_had_v1_log_proto_rawDescGZIP(), []int{35}
+	return file_had_v1_log_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *Resume) GetBy() string {
@@ -3646,7 +3973,7 @@ type CheckChange struct {
 
 func (x *CheckChange) Reset() {
 	*x = CheckChange{}
-	mi := &file_had_v1_log_proto_msgTypes[36]
+	mi := &file_had_v1_log_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3658,7 +3985,7 @@ func (x *CheckChange) String() string {
 func (*CheckChange) ProtoMessage() {}
 
 func (x *CheckChange) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_log_proto_msgTypes[36]
+	mi := &file_had_v1_log_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3671,7 +3998,7 @@ func (x *CheckChange) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckChange.ProtoReflect.Descriptor instead.
 func (*CheckChange) Descriptor() ([]byte, []int) {
-	return file_had_v1_log_proto_rawDescGZIP(), []int{36}
+	return file_had_v1_log_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *CheckChange) GetCheck() string {
@@ -3718,7 +4045,7 @@ const file_had_v1_log_proto_rawDesc = "" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x17\n" +
 	"\anode_id\x18\x02 \x01(\tR\x06nodeId\x12\x17\n" +
 	"\aboot_id\x18\x03 \x01(\tR\x06bootId\x12\x14\n" +
-	"\x05nonce\x18\x04 \x01(\tR\x05nonce\"\xc5\b\n" +
+	"\x05nonce\x18\x04 \x01(\tR\x05nonce\"\xe6\t\n" +
 	"\aCommand\x12*\n" +
 	"\x02at\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\x02at\x12\x1a\n" +
 	"\bproposer\x18\x02 \x01(\tR\bproposer\x12%\n" +
@@ -3747,7 +4074,11 @@ const file_had_v1_log_proto_rawDesc = "" +
 	"\x05drain\x18\x18 \x01(\v2\r.had.v1.DrainH\x00R\x05drain\x12+\n" +
 	"\aundrain\x18\x19 \x01(\v2\x0f.had.v1.UndrainH\x00R\aundrain\x12\"\n" +
 	"\x04hold\x18\x1a \x01(\v2\f.had.v1.HoldH\x00R\x04hold\x12(\n" +
-	"\x06resume\x18\x1b \x01(\v2\x0e.had.v1.ResumeH\x00R\x06resumeB\b\n" +
+	"\x06resume\x18\x1b \x01(\v2\x0e.had.v1.ResumeH\x00R\x06resume\x12>\n" +
+	"\x0epolicy_confirm\x18( \x01(\v2\x15.had.v1.PolicyConfirmH\x00R\rpolicyConfirm\x125\n" +
+	"\vpolicy_undo\x18) \x01(\v2\x12.had.v1.PolicyUndoH\x00R\n" +
+	"policyUndo\x12(\n" +
+	"\x06extend\x18* \x01(\v2\x0e.had.v1.ExtendH\x00R\x06extendB\b\n" +
 	"\x06record\"j\n" +
 	"\x05Birth\x12\x18\n" +
 	"\acluster\x18\x01 \x01(\tR\acluster\x12\x1d\n" +
@@ -3758,12 +4089,35 @@ const file_had_v1_log_proto_rawDesc = "" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
 	"\aaddress\x18\x02 \x01(\tR\aaddress\x12\x18\n" +
 	"\awitness\x18\x03 \x01(\bR\awitness\x12\x17\n" +
-	"\anode_id\x18\x04 \x01(\tR\x06nodeId\"t\n" +
+	"\anode_id\x18\x04 \x01(\tR\x06nodeId\"\xee\x02\n" +
 	"\vPolicyApply\x12)\n" +
 	"\x10expected_version\x18\x01 \x01(\x04R\x0fexpectedVersion\x12\x12\n" +
 	"\x04text\x18\x02 \x01(\tR\x04text\x12\x0e\n" +
 	"\x02by\x18\x03 \x01(\tR\x02by\x12\x16\n" +
-	"\x06reason\x18\x04 \x01(\tR\x06reason\"\xb8\x02\n" +
+	"\x06reason\x18\x04 \x01(\tR\x06reason\x12,\n" +
+	"\x04kind\x18\x05 \x01(\x0e2\x18.had.v1.PolicyApply.KindR\x04kind\x12\x1d\n" +
+	"\n" +
+	"of_version\x18\x06 \x01(\x04R\tofVersion\x12*\n" +
+	"\x11confirm_within_ns\x18\a \x01(\x03R\x0fconfirmWithinNs\x12?\n" +
+	"\rconfirm_until\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\fconfirmUntil\">\n" +
+	"\x04Kind\x12\x14\n" +
+	"\x10KIND_UNSPECIFIED\x10\x00\x12\x11\n" +
+	"\rKIND_ROLLBACK\x10\x01\x12\r\n" +
+	"\tKIND_UNDO\x10\x02\"Q\n" +
+	"\rPolicyConfirm\x12\x18\n" +
+	"\aversion\x18\x01 \x01(\x04R\aversion\x12\x0e\n" +
+	"\x02by\x18\x02 \x01(\tR\x02by\x12\x16\n" +
+	"\x06reason\x18\x03 \x01(\tR\x06reason\">\n" +
+	"\n" +
+	"PolicyUndo\x12\x18\n" +
+	"\aversion\x18\x01 \x01(\x04R\aversion\x12\x16\n" +
+	"\x06reason\x18\x02 \x01(\tR\x06reason\"\xb3\x01\n" +
+	"\x06Extend\x12\x12\n" +
+	"\x04term\x18\x01 \x01(\x04R\x04term\x12\x14\n" +
+	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\x12,\n" +
+	"\binstance\x18\x03 \x01(\v2\x10.had.v1.InstanceR\binstance\x12,\n" +
+	"\avolumes\x18\x04 \x03(\v2\x12.had.v1.HeldVolumeR\avolumes\x12#\n" +
+	"\x05terms\x18\x05 \x01(\v2\r.had.v1.TermsR\x05terms\"\xb8\x02\n" +
 	"\x05Terms\x12\x15\n" +
 	"\x06ttl_ns\x18\x01 \x01(\x03R\x05ttlNs\x12.\n" +
 	"\x13address_lifetime_ns\x18\x02 \x01(\x03R\x11addressLifetimeNs\x12\x16\n" +
@@ -4042,126 +4396,138 @@ func file_had_v1_log_proto_rawDescGZIP() []byte {
 	return file_had_v1_log_proto_rawDescData
 }
 
-var file_had_v1_log_proto_enumTypes = make([]protoimpl.EnumInfo, 6)
-var file_had_v1_log_proto_msgTypes = make([]protoimpl.MessageInfo, 37)
+var file_had_v1_log_proto_enumTypes = make([]protoimpl.EnumInfo, 7)
+var file_had_v1_log_proto_msgTypes = make([]protoimpl.MessageInfo, 40)
 var file_had_v1_log_proto_goTypes = []any{
-	(Evidence_Kind)(0),            // 0: had.v1.Evidence.Kind
-	(Secured_Kind)(0),             // 1: had.v1.Secured.Kind
-	(Notice_Kind)(0),              // 2: had.v1.Notice.Kind
-	(NotifyMark_Outcome)(0),       // 3: had.v1.NotifyMark.Outcome
-	(Progress_Outcome)(0),         // 4: had.v1.Progress.Outcome
-	(HookResult_Outcome)(0),       // 5: had.v1.HookResult.Outcome
-	(*Instance)(nil),              // 6: had.v1.Instance
-	(*Command)(nil),               // 7: had.v1.Command
-	(*Birth)(nil),                 // 8: had.v1.Birth
-	(*Member)(nil),                // 9: had.v1.Member
-	(*PolicyApply)(nil),           // 10: had.v1.PolicyApply
-	(*Terms)(nil),                 // 11: had.v1.Terms
-	(*HeldAddress)(nil),           // 12: had.v1.HeldAddress
-	(*HeldVolume)(nil),            // 13: had.v1.HeldVolume
-	(*Acquire)(nil),               // 14: had.v1.Acquire
-	(*HeldToken)(nil),             // 15: had.v1.HeldToken
-	(*TokenSet)(nil),              // 16: had.v1.TokenSet
-	(*TokenForget)(nil),           // 17: had.v1.TokenForget
-	(*Evidence)(nil),              // 18: had.v1.Evidence
-	(*LeaseRenew)(nil),            // 19: had.v1.LeaseRenew
-	(*Waited)(nil),                // 20: had.v1.Waited
-	(*Farewell)(nil),              // 21: had.v1.Farewell
-	(*Secured)(nil),               // 22: had.v1.Secured
-	(*Deliver)(nil),               // 23: had.v1.Deliver
-	(*Report)(nil),                // 24: had.v1.Report
-	(*Notice)(nil),                // 25: had.v1.Notice
-	(*Certificate)(nil),           // 26: had.v1.Certificate
-	(*NotifyClaim)(nil),           // 27: had.v1.NotifyClaim
-	(*NotifyMark)(nil),            // 28: had.v1.NotifyMark
-	(*FenceTry)(nil),              // 29: had.v1.FenceTry
-	(*Step)(nil),                  // 30: had.v1.Step
-	(*Progress)(nil),              // 31: had.v1.Progress
-	(*Released)(nil),              // 32: had.v1.Released
-	(*HookResult)(nil),            // 33: had.v1.HookResult
-	(*MoveOrder)(nil),             // 34: had.v1.MoveOrder
-	(*MoveEnd)(nil),               // 35: had.v1.MoveEnd
-	(*Freeze)(nil),                // 36: had.v1.Freeze
-	(*Unfreeze)(nil),              // 37: had.v1.Unfreeze
-	(*Drain)(nil),                 // 38: had.v1.Drain
-	(*Undrain)(nil),               // 39: had.v1.Undrain
-	(*Hold)(nil),                  // 40: had.v1.Hold
-	(*Resume)(nil),                // 41: had.v1.Resume
-	(*CheckChange)(nil),           // 42: had.v1.CheckChange
-	(*timestamppb.Timestamp)(nil), // 43: google.protobuf.Timestamp
-	(*SyncResume)(nil),            // 44: had.v1.SyncResume
-	(*SyncResult)(nil),            // 45: had.v1.SyncResult
+	(PolicyApply_Kind)(0),         // 0: had.v1.PolicyApply.Kind
+	(Evidence_Kind)(0),            // 1: had.v1.Evidence.Kind
+	(Secured_Kind)(0),             // 2: had.v1.Secured.Kind
+	(Notice_Kind)(0),              // 3: had.v1.Notice.Kind
+	(NotifyMark_Outcome)(0),       // 4: had.v1.NotifyMark.Outcome
+	(Progress_Outcome)(0),         // 5: had.v1.Progress.Outcome
+	(HookResult_Outcome)(0),       // 6: had.v1.HookResult.Outcome
+	(*Instance)(nil),              // 7: had.v1.Instance
+	(*Command)(nil),               // 8: had.v1.Command
+	(*Birth)(nil),                 // 9: had.v1.Birth
+	(*Member)(nil),                // 10: had.v1.Member
+	(*PolicyApply)(nil),           // 11: had.v1.PolicyApply
+	(*PolicyConfirm)(nil),         // 12: had.v1.PolicyConfirm
+	(*PolicyUndo)(nil),            // 13: had.v1.PolicyUndo
+	(*Extend)(nil),                // 14: had.v1.Extend
+	(*Terms)(nil),                 // 15: had.v1.Terms
+	(*HeldAddress)(nil),           // 16: had.v1.HeldAddress
+	(*HeldVolume)(nil),            // 17: had.v1.HeldVolume
+	(*Acquire)(nil),               // 18: had.v1.Acquire
+	(*HeldToken)(nil),             // 19: had.v1.HeldToken
+	(*TokenSet)(nil),              // 20: had.v1.TokenSet
+	(*TokenForget)(nil),           // 21: had.v1.TokenForget
+	(*Evidence)(nil),              // 22: had.v1.Evidence
+	(*LeaseRenew)(nil),            // 23: had.v1.LeaseRenew
+	(*Waited)(nil),                // 24: had.v1.Waited
+	(*Farewell)(nil),              // 25: had.v1.Farewell
+	(*Secured)(nil),               // 26: had.v1.Secured
+	(*Deliver)(nil),               // 27: had.v1.Deliver
+	(*Report)(nil),                // 28: had.v1.Report
+	(*Notice)(nil),                // 29: had.v1.Notice
+	(*Certificate)(nil),           // 30: had.v1.Certificate
+	(*NotifyClaim)(nil),           // 31: had.v1.NotifyClaim
+	(*NotifyMark)(nil),            // 32: had.v1.NotifyMark
+	(*FenceTry)(nil),              // 33: had.v1.FenceTry
+	(*Step)(nil),                  // 34: had.v1.Step
+	(*Progress)(nil),              // 35: had.v1.Progress
+	(*Released)(nil),              // 36: had.v1.Released
+	(*HookResult)(nil),            // 37: had.v1.HookResult
+	(*MoveOrder)(nil),             // 38: had.v1.MoveOrder
+	(*MoveEnd)(nil),               // 39: had.v1.MoveEnd
+	(*Freeze)(nil),                // 40: had.v1.Freeze
+	(*Unfreeze)(nil),              // 41: had.v1.Unfreeze
+	(*Drain)(nil),                 // 42: had.v1.Drain
+	(*Undrain)(nil),               // 43: had.v1.Undrain
+	(*Hold)(nil),                  // 44: had.v1.Hold
+	(*Resume)(nil),                // 45: had.v1.Resume
+	(*CheckChange)(nil),           // 46: had.v1.CheckChange
+	(*timestamppb.Timestamp)(nil), // 47: google.protobuf.Timestamp
+	(*SyncResume)(nil),            // 48: had.v1.SyncResume
+	(*SyncResult)(nil),            // 49: had.v1.SyncResult
 }
 var file_had_v1_log_proto_depIdxs = []int32{
-	43, // 0: had.v1.Command.at:type_name -> google.protobuf.Timestamp
-	8,  // 1: had.v1.Command.birth:type_name -> had.v1.Birth
-	10, // 2: had.v1.Command.policy_apply:type_name -> had.v1.PolicyApply
-	14, // 3: had.v1.Command.acquire:type_name -> had.v1.Acquire
-	19, // 4: had.v1.Command.lease_renew:type_name -> had.v1.LeaseRenew
-	23, // 5: had.v1.Command.deliver:type_name -> had.v1.Deliver
-	34, // 6: had.v1.Command.move_order:type_name -> had.v1.MoveOrder
-	35, // 7: had.v1.Command.move_end:type_name -> had.v1.MoveEnd
-	20, // 8: had.v1.Command.waited:type_name -> had.v1.Waited
-	21, // 9: had.v1.Command.farewell:type_name -> had.v1.Farewell
-	22, // 10: had.v1.Command.secured:type_name -> had.v1.Secured
-	44, // 11: had.v1.Command.sync_resume:type_name -> had.v1.SyncResume
-	16, // 12: had.v1.Command.token_set:type_name -> had.v1.TokenSet
-	17, // 13: had.v1.Command.token_forget:type_name -> had.v1.TokenForget
-	27, // 14: had.v1.Command.notify_claim:type_name -> had.v1.NotifyClaim
-	28, // 15: had.v1.Command.notify_mark:type_name -> had.v1.NotifyMark
-	36, // 16: had.v1.Command.freeze:type_name -> had.v1.Freeze
-	37, // 17: had.v1.Command.unfreeze:type_name -> had.v1.Unfreeze
-	38, // 18: had.v1.Command.drain:type_name -> had.v1.Drain
-	39, // 19: had.v1.Command.undrain:type_name -> had.v1.Undrain
-	40, // 20: had.v1.Command.hold:type_name -> had.v1.Hold
-	41, // 21: had.v1.Command.resume:type_name -> had.v1.Resume
-	9,  // 22: had.v1.Birth.members:type_name -> had.v1.Member
-	6,  // 23: had.v1.Acquire.instance:type_name -> had.v1.Instance
-	11, // 24: had.v1.Acquire.terms:type_name -> had.v1.Terms
-	12, // 25: had.v1.Acquire.addresses:type_name -> had.v1.HeldAddress
-	18, // 26: had.v1.Acquire.evidence:type_name -> had.v1.Evidence
-	13, // 27: had.v1.Acquire.volumes:type_name -> had.v1.HeldVolume
-	15, // 28: had.v1.Acquire.tokens:type_name -> had.v1.HeldToken
-	6,  // 29: had.v1.TokenSet.instance:type_name -> had.v1.Instance
-	0,  // 30: had.v1.Evidence.kind:type_name -> had.v1.Evidence.Kind
-	6,  // 31: had.v1.LeaseRenew.instance:type_name -> had.v1.Instance
-	18, // 32: had.v1.Waited.evidence:type_name -> had.v1.Evidence
-	43, // 33: had.v1.Farewell.at:type_name -> google.protobuf.Timestamp
-	32, // 34: had.v1.Farewell.released:type_name -> had.v1.Released
-	6,  // 35: had.v1.Secured.instance:type_name -> had.v1.Instance
-	1,  // 36: had.v1.Secured.kind:type_name -> had.v1.Secured.Kind
-	43, // 37: had.v1.Secured.at:type_name -> google.protobuf.Timestamp
-	24, // 38: had.v1.Deliver.reports:type_name -> had.v1.Report
-	43, // 39: had.v1.Report.at:type_name -> google.protobuf.Timestamp
-	33, // 40: had.v1.Report.hook_result:type_name -> had.v1.HookResult
-	31, // 41: had.v1.Report.progress:type_name -> had.v1.Progress
-	32, // 42: had.v1.Report.released:type_name -> had.v1.Released
-	29, // 43: had.v1.Report.fence_try:type_name -> had.v1.FenceTry
-	25, // 44: had.v1.Report.notice:type_name -> had.v1.Notice
-	42, // 45: had.v1.Report.check_change:type_name -> had.v1.CheckChange
-	45, // 46: had.v1.Report.sync_result:type_name -> had.v1.SyncResult
-	2,  // 47: had.v1.Notice.kind:type_name -> had.v1.Notice.Kind
-	43, // 48: had.v1.Notice.since:type_name -> google.protobuf.Timestamp
-	26, // 49: had.v1.Notice.certificate:type_name -> had.v1.Certificate
-	43, // 50: had.v1.Certificate.expires:type_name -> google.protobuf.Timestamp
-	6,  // 51: had.v1.NotifyClaim.instance:type_name -> had.v1.Instance
-	3,  // 52: had.v1.NotifyMark.outcome:type_name -> had.v1.NotifyMark.Outcome
-	43, // 53: had.v1.Step.started:type_name -> google.protobuf.Timestamp
-	4,  // 54: had.v1.Progress.outcome:type_name -> had.v1.Progress.Outcome
-	30, // 55: had.v1.Progress.steps:type_name -> had.v1.Step
-	12, // 56: had.v1.Progress.addresses:type_name -> had.v1.HeldAddress
-	15, // 57: had.v1.Progress.tokens:type_name -> had.v1.HeldToken
-	6,  // 58: had.v1.Released.reporter:type_name -> had.v1.Instance
-	0,  // 59: had.v1.Released.kind:type_name -> had.v1.Evidence.Kind
-	30, // 60: had.v1.Released.steps:type_name -> had.v1.Step
-	5,  // 61: had.v1.HookResult.outcome:type_name -> had.v1.HookResult.Outcome
-	43, // 62: had.v1.HookResult.started:type_name -> google.protobuf.Timestamp
-	43, // 63: had.v1.Freeze.until:type_name -> google.protobuf.Timestamp
-	64, // [64:64] is the sub-list for method output_type
-	64, // [64:64] is the sub-list for method input_type
-	64, // [64:64] is the sub-list for extension type_name
-	64, // [64:64] is the sub-list for extension extendee
-	0,  // [0:64] is the sub-list for field type_name
+	47, // 0: had.v1.Command.at:type_name -> google.protobuf.Timestamp
+	9,  // 1: had.v1.Command.birth:type_name -> had.v1.Birth
+	11, // 2: had.v1.Command.policy_apply:type_name -> had.v1.PolicyApply
+	18, // 3: had.v1.Command.acquire:type_name -> had.v1.Acquire
+	23, // 4: had.v1.Command.lease_renew:type_name -> had.v1.LeaseRenew
+	27, // 5: had.v1.Command.deliver:type_name -> had.v1.Deliver
+	38, // 6: had.v1.Command.move_order:type_name -> had.v1.MoveOrder
+	39, // 7: had.v1.Command.move_end:type_name -> had.v1.MoveEnd
+	24, // 8: had.v1.Command.waited:type_name -> had.v1.Waited
+	25, // 9: had.v1.Command.farewell:type_name -> had.v1.Farewell
+	26, // 10: had.v1.Command.secured:type_name -> had.v1.Secured
+	48, // 11: had.v1.Command.sync_resume:type_name -> had.v1.SyncResume
+	20, // 12: had.v1.Command.token_set:type_name -> had.v1.TokenSet
+	21, // 13: had.v1.Command.token_forget:type_name -> had.v1.TokenForget
+	31, // 14: had.v1.Command.notify_claim:type_name -> had.v1.NotifyClaim
+	32, // 15: had.v1.Command.notify_mark:type_name -> had.v1.NotifyMark
+	40, // 16: had.v1.Command.freeze:type_name -> had.v1.Freeze
+	41, // 17: had.v1.Command.unfreeze:type_name -> had.v1.Unfreeze
+	42, // 18: had.v1.Command.drain:type_name -> had.v1.Drain
+	43, // 19: had.v1.Command.undrain:type_name -> had.v1.Undrain
+	44, // 20: had.v1.Command.hold:type_name -> had.v1.Hold
+	45, // 21: had.v1.Command.resume:type_name -> had.v1.Resume
+	12, // 22: had.v1.Command.policy_confirm:type_name -> had.v1.PolicyConfirm
+	13, // 23: had.v1.Command.policy_undo:type_name -> had.v1.PolicyUndo
+	14, // 24: had.v1.Command.extend:type_name -> had.v1.Extend
+	10, // 25: had.v1.Birth.members:type_name -> had.v1.Member
+	0,  // 26: had.v1.PolicyApply.kind:type_name -> had.v1.PolicyApply.Kind
+	47, // 27: had.v1.PolicyApply.confirm_until:type_name -> google.protobuf.Timestamp
+	7,  // 28: had.v1.Extend.instance:type_name -> had.v1.Instance
+	17, // 29: had.v1.Extend.volumes:type_name -> had.v1.HeldVolume
+	15, // 30: had.v1.Extend.terms:type_name -> had.v1.Terms
+	7,  // 31: had.v1.Acquire.instance:type_name -> had.v1.Instance
+	15, // 32: had.v1.Acquire.terms:type_name -> had.v1.Terms
+	16, // 33: had.v1.Acquire.addresses:type_name -> had.v1.HeldAddress
+	22, // 34: had.v1.Acquire.evidence:type_name -> had.v1.Evidence
+	17, // 35: had.v1.Acquire.volumes:type_name -> had.v1.HeldVolume
+	19, // 36: had.v1.Acquire.tokens:type_name -> had.v1.HeldToken
+	7,  // 37: had.v1.TokenSet.instance:type_name -> had.v1.Instance
+	1,  // 38: had.v1.Evidence.kind:type_name -> had.v1.Evidence.Kind
+	7,  // 39: had.v1.LeaseRenew.instance:type_name -> had.v1.Instance
+	22, // 40: had.v1.Waited.evidence:type_name -> had.v1.Evidence
+	47, // 41: had.v1.Farewell.at:type_name -> google.protobuf.Timestamp
+	36, // 42: had.v1.Farewell.released:type_name -> had.v1.Released
+	7,  // 43: had.v1.Secured.instance:type_name -> had.v1.Instance
+	2,  // 44: had.v1.Secured.kind:type_name -> had.v1.Secured.Kind
+	47, // 45: had.v1.Secured.at:type_name -> google.protobuf.Timestamp
+	28, // 46: had.v1.Deliver.reports:type_name -> had.v1.Report
+	47, // 47: had.v1.Report.at:type_name -> google.protobuf.Timestamp
+	37, // 48: had.v1.Report.hook_result:type_name -> had.v1.HookResult
+	35, // 49: had.v1.Report.progress:type_name -> had.v1.Progress
+	36, // 50: had.v1.Report.released:type_name -> had.v1.Released
+	33, // 51: had.v1.Report.fence_try:type_name -> had.v1.FenceTry
+	29, // 52: had.v1.Report.notice:type_name -> had.v1.Notice
+	46, // 53: had.v1.Report.check_change:type_name -> had.v1.CheckChange
+	49, // 54: had.v1.Report.sync_result:type_name -> had.v1.SyncResult
+	3,  // 55: had.v1.Notice.kind:type_name -> had.v1.Notice.Kind
+	47, // 56: had.v1.Notice.since:type_name -> google.protobuf.Timestamp
+	30, // 57: had.v1.Notice.certificate:type_name -> had.v1.Certificate
+	47, // 58: had.v1.Certificate.expires:type_name -> google.protobuf.Timestamp
+	7,  // 59: had.v1.NotifyClaim.instance:type_name -> had.v1.Instance
+	4,  // 60: had.v1.NotifyMark.outcome:type_name -> had.v1.NotifyMark.Outcome
+	47, // 61: had.v1.Step.started:type_name -> google.protobuf.Timestamp
+	5,  // 62: had.v1.Progress.outcome:type_name -> had.v1.Progress.Outcome
+	34, // 63: had.v1.Progress.steps:type_name -> had.v1.Step
+	16, // 64: had.v1.Progress.addresses:type_name -> had.v1.HeldAddress
+	19, // 65: had.v1.Progress.tokens:type_name -> had.v1.HeldToken
+	7,  // 66: had.v1.Released.reporter:type_name -> had.v1.Instance
+	1,  // 67: had.v1.Released.kind:type_name -> had.v1.Evidence.Kind
+	34, // 68: had.v1.Released.steps:type_name -> had.v1.Step
+	6,  // 69: had.v1.HookResult.outcome:type_name -> had.v1.HookResult.Outcome
+	47, // 70: had.v1.HookResult.started:type_name -> google.protobuf.Timestamp
+	47, // 71: had.v1.Freeze.until:type_name -> google.protobuf.Timestamp
+	72, // [72:72] is the sub-list for method output_type
+	72, // [72:72] is the sub-list for method input_type
+	72, // [72:72] is the sub-list for extension type_name
+	72, // [72:72] is the sub-list for extension extendee
+	0,  // [0:72] is the sub-list for field type_name
 }
 
 func init() { file_had_v1_log_proto_init() }
@@ -4192,8 +4558,11 @@ func file_had_v1_log_proto_init() {
 		(*Command_Undrain)(nil),
 		(*Command_Hold)(nil),
 		(*Command_Resume)(nil),
+		(*Command_PolicyConfirm)(nil),
+		(*Command_PolicyUndo)(nil),
+		(*Command_Extend)(nil),
 	}
-	file_had_v1_log_proto_msgTypes[18].OneofWrappers = []any{
+	file_had_v1_log_proto_msgTypes[21].OneofWrappers = []any{
 		(*Report_HookResult)(nil),
 		(*Report_Progress)(nil),
 		(*Report_Released)(nil),
@@ -4207,8 +4576,8 @@ func file_had_v1_log_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_had_v1_log_proto_rawDesc), len(file_had_v1_log_proto_rawDesc)),
-			NumEnums:      6,
-			NumMessages:   37,
+			NumEnums:      7,
+			NumMessages:   40,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -39,17 +39,19 @@ type State struct {
 	LastMove      *Move                  `protobuf:"bytes,12,opt,name=last_move,json=lastMove,proto3" json:"last_move,omitempty"`                 // the latest one that has ended, so that a retry of it is known
 	// The latest epoch whose volumes were taken over without a device or a guard
 	// having said that its owner is off them; 0: somebody has mounted them since.
-	DoubtedEpoch  uint64           `protobuf:"varint,13,opt,name=doubted_epoch,json=doubtedEpoch,proto3" json:"doubted_epoch,omitempty"`
-	Notify        []*NotifyChannel `protobuf:"bytes,14,rep,name=notify,proto3" json:"notify,omitempty"`       // ordered by channel
-	Syncs         *SyncState       `protobuf:"bytes,23,opt,name=syncs,proto3" json:"syncs,omitempty"`         // absent: nobody has owned since there are syncs
-	Tokens        []*Token         `protobuf:"bytes,21,rep,name=tokens,proto3" json:"tokens,omitempty"`       // ordered by name
-	Frozen        *Frozen          `protobuf:"bytes,16,opt,name=frozen,proto3" json:"frozen,omitempty"`       // absent: it isn't
-	Drained       []*Drain         `protobuf:"bytes,17,rep,name=drained,proto3" json:"drained,omitempty"`     // ordered by node
-	Failing       []*FailingCheck  `protobuf:"bytes,18,rep,name=failing,proto3" json:"failing,omitempty"`     // ordered by node and check
-	Failovers     []*Failover      `protobuf:"bytes,19,rep,name=failovers,proto3" json:"failovers,omitempty"` // caused by checks or scripts, oldest first, bounded
-	Held          *Held            `protobuf:"bytes,20,opt,name=held,proto3" json:"held,omitempty"`           // absent: it isn't
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	DoubtedEpoch    uint64           `protobuf:"varint,13,opt,name=doubted_epoch,json=doubtedEpoch,proto3" json:"doubted_epoch,omitempty"`
+	Notify          []*NotifyChannel `protobuf:"bytes,14,rep,name=notify,proto3" json:"notify,omitempty"`                                          // ordered by channel
+	Syncs           *SyncState       `protobuf:"bytes,23,opt,name=syncs,proto3" json:"syncs,omitempty"`                                            // absent: nobody has owned since there are syncs
+	Tokens          []*Token         `protobuf:"bytes,21,rep,name=tokens,proto3" json:"tokens,omitempty"`                                          // ordered by name
+	Frozen          *Frozen          `protobuf:"bytes,16,opt,name=frozen,proto3" json:"frozen,omitempty"`                                          // absent: it isn't
+	Drained         []*Drain         `protobuf:"bytes,17,rep,name=drained,proto3" json:"drained,omitempty"`                                        // ordered by node
+	Failing         []*FailingCheck  `protobuf:"bytes,18,rep,name=failing,proto3" json:"failing,omitempty"`                                        // ordered by node and check
+	Failovers       []*Failover      `protobuf:"bytes,19,rep,name=failovers,proto3" json:"failovers,omitempty"`                                    // caused by checks or scripts, oldest first, bounded
+	Held            *Held            `protobuf:"bytes,20,opt,name=held,proto3" json:"held,omitempty"`                                              // absent: it isn't
+	EarlierPolicies []*Policy        `protobuf:"bytes,40,rep,name=earlier_policies,json=earlierPolicies,proto3" json:"earlier_policies,omitempty"` // oldest first, bounded
+	PolicyTrial     *PolicyTrial     `protobuf:"bytes,41,opt,name=policy_trial,json=policyTrial,proto3" json:"policy_trial,omitempty"`             // absent: the policy in force is there for good
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
 }
 
 func (x *State) Reset() {
@@ -229,6 +231,89 @@ func (x *State) GetHeld() *Held {
 	return nil
 }
 
+func (x *State) GetEarlierPolicies() []*Policy {
+	if x != nil {
+		return x.EarlierPolicies
+	}
+	return nil
+}
+
+func (x *State) GetPolicyTrial() *PolicyTrial {
+	if x != nil {
+		return x.PolicyTrial
+	}
+	return nil
+}
+
+// PolicyTrial says that the policy in force is undone unless it is confirmed.
+type PolicyTrial struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Version       uint64                 `protobuf:"varint,1,opt,name=version,proto3" json:"version,omitempty"`                   // of the policy in force
+	Index         uint64                 `protobuf:"varint,2,opt,name=index,proto3" json:"index,omitempty"`                       // its log index
+	WithinNs      int64                  `protobuf:"varint,3,opt,name=within_ns,json=withinNs,proto3" json:"within_ns,omitempty"` // after the log had it
+	Until         *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=until,proto3" json:"until,omitempty"`                        // the same by its proposer's wall clock
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PolicyTrial) Reset() {
+	*x = PolicyTrial{}
+	mi := &file_had_v1_state_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PolicyTrial) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PolicyTrial) ProtoMessage() {}
+
+func (x *PolicyTrial) ProtoReflect() protoreflect.Message {
+	mi := &file_had_v1_state_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PolicyTrial.ProtoReflect.Descriptor instead.
+func (*PolicyTrial) Descriptor() ([]byte, []int) {
+	return file_had_v1_state_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *PolicyTrial) GetVersion() uint64 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
+func (x *PolicyTrial) GetIndex() uint64 {
+	if x != nil {
+		return x.Index
+	}
+	return 0
+}
+
+func (x *PolicyTrial) GetWithinNs() int64 {
+	if x != nil {
+		return x.WithinNs
+	}
+	return 0
+}
+
+func (x *PolicyTrial) GetUntil() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Until
+	}
+	return nil
+}
+
 // Token is the content of a replicated reconnect token.
 type Token struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -241,7 +326,7 @@ type Token struct {
 
 func (x *Token) Reset() {
 	*x = Token{}
-	mi := &file_had_v1_state_proto_msgTypes[1]
+	mi := &file_had_v1_state_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -253,7 +338,7 @@ func (x *Token) String() string {
 func (*Token) ProtoMessage() {}
 
 func (x *Token) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_state_proto_msgTypes[1]
+	mi := &file_had_v1_state_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -266,7 +351,7 @@ func (x *Token) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Token.ProtoReflect.Descriptor instead.
 func (*Token) Descriptor() ([]byte, []int) {
-	return file_had_v1_state_proto_rawDescGZIP(), []int{1}
+	return file_had_v1_state_proto_rawDescGZIP(), []int{2}
 }
 
 func (x *Token) GetName() string {
@@ -306,7 +391,7 @@ type TokenVersion struct {
 
 func (x *TokenVersion) Reset() {
 	*x = TokenVersion{}
-	mi := &file_had_v1_state_proto_msgTypes[2]
+	mi := &file_had_v1_state_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -318,7 +403,7 @@ func (x *TokenVersion) String() string {
 func (*TokenVersion) ProtoMessage() {}
 
 func (x *TokenVersion) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_state_proto_msgTypes[2]
+	mi := &file_had_v1_state_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -331,7 +416,7 @@ func (x *TokenVersion) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TokenVersion.ProtoReflect.Descriptor instead.
 func (*TokenVersion) Descriptor() ([]byte, []int) {
-	return file_had_v1_state_proto_rawDescGZIP(), []int{2}
+	return file_had_v1_state_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *TokenVersion) GetVersion() uint64 {
@@ -405,7 +490,7 @@ type TokenChanged struct {
 
 func (x *TokenChanged) Reset() {
 	*x = TokenChanged{}
-	mi := &file_had_v1_state_proto_msgTypes[3]
+	mi := &file_had_v1_state_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -417,7 +502,7 @@ func (x *TokenChanged) String() string {
 func (*TokenChanged) ProtoMessage() {}
 
 func (x *TokenChanged) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_state_proto_msgTypes[3]
+	mi := &file_had_v1_state_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -430,7 +515,7 @@ func (x *TokenChanged) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TokenChanged.ProtoReflect.Descriptor instead.
 func (*TokenChanged) Descriptor() ([]byte, []int) {
-	return file_had_v1_state_proto_rawDescGZIP(), []int{3}
+	return file_had_v1_state_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *TokenChanged) GetName() string {
@@ -487,7 +572,7 @@ type Frozen struct {
 
 func (x *Frozen) Reset() {
 	*x = Frozen{}
-	mi := &file_had_v1_state_proto_msgTypes[4]
+	mi := &file_had_v1_state_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -499,7 +584,7 @@ func (x *Frozen) String() string {
 func (*Frozen) ProtoMessage() {}
 
 func (x *Frozen) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_state_proto_msgTypes[4]
+	mi := &file_had_v1_state_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -512,7 +597,7 @@ func (x *Frozen) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Frozen.ProtoReflect.Descriptor instead.
 func (*Frozen) Descriptor() ([]byte, []int) {
-	return file_had_v1_state_proto_rawDescGZIP(), []int{4}
+	return file_had_v1_state_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *Frozen) GetFreeze() *Freeze {
@@ -547,7 +632,7 @@ type Held struct {
 
 func (x *Held) Reset() {
 	*x = Held{}
-	mi := &file_had_v1_state_proto_msgTypes[5]
+	mi := &file_had_v1_state_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -559,7 +644,7 @@ func (x *Held) String() string {
 func (*Held) ProtoMessage() {}
 
 func (x *Held) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_state_proto_msgTypes[5]
+	mi := &file_had_v1_state_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -572,7 +657,7 @@ func (x *Held) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Held.ProtoReflect.Descriptor instead.
 func (*Held) Descriptor() ([]byte, []int) {
-	return file_had_v1_state_proto_rawDescGZIP(), []int{5}
+	return file_had_v1_state_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Held) GetHold() *Hold {
@@ -603,7 +688,7 @@ type FailingCheck struct {
 
 func (x *FailingCheck) Reset() {
 	*x = FailingCheck{}
-	mi := &file_had_v1_state_proto_msgTypes[6]
+	mi := &file_had_v1_state_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -615,7 +700,7 @@ func (x *FailingCheck) String() string {
 func (*FailingCheck) ProtoMessage() {}
 
 func (x *FailingCheck) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_state_proto_msgTypes[6]
+	mi := &file_had_v1_state_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -628,7 +713,7 @@ func (x *FailingCheck) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FailingCheck.ProtoReflect.Descriptor instead.
 func (*FailingCheck) Descriptor() ([]byte, []int) {
-	return file_had_v1_state_proto_rawDescGZIP(), []int{6}
+	return file_had_v1_state_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *FailingCheck) GetNode() string {
@@ -673,7 +758,7 @@ type Failover struct {
 
 func (x *Failover) Reset() {
 	*x = Failover{}
-	mi := &file_had_v1_state_proto_msgTypes[7]
+	mi := &file_had_v1_state_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -685,7 +770,7 @@ func (x *Failover) String() string {
 func (*Failover) ProtoMessage() {}
 
 func (x *Failover) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_state_proto_msgTypes[7]
+	mi := &file_had_v1_state_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -698,7 +783,7 @@ func (x *Failover) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Failover.ProtoReflect.Descriptor instead.
 func (*Failover) Descriptor() ([]byte, []int) {
-	return file_had_v1_state_proto_rawDescGZIP(), []int{7}
+	return file_had_v1_state_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Failover) GetIndex() uint64 {
@@ -738,13 +823,17 @@ type Policy struct {
 	By            string                 `protobuf:"bytes,5,opt,name=by,proto3" json:"by,omitempty"`
 	Reason        string                 `protobuf:"bytes,6,opt,name=reason,proto3" json:"reason,omitempty"`
 	Index         uint64                 `protobuf:"varint,7,opt,name=index,proto3" json:"index,omitempty"`
+	Kind          PolicyApply_Kind       `protobuf:"varint,8,opt,name=kind,proto3,enum=had.v1.PolicyApply_Kind" json:"kind,omitempty"` // how it came about
+	OfVersion     uint64                 `protobuf:"varint,9,opt,name=of_version,json=ofVersion,proto3" json:"of_version,omitempty"`   // not from a file: whose text it is
+	Size          uint32                 `protobuf:"varint,10,opt,name=size,proto3" json:"size,omitempty"`                             // of the text in bytes, which may be kept no longer
+	Confirmed     *PolicyConfirm         `protobuf:"bytes,11,opt,name=confirmed,proto3" json:"confirmed,omitempty"`                    // absent: it needed no confirmation, or had none
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Policy) Reset() {
 	*x = Policy{}
-	mi := &file_had_v1_state_proto_msgTypes[8]
+	mi := &file_had_v1_state_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -756,7 +845,7 @@ func (x *Policy) String() string {
 func (*Policy) ProtoMessage() {}
 
 func (x *Policy) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_state_proto_msgTypes[8]
+	mi := &file_had_v1_state_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -769,7 +858,7 @@ func (x *Policy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Policy.ProtoReflect.Descriptor instead.
 func (*Policy) Descriptor() ([]byte, []int) {
-	return file_had_v1_state_proto_rawDescGZIP(), []int{8}
+	return file_had_v1_state_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Policy) GetVersion() uint64 {
@@ -821,6 +910,34 @@ func (x *Policy) GetIndex() uint64 {
 	return 0
 }
 
+func (x *Policy) GetKind() PolicyApply_Kind {
+	if x != nil {
+		return x.Kind
+	}
+	return PolicyApply_KIND_UNSPECIFIED
+}
+
+func (x *Policy) GetOfVersion() uint64 {
+	if x != nil {
+		return x.OfVersion
+	}
+	return 0
+}
+
+func (x *Policy) GetSize() uint32 {
+	if x != nil {
+		return x.Size
+	}
+	return 0
+}
+
+func (x *Policy) GetConfirmed() *PolicyConfirm {
+	if x != nil {
+		return x.Confirmed
+	}
+	return nil
+}
+
 // Claim is an epoch that may still hold something.
 type Claim struct {
 	state          protoimpl.MessageState `protogen:"open.v1"`
@@ -844,7 +961,7 @@ type Claim struct {
 
 func (x *Claim) Reset() {
 	*x = Claim{}
-	mi := &file_had_v1_state_proto_msgTypes[9]
+	mi := &file_had_v1_state_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -856,7 +973,7 @@ func (x *Claim) String() string {
 func (*Claim) ProtoMessage() {}
 
 func (x *Claim) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_state_proto_msgTypes[9]
+	mi := &file_had_v1_state_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -869,7 +986,7 @@ func (x *Claim) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Claim.ProtoReflect.Descriptor instead.
 func (*Claim) Descriptor() ([]byte, []int) {
-	return file_had_v1_state_proto_rawDescGZIP(), []int{9}
+	return file_had_v1_state_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Claim) GetEpoch() uint64 {
@@ -983,7 +1100,7 @@ type NodeRecord struct {
 
 func (x *NodeRecord) Reset() {
 	*x = NodeRecord{}
-	mi := &file_had_v1_state_proto_msgTypes[10]
+	mi := &file_had_v1_state_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -995,7 +1112,7 @@ func (x *NodeRecord) String() string {
 func (*NodeRecord) ProtoMessage() {}
 
 func (x *NodeRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_state_proto_msgTypes[10]
+	mi := &file_had_v1_state_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1008,7 +1125,7 @@ func (x *NodeRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeRecord.ProtoReflect.Descriptor instead.
 func (*NodeRecord) Descriptor() ([]byte, []int) {
-	return file_had_v1_state_proto_rawDescGZIP(), []int{10}
+	return file_had_v1_state_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *NodeRecord) GetName() string {
@@ -1049,7 +1166,7 @@ type Move struct {
 
 func (x *Move) Reset() {
 	*x = Move{}
-	mi := &file_had_v1_state_proto_msgTypes[11]
+	mi := &file_had_v1_state_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1061,7 +1178,7 @@ func (x *Move) String() string {
 func (*Move) ProtoMessage() {}
 
 func (x *Move) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_state_proto_msgTypes[11]
+	mi := &file_had_v1_state_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1074,7 +1191,7 @@ func (x *Move) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Move.ProtoReflect.Descriptor instead.
 func (*Move) Descriptor() ([]byte, []int) {
-	return file_had_v1_state_proto_rawDescGZIP(), []int{11}
+	return file_had_v1_state_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Move) GetOrder() *MoveOrder {
@@ -1108,7 +1225,7 @@ type NotifyChannel struct {
 
 func (x *NotifyChannel) Reset() {
 	*x = NotifyChannel{}
-	mi := &file_had_v1_state_proto_msgTypes[12]
+	mi := &file_had_v1_state_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1120,7 +1237,7 @@ func (x *NotifyChannel) String() string {
 func (*NotifyChannel) ProtoMessage() {}
 
 func (x *NotifyChannel) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_state_proto_msgTypes[12]
+	mi := &file_had_v1_state_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1133,7 +1250,7 @@ func (x *NotifyChannel) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NotifyChannel.ProtoReflect.Descriptor instead.
 func (*NotifyChannel) Descriptor() ([]byte, []int) {
-	return file_had_v1_state_proto_rawDescGZIP(), []int{12}
+	return file_had_v1_state_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *NotifyChannel) GetChannel() string {
@@ -1203,7 +1320,7 @@ type DeliveredStream struct {
 
 func (x *DeliveredStream) Reset() {
 	*x = DeliveredStream{}
-	mi := &file_had_v1_state_proto_msgTypes[13]
+	mi := &file_had_v1_state_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1215,7 +1332,7 @@ func (x *DeliveredStream) String() string {
 func (*DeliveredStream) ProtoMessage() {}
 
 func (x *DeliveredStream) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_state_proto_msgTypes[13]
+	mi := &file_had_v1_state_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1228,7 +1345,7 @@ func (x *DeliveredStream) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeliveredStream.ProtoReflect.Descriptor instead.
 func (*DeliveredStream) Descriptor() ([]byte, []int) {
-	return file_had_v1_state_proto_rawDescGZIP(), []int{13}
+	return file_had_v1_state_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *DeliveredStream) GetNodeId() string {
@@ -1288,6 +1405,8 @@ type Event struct {
 	//	*Event_Held
 	//	*Event_Resumed
 	//	*Event_CheckChanged
+	//	*Event_PolicyConfirmed
+	//	*Event_Extended
 	Body          isEvent_Body `protobuf_oneof:"body"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1295,7 +1414,7 @@ type Event struct {
 
 func (x *Event) Reset() {
 	*x = Event{}
-	mi := &file_had_v1_state_proto_msgTypes[14]
+	mi := &file_had_v1_state_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1307,7 +1426,7 @@ func (x *Event) String() string {
 func (*Event) ProtoMessage() {}
 
 func (x *Event) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_state_proto_msgTypes[14]
+	mi := &file_had_v1_state_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1320,7 +1439,7 @@ func (x *Event) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Event.ProtoReflect.Descriptor instead.
 func (*Event) Descriptor() ([]byte, []int) {
-	return file_had_v1_state_proto_rawDescGZIP(), []int{14}
+	return file_had_v1_state_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Event) GetIndex() uint64 {
@@ -1586,6 +1705,24 @@ func (x *Event) GetCheckChanged() *CheckChange {
 	return nil
 }
 
+func (x *Event) GetPolicyConfirmed() *PolicyConfirm {
+	if x != nil {
+		if x, ok := x.Body.(*Event_PolicyConfirmed); ok {
+			return x.PolicyConfirmed
+		}
+	}
+	return nil
+}
+
+func (x *Event) GetExtended() *Extend {
+	if x != nil {
+		if x, ok := x.Body.(*Event_Extended); ok {
+			return x.Extended
+		}
+	}
+	return nil
+}
+
 type isEvent_Body interface {
 	isEvent_Body()
 }
@@ -1682,6 +1819,14 @@ type Event_CheckChanged struct {
 	CheckChanged *CheckChange `protobuf:"bytes,30,opt,name=check_changed,json=checkChanged,proto3,oneof"`
 }
 
+type Event_PolicyConfirmed struct {
+	PolicyConfirmed *PolicyConfirm `protobuf:"bytes,40,opt,name=policy_confirmed,json=policyConfirmed,proto3,oneof"`
+}
+
+type Event_Extended struct {
+	Extended *Extend `protobuf:"bytes,41,opt,name=extended,proto3,oneof"`
+}
+
 func (*Event_Birth) isEvent_Body() {}
 
 func (*Event_PolicyApplied) isEvent_Body() {}
@@ -1728,11 +1873,15 @@ func (*Event_Resumed) isEvent_Body() {}
 
 func (*Event_CheckChanged) isEvent_Body() {}
 
+func (*Event_PolicyConfirmed) isEvent_Body() {}
+
+func (*Event_Extended) isEvent_Body() {}
+
 var File_had_v1_state_proto protoreflect.FileDescriptor
 
 const file_had_v1_state_proto_rawDesc = "" +
 	"\n" +
-	"\x12had/v1/state.proto\x12\x06had.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x10had/v1/log.proto\x1a\x11had/v1/sync.proto\"\xcf\x06\n" +
+	"\x12had/v1/state.proto\x12\x06had.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x10had/v1/log.proto\x1a\x11had/v1/sync.proto\"\xc2\a\n" +
 	"\x05State\x12#\n" +
 	"\rapplied_index\x18\x01 \x01(\x04R\fappliedIndex\x12#\n" +
 	"\x05birth\x18\x02 \x01(\v2\r.had.v1.BirthR\x05birth\x12&\n" +
@@ -1757,7 +1906,14 @@ const file_had_v1_state_proto_rawDesc = "" +
 	"\adrained\x18\x11 \x03(\v2\r.had.v1.DrainR\adrained\x12.\n" +
 	"\afailing\x18\x12 \x03(\v2\x14.had.v1.FailingCheckR\afailing\x12.\n" +
 	"\tfailovers\x18\x13 \x03(\v2\x10.had.v1.FailoverR\tfailovers\x12 \n" +
-	"\x04held\x18\x14 \x01(\v2\f.had.v1.HeldR\x04held\"{\n" +
+	"\x04held\x18\x14 \x01(\v2\f.had.v1.HeldR\x04held\x129\n" +
+	"\x10earlier_policies\x18( \x03(\v2\x0e.had.v1.PolicyR\x0fearlierPolicies\x126\n" +
+	"\fpolicy_trial\x18) \x01(\v2\x13.had.v1.PolicyTrialR\vpolicyTrial\"\x8c\x01\n" +
+	"\vPolicyTrial\x12\x18\n" +
+	"\aversion\x18\x01 \x01(\x04R\aversion\x12\x14\n" +
+	"\x05index\x18\x02 \x01(\x04R\x05index\x12\x1b\n" +
+	"\twithin_ns\x18\x03 \x01(\x03R\bwithinNs\x120\n" +
+	"\x05until\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\x05until\"{\n" +
 	"\x05Token\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12.\n" +
 	"\acurrent\x18\x02 \x01(\v2\x14.had.v1.TokenVersionR\acurrent\x12.\n" +
@@ -1794,7 +1950,7 @@ const file_had_v1_state_proto_rawDesc = "" +
 	"\x05index\x18\x01 \x01(\x04R\x05index\x12*\n" +
 	"\x02at\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x02at\x12\x12\n" +
 	"\x04node\x18\x03 \x01(\tR\x04node\x12\x14\n" +
-	"\x05cause\x18\x04 \x01(\tR\x05cause\"\xb8\x01\n" +
+	"\x05cause\x18\x04 \x01(\tR\x05cause\"\xce\x02\n" +
 	"\x06Policy\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\x04R\aversion\x12\x12\n" +
 	"\x04text\x18\x02 \x01(\tR\x04text\x12\x16\n" +
@@ -1802,7 +1958,13 @@ const file_had_v1_state_proto_rawDesc = "" +
 	"\x02at\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\x02at\x12\x0e\n" +
 	"\x02by\x18\x05 \x01(\tR\x02by\x12\x16\n" +
 	"\x06reason\x18\x06 \x01(\tR\x06reason\x12\x14\n" +
-	"\x05index\x18\a \x01(\x04R\x05index\"\xc8\x04\n" +
+	"\x05index\x18\a \x01(\x04R\x05index\x12,\n" +
+	"\x04kind\x18\b \x01(\x0e2\x18.had.v1.PolicyApply.KindR\x04kind\x12\x1d\n" +
+	"\n" +
+	"of_version\x18\t \x01(\x04R\tofVersion\x12\x12\n" +
+	"\x04size\x18\n" +
+	" \x01(\rR\x04size\x123\n" +
+	"\tconfirmed\x18\v \x01(\v2\x15.had.v1.PolicyConfirmR\tconfirmed\"\xc8\x04\n" +
 	"\x05Claim\x12\x14\n" +
 	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\x12,\n" +
 	"\binstance\x18\x02 \x01(\v2\x10.had.v1.InstanceR\binstance\x12#\n" +
@@ -1844,8 +2006,7 @@ const file_had_v1_state_proto_rawDesc = "" +
 	"\x0fDeliveredStream\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12\x16\n" +
 	"\x06stream\x18\x02 \x01(\tR\x06stream\x12\x10\n" +
-	"\x03seq\x18\x03 \x01(\x04R\x03seq\"\xae\n" +
-	"\n" +
+	"\x03seq\x18\x03 \x01(\x04R\x03seq\"\xa0\v\n" +
 	"\x05Event\x12\x14\n" +
 	"\x05index\x18\x01 \x01(\x04R\x05index\x12\x10\n" +
 	"\x03sub\x18\x02 \x01(\rR\x03sub\x12\x12\n" +
@@ -1879,7 +2040,9 @@ const file_had_v1_state_proto_rawDesc = "" +
 	"\tundrained\x18\x1b \x01(\v2\x0f.had.v1.UndrainH\x00R\tundrained\x12\"\n" +
 	"\x04held\x18\x1c \x01(\v2\f.had.v1.HoldH\x00R\x04held\x12*\n" +
 	"\aresumed\x18\x1d \x01(\v2\x0e.had.v1.ResumeH\x00R\aresumed\x12:\n" +
-	"\rcheck_changed\x18\x1e \x01(\v2\x13.had.v1.CheckChangeH\x00R\fcheckChangedB\x06\n" +
+	"\rcheck_changed\x18\x1e \x01(\v2\x13.had.v1.CheckChangeH\x00R\fcheckChanged\x12B\n" +
+	"\x10policy_confirmed\x18( \x01(\v2\x15.had.v1.PolicyConfirmH\x00R\x0fpolicyConfirmed\x12,\n" +
+	"\bextended\x18) \x01(\v2\x0e.had.v1.ExtendH\x00R\bextendedB\x06\n" +
 	"\x04bodyB\x18Z\x16had/proto/had/v1;hadv1b\x06proto3"
 
 var (
@@ -1894,125 +2057,136 @@ func file_had_v1_state_proto_rawDescGZIP() []byte {
 	return file_had_v1_state_proto_rawDescData
 }
 
-var file_had_v1_state_proto_msgTypes = make([]protoimpl.MessageInfo, 15)
+var file_had_v1_state_proto_msgTypes = make([]protoimpl.MessageInfo, 16)
 var file_had_v1_state_proto_goTypes = []any{
 	(*State)(nil),                 // 0: had.v1.State
-	(*Token)(nil),                 // 1: had.v1.Token
-	(*TokenVersion)(nil),          // 2: had.v1.TokenVersion
-	(*TokenChanged)(nil),          // 3: had.v1.TokenChanged
-	(*Frozen)(nil),                // 4: had.v1.Frozen
-	(*Held)(nil),                  // 5: had.v1.Held
-	(*FailingCheck)(nil),          // 6: had.v1.FailingCheck
-	(*Failover)(nil),              // 7: had.v1.Failover
-	(*Policy)(nil),                // 8: had.v1.Policy
-	(*Claim)(nil),                 // 9: had.v1.Claim
-	(*NodeRecord)(nil),            // 10: had.v1.NodeRecord
-	(*Move)(nil),                  // 11: had.v1.Move
-	(*NotifyChannel)(nil),         // 12: had.v1.NotifyChannel
-	(*DeliveredStream)(nil),       // 13: had.v1.DeliveredStream
-	(*Event)(nil),                 // 14: had.v1.Event
-	(*Birth)(nil),                 // 15: had.v1.Birth
-	(*SyncState)(nil),             // 16: had.v1.SyncState
-	(*Drain)(nil),                 // 17: had.v1.Drain
-	(*timestamppb.Timestamp)(nil), // 18: google.protobuf.Timestamp
-	(*Freeze)(nil),                // 19: had.v1.Freeze
-	(*Hold)(nil),                  // 20: had.v1.Hold
-	(*CheckChange)(nil),           // 21: had.v1.CheckChange
-	(*Instance)(nil),              // 22: had.v1.Instance
-	(*Terms)(nil),                 // 23: had.v1.Terms
-	(*HeldAddress)(nil),           // 24: had.v1.HeldAddress
-	(Progress_Outcome)(0),         // 25: had.v1.Progress.Outcome
-	(*HeldVolume)(nil),            // 26: had.v1.HeldVolume
-	(*Secured)(nil),               // 27: had.v1.Secured
-	(*HeldToken)(nil),             // 28: had.v1.HeldToken
-	(*MoveOrder)(nil),             // 29: had.v1.MoveOrder
-	(*NotifyClaim)(nil),           // 30: had.v1.NotifyClaim
-	(*PolicyApply)(nil),           // 31: had.v1.PolicyApply
-	(*Acquire)(nil),               // 32: had.v1.Acquire
-	(*Progress)(nil),              // 33: had.v1.Progress
-	(*Released)(nil),              // 34: had.v1.Released
-	(*HookResult)(nil),            // 35: had.v1.HookResult
-	(*MoveEnd)(nil),               // 36: had.v1.MoveEnd
-	(*Evidence)(nil),              // 37: had.v1.Evidence
-	(*FenceTry)(nil),              // 38: had.v1.FenceTry
-	(*SyncResult)(nil),            // 39: had.v1.SyncResult
-	(*SyncResume)(nil),            // 40: had.v1.SyncResume
-	(*NotifyMark)(nil),            // 41: had.v1.NotifyMark
-	(*Notice)(nil),                // 42: had.v1.Notice
-	(*Unfreeze)(nil),              // 43: had.v1.Unfreeze
-	(*Undrain)(nil),               // 44: had.v1.Undrain
-	(*Resume)(nil),                // 45: had.v1.Resume
+	(*PolicyTrial)(nil),           // 1: had.v1.PolicyTrial
+	(*Token)(nil),                 // 2: had.v1.Token
+	(*TokenVersion)(nil),          // 3: had.v1.TokenVersion
+	(*TokenChanged)(nil),          // 4: had.v1.TokenChanged
+	(*Frozen)(nil),                // 5: had.v1.Frozen
+	(*Held)(nil),                  // 6: had.v1.Held
+	(*FailingCheck)(nil),          // 7: had.v1.FailingCheck
+	(*Failover)(nil),              // 8: had.v1.Failover
+	(*Policy)(nil),                // 9: had.v1.Policy
+	(*Claim)(nil),                 // 10: had.v1.Claim
+	(*NodeRecord)(nil),            // 11: had.v1.NodeRecord
+	(*Move)(nil),                  // 12: had.v1.Move
+	(*NotifyChannel)(nil),         // 13: had.v1.NotifyChannel
+	(*DeliveredStream)(nil),       // 14: had.v1.DeliveredStream
+	(*Event)(nil),                 // 15: had.v1.Event
+	(*Birth)(nil),                 // 16: had.v1.Birth
+	(*SyncState)(nil),             // 17: had.v1.SyncState
+	(*Drain)(nil),                 // 18: had.v1.Drain
+	(*timestamppb.Timestamp)(nil), // 19: google.protobuf.Timestamp
+	(*Freeze)(nil),                // 20: had.v1.Freeze
+	(*Hold)(nil),                  // 21: had.v1.Hold
+	(*CheckChange)(nil),           // 22: had.v1.CheckChange
+	(PolicyApply_Kind)(0),         // 23: had.v1.PolicyApply.Kind
+	(*PolicyConfirm)(nil),         // 24: had.v1.PolicyConfirm
+	(*Instance)(nil),              // 25: had.v1.Instance
+	(*Terms)(nil),                 // 26: had.v1.Terms
+	(*HeldAddress)(nil),           // 27: had.v1.HeldAddress
+	(Progress_Outcome)(0),         // 28: had.v1.Progress.Outcome
+	(*HeldVolume)(nil),            // 29: had.v1.HeldVolume
+	(*Secured)(nil),               // 30: had.v1.Secured
+	(*HeldToken)(nil),             // 31: had.v1.HeldToken
+	(*MoveOrder)(nil),             // 32: had.v1.MoveOrder
+	(*NotifyClaim)(nil),           // 33: had.v1.NotifyClaim
+	(*PolicyApply)(nil),           // 34: had.v1.PolicyApply
+	(*Acquire)(nil),               // 35: had.v1.Acquire
+	(*Progress)(nil),              // 36: had.v1.Progress
+	(*Released)(nil),              // 37: had.v1.Released
+	(*HookResult)(nil),            // 38: had.v1.HookResult
+	(*MoveEnd)(nil),               // 39: had.v1.MoveEnd
+	(*Evidence)(nil),              // 40: had.v1.Evidence
+	(*FenceTry)(nil),              // 41: had.v1.FenceTry
+	(*SyncResult)(nil),            // 42: had.v1.SyncResult
+	(*SyncResume)(nil),            // 43: had.v1.SyncResume
+	(*NotifyMark)(nil),            // 44: had.v1.NotifyMark
+	(*Notice)(nil),                // 45: had.v1.Notice
+	(*Unfreeze)(nil),              // 46: had.v1.Unfreeze
+	(*Undrain)(nil),               // 47: had.v1.Undrain
+	(*Resume)(nil),                // 48: had.v1.Resume
+	(*Extend)(nil),                // 49: had.v1.Extend
 }
 var file_had_v1_state_proto_depIdxs = []int32{
-	15, // 0: had.v1.State.birth:type_name -> had.v1.Birth
-	8,  // 1: had.v1.State.policy:type_name -> had.v1.Policy
-	9,  // 2: had.v1.State.open:type_name -> had.v1.Claim
-	10, // 3: had.v1.State.nodes:type_name -> had.v1.NodeRecord
-	11, // 4: had.v1.State.move:type_name -> had.v1.Move
-	13, // 5: had.v1.State.delivered:type_name -> had.v1.DeliveredStream
-	14, // 6: had.v1.State.history:type_name -> had.v1.Event
-	11, // 7: had.v1.State.last_move:type_name -> had.v1.Move
-	12, // 8: had.v1.State.notify:type_name -> had.v1.NotifyChannel
-	16, // 9: had.v1.State.syncs:type_name -> had.v1.SyncState
-	1,  // 10: had.v1.State.tokens:type_name -> had.v1.Token
-	4,  // 11: had.v1.State.frozen:type_name -> had.v1.Frozen
-	17, // 12: had.v1.State.drained:type_name -> had.v1.Drain
-	6,  // 13: had.v1.State.failing:type_name -> had.v1.FailingCheck
-	7,  // 14: had.v1.State.failovers:type_name -> had.v1.Failover
-	5,  // 15: had.v1.State.held:type_name -> had.v1.Held
-	2,  // 16: had.v1.Token.current:type_name -> had.v1.TokenVersion
-	2,  // 17: had.v1.Token.earlier:type_name -> had.v1.TokenVersion
-	18, // 18: had.v1.TokenVersion.at:type_name -> google.protobuf.Timestamp
-	19, // 19: had.v1.Frozen.freeze:type_name -> had.v1.Freeze
-	18, // 20: had.v1.Frozen.at:type_name -> google.protobuf.Timestamp
-	20, // 21: had.v1.Held.hold:type_name -> had.v1.Hold
-	18, // 22: had.v1.Held.at:type_name -> google.protobuf.Timestamp
-	21, // 23: had.v1.FailingCheck.change:type_name -> had.v1.CheckChange
-	18, // 24: had.v1.Failover.at:type_name -> google.protobuf.Timestamp
-	18, // 25: had.v1.Policy.at:type_name -> google.protobuf.Timestamp
-	22, // 26: had.v1.Claim.instance:type_name -> had.v1.Instance
-	23, // 27: had.v1.Claim.terms:type_name -> had.v1.Terms
-	24, // 28: had.v1.Claim.addresses:type_name -> had.v1.HeldAddress
-	18, // 29: had.v1.Claim.at:type_name -> google.protobuf.Timestamp
-	25, // 30: had.v1.Claim.progress:type_name -> had.v1.Progress.Outcome
-	18, // 31: had.v1.Claim.serving_at:type_name -> google.protobuf.Timestamp
-	26, // 32: had.v1.Claim.volumes:type_name -> had.v1.HeldVolume
-	27, // 33: had.v1.Claim.secured:type_name -> had.v1.Secured
-	28, // 34: had.v1.Claim.tokens:type_name -> had.v1.HeldToken
-	29, // 35: had.v1.Move.order:type_name -> had.v1.MoveOrder
-	30, // 36: had.v1.NotifyChannel.claim:type_name -> had.v1.NotifyClaim
-	18, // 37: had.v1.NotifyChannel.claimed_at:type_name -> google.protobuf.Timestamp
-	18, // 38: had.v1.NotifyChannel.recent:type_name -> google.protobuf.Timestamp
-	18, // 39: had.v1.Event.at:type_name -> google.protobuf.Timestamp
-	18, // 40: had.v1.Event.recorded_at:type_name -> google.protobuf.Timestamp
-	15, // 41: had.v1.Event.birth:type_name -> had.v1.Birth
-	31, // 42: had.v1.Event.policy_applied:type_name -> had.v1.PolicyApply
-	32, // 43: had.v1.Event.acquired:type_name -> had.v1.Acquire
-	33, // 44: had.v1.Event.progress:type_name -> had.v1.Progress
-	34, // 45: had.v1.Event.released:type_name -> had.v1.Released
-	35, // 46: had.v1.Event.hook:type_name -> had.v1.HookResult
-	29, // 47: had.v1.Event.move_ordered:type_name -> had.v1.MoveOrder
-	36, // 48: had.v1.Event.move_ended:type_name -> had.v1.MoveEnd
-	37, // 49: had.v1.Event.closed:type_name -> had.v1.Evidence
-	27, // 50: had.v1.Event.secured:type_name -> had.v1.Secured
-	38, // 51: had.v1.Event.fence_try:type_name -> had.v1.FenceTry
-	39, // 52: had.v1.Event.sync:type_name -> had.v1.SyncResult
-	40, // 53: had.v1.Event.sync_resumed:type_name -> had.v1.SyncResume
-	3,  // 54: had.v1.Event.token_changed:type_name -> had.v1.TokenChanged
-	41, // 55: had.v1.Event.notified:type_name -> had.v1.NotifyMark
-	42, // 56: had.v1.Event.notice:type_name -> had.v1.Notice
-	19, // 57: had.v1.Event.frozen:type_name -> had.v1.Freeze
-	43, // 58: had.v1.Event.unfrozen:type_name -> had.v1.Unfreeze
-	17, // 59: had.v1.Event.drained:type_name -> had.v1.Drain
-	44, // 60: had.v1.Event.undrained:type_name -> had.v1.Undrain
-	20, // 61: had.v1.Event.held:type_name -> had.v1.Hold
-	45, // 62: had.v1.Event.resumed:type_name -> had.v1.Resume
-	21, // 63: had.v1.Event.check_changed:type_name -> had.v1.CheckChange
-	64, // [64:64] is the sub-list for method output_type
-	64, // [64:64] is the sub-list for method input_type
-	64, // [64:64] is the sub-list for extension type_name
-	64, // [64:64] is the sub-list for extension extendee
-	0,  // [0:64] is the sub-list for field type_name
+	16, // 0: had.v1.State.birth:type_name -> had.v1.Birth
+	9,  // 1: had.v1.State.policy:type_name -> had.v1.Policy
+	10, // 2: had.v1.State.open:type_name -> had.v1.Claim
+	11, // 3: had.v1.State.nodes:type_name -> had.v1.NodeRecord
+	12, // 4: had.v1.State.move:type_name -> had.v1.Move
+	14, // 5: had.v1.State.delivered:type_name -> had.v1.DeliveredStream
+	15, // 6: had.v1.State.history:type_name -> had.v1.Event
+	12, // 7: had.v1.State.last_move:type_name -> had.v1.Move
+	13, // 8: had.v1.State.notify:type_name -> had.v1.NotifyChannel
+	17, // 9: had.v1.State.syncs:type_name -> had.v1.SyncState
+	2,  // 10: had.v1.State.tokens:type_name -> had.v1.Token
+	5,  // 11: had.v1.State.frozen:type_name -> had.v1.Frozen
+	18, // 12: had.v1.State.drained:type_name -> had.v1.Drain
+	7,  // 13: had.v1.State.failing:type_name -> had.v1.FailingCheck
+	8,  // 14: had.v1.State.failovers:type_name -> had.v1.Failover
+	6,  // 15: had.v1.State.held:type_name -> had.v1.Held
+	9,  // 16: had.v1.State.earlier_policies:type_name -> had.v1.Policy
+	1,  // 17: had.v1.State.policy_trial:type_name -> had.v1.PolicyTrial
+	19, // 18: had.v1.PolicyTrial.until:type_name -> google.protobuf.Timestamp
+	3,  // 19: had.v1.Token.current:type_name -> had.v1.TokenVersion
+	3,  // 20: had.v1.Token.earlier:type_name -> had.v1.TokenVersion
+	19, // 21: had.v1.TokenVersion.at:type_name -> google.protobuf.Timestamp
+	20, // 22: had.v1.Frozen.freeze:type_name -> had.v1.Freeze
+	19, // 23: had.v1.Frozen.at:type_name -> google.protobuf.Timestamp
+	21, // 24: had.v1.Held.hold:type_name -> had.v1.Hold
+	19, // 25: had.v1.Held.at:type_name -> google.protobuf.Timestamp
+	22, // 26: had.v1.FailingCheck.change:type_name -> had.v1.CheckChange
+	19, // 27: had.v1.Failover.at:type_name -> google.protobuf.Timestamp
+	19, // 28: had.v1.Policy.at:type_name -> google.protobuf.Timestamp
+	23, // 29: had.v1.Policy.kind:type_name -> had.v1.PolicyApply.Kind
+	24, // 30: had.v1.Policy.confirmed:type_name -> had.v1.PolicyConfirm
+	25, // 31: had.v1.Claim.instance:type_name -> had.v1.Instance
+	26, // 32: had.v1.Claim.terms:type_name -> had.v1.Terms
+	27, // 33: had.v1.Claim.addresses:type_name -> had.v1.HeldAddress
+	19, // 34: had.v1.Claim.at:type_name -> google.protobuf.Timestamp
+	28, // 35: had.v1.Claim.progress:type_name -> had.v1.Progress.Outcome
+	19, // 36: had.v1.Claim.serving_at:type_name -> google.protobuf.Timestamp
+	29, // 37: had.v1.Claim.volumes:type_name -> had.v1.HeldVolume
+	30, // 38: had.v1.Claim.secured:type_name -> had.v1.Secured
+	31, // 39: had.v1.Claim.tokens:type_name -> had.v1.HeldToken
+	32, // 40: had.v1.Move.order:type_name -> had.v1.MoveOrder
+	33, // 41: had.v1.NotifyChannel.claim:type_name -> had.v1.NotifyClaim
+	19, // 42: had.v1.NotifyChannel.claimed_at:type_name -> google.protobuf.Timestamp
+	19, // 43: had.v1.NotifyChannel.recent:type_name -> google.protobuf.Timestamp
+	19, // 44: had.v1.Event.at:type_name -> google.protobuf.Timestamp
+	19, // 45: had.v1.Event.recorded_at:type_name -> google.protobuf.Timestamp
+	16, // 46: had.v1.Event.birth:type_name -> had.v1.Birth
+	34, // 47: had.v1.Event.policy_applied:type_name -> had.v1.PolicyApply
+	35, // 48: had.v1.Event.acquired:type_name -> had.v1.Acquire
+	36, // 49: had.v1.Event.progress:type_name -> had.v1.Progress
+	37, // 50: had.v1.Event.released:type_name -> had.v1.Released
+	38, // 51: had.v1.Event.hook:type_name -> had.v1.HookResult
+	32, // 52: had.v1.Event.move_ordered:type_name -> had.v1.MoveOrder
+	39, // 53: had.v1.Event.move_ended:type_name -> had.v1.MoveEnd
+	40, // 54: had.v1.Event.closed:type_name -> had.v1.Evidence
+	30, // 55: had.v1.Event.secured:type_name -> had.v1.Secured
+	41, // 56: had.v1.Event.fence_try:type_name -> had.v1.FenceTry
+	42, // 57: had.v1.Event.sync:type_name -> had.v1.SyncResult
+	43, // 58: had.v1.Event.sync_resumed:type_name -> had.v1.SyncResume
+	4,  // 59: had.v1.Event.token_changed:type_name -> had.v1.TokenChanged
+	44, // 60: had.v1.Event.notified:type_name -> had.v1.NotifyMark
+	45, // 61: had.v1.Event.notice:type_name -> had.v1.Notice
+	20, // 62: had.v1.Event.frozen:type_name -> had.v1.Freeze
+	46, // 63: had.v1.Event.unfrozen:type_name -> had.v1.Unfreeze
+	18, // 64: had.v1.Event.drained:type_name -> had.v1.Drain
+	47, // 65: had.v1.Event.undrained:type_name -> had.v1.Undrain
+	21, // 66: had.v1.Event.held:type_name -> had.v1.Hold
+	48, // 67: had.v1.Event.resumed:type_name -> had.v1.Resume
+	22, // 68: had.v1.Event.check_changed:type_name -> had.v1.CheckChange
+	24, // 69: had.v1.Event.policy_confirmed:type_name -> had.v1.PolicyConfirm
+	49, // 70: had.v1.Event.extended:type_name -> had.v1.Extend
+	71, // [71:71] is the sub-list for method output_type
+	71, // [71:71] is the sub-list for method input_type
+	71, // [71:71] is the sub-list for extension type_name
+	71, // [71:71] is the sub-list for extension extendee
+	0,  // [0:71] is the sub-list for field type_name
 }
 
 func init() { file_had_v1_state_proto_init() }
@@ -2022,7 +2196,7 @@ func file_had_v1_state_proto_init() {
 	}
 	file_had_v1_log_proto_init()
 	file_had_v1_sync_proto_init()
-	file_had_v1_state_proto_msgTypes[14].OneofWrappers = []any{
+	file_had_v1_state_proto_msgTypes[15].OneofWrappers = []any{
 		(*Event_Birth)(nil),
 		(*Event_PolicyApplied)(nil),
 		(*Event_Acquired)(nil),
@@ -2046,6 +2220,8 @@ func file_had_v1_state_proto_init() {
 		(*Event_Held)(nil),
 		(*Event_Resumed)(nil),
 		(*Event_CheckChanged)(nil),
+		(*Event_PolicyConfirmed)(nil),
+		(*Event_Extended)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -2053,7 +2229,7 @@ func file_had_v1_state_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_had_v1_state_proto_rawDesc), len(file_had_v1_state_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   15,
+			NumMessages:   16,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
