@@ -73,6 +73,12 @@ func (s *State) Apply(e Entry, cmd *hadv1.Command) Verdict {
 		v.Refused = s.applyHold(e, cmd, r.Hold)
 	case *hadv1.Command_Resume:
 		v.Refused = s.applyResume(e, cmd, r.Resume)
+	case *hadv1.Command_MemberAdd:
+		v.Refused = s.applyMemberAdd(e, cmd, r.MemberAdd)
+	case *hadv1.Command_MemberRemove:
+		v.Refused = s.applyMemberRemove(e, cmd, r.MemberRemove)
+	case *hadv1.Command_MemberSettle:
+		v.Refused = s.applyMemberSettle(e, cmd, r.MemberSettle)
 	default:
 		v.Refused = "this version of had doesn't know the record"
 	}
@@ -86,7 +92,7 @@ func (s *State) applyBirth(e Entry, cmd *hadv1.Command, b *hadv1.Birth) string {
 		}
 		return refuse("the cluster was born with ID %s; %s is another one", s.birth.GetClusterId(), b.GetClusterId())
 	}
-	s.birth = b
+	s.birth, s.roster = b, bornRoster(b)
 	s.record(e, cmd, &hadv1.Event{Node: cmd.GetProposer(), Body: &hadv1.Event_Birth{Birth: b}})
 	return ""
 }
@@ -101,6 +107,8 @@ func (s *State) applyAcquire(e Entry, cmd *hadv1.Command, a *hadv1.Acquire) stri
 		return refuse("%s with ID %s is not a member", a.GetInstance().GetNode(), a.GetInstance().GetNodeId())
 	case m.GetWitness():
 		return refuse("%s is a witness and never owns", m.GetName())
+	case !Settled(m):
+		return refuse("%s is joining the cluster or leaving it, and owns nothing meanwhile", m.GetName())
 	case s.policy == nil || a.GetPolicyVersion() != s.policy.GetVersion():
 		return refuse("it was made for policy version %d, which is not in force", a.GetPolicyVersion())
 	case !sensible(a.GetTerms()):
@@ -205,6 +213,8 @@ func (s *State) applyMoveOrder(e Entry, cmd *hadv1.Command, o *hadv1.MoveOrder) 
 		return refuse("%q is not a node of this cluster", o.GetTarget())
 	case target.GetWitness():
 		return refuse("%s is a witness and never owns", o.GetTarget())
+	case !Settled(target):
+		return refuse("%s is joining the cluster or leaving it, and owns nothing meanwhile", o.GetTarget())
 	case s.drained[o.GetTarget()] != nil:
 		return refuse("%s is drained by %s: hactl undrain %s", o.GetTarget(), s.drained[o.GetTarget()].GetBy(), o.GetTarget())
 	case claim == nil || claim.GetEpoch() != s.lastEpoch:

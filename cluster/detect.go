@@ -40,7 +40,8 @@ type Lines interface {
 // evidence that a lease is over.
 type detector struct {
 	self    string
-	members []*hadv1.Member // in the same order on every node
+	members func() []*hadv1.Member
+	voters  func() []*hadv1.Member // in the same order on every node, but while they change
 	detect  time.Duration
 	peers   Peers // nil: nobody can be asked
 	lines   Lines // nil: connections tell nothing
@@ -130,7 +131,7 @@ func (d *detector) acquaint(ctx context.Context) {
 		case <-again.C:
 		}
 		strangers := false
-		for _, m := range d.members {
+		for _, m := range d.members() {
 			stranger := d.pace.stranger(raft.ServerID(m.GetNodeId()))
 			strangers = strangers || stranger
 			if m.GetName() != d.self && (everybody || stranger) {
@@ -218,6 +219,9 @@ func (d *detector) look(ctx context.Context, due time.Time) time.Time {
 	if gone && d.goneAt.Before(turn) {
 		turn = d.goneAt
 	}
+	if !d.votes() {
+		return later
+	}
 	rank, witness := d.rank(d.self, c.leader)
 	turn = turn.Add(time.Duration(rank) * stagger)
 	if now.Before(turn) {
@@ -264,6 +268,11 @@ func (d *detector) look(ctx context.Context, due time.Time) time.Time {
 	return later
 }
 
+// votes reports whether this node has a vote: only then may it stand.
+func (d *detector) votes() bool {
+	return slices.ContainsFunc(d.voters(), func(m *hadv1.Member) bool { return m.GetName() == d.self })
+}
+
 // refused reports whether this node refuses its vote to whoever stands against
 // a leader.
 func (d *detector) refused(c contact) bool {
@@ -287,7 +296,7 @@ func (d *detector) othersTurn(c contact) time.Time {
 // a leader is gone: that of the members, the same everywhere; the witness
 // comes last.
 func (d *detector) rank(node, leader string) (place int, witness bool) {
-	for _, m := range d.members {
+	for _, m := range d.voters() {
 		switch {
 		case m.GetName() == node:
 			witness = m.GetWitness()
@@ -311,19 +320,20 @@ func (d *detector) ask(ctx context.Context, c contact, gone bool) (agreed bool, 
 	ctx, cancel := d.word.interrupts(ctx, c.leader, d.patience())
 	req := &hadv1.ContactRequest{Leader: c.leader, Term: c.term, Asker: d.self, Look: gone}
 	var lacking []time.Duration // of each answer: how much silence it lacks
-	answers := make(chan time.Duration, len(d.members))
+	voters := d.voters()
+	answers := make(chan time.Duration, len(voters))
 	var asking sync.WaitGroup
 	defer asking.Wait()
 	defer cancel()
 	asked := 0
-	for _, m := range d.members {
+	for _, m := range voters {
 		if m.GetName() == d.self || m.GetName() == c.leader {
 			continue
 		}
 		asked++
 		asking.Go(func() { answers <- d.lacks(ctx, m.GetName(), req) })
 	}
-	needed := len(d.members) / 2 // and this node
+	needed := len(voters) / 2 // and this node
 	if needed == 0 || needed > asked {
 		return false, d.detect
 	}

@@ -298,7 +298,7 @@ func TestRankIsTheSameEverywhere(t *testing.T) {
 		{"gamma", map[string]int{"alpha": 0, "beta": 1}},
 	} {
 		for name, want := range tt.want {
-			d := &detector{members: birth.GetMembers()}
+			d := &detector{voters: birth.GetMembers}
 			if got, witness := d.rank(name, tt.leader); got != want || witness != (name == "gamma") {
 				t.Errorf("after %s, %s is number %d (witness: %v), want %d", tt.leader, name, got, witness, want)
 			}

@@ -100,6 +100,13 @@ func (f *fsm) view() (View, <-chan struct{}) {
 	return f.state.View(), f.changed
 }
 
+// roster returns who belongs to the cluster; nil: it isn't born in the log yet.
+func (f *fsm) roster() *hadv1.Roster {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.state.roster
+}
+
 func (f *fsm) history(after uint64) ([]*hadv1.Event, uint64) {
 	f.mu.Lock()
 	defer f.mu.Unlock()

@@ -112,9 +112,9 @@ var errTooLong = errors.New("it took too long")
 // has been asked, and as long again from then on. That one stands now, and a command
 // that came into this log could keep it from being elected.
 func (n *Node) Transfer(ctx context.Context, to string) error {
-	id, ok := n.ids[to]
+	id, ok := n.voterNamed(to)
 	if !ok {
-		return fmt.Errorf("hand leadership to %q: no such node", to)
+		return fmt.Errorf("hand leadership to %q: no node of that name votes", to)
 	}
 	if to == n.cfg.Instance.GetNode() {
 		return fmt.Errorf("hand leadership to %s: that is this node", to)

@@ -22,14 +22,20 @@ import (
 // Config is what a Node needs. When Open succeeds, Storage and Transport are
 // the node's to close.
 type Config struct {
-	Birth     *hadv1.Birth // who the members are; the same on every node
-	Instance  *hadv1.Instance
-	Timing    Timing
-	Storage   *Storage
-	Transport raft.Transport // may implement Lines
-	Peers     Peers          // nil: a leader is only missed by raft's own timer
-	Clock     clock.Source
-	Logger    hclog.Logger
+	Birth *hadv1.Birth // who the members were at birth; the same on every node
+	// Roster is the latest list of members that KeepRoster was given; nil: none.
+	// A node that isn't in Birth begins without a log and gets it from the leader.
+	Roster *hadv1.Roster
+	// KeepRoster makes a later list durable: it is who a restarted node asks, before
+	// it has read its log. nil: nobody does.
+	KeepRoster func(*hadv1.Roster) error
+	Instance   *hadv1.Instance
+	Timing     Timing
+	Storage    *Storage
+	Transport  raft.Transport // may implement Lines
+	Peers      Peers          // nil: a leader is only missed by raft's own timer
+	Clock      clock.Source
+	Logger     hclog.Logger
 }
 
 // Errors of Propose and Transfer. A refusal by Apply is a *RefusedError.
@@ -64,8 +70,6 @@ type Node struct {
 	fsm     *fsm
 	logs    *checkedLog
 	detect  *detector
-	names   map[raft.ServerID]string
-	ids     map[string]raft.ServerID
 	witness bool
 	started time.Time
 
@@ -80,10 +84,11 @@ type Node struct {
 	commits    latency
 
 	mu        sync.Mutex
-	readyTerm uint64        // the barrier of this term has passed
-	changed   chan struct{} // closed and replaced when leadership changes
-	failing   time.Time     // when this leader's commits began to fail; zero: they don't
-	confirmed clock.Instant // when the latest command that a quorum accepted was proposed
+	readyTerm uint64           // the barrier of this term has passed
+	changed   chan struct{}    // closed and replaced when leadership changes
+	waits     map[string]Waits // what changes of members wait for, by node ID
+	failing   time.Time        // when this leader's commits began to fail; zero: they don't
+	confirmed clock.Instant    // when the latest command that a quorum accepted was proposed
 }
 
 // stuckAfter is how long a leader whose commands don't commit stays alive
@@ -93,21 +98,13 @@ const stuckAfter = 10 * time.Second
 // Open joins the raft group with the state on disk. Run must be called.
 func Open(cfg Config) (n *Node, err error) {
 	n = &Node{
-		cfg: cfg, names: map[raft.ServerID]string{}, ids: map[string]raft.ServerID{},
-		started: time.Now(), fatal: make(chan error, 1), stopped: make(chan struct{}), changed: make(chan struct{}),
+		cfg: cfg, started: time.Now(), fatal: make(chan error, 1), stopped: make(chan struct{}), changed: make(chan struct{}),
 	}
+	n.cfg.Roster = laterRoster(cfg.Roster, bornRoster(cfg.Birth))
 	n.touchLease()
 	n.fsm = newFSM(n.touchLease, n.fail)
 
-	var servers []raft.Server
-	for _, m := range cfg.Birth.GetMembers() {
-		id := raft.ServerID(m.GetNodeId())
-		n.names[id], n.ids[m.GetName()] = m.GetName(), id
-		servers = append(servers, raft.Server{ID: id, Address: raft.ServerAddress(m.GetName())})
-		if m.GetNodeId() == cfg.Instance.GetNodeId() {
-			n.witness = m.GetWitness()
-		}
-	}
+	n.witness = memberWith(n.cfg.Roster, cfg.Instance.GetNodeId()).GetWitness()
 
 	h := halt{armed: new(atomic.Bool), report: n.fail, closed: n.stopped}
 	n.logs = &checkedLog{LogStore: cfg.Storage.Log, leaseAppended: n.touchLease, halt: h}
@@ -119,7 +116,7 @@ func Open(cfg Config) (n *Node, err error) {
 	heard, pace := newHearing(cfg.Transport), newPace(cfg.Timing.Detect)
 	lines, _ := cfg.Transport.(Lines)
 	n.detect = &detector{
-		self: cfg.Instance.GetNode(), members: cfg.Birth.GetMembers(), detect: cfg.Timing.Detect, peers: cfg.Peers, lines: lines,
+		self: cfg.Instance.GetNode(), members: func() []*hadv1.Member { return n.Roster().GetMembers() }, voters: n.voters, detect: cfg.Timing.Detect, peers: cfg.Peers, lines: lines,
 		hearing: heard, logger: cfg.Logger.Named("detect"), farewells: make(chan obituary, 4), pace: pace,
 		greet: func(m *hadv1.Member) {
 			_ = cfg.Transport.AppendEntries(raft.ServerID(m.GetNodeId()), raft.ServerAddress(m.GetName()), greeting(), &raft.AppendEntriesResponse{})
@@ -144,7 +141,11 @@ func Open(cfg Config) (n *Node, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("look for raft's state: %w", err)
 	}
-	if !known {
+	if born := memberWith(bornRoster(cfg.Birth), cfg.Instance.GetNodeId()); !known && born != nil {
+		var servers []raft.Server
+		for _, m := range cfg.Birth.GetMembers() {
+			servers = append(servers, raft.Server{ID: raft.ServerID(m.GetNodeId()), Address: raft.ServerAddress(m.GetName())})
+		}
 		if err := raft.BootstrapCluster(rc, cached, stable, cfg.Storage.Snapshots, transport, raft.Configuration{Servers: servers}); err != nil {
 			return nil, fmt.Errorf("write raft's first state: %w", err)
 		}
@@ -183,6 +184,7 @@ func (n *Node) Run(ctx context.Context) error {
 	g.Go(func() error { n.detect.hearing.passOn(ctx, n.raft); return nil })
 	g.Go(func() error { n.detect.run(ctx); return nil })
 	g.Go(func() error { n.detect.acquaint(ctx); return nil })
+	g.Go(func() error { n.followMembers(ctx); return nil })
 	g.Go(func() error { n.detect.pace.run(ctx, n.beat); return nil })
 	g.Go(func() error {
 		select {
@@ -312,10 +314,10 @@ func (n *Node) Leadership() Leadership {
 		term, state = t, n.raft.State()
 	}
 	leading := state == raft.Leader
-	_, id := n.raft.LeaderWithID()
+	leader, _ := n.raft.LeaderWithID()
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	return Leadership{Leading: leading, Ready: leading && n.readyTerm == term, Standing: state == raft.Candidate, Term: term, Leader: n.names[id]}
+	return Leadership{Leading: leading, Ready: leading && n.readyTerm == term, Standing: state == raft.Candidate, Term: term, Leader: string(leader)}
 }
 
 // LeadershipChanged returns a channel that is closed at the next change, or
@@ -340,7 +342,11 @@ func (n *Node) Contact(ctx context.Context, req *hadv1.ContactRequest) *hadv1.Co
 
 // View returns the replicated state as applied here, and a channel that is
 // closed when it changes.
-func (n *Node) View() (View, <-chan struct{}) { return n.fsm.view() }
+func (n *Node) View() (View, <-chan struct{}) {
+	v, changed := n.fsm.view()
+	v.Roster = laterRoster(v.Roster, n.cfg.Roster)
+	return v, changed
+}
 
 // History returns the kept events after a log index, and how many older ones
 // are gone.
@@ -477,46 +483,4 @@ func (n *Node) fail(err error) {
 	case n.fatal <- err:
 	default: // the first reason is the one to tell
 	}
-}
-
-// witnessPatience is how long a witness lets the data nodes stand for
-// election before it does so itself. It still does in the end, for it may
-// alone have a committed entry.
-func (n *Node) witnessPatience() time.Duration {
-	return max(3*time.Second, 6*n.cfg.Timing.Election)
-}
-
-// inOffice reports whether this node leads in a term.
-func (n *Node) inOffice(term uint64) bool {
-	r := n.contact.Load()
-	return r != nil && r.State() == raft.Leader && r.CurrentTerm() == term
-}
-
-// beat has a leader send a heartbeat to a follower, as raft's are, and waits for
-// the answer. (raft sends some when it is asked whether it leads, but may never
-// answer that: raft#498.)
-func (n *Node) beat(id raft.ServerID) {
-	term, to := n.raft.CurrentTerm(), raft.ServerAddress(n.names[id])
-	if !n.inOffice(term) || n.logs.stuck(n.cfg.Timing.Detect/2) {
-		return
-	}
-	self := n.cfg.Instance
-	header := raft.RPCHeader{
-		ProtocolVersion: raft.ProtocolVersionMax, ID: []byte(self.GetNodeId()),
-		Addr: n.transport.EncodePeer(raft.ServerID(self.GetNodeId()), raft.ServerAddress(self.GetNode())),
-	}
-	// send notes what comes of it, and that is all there is to do: an answer of a
-	// later term is raft's to hear.
-	_ = n.transport.send(id, to, &raft.AppendEntriesRequest{RPCHeader: header, Term: term}, new(raft.AppendEntriesResponse))
-}
-
-func (n *Node) mayStand() bool {
-	if !n.witness {
-		return true
-	}
-	last := n.started
-	if r := n.contact.Load(); r != nil && r.LastContact().After(last) {
-		last = r.LastContact()
-	}
-	return time.Since(last) > n.witnessPatience()
 }

@@ -36,6 +36,8 @@ type host struct {
 	storage   *Storage
 	transport *wire
 	runs      int
+	id        string                       // of its data folder, if it isn't the usual one
+	roster    atomic.Pointer[hadv1.Roster] // as it was kept last
 
 	*Node // nil while it is down
 	stop  context.CancelFunc
@@ -47,8 +49,7 @@ func startNodes(t *testing.T, birth *hadv1.Birth, detect time.Duration) *nodes {
 	t.Helper()
 	c := &nodes{t: t, birth: birth, detect: detect, hosts: map[string]*host{}, up: map[string]*Node{}, cut: map[[2]string]bool{}, got: map[string]int{}}
 	for _, m := range birth.GetMembers() {
-		mem := raft.NewInmemStore()
-		c.hosts[m.GetName()] = &host{storage: &Storage{Log: mem, Stable: mem, Snapshots: raft.NewInmemSnapshotStore()}}
+		c.make(m.GetName())
 	}
 	for name := range c.hosts {
 		c.start(name)
@@ -63,6 +64,12 @@ func startNodes(t *testing.T, birth *hadv1.Birth, detect time.Duration) *nodes {
 		}
 	})
 	return c
+}
+
+// make gives a node an empty disk.
+func (c *nodes) make(name string) {
+	mem := raft.NewInmemStore()
+	c.hosts[name] = &host{storage: &Storage{Log: mem, Stable: mem, Snapshots: raft.NewInmemSnapshotStore()}}
 }
 
 // idle waits for a moment at which no barrier of the idle leader is on its way.
@@ -87,8 +94,12 @@ func (c *nodes) start(name string) *host {
 	h.runs++
 	_, mem := raft.NewInmemTransportWithTimeout(raft.ServerAddress(name), c.detect)
 	h.transport = &wire{InmemTransport: mem, nodes: c, self: name, ended: make(chan string, 16)}
+	in := instance(name, h.runs)
+	if h.id != "" {
+		in.NodeId = h.id
+	}
 	n, err := Open(Config{
-		Birth: c.birth, Instance: instance(name, h.runs), Timing: TimingFor(c.detect),
+		Birth: c.birth, Roster: h.roster.Load(), KeepRoster: func(r *hadv1.Roster) error { h.roster.Store(r); return nil }, Instance: in, Timing: TimingFor(c.detect),
 		Storage: h.storage, Transport: h.transport, Peers: h.transport, Clock: bubbleClock(), Logger: hclog.NewNullLogger(),
 	})
 	if err != nil {

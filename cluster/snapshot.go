@@ -63,7 +63,7 @@ func (s *State) message() *hadv1.State {
 		LastEpoch: s.lastEpoch, LastOwner: s.lastOwner, Move: s.move, LastMove: s.lastMove,
 		History: s.history, EventsDropped: s.dropped, DoubtedEpoch: s.doubted,
 		Tokens: s.tokens, Notify: s.notify, Syncs: s.syncs,
-		Frozen: s.frozen, Failing: s.failing, Failovers: s.failovers, Held: s.held,
+		Frozen: s.frozen, Failing: s.failing, Failovers: s.failovers, Held: s.held, Roster: s.roster,
 		EarlierPolicies: s.earlier, PolicyTrial: s.trial,
 	}
 	for _, n := range s.nodes {
@@ -85,6 +85,9 @@ func (s *State) message() *hadv1.State {
 func stateFrom(m *hadv1.State) *State {
 	s := NewState()
 	s.applied, s.birth, s.policy, s.open = m.GetAppliedIndex(), m.GetBirth(), m.GetPolicy(), m.GetOpen()
+	if s.roster = m.GetRoster(); s.roster == nil && s.birth != nil {
+		s.roster = bornRoster(s.birth) // it is of a version that knew no other members
+	}
 	s.lastEpoch, s.lastOwner, s.move, s.lastMove = m.GetLastEpoch(), m.GetLastOwner(), m.GetMove(), m.GetLastMove()
 	s.history, s.dropped, s.doubted = m.GetHistory(), m.GetEventsDropped(), m.GetDoubtedEpoch()
 	s.tokens, s.notify, s.syncs = m.GetTokens(), m.GetNotify(), m.GetSyncs()

@@ -26,6 +26,7 @@ type Entry struct {
 type State struct {
 	applied   uint64
 	birth     *hadv1.Birth
+	roster    *hadv1.Roster // nil: there was no birth yet
 	policy    *hadv1.Policy
 	open      []*hadv1.Claim // epochs not closed yet, oldest first
 	lastEpoch uint64         // epochs only grow
@@ -62,6 +63,7 @@ func NewState() *State {
 type View struct {
 	Applied   uint64 // index of the last entry applied
 	Birth     *hadv1.Birth
+	Roster    *hadv1.Roster // of a Node's view never nil
 	Policy    *hadv1.Policy // nil until the first apply
 	Open      []*hadv1.Claim
 	LastEpoch uint64
@@ -89,7 +91,7 @@ type View struct {
 // View returns the state without its history.
 func (s *State) View() View {
 	return View{
-		Applied: s.applied, Birth: s.birth, Policy: s.policy,
+		Applied: s.applied, Birth: s.birth, Roster: s.roster, Policy: s.policy,
 		Open: slices.Clone(s.open), LastEpoch: s.lastEpoch, LastOwner: s.lastOwner,
 		Nodes: maps.Clone(s.nodes), Move: s.move, LastMove: s.lastMove, Doubted: s.doubted,
 		Tokens: s.tokens, Notify: s.notify, Syncs: s.syncs,
@@ -133,23 +135,4 @@ func (s *State) replaceClaim(c *hadv1.Claim) {
 
 func (s *State) closeClaim(epoch uint64) {
 	s.open = slices.DeleteFunc(slices.Clone(s.open), func(c *hadv1.Claim) bool { return c.GetEpoch() == epoch })
-}
-
-// member returns the birth record of a node ID, nil for a stranger.
-func (s *State) member(nodeID string) *hadv1.Member {
-	for _, m := range s.birth.GetMembers() {
-		if m.GetNodeId() == nodeID {
-			return m
-		}
-	}
-	return nil
-}
-
-func (s *State) memberNamed(name string) *hadv1.Member {
-	for _, m := range s.birth.GetMembers() {
-		if m.GetName() == name {
-			return m
-		}
-	}
-	return nil
 }

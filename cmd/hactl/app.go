@@ -188,7 +188,7 @@ func (c *cli) addVerbs(root *cobra.Command) {
 			c.newMove(), c.newFailback(), c.newDrain(), c.newUndrain(), c.newFreeze(), c.newUnfreeze(), c.newResume(), c.newFence(),
 		}},
 		{"Say what it owns, and what belongs to it", []*cobra.Command{
-			c.newPolicy(), c.newHook(), c.newSync(), c.newToken(), c.newNotify(), c.newImport(),
+			c.newNode(), c.newPolicy(), c.newHook(), c.newSync(), c.newToken(), c.newNotify(), c.newImport(),
 		}},
 		{"The rest", []*cobra.Command{c.newLog(), c.newTLS(), c.newTiming(), c.newCompletion(), c.newVersion()}},
 	} {

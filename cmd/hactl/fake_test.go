@@ -255,6 +255,18 @@ func (f *fakeHA) Drain(ctx context.Context, r *hadv1.DrainRequest) (*hadv1.Drain
 	return unary(ctx, f, "Drain", r, &hadv1.DrainResponse{})
 }
 
+func (f *fakeHA) NodeList(ctx context.Context, r *hadv1.NodeListRequest) (*hadv1.NodeListResponse, error) {
+	return unary(ctx, f, "NodeList", r, &hadv1.NodeListResponse{})
+}
+
+func (f *fakeHA) NodeAdd(ctx context.Context, r *hadv1.NodeAddRequest) (*hadv1.NodeAddResponse, error) {
+	return unary(ctx, f, "NodeAdd", r, &hadv1.NodeAddResponse{})
+}
+
+func (f *fakeHA) NodeRemove(ctx context.Context, r *hadv1.NodeRemoveRequest) (*hadv1.NodeRemoveResponse, error) {
+	return unary(ctx, f, "NodeRemove", r, &hadv1.NodeRemoveResponse{})
+}
+
 func (f *fakeHA) Undrain(ctx context.Context, r *hadv1.UndrainRequest) (*hadv1.UndrainResponse, error) {
 	return unary(ctx, f, "Undrain", r, &hadv1.UndrainResponse{})
 }

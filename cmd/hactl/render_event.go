@@ -97,7 +97,31 @@ func describe(e *hadv1.Event, v view) (string, style) {
 	case *hadv1.Event_Notice:
 		return describeNotice(body.Notice, v)
 	}
+	if text, ok := describeMember(e); ok {
+		return text, plain
+	}
 	return describeSteer(e)
+}
+
+// describeMember tells of changes of the members.
+func describeMember(e *hadv1.Event) (string, bool) {
+	switch body := e.GetBody().(type) {
+	case *hadv1.Event_MemberAdded:
+		a := body.MemberAdded
+		as := ""
+		if a.GetMember().GetWitness() {
+			as = " as a witness"
+		}
+		return fmt.Sprintf("%s %s is added%s%s, without a vote yet%s", e.GetNode(), a.GetMember().GetAddress(), as, by(a.GetBy()), colon(a.GetReason())), true
+	case *hadv1.Event_MemberRemoved:
+		return fmt.Sprintf("%s is to leave%s%s", e.GetNode(), by(body.MemberRemoved.GetBy()), colon(body.MemberRemoved.GetReason())), true
+	case *hadv1.Event_MemberSettled:
+		if body.MemberSettled.GetGone() {
+			return e.GetNode() + " is no member any more", true
+		}
+		return e.GetNode() + " is a member and votes", true
+	}
+	return "", false
 }
 
 func describeBirth(b *hadv1.Birth) string {

@@ -25,6 +25,8 @@ type validation struct {
 
 	// What would end a lease on this host without the daemon.
 	Layers []daemon.Layer `json:"layers"`
+	// Where the file differs from who belongs to the cluster; not wrong.
+	Notes []string `json:"notes,omitempty"`
 }
 
 // errRefused is returned when the findings have been printed already.
@@ -81,6 +83,10 @@ func validate(config, node, policyFile string, stdin io.Reader) (v validation, d
 		return v, diags, "", usageError{err}
 	}
 	text = fmt.Sprintf("%s is valid: node %s of cluster %s, %s\n", config, f.Node, f.Cluster, plural(len(f.Members), "node", "nodes"))
+	v.Notes = daemon.Disagreements(f)
+	for _, note := range v.Notes {
+		text += "  but " + note + "\n"
+	}
 	if !f.Self().Witness {
 		v.Layers = daemon.Layers()
 		text += layersText(v.Layers)

@@ -21,7 +21,7 @@ import (
 // isMember refuses a name that no node has: that is the asker's fault.
 func (s *Server) isMember(name string) error {
 	var names []string
-	for _, m := range s.cfg.Members {
+	for _, m := range s.cfg.Members() {
 		if m.GetName() == name {
 			return nil
 		}
@@ -166,7 +166,7 @@ func (s *Server) inspectAll(ctx context.Context, req *hadv1.InspectRequest, want
 	ctx, cancel := context.WithTimeout(ctx, inspectLimit)
 	defer cancel()
 	var looks []look
-	for _, m := range s.cfg.Members {
+	for _, m := range s.cfg.Members() {
 		if want(m) {
 			looks = append(looks, look{node: m.GetName()})
 		}

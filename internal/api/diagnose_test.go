@@ -61,7 +61,7 @@ func TestErrorsWithoutTheWordsOfGRPC(t *testing.T) {
 // A node that no cluster has, and a stage that isn't a Test, are refused before
 // anything is asked or run.
 func TestDiagnosisRefusesWhatMakesNoSense(t *testing.T) {
-	s := New(Config{Cluster: "office", Members: []*hadv1.Member{{Name: "alpha"}, {Name: "beta"}}})
+	s := New(Config{Cluster: "office", Members: func() []*hadv1.Member { return []*hadv1.Member{{Name: "alpha"}, {Name: "beta"}} }})
 	_, err := s.WhyNot(t.Context(), &hadv1.WhyNotRequest{Node: "delta"})
 	if status.Code(err) != codes.InvalidArgument || !strings.Contains(err.Error(), `"delta" is not a node of office: alpha, beta are`) {
 		t.Errorf("why-not: %v", err)

@@ -18,11 +18,13 @@ type newborn struct {
 	cluster, self string
 	version       *hadv1.VersionResponse
 	waiting       func() []string
+	next          func() string
 }
 
-// Newborn returns a server that tells who is missing and refuses the rest.
-func Newborn(cluster, self string, version *hadv1.VersionResponse, waiting func() []string) *grpc.Server {
-	n := &newborn{cluster: cluster, self: self, version: version, waiting: waiting}
+// Newborn returns a server that tells who is missing, and what a person could do
+// about it, and refuses the rest.
+func Newborn(cluster, self string, version *hadv1.VersionResponse, waiting func() []string, next func() string) *grpc.Server {
+	n := &newborn{cluster: cluster, self: self, version: version, waiting: waiting, next: next}
 	g := grpc.NewServer(
 		grpc.UnaryInterceptor(func(ctx context.Context, req any, _ *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
 			resp, err := next(ctx, req)
@@ -49,7 +51,7 @@ func (n *newborn) Status(context.Context, *hadv1.StatusRequest) (*hadv1.StatusRe
 		Cluster: n.cluster, AnsweredBy: n.self, At: timestamppb.Now(), Warnings: n.waiting(),
 		Freshness: &hadv1.Freshness{Note: bornWhen},
 		Ownership: &hadv1.Ownership{State: hadv1.Ownership_STATE_UNKNOWN, Why: bornWhen},
-		Next:      "start had on the nodes that are missing",
+		Next:      n.next(),
 	}, nil
 }
 

@@ -24,7 +24,7 @@ func (s *Server) check(ctx context.Context, filename, text string) policy.Diagno
 		return diags
 	}
 	var members []policy.Member
-	for _, m := range s.cfg.Members {
+	for _, m := range s.cfg.Members() {
 		members = append(members, policy.Member{Name: m.GetName(), Address: m.GetAddress(), Witness: m.GetWitness()})
 	}
 	diags = append(diags, p.CheckMembers(members)...)
@@ -40,9 +40,10 @@ const checkLimit = time.Second
 func (s *Server) checkInterfaces(ctx context.Context, p *policy.Policy, text string) policy.Diagnostics {
 	ctx, cancel := context.WithTimeout(ctx, checkLimit)
 	defer cancel()
-	answers := make([]policy.Diagnostics, len(s.cfg.Members))
+	all := s.cfg.Members()
+	answers := make([]policy.Diagnostics, len(all))
 	var wg sync.WaitGroup
-	for i, m := range s.cfg.Members {
+	for i, m := range all {
 		if m.GetWitness() {
 			continue
 		}

@@ -35,7 +35,8 @@ func roleFor(method string) (pki.Role, bool) {
 		hadv1.HA_Version_FullMethodName,
 		hadv1.HA_WhyNot_FullMethodName,
 		hadv1.HA_ShowLogLevel_FullMethodName,
-		hadv1.HA_HookList_FullMethodName:
+		hadv1.HA_HookList_FullMethodName,
+		hadv1.HA_NodeList_FullMethodName:
 		return pki.Viewer, true
 	case hadv1.HA_Move_FullMethodName,
 		hadv1.HA_Freeze_FullMethodName,
@@ -55,7 +56,9 @@ func roleFor(method string) (pki.Role, bool) {
 		hadv1.HA_TokenSet_FullMethodName,
 		hadv1.HA_TokenForget_FullMethodName,
 		hadv1.HA_TokenKey_FullMethodName,
-		hadv1.HA_LogLevel_FullMethodName:
+		hadv1.HA_LogLevel_FullMethodName,
+		hadv1.HA_NodeAdd_FullMethodName,
+		hadv1.HA_NodeRemove_FullMethodName:
 		return pki.Admin, true
 	}
 	return pki.NoRole, false

@@ -17,6 +17,7 @@ import (
 	"had/internal/failover"
 	"had/internal/logs"
 	"had/internal/notify"
+	"had/internal/peer"
 	"had/internal/policy"
 	"had/internal/reconnect"
 	hadv1 "had/proto/had/v1"
@@ -26,7 +27,9 @@ import (
 type Config struct {
 	Cluster    string
 	Self       string
-	Members    []*hadv1.Member
+	Members    func() []*hadv1.Member // of the cluster at present
+	TwoVoters  bool                   // this node's had.hcl accepts a cluster of two voters
+	Newcomer   func(ctx context.Context, name, address string) (peer.Newcomer, error)
 	Node       *cluster.Node
 	Controller *failover.Controller
 	Peers      *Peers

@@ -109,7 +109,7 @@ func (s *Server) status(fresh *hadv1.Freshness) *hadv1.StatusResponse {
 		resp.Leader = s.cfg.Self
 	}
 	own := s.cfg.Controller.Health()
-	for _, m := range s.cfg.Members {
+	for _, m := range s.cfg.Members() {
 		resp.Nodes = append(resp.Nodes, s.node(m, resp, own, local, l.Leading))
 	}
 	if l.Leading {
@@ -260,7 +260,7 @@ func namesNothing(p *hadv1.PolicySummary) bool {
 // asked the others.
 func (s *Server) hooksDiffer(own *hadv1.HealthResponse, local failover.Status) []string {
 	nodes := map[string][]string{} // by digest
-	for _, m := range s.cfg.Members {
+	for _, m := range s.cfg.Members() {
 		h := local.Peers[m.GetName()].Health
 		if m.GetName() == s.cfg.Self {
 			h = own

@@ -81,7 +81,7 @@ func TestOwnership(t *testing.T) {
 }
 
 func TestNewbornSaysWhoIsMissing(t *testing.T) {
-	n := &newborn{cluster: "office", self: "alpha", waiting: func() []string { return []string{"waiting to meet gamma"} }}
+	n := &newborn{cluster: "office", self: "alpha", waiting: func() []string { return []string{"waiting to meet gamma"} }, next: func() string { return "start had on gamma" }}
 	st, err := n.Status(t.Context(), nil)
 	if err != nil || st.GetOwnership().GetState() != hadv1.Ownership_STATE_UNKNOWN || st.GetWarnings()[0] != "waiting to meet gamma" {
 		t.Errorf("Status() = %v, %v", st, err)

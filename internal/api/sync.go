@@ -81,7 +81,7 @@ func (s *Server) SyncRun(ctx context.Context, req *hadv1.SyncRunRequest) (*hadv1
 
 // copiers are the nodes that a request means.
 func (s *Server) copiers(view cluster.View, node string) (names []string, err error) {
-	for _, m := range s.cfg.Members {
+	for _, m := range s.cfg.Members() {
 		if m.GetName() == node || node == "" && !m.GetWitness() && m.GetName() != view.LastOwner {
 			names = append(names, m.GetName())
 		}

@@ -43,7 +43,9 @@ func TestAHeldSyncIsAWarningWithItsCommand(t *testing.T) {
 }
 
 func TestSyncsAreAskedOfThoseThatDoNotOwn(t *testing.T) {
-	s := &Server{cfg: Config{Self: "alpha", Members: []*hadv1.Member{{Name: "alpha"}, {Name: "beta"}, {Name: "gamma", Witness: true}, {Name: "delta"}}}}
+	s := &Server{cfg: Config{Self: "alpha", Members: func() []*hadv1.Member {
+		return []*hadv1.Member{{Name: "alpha"}, {Name: "beta"}, {Name: "gamma", Witness: true}, {Name: "delta"}}
+	}}}
 	for node, want := range map[string]string{"": "[alpha delta]", "alpha": "[alpha]", "beta": "[beta]", "epsilon": `"epsilon" is not a node`} {
 		names, err := s.copiers(heldView(), node)
 		got := fmt.Sprint(names)

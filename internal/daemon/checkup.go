@@ -55,7 +55,7 @@ func (n *node) checkup() checkup.Config {
 		Syncs: n.controller.Syncs, Tokens: n.controller.Tokens,
 		Trouble: n.hostTrouble, Watchdog: n.watchdog.trouble, Slew: clock.Slew, MaxSlew: cluster.ClockRateError,
 	}
-	for _, name := range dataNodes(f) {
+	for _, name := range n.dataNodes() {
 		if name != f.Node {
 			c.Others = append(c.Others, name)
 		}

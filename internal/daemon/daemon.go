@@ -168,7 +168,7 @@ func (n *node) meet(ctx context.Context) (peer.Birth, error) {
 		if err != nil {
 			return err
 		}
-		return api.Serve(meeting, api.Newborn(n.cfg.File.Cluster, n.cfg.File.Node, n.cfg.Version, n.port.Waiting), socket)
+		return api.Serve(meeting, api.Newborn(n.cfg.File.Cluster, n.cfg.File.Node, n.cfg.Version, n.port.Waiting, n.port.Next), socket)
 	})
 	g.Go(func() error {
 		timer := time.NewTimer(meetPatience)
@@ -186,10 +186,7 @@ func (n *node) meet(ctx context.Context) (peer.Birth, error) {
 // open starts raft on the state on disk and builds what works on it.
 func (n *node) open(birth peer.Birth) error {
 	f, local := n.cfg.File, n.local
-	members := &hadv1.Birth{Cluster: birth.Cluster, ClusterId: birth.ID}
-	for _, m := range birth.Members {
-		members.Members = append(members.Members, &hadv1.Member{Name: m.Name, Address: m.Address, Witness: m.Witness, NodeId: m.NodeID})
-	}
+	members := &hadv1.Birth{Cluster: birth.Cluster, ClusterId: birth.ID, Members: recordsOf(birth.Members)}
 	dir := filepath.Join(f.DataDir, "raft")
 	if local.identity.RaftStarted() {
 		if err := cluster.CheckStorage(dir); err != nil {
@@ -208,7 +205,7 @@ func (n *node) open(birth peer.Birth) error {
 	timing := cluster.TimingFor(f.Detect)
 	n.peers = api.NewPeers(n.port.DialRPC)
 	n.raft, err = cluster.Open(cluster.Config{
-		Birth: members, Instance: local.instance, Timing: timing, Storage: storage,
+		Birth: members, Roster: rosterOf(local.identity), KeepRoster: keepRoster(local.identity), Instance: local.instance, Timing: timing, Storage: storage,
 		Transport: cluster.NewTransport(f.Node, n.port, timing, n.cfg.Logger), Peers: n.peers,
 		Clock: clock.Now, Logger: n.cfg.Logger,
 	})
@@ -221,9 +218,9 @@ func (n *node) open(birth peer.Birth) error {
 		local.scripts.guardedBy(n.safeguards.guard)
 	}
 	mark := local.keyMark()
-	n.preflight = newPreflight(f.Node, dataNodes(f), local.inspector, mark, clock.Now)
+	n.preflight = newPreflight(f.Node, n.dataNodes, local.inspector, mark, clock.Now)
 	ring := failover.Config{
-		Cluster: f.Cluster, Instance: local.instance, Namespace: local.namespace, Members: members.GetMembers(), Timing: timing,
+		Cluster: f.Cluster, Instance: local.instance, Namespace: local.namespace, Members: n.raft.Roster().GetMembers(), Timing: timing,
 		Log: n.raft, Journal: local.journal, Addresses: local.addresses, Network: hostNetwork{local.addresses},
 		Hooks: local.hooks.runner, CheckHook: checkHooks, HostTrouble: n.trouble, Peers: n.peers,
 		Probe:    check.Host(hostNetwork{local.addresses}.Carrier, newVolumeProbe("/proc/self/exe").works),
@@ -252,23 +249,13 @@ func (n *node) open(birth peer.Birth) error {
 	n.neighbours = &neighbours{socket: f.Socket, policy: n.controller.PolicyInForce}
 	n.notifier = n.newNotifier()
 	n.server = api.New(api.Config{
-		Cluster: f.Cluster, Self: f.Node, Members: members.GetMembers(), Node: n.raft, Controller: n.controller,
+		Cluster: f.Cluster, Self: f.Node, Members: n.members, TwoVoters: f.TwoVotersAccepted, Newcomer: n.port.Newcomer, Node: n.raft, Controller: n.controller,
 		Peers: n.peers, Tokens: n.tokens, TokenKey: f.TokenKey, Notifier: n.notifier,
 		Timing: timing, Clock: clock.Now, Problems: n.problems, Certificates: n.certificates, Taken: n.neighbours.taken, Version: n.cfg.Version,
 		Inspect: n.inspect, Log: n.cfg.Log,
 	})
 	n.monitored()
 	return nil
-}
-
-// dataNodes are the nodes that may own.
-func dataNodes(f *policy.NodeFile) (names []string) {
-	for _, m := range f.Members {
-		if !m.Witness {
-			names = append(names, m.Name)
-		}
-	}
-	return names
 }
 
 // trouble is why this host should not own at present.
@@ -295,7 +282,7 @@ func (n *node) checkVolumes(p *policy.Policy) []string {
 
 // problems are what status should warn of on this node.
 func (n *node) problems() []string {
-	out := slices.Concat(n.port.Refusals(), n.port.TLSProblems(), n.safeguards.problems(), n.preflight.problems(), n.notifier.Problems(), n.telemetryProblems(), n.neighbours.problems())
+	out := slices.Concat(n.port.Refusals(), n.local.identity.Disagreements(), n.port.TLSProblems(), n.safeguards.problems(), n.preflight.problems(), n.notifier.Problems(), n.telemetryProblems(), n.neighbours.problems())
 	for _, p := range []string{n.local.journal.Problem(), n.raft.Problem()} {
 		if p != "" {
 			out = append(out, p)
@@ -317,6 +304,7 @@ func (n *node) run(ctx, hard context.Context) error {
 	g.Go(func() error { return n.watcher.Run(tasks) })
 	g.Go(func() error { return n.followKernel(tasks) })
 	g.Go(func() error { return n.followCertificates(tasks) })
+	g.Go(func() error { return n.followMembers(tasks) })
 	g.Go(func() error { return n.leftovers.run(tasks) })
 	g.Go(func() error { return n.preflight.run(tasks) })
 	if n.syncs != nil {

@@ -35,9 +35,9 @@ func (n *node) notice(ctx context.Context, r *hadv1.Notice) error {
 func (n *node) silent() map[string]bool {
 	fresh := n.controller.Status().Fresh
 	out := map[string]bool{}
-	for _, m := range n.cfg.File.Members {
-		if m.Name != n.cfg.File.Node {
-			out[m.Name] = !fresh[m.Name]
+	for _, m := range n.members() {
+		if m.GetName() != n.cfg.File.Node {
+			out[m.GetName()] = !fresh[m.GetName()]
 		}
 	}
 	return out

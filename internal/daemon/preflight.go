@@ -38,7 +38,7 @@ const (
 	preflightLimit = 15 * time.Second
 )
 
-func newPreflight(self string, others []string, look *inspector, mark uint64, now clock.Source) *preflight {
+func newPreflight(self string, others func() []string, look *inspector, mark uint64, now clock.Source) *preflight {
 	p := &preflight{now: now, wanted: make(chan struct{}, 1)}
 	p.volumes = func(ctx context.Context, pol *policy.Policy) []string {
 		wrong, err := look.ask(ctx, inspection{Op: inspectCheck, Volumes: failover.StorageVolumes(pol)})
@@ -51,7 +51,7 @@ func newPreflight(self string, others []string, look *inspector, mark uint64, no
 		return wrong
 	}
 	p.fences = func(ctx context.Context, pol *policy.Policy) (out []string) {
-		for _, node := range others {
+		for _, node := range others() {
 			for _, m := range pol.Fence.Methods {
 				levels, err := fenceLevels(pol.Fence, m, node)
 				if err != nil || node == self {

@@ -103,6 +103,15 @@ func (s *safeguards) certify(ctx context.Context, files *peer.TLSFiles) error {
 	return s.guard.Certify(ctx, pem)
 }
 
+// enrol tells the guard who the members are.
+func (s *safeguards) enrol(ctx context.Context, id *peer.Identity) error {
+	r, ok := id.Roster()
+	if s == nil || !ok {
+		return nil
+	}
+	return s.guard.Enrol(ctx, r)
+}
+
 // trouble is why a host with these must not own at present; nil: it may.
 func (s *safeguards) trouble() error {
 	if s == nil || s.old == nil {

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -24,7 +25,7 @@ type Config struct {
 	Cluster       string
 	Instance      *hadv1.Instance
 	Namespace     string          // of this host's network, as in /proc/PID/ns/net
-	Members       []*hadv1.Member // all of them
+	Members       []*hadv1.Member // as they are when this node starts; later the log's count
 	Timing        cluster.Timing
 	Log           Log
 	Journal       Journal
@@ -97,12 +98,9 @@ type readiness struct {
 // New returns a controller; nothing happens before Run.
 func New(cfg Config) *Controller {
 	c := &Controller{cfg: cfg, lease: new(cluster.Lease), woken: make(chan struct{}, 1)}
-	var others []*hadv1.Member
 	for _, m := range cfg.Members {
 		if m.GetNodeId() == cfg.Instance.GetNodeId() {
 			c.self = m
-		} else {
-			others = append(others, m)
 		}
 	}
 	m := &mounts{guard: cfg.Volumes}
@@ -123,7 +121,7 @@ func New(cfg Config) *Controller {
 		c.farewells.addSecured(cfg.Secured, cfg.SecuredTaken)
 	}
 	c.poller = &poller{
-		peers: cfg.Peers, log: cfg.Log, members: others, every: 2 * max(time.Second, cfg.Timing.Detect), now: cfg.Clock,
+		peers: cfg.Peers, log: cfg.Log, members: c.others, every: 2 * max(time.Second, cfg.Timing.Detect), now: cfg.Clock,
 		changed: c.Wake, joined: c.keeper.reannounce, last: map[string]PeerHealth{}, news: make(chan struct{}, 1),
 	}
 	c.executor = &executor{
@@ -142,6 +140,31 @@ func New(cfg Config) *Controller {
 	}
 	c.parsed.now = cfg.Clock
 	return c
+}
+
+// members are all nodes of the cluster.
+func (c *Controller) members() []*hadv1.Member {
+	if v, _ := c.cfg.Log.View(); v.Roster != nil {
+		return v.Roster.GetMembers()
+	}
+	return c.cfg.Members
+}
+
+// member returns the node of a name, nil: there is none.
+func (c *Controller) member(name string) *hadv1.Member {
+	for _, m := range c.members() {
+		if m.GetName() == name {
+			return m
+		}
+	}
+	return nil
+}
+
+// others are the members but for this node.
+func (c *Controller) others() []*hadv1.Member {
+	return slices.DeleteFunc(slices.Clone(c.members()), func(m *hadv1.Member) bool {
+		return m.GetNodeId() == c.cfg.Instance.GetNodeId()
+	})
 }
 
 // Wake makes the controller look again soon.

@@ -36,6 +36,9 @@ func (c *Controller) blockers(view cluster.View, p *policy.Policy, h Holding, ho
 	if c.self.GetWitness() {
 		add("%s is a witness and never owns", self)
 	}
+	if m := memberWith(view.Roster, c.self.GetNodeId()); m != nil && !cluster.Settled(m) {
+		add("%s is joining the cluster or leaving it (hactl node list)", self)
+	}
 	if c.cfg.HostTrouble != nil {
 		out = append(out, c.cfg.HostTrouble()...)
 	}
@@ -79,6 +82,15 @@ func (c *Controller) blockers(view cluster.View, p *policy.Policy, h Holding, ho
 		add("%v", hooks)
 	}
 	return out
+}
+
+func memberWith(r *hadv1.Roster, nodeID string) *hadv1.Member {
+	for _, m := range r.GetMembers() {
+		if m.GetNodeId() == nodeID {
+			return m
+		}
+	}
+	return nil
 }
 
 // addressTrouble says which of the policy's addresses this node could not hold,

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"strings"
 	"time"
 
@@ -53,11 +52,11 @@ func (c *Controller) Move(ctx context.Context, req *hadv1.MoveRequest) (*hadv1.M
 		}
 		target = best[0]
 	}
-	i := slices.IndexFunc(c.cfg.Members, func(m *hadv1.Member) bool { return m.GetName() == target })
+	to := c.member(target)
 	switch {
-	case i < 0:
+	case to == nil:
 		return nil, refused("%q is not a node of this cluster", target)
-	case c.cfg.Members[i].GetWitness():
+	case to.GetWitness():
 		return nil, refused("%s is a witness and never owns", target)
 	case target == self:
 		return nil, refused("%s owns already", target)

@@ -16,8 +16,8 @@ import (
 type poller struct {
 	peers   Peers
 	log     Log
-	members []*hadv1.Member // the others
-	every   time.Duration   // while all is well; twice as often otherwise
+	members func() []*hadv1.Member // the others
+	every   time.Duration          // while all is well; twice as often otherwise
 	now     clock.Source
 	changed func() // somebody's health is different
 	joined  func() // somebody answers who didn't
@@ -56,7 +56,7 @@ func (p *poller) wait() time.Duration {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	wait := p.every
-	for _, m := range p.members {
+	for _, m := range p.members() {
 		l := p.last[m.GetName()]
 		missing := l.Health == nil || l.Err != ""
 		switch {
@@ -82,7 +82,7 @@ func (p *poller) Run(ctx context.Context) error {
 		if p.log.Leadership().Leading {
 			next = timer.C
 			timer.Reset(p.wait())
-			for _, m := range p.members {
+			for _, m := range p.members() {
 				done := asking[m.GetName()]
 				select {
 				case <-done: // nil: never asked, blocks
@@ -145,7 +145,7 @@ func (p *poller) view() map[string]Peer {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	out := map[string]Peer{}
-	for _, m := range p.members {
+	for _, m := range p.members() {
 		l := p.last[m.GetName()]
 		out[m.GetName()] = Peer{
 			Witness:  m.GetWitness(),

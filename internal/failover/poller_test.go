@@ -56,7 +56,7 @@ func TestPoller(t *testing.T) {
 		beta, changed, joined := &patient{}, 0, 0
 		log := &steeredLog{diary: &diary{}, state: cluster.NewState(), changed: make(chan struct{}), leads: make(chan struct{})}
 		p := &poller{
-			peers: beta, log: log, members: []*hadv1.Member{{Name: "beta"}}, every: 2 * time.Second, now: bubbleClock,
+			peers: beta, log: log, members: func() []*hadv1.Member { return []*hadv1.Member{{Name: "beta"}} }, every: 2 * time.Second, now: bubbleClock,
 			changed: func() { changed++ }, joined: func() { joined++ }, last: map[string]PeerHealth{}, news: make(chan struct{}, 1),
 		}
 		done := make(chan error, 1)

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"sync"
 	"time"
 
@@ -259,8 +258,7 @@ func (c *Controller) unlessPressed(ctx context.Context) (_ context.Context, done
 func (c *Controller) Drain(ctx context.Context, req *hadv1.DrainRequest) (*hadv1.DrainResponse, error) {
 	in, _ := c.gather()
 	owns := in.View.Newest().GetInstance().GetNode() == req.GetNode()
-	known := slices.ContainsFunc(c.cfg.Members, func(m *hadv1.Member) bool { return m.GetName() == req.GetNode() })
-	if owns && known && req.GetNode() == c.self.GetName() && len(candidates(in)) == 0 {
+	if owns && c.member(req.GetNode()) != nil && req.GetNode() == c.self.GetName() && len(candidates(in)) == 0 {
 		return nil, refused("%s owns, and no other node can%s", req.GetNode(), othersCant(in))
 	}
 	v, err := c.cfg.Log.Propose(ctx, &hadv1.Command{Record: &hadv1.Command_Drain{Drain: &hadv1.Drain{

@@ -15,11 +15,7 @@ import (
 func (c *Controller) WhyNot(node string) *hadv1.WhyNotResponse {
 	in, _ := c.gather()
 	h := hearing{in: in, node: node, status: c.Status(), own: c.Health(), shunned: c.backoff.shunned(node)}
-	for _, m := range c.cfg.Members {
-		if m.GetName() == node {
-			h.member = m
-		}
-	}
+	h.member = c.member(node)
 	return h.hold()
 }
 

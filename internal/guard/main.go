@@ -124,6 +124,7 @@ type process struct {
 	logger    hclog.Logger
 	dialer    *peer.Dialer
 	files     *peer.TLSFiles // nil: without TLS
+	identity  *peer.Identity
 }
 
 func open(s setup, stderr io.Writer) (_ *process, err error) {
@@ -144,8 +145,7 @@ func open(s setup, stderr io.Writer) (_ *process, err error) {
 	if g.lock, err = lockAsGuard(s.DataDir); err != nil {
 		return nil, err
 	}
-	identity, err := peer.ReadIdentity(s.DataDir, s.Cluster, s.Node, s.Members)
-	if err != nil {
+	if g.identity, err = peer.ReadIdentity(s.DataDir, s.Cluster, s.Node, s.Members); err != nil {
 		return nil, err
 	}
 	if s.TLS != nil {
@@ -154,7 +154,7 @@ func open(s setup, stderr io.Writer) (_ *process, err error) {
 		}
 		g.files.Freeze() // later there may be no disk
 	}
-	g.dialer = peer.NewDialer(peer.DialerConfig{Identity: identity, TLS: g.files, Logger: g.logger, Version: s.Version})
+	g.dialer = peer.NewDialer(peer.DialerConfig{Identity: g.identity, TLS: g.files, Logger: g.logger, Version: s.Version})
 	// It only removes: the lifetime of what it adds doesn't matter.
 	if g.addresses, err = vip.New(vip.Config{Lifetime: time.Second, Logger: g.logger}); err != nil {
 		return nil, err
@@ -200,7 +200,7 @@ func (g *process) run(conn *net.UnixConn) error {
 	cfg := WardenConfig{
 		Instance: g.setup.instance(), Margin: g.setup.Margin, Page: g.page, Now: clock.Now, Alarm: g.alarm,
 		Kernel: g.addresses, Kill: hook.KillOrphan, Spool: folder(g.setup.DataDir), Logger: g.logger,
-		Teller: &peers{names: g.setup.others(), dial: g.dialer.DialRPC, logger: g.logger},
+		Teller: &peers{names: g.identity.Others, dial: g.dialer.DialRPC, logger: g.logger},
 	}
 	if g.gate != nil {
 		cfg.Gate = g.gate
@@ -289,6 +289,10 @@ func (g *process) serve(conn *net.UnixConn, calls chan<- Call, over <-chan struc
 		}
 		if m.Request.Op == OpCertify {
 			g.answer(conn, m.Number, g.certify(m.Request.TLS))
+			continue
+		}
+		if m.Request.Op == OpEnrol {
+			g.answer(conn, m.Number, g.enrol(m.Request.Members))
 			continue
 		}
 		done := make(chan error, 1)

@@ -36,6 +36,7 @@ const (
 	OpReserve     Op = "reserve"      // take the disks of all the epoch's volumes, before one is mounted
 	OpEvict       Op = "evict"        // take disks away from the owner of another epoch
 	OpCertify     Op = "certify"      // show other nodes these certificates from now on
+	OpEnrol       Op = "enrol"        // tell these members from now on
 	OpSecure      Op = "secure"       // end all of the epoch's by force, prove it, and mount nothing of it any more
 )
 
@@ -55,6 +56,7 @@ type Request struct {
 	Script    *hook.Running    `json:"script,omitempty"`    // OpScript
 	ID        string           `json:"id,omitempty"`        // OpScriptEnded: the script's
 	TLS       *peer.PEM        `json:"tls,omitempty"`       // OpCertify
+	Members   *peer.Roster     `json:"members,omitempty"`   // OpEnrol
 }
 
 // slow reports whether a request may take as long as a device does. It is
@@ -123,6 +125,11 @@ func (r Request) check() error {
 		bare.TLS = r.TLS
 		if r.TLS == nil {
 			return errors.New("certificates are missing")
+		}
+	case OpEnrol:
+		bare.Members = r.Members
+		if r.Members == nil {
+			return errors.New("members are missing")
 		}
 	case OpClose, OpArm, OpDisarm:
 	default:

@@ -51,14 +51,3 @@ func (s setup) check() error {
 func (s setup) instance() *hadv1.Instance {
 	return &hadv1.Instance{Node: s.Node, NodeId: s.NodeID, BootId: s.BootID, Nonce: s.Nonce}
 }
-
-// others are the names of the members to tell.
-func (s setup) others() []string {
-	var names []string
-	for _, m := range s.Members {
-		if m.Name != s.Node {
-			names = append(names, m.Name)
-		}
-	}
-	return names
-}

@@ -19,7 +19,7 @@ import (
 // peers tells the other members over their cluster ports. The dialed port has
 // authenticated both ends before gRPC sees a byte.
 type peers struct {
-	names  []string
+	names  func() []string // of the other members at present
 	dial   func(ctx context.Context, node string) (net.Conn, error)
 	logger hclog.Logger
 }
@@ -58,7 +58,7 @@ func patient() pace {
 
 func (p *peers) all(ctx context.Context, pace pace, say func(ctx context.Context, c hadv1.PeerClient) error) {
 	var wg sync.WaitGroup
-	for _, node := range p.names {
+	for _, node := range p.names() {
 		wg.Go(func() {
 			if err := p.tell(ctx, node, pace, say); err != nil {
 				p.logger.Warn("a node was not told what is over", "node", node, "error", err)

@@ -118,7 +118,11 @@ func (h *Host) writeConfig() error {
 	}
 	var f bytes.Buffer
 	fmt.Fprintf(&f, "cluster %q {\n  detect = %q\n", h.lab.cfg.Cluster, h.lab.cfg.Detect)
-	for i, name := range h.lab.cfg.Names {
+	listed := h.lab.cfg.Names
+	if slices.Contains(listed[:h.lab.cfg.Founders], h.Name) {
+		listed = listed[:h.lab.cfg.Founders]
+	}
+	for i, name := range listed {
 		fmt.Fprintf(&f, "  node %q {\n    address = %q\n", name, netip.AddrPortFrom(hostAddr4(firstServer+i), raftPort))
 		if slices.Contains(h.lab.cfg.Witnesses, name) {
 			fmt.Fprintln(&f, `    role = "witness"`)

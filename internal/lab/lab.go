@@ -41,6 +41,9 @@ type Config struct {
 	Names []string
 	// Witnesses are those of Names that vote but never own.
 	Witnesses []string
+	// Founders is how many of Names the cluster is born with, and list nobody else in
+	// their had.hcl; default all. The others' files list every server.
+	Founders int
 	// Cluster is the cluster's name; default "lab".
 	Cluster string
 	// Detect is how fast a silent node is to be noticed; default 500 ms.
@@ -73,6 +76,9 @@ type Config struct {
 func (c Config) withDefaults() Config {
 	if len(c.Names) == 0 {
 		c.Names = []string{"alpha", "beta", "gamma"}
+	}
+	if c.Founders == 0 {
+		c.Founders = len(c.Names)
 	}
 	if c.Cluster == "" {
 		c.Cluster = "lab"

@@ -96,7 +96,7 @@ func (s *story) read(log history) uint64 {
 	defer s.mu.Unlock()
 	if len(s.owners) == 0 {
 		view, _ := log.View()
-		for _, m := range view.Birth.GetMembers() {
+		for _, m := range view.Roster.GetMembers() {
 			if !m.GetWitness() {
 				s.owners = append(s.owners, m.GetName())
 			}

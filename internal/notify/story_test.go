@@ -22,7 +22,7 @@ import (
 type events []*hadv1.Event
 
 func (e events) View() (cluster.View, <-chan struct{}) {
-	return cluster.View{Birth: &hadv1.Birth{Members: []*hadv1.Member{{Name: "alpha"}, {Name: "beta"}, {Name: "gamma", Witness: true}}}}, nil
+	return cluster.View{Roster: &hadv1.Roster{Members: []*hadv1.Member{{Name: "alpha"}, {Name: "beta"}, {Name: "gamma", Witness: true}}}}, nil
 }
 
 func (e events) History(after uint64) (out []*hadv1.Event, _ uint64) {

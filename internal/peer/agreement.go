@@ -21,12 +21,14 @@ const claimFresh = 10 * time.Second
 
 // record is what a data folder remembers of its node.
 type record struct {
-	Cluster     string `json:"cluster"`
-	Node        string `json:"node"`
-	NodeID      string `json:"node_id"`
-	Phase       phase  `json:"phase"`
-	Birth       *Birth `json:"birth,omitempty"` // set when locked or born
-	RaftStarted bool   `json:"raft_started,omitempty"`
+	Cluster string `json:"cluster"`
+	Node    string `json:"node"`
+	NodeID  string `json:"node_id"`
+	Phase   phase  `json:"phase"`
+	Birth   *Birth `json:"birth,omitempty"` // set when locked or born
+	// Roster is who belongs to the cluster since; nil: as at birth.
+	Roster      *Roster `json:"roster,omitempty"`
+	RaftStarted bool    `json:"raft_started,omitempty"`
 }
 
 // claim is what a member said of itself the last time it was heard.
@@ -35,6 +37,7 @@ type claim struct {
 	phase     phase
 	clusterID string // of the certificate it is locked on or born with
 	at        time.Time
+	host      *hello // of a born member that has taken this node in
 }
 
 // agreement is the birth protocol of one node without its I/O: what is heard
@@ -54,7 +57,11 @@ func (a *agreement) hear(h hello, now time.Time) {
 	if a.claims == nil {
 		a.claims = make(map[string]claim)
 	}
-	a.claims[h.From] = claim{nodeID: h.NodeID, phase: h.Phase, clusterID: h.ClusterID, at: now}
+	c := claim{nodeID: h.NodeID, phase: h.Phase, clusterID: h.ClusterID, at: now}
+	if a.rec.Phase == gathering && h.Phase == born && h.Roster != nil {
+		c.host = &h
+	}
+	a.claims[h.From] = c
 }
 
 // next returns the record that has to become durable now, if any. The caller
@@ -62,6 +69,11 @@ func (a *agreement) hear(h hello, now time.Time) {
 func (a *agreement) next(now time.Time) (record, bool) {
 	switch a.rec.Phase {
 	case gathering:
+		if b, r, ok := a.host(); ok {
+			joined := a.rec
+			joined.Phase, joined.Birth, joined.Roster = born, &b, &r
+			return joined, true
+		}
 		b, ok := a.gathered(now)
 		if !ok {
 			return record{}, false
@@ -162,10 +174,15 @@ func (a *agreement) hello(k kind, to string) hello {
 	}
 	if a.rec.Birth != nil {
 		h.ClusterID = a.rec.Birth.ID
+		h.RosterIndex = a.rec.roster().Index
 	}
 	if k == kindMeet {
 		h.Members = a.members
 		h.Birth = a.rec.Birth
+		if a.rec.Phase == born {
+			r := a.rec.roster()
+			h.Roster = &r
+		}
 	}
 	return h
 }

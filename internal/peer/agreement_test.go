@@ -310,8 +310,8 @@ func TestRolledBackFolderIsRefused(t *testing.T) {
 func TestClusterIDDependsOnEverything(t *testing.T) {
 	base := func() []BornMember {
 		return []BornMember{
-			{Member{Name: "b", Address: "h:2"}, strings.Repeat("2", 32)},
-			{Member{Name: "a", Address: "h:1", Witness: true}, strings.Repeat("1", 32)},
+			{Member: Member{Name: "b", Address: "h:2"}, NodeID: strings.Repeat("2", 32)},
+			{Member: Member{Name: "a", Address: "h:1", Witness: true}, NodeID: strings.Repeat("1", 32)},
 		}
 	}
 	seen := map[string]string{newBirth("c", base()).ID: "base"}

@@ -17,11 +17,12 @@ type Member struct {
 	Witness bool   `json:"witness,omitempty"`
 }
 
-// BornMember is a member and the ID its data folder held when the cluster was
-// born.
+// BornMember is a member and the ID its data folder held when it became one.
 type BornMember struct {
 	Member
 	NodeID string `json:"node_id"` // 32 hex digits
+	// Joining: it has no vote yet. Never set in a certificate.
+	Joining bool `json:"joining,omitempty"`
 }
 
 // Birth is a cluster's birth certificate. Two certificates are the same
@@ -106,11 +107,7 @@ func (b Birth) check() error {
 
 // member returns the member called name.
 func (b Birth) member(name string) (BornMember, bool) {
-	i := slices.IndexFunc(b.Members, func(m BornMember) bool { return m.Name == name })
-	if i < 0 {
-		return BornMember{}, false
-	}
-	return b.Members[i], true
+	return memberIn(b.Members, name)
 }
 
 // list returns the members as had.hcl would list them.

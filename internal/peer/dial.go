@@ -38,7 +38,7 @@ func NewDialer(c DialerConfig) *Dialer {
 	return &Dialer{
 		id: c.Identity, self: c.Identity.Name(), cluster: c.Identity.Cluster(),
 		tls: c.TLS, version: c.Version, timeout: handshakeTimeout,
-		ledger: newLedger(c.Logger, len(c.Identity.others())+1),
+		ledger: newLedger(c.Logger, func() int { return len(c.Identity.others()) + 1 }),
 	}
 }
 
@@ -79,7 +79,7 @@ func (d *Dialer) dial(ctx context.Context, k kind, node string) (net.Conn, error
 	if err != nil {
 		return nil, err
 	}
-	c, err := d.greet(ctx, raw, k, node)
+	c, err := d.greet(ctx, raw, k, m)
 	if err != nil {
 		return nil, errors.Join(err, raw.Close())
 	}
@@ -88,8 +88,9 @@ func (d *Dialer) dial(ctx context.Context, k kind, node string) (net.Conn, error
 	return c, nil
 }
 
-// greet runs the dialing side of the handshake with node.
-func (d *Dialer) greet(ctx context.Context, raw net.Conn, k kind, node string) (net.Conn, error) {
+// greet runs the dialing side of the handshake with a member.
+func (d *Dialer) greet(ctx context.Context, raw net.Conn, k kind, m BornMember) (net.Conn, error) {
+	node := m.Name
 	if err := tune(raw); err != nil {
 		return nil, fmt.Errorf("set the connection's timeouts: %w", err)
 	}
@@ -120,6 +121,9 @@ func (d *Dialer) greet(ctx context.Context, raw net.Conn, k kind, node string) (
 	if no == nil {
 		no = d.judge(c, a.Hello, k == kindMeet && a.Refused == nil)
 	}
+	if no == nil && k != kindMeet {
+		no = d.unknown(m, a.Hello)
+	}
 	if no != nil {
 		d.ledger.note(node, weRefuse, no, raw.RemoteAddr())
 	}
@@ -129,7 +133,7 @@ func (d *Dialer) greet(ctx context.Context, raw net.Conn, k kind, node string) (
 	if a.Refused != nil {
 		a.Refused.Sentence = printable(a.Refused.Sentence)
 		d.ledger.note(node, refusesUs, a.Refused, raw.RemoteAddr())
-		return nil, &RefusedError{Peer: node, Sentence: a.Refused.Sentence, ForGood: a.Refused.ForGood}
+		return nil, &RefusedError{Peer: node, Sentence: a.Refused.Sentence, ForGood: a.Refused.ForGood, ToAdd: a.Hello.Phase == born && a.Refused.Code == codeStranger && !a.Refused.ForGood}
 	}
 	if no != nil {
 		return nil, errors.New(no.Sentence)
@@ -149,6 +153,16 @@ func (d *Dialer) wrongNode(node string, h hello) *refusal {
 		who = "this node itself"
 	}
 	return &refusal{Code: codeAddressee, Sentence: fmt.Sprintf("%s answers at %s, the address of %s: compare the addresses in their had.hcl", who, m.Address, node)}
+}
+
+// unknown returns a refusal when the node that was dialed isn't the member that
+// this node knows by that name: its answers would be counted as that member's. It
+// may have been replaced, which this node learns from the log.
+func (d *Dialer) unknown(m BornMember, h hello) *refusal {
+	if h.NodeID == m.NodeID {
+		return nil
+	}
+	return &refusal{Code: codeNodeID, Sentence: fmt.Sprintf("%s answers with the ID %s, and %s knows %s by %s: it was replaced, or this node is behind with its log", m.Name, shortID(h.NodeID), d.self, m.Name, shortID(m.NodeID))}
 }
 
 // judge returns why the sender of h is refused, or nil. With note, what an

@@ -70,7 +70,12 @@ func (r record) check() error {
 	if err := r.Birth.check(); err != nil {
 		return fmt.Errorf("the file is damaged: %w", err)
 	}
-	if m, _ := r.Birth.member(r.Node); m.NodeID != r.NodeID || r.Birth.Cluster != r.Cluster {
+	if r.Roster != nil {
+		if err := r.Roster.check(); err != nil {
+			return fmt.Errorf("the file is damaged: %w", err)
+		}
+	}
+	if !belongs(r.Birth, r.Roster, r.Node, r.NodeID) || r.Birth.Cluster != r.Cluster {
 		return errors.New("the file is damaged: its certificate is another node's")
 	}
 	return nil

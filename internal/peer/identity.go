@@ -132,8 +132,23 @@ func checkRecord(r record, dir, cluster, self string, members []Member) error {
 	if r.Birth == nil {
 		return nil
 	}
+	if r.Phase == born {
+		return checkRole(r, dir, members)
+	}
 	if d := differences("the birth certificate", r.Birth.list(), "had.hcl", members, false); len(d) > 0 {
 		return fmt.Errorf("open the data folder %s: had.hcl doesn't list the members the cluster was born with: %s. Put the old list back; only addresses may change", dir, strings.Join(d, "; "))
+	}
+	return nil
+}
+
+// checkRole returns an error when had.hcl makes this node another kind of member
+// than it is. Of the others the cluster knows by itself.
+func checkRole(r record, dir string, members []Member) error {
+	is, _ := r.roster().member(r.Node)
+	for _, m := range members {
+		if m.Name == r.Node && m.Witness != is.Witness {
+			return fmt.Errorf("open the data folder %s: had.hcl makes %s a %s, and it is a member as a %s: put had.hcl right, or remove the node from the cluster and add it again", dir, r.Node, role(m), role(is.Member))
+		}
 	}
 	return nil
 }
@@ -147,7 +162,8 @@ func checkFits(cluster, self string, members []Member) error {
 		ms[i] = BornMember{Member: m, NodeID: id}
 	}
 	b := newBirth(cluster, ms)
-	a := agreement{rec: record{Cluster: cluster, Node: self, NodeID: id, Phase: locked, Birth: &b}, members: members}
+	r := Roster{ClusterID: b.ID, Members: ms}
+	a := agreement{rec: record{Cluster: cluster, Node: self, NodeID: id, Phase: born, Birth: &b, Roster: &r}, members: members}
 	reserve := &refusal{Sentence: strings.Repeat("x", maxSentence)}
 	if err := writeFrame(discard{}, answer{Refused: reserve, Hello: a.hello(kindMeet, self)}); err != nil {
 		return fmt.Errorf("open this node's identity: %w", err)
@@ -233,19 +249,26 @@ func (id *Identity) RaftStarted() bool {
 	return id.agreement.rec.RaftStarted
 }
 
-// member returns had.hcl's entry for name.
-func (id *Identity) member(name string) (Member, bool) {
-	i := slices.IndexFunc(id.agreement.members, func(m Member) bool { return m.Name == name })
-	if i < 0 {
-		return Member{}, false
-	}
-	return id.agreement.members[i], true
+// member returns how to reach the node called name.
+func (id *Identity) member(name string) (BornMember, bool) {
+	id.mu.Lock()
+	defer id.mu.Unlock()
+	return id.agreement.peerNamed(name)
 }
 
-// others returns had.hcl's members without this node.
+// others returns the other members: had.hcl's until the cluster is born.
 func (id *Identity) others() []Member {
-	self := id.Name()
-	return slices.DeleteFunc(slices.Clone(id.agreement.members), func(m Member) bool { return m.Name == self })
+	id.mu.Lock()
+	defer id.mu.Unlock()
+	return id.agreement.peers()
+}
+
+// Others returns the names of the other members.
+func (id *Identity) Others() (names []string) {
+	for _, m := range id.others() {
+		names = append(names, m.Name)
+	}
+	return names
 }
 
 func (id *Identity) hello(k kind, to, version string) hello {

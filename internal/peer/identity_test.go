@@ -32,7 +32,7 @@ func bornFolder(t *testing.T) string {
 		if m.Name == "alpha" {
 			nodeID = id.NodeID()
 		}
-		ms = append(ms, BornMember{m, nodeID})
+		ms = append(ms, BornMember{Member: m, NodeID: nodeID})
 	}
 	b := newBirth("office", ms)
 	r := id.agreement.rec
@@ -103,15 +103,27 @@ func TestFolderOfSomebodyElse(t *testing.T) {
 	}{
 		"cluster":   {"lab", "alpha", three(), `belongs to the cluster "office", and had.hcl describes "lab"`},
 		"node":      {"office", "beta", three(), `belongs to the node "alpha", and this is "beta"`},
-		"name":      {"office", "alpha", change(func(m []Member) { m[1].Name = "delta" }), `"delta" is in the list of had.hcl only`},
-		"fewer":     {"office", "alpha", three()[:2], `"gamma" is in the list of the birth certificate only`},
-		"role":      {"office", "alpha", change(func(m []Member) { m[2].Witness = false }), `"gamma" is a witness for the birth certificate and a data node for had.hcl`},
+		"own role":  {"office", "alpha", change(func(m []Member) { m[0].Witness = true }), "had.hcl makes alpha a witness, and it is a member as a data node"},
 		"not in it": {"office", "delta", three(), `"delta", isn't in the member list`},
 		"twice":     {"office", "alpha", change(func(m []Member) { m[2].Name = "beta" }), `two members are called "beta"`},
 	} {
 		_, err := OpenIdentity(dir, c.cluster, c.self, c.members)
 		if err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%s: %v; want %s", name, err, c.want)
+		}
+	}
+	// What had.hcl says of the others is only how they were found.
+	for want, list := range map[string][]Member{
+		`"delta" is in the list of had.hcl only`:                           change(func(m []Member) { m[1].Name = "delta" }),
+		`"gamma" is in the list of the cluster only`:                       three()[:2],
+		`"gamma" is a witness for the cluster and a data node for had.hcl`: change(func(m []Member) { m[2].Witness = false }),
+	} {
+		id, err := OpenIdentity(dir, "office", "alpha", list)
+		if err != nil {
+			t.Fatalf("%s: %v", want, err)
+		}
+		if d := id.Disagreements(); len(d) != 1 || !strings.Contains(d[0], want) {
+			t.Errorf("the status says %q; want %s", d, want)
 		}
 	}
 	after, err := os.ReadFile(filepath.Join(dir, identityFile))

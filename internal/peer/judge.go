@@ -26,8 +26,8 @@ const (
 )
 
 const (
-	remedyBorn = "it gets no vote. Put its own data folder back; if that is lost, stop had on every node, " +
-		"empty every node's data folder and start them together (the policy must then be applied again)"
+	remedyBorn = "it gets no vote. Put its own data folder back; if that is lost, empty its data_dir, and on " +
+		"any other member: hactl node remove, then hactl node add"
 	remedyUnborn = "the birth can't be completed. As long as no node says that the cluster was born, nothing was ever owned: " +
 		"stop had on every node, empty every node's data folder and start them together"
 )
@@ -51,6 +51,7 @@ type RefusedError struct {
 	Peer     string // the refusing node
 	Sentence string // its reason
 	ForGood  bool
+	ToAdd    bool // the cluster exists, and this node can be added to it
 }
 
 func (e *RefusedError) Error() string {
@@ -76,7 +77,11 @@ func (a *agreement) judge(h hello) *refusal {
 		return no(codeSameName, false, "another host also calls itself %s: check `node` in its had.hcl, and its host name", a.rec.Node)
 	case h.To != a.rec.Node:
 		return no(codeAddressee, false, "%.80q looks for %.80q at the address of %s: compare the addresses in their had.hcl", h.From, h.To, a.rec.Node)
-	case !a.listed(h.From):
+	case a.rec.Phase == born && h.Phase == gathering:
+		return a.judgeNewcomer(h, no)
+	case !bound && h.Kind == kindMeet && a.joins(h):
+		return a.judgeHost(h, no)
+	case a.rec.Phase != born && !a.listed(h.From):
 		return no(codeStranger, bound, "%.80q isn't in the member list of %s (%s)", h.From, a.rec.Node, a.names())
 	case h.Kind == kindMeet && !bound:
 		return a.judgeGathering(h, no)
@@ -112,6 +117,9 @@ func (a *agreement) judgeGathering(h hello, no refuse) *refusal {
 // judgeBound judges as a node that is locked or born, by its certificate.
 func (a *agreement) judgeBound(h hello, no refuse) *refusal {
 	ours := a.rec.Birth
+	if a.rec.Phase == born && h.Phase == born && h.ClusterID == ours.ID {
+		return a.judgeMember(h, no)
+	}
 	m, ok := ours.member(h.From)
 	if !ok {
 		return no(codeStranger, true, "%s isn't in the birth certificate %s of the cluster %q", h.From, shortID(ours.ID), ours.Cluster)
@@ -128,9 +136,6 @@ func (a *agreement) judgeBound(h hello, no refuse) *refusal {
 		}
 		return nil
 	}
-	if a.rec.Phase == born {
-		return no(codeRolledBack, true, "%s took part in the birth of this cluster and its data folder doesn't remember it: an older copy of the folder was put back, so it may have forgotten votes; %s", h.From, a.remedy())
-	}
 	if d := differences(a.rec.Node, ours.list(), h.From, h.Members, true); len(d) > 0 {
 		return no(codeList, true, "%s has agreed to the birth of the cluster with another member list than that of %s: %s. Give every node the list of %s", a.rec.Node, h.From, strings.Join(d, "; "), a.rec.Node)
 	}
@@ -145,13 +150,19 @@ func (a *agreement) remedy() string {
 	return remedyUnborn
 }
 
-func (a *agreement) listed(name string) bool {
-	for _, m := range a.members {
-		if m.Name == name {
-			return true
-		}
+// joins reports whether a node that is free finds with h a cluster that it could
+// only be added to: it had no part in the birth.
+func (a *agreement) joins(h hello) bool {
+	if h.Phase != born || h.Roster == nil {
+		return false
 	}
-	return false
+	m, ok := h.Birth.member(a.rec.Node)
+	return !ok || m.NodeID != a.rec.NodeID
+}
+
+func (a *agreement) listed(name string) bool {
+	_, ok := a.listedAs(name)
+	return ok
 }
 
 func (a *agreement) names() string {

@@ -2,6 +2,7 @@ package peer
 
 import (
 	"fmt"
+	"maps"
 	"net"
 	"slices"
 	"strings"
@@ -42,7 +43,7 @@ type loggedKey struct {
 // Keys are member names and the one for strangers, so it is bounded.
 type ledger struct {
 	log     Logger
-	members int // of the cluster, with this node
+	members func() int // of the cluster, with this node
 	fatal   chan error
 
 	mu      sync.Mutex
@@ -51,7 +52,7 @@ type ledger struct {
 	told    bool // fatal was sent
 }
 
-func newLedger(log Logger, members int) *ledger {
+func newLedger(log Logger, members func() int) *ledger {
 	return &ledger{
 		log: log, members: members, fatal: make(chan error, 1),
 		entries: make(map[ledgerKey]ledgerEntry),
@@ -77,6 +78,17 @@ func (l *ledger) note(peer string, by direction, r *refusal, from net.Addr) {
 		l.told = true
 		l.fatal <- err
 	}
+}
+
+// strangerShown is how long a stranger's latest try is worth a sentence: a node that
+// waits to be added tries again every second.
+const strangerShown = 10 * time.Second
+
+// joined forgets what this node and others said while it belonged to no cluster.
+func (l *ledger) joined() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	maps.DeleteFunc(l.entries, func(_ ledgerKey, e ledgerEntry) bool { return !e.ForGood })
 }
 
 // due reports whether k may be logged again, and counts it as logged.
@@ -153,7 +165,8 @@ func (l *ledger) hopeless(now phase) error {
 // good are, with it, fewer than a quorum.
 func (l *ledger) ruledOut() error {
 	r := l.forGood()
-	if quorum := l.members/2 + 1; l.members-len(r) >= quorum {
+	members := l.members()
+	if quorum := members/2 + 1; members-len(r) >= quorum {
 		return nil
 	}
 	return r[0]
@@ -176,6 +189,9 @@ func (l *ledger) sentences(now time.Time) []string {
 	defer l.mu.Unlock()
 	var out []string
 	for k, e := range l.entries {
+		if k.peer == strangers && now.Sub(e.at) > strangerShown {
+			continue // it has given up, or been added
+		}
 		out = append(out, fmt.Sprintf("%s (%s ago, %s): %s", headline(k), now.Sub(e.at).Round(time.Second), e.from, e.Sentence))
 	}
 	slices.Sort(out)

@@ -2,6 +2,7 @@ package peer
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 	"time"
@@ -23,6 +24,11 @@ func (p *Port) Meet(ctx context.Context) (Birth, error) {
 	if b, ok := p.id.Birth(); ok {
 		return b, nil
 	}
+	defer func() { // once nobody is being met any more
+		if p.id.phase() == born {
+			p.ledger.joined()
+		}
+	}()
 	ctx, cancel := context.WithCancel(ctx)
 	var wg sync.WaitGroup
 	defer wg.Wait()
@@ -37,7 +43,11 @@ func (p *Port) Meet(ctx context.Context) (Birth, error) {
 			return Birth{}, fmt.Errorf("meet the members: %w", err)
 		case now == born:
 			b, _ := p.id.Birth()
-			p.log.Info("the cluster is born", "cluster", b.Cluster, "cluster_id", b.ID)
+			what := "the cluster is born"
+			if m, ok := b.member(p.self); !ok || m.NodeID != p.id.NodeID() {
+				what = "this node has been added to the cluster"
+			}
+			p.log.Info(what, "cluster", b.Cluster, "cluster_id", b.ID)
 			return b, nil
 		case moved:
 			p.log.Info("all members have met; waiting until all have recorded the birth certificate")
@@ -106,6 +116,20 @@ func (p *Port) kick() {
 		default:
 		}
 	}
+}
+
+// Next is what a person does for a node that isn't part of its cluster yet.
+func (p *Port) Next() string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, err := range p.dialError {
+		var no *RefusedError
+		if errors.As(err, &no) && no.ToAdd {
+			m, _ := p.id.member(p.self)
+			return fmt.Sprintf("on a node of the cluster: hactl node add %s --address %s", p.self, m.Address)
+		}
+	}
+	return "start had on the nodes that are missing"
 }
 
 // Waiting returns a sentence for each member the cluster's birth waits for,

@@ -45,6 +45,10 @@ type hello struct {
 	ClusterID string   `json:"cluster_id,omitempty"` // when locked or born
 	Members   []Member `json:"members,omitempty"`    // had.hcl's list; meet only
 	Birth     *Birth   `json:"birth,omitempty"`      // when locked or born; meet only
+	// RosterIndex says how much it knows of the members since the birth; Roster is
+	// what, when born; meet only.
+	RosterIndex uint64  `json:"roster_index,omitempty"`
+	Roster      *Roster `json:"roster,omitempty"`
 }
 
 // answer is the other side's hello, and whether it goes on.
@@ -80,7 +84,12 @@ func (h hello) check() error {
 	if err := h.Birth.check(); err != nil {
 		return err
 	}
-	if m, ok := h.Birth.member(h.From); h.Birth.ID != h.ClusterID || !ok || m.NodeID != h.NodeID {
+	if h.Roster != nil {
+		if err := h.Roster.check(); err != nil {
+			return err
+		}
+	}
+	if h.Birth.ID != h.ClusterID || !belongs(h.Birth, h.Roster, h.From, h.NodeID) {
 		return fmt.Errorf("hello of %.80q comes with a certificate that isn't its own", h.From)
 	}
 	return nil

@@ -58,6 +58,9 @@ type TLS struct {
 // Enabled reports whether connections between nodes are protected.
 func (t TLS) Enabled() bool { return t.CA != "" }
 
+// ValidNodeName reports whether a node may be called so.
+func ValidNodeName(name string) bool { return validHostName(name) }
+
 // Self returns the member this host is.
 func (f *NodeFile) Self() Member {
 	i := slices.IndexFunc(f.Members, func(m Member) bool { return m.Name == f.Node })

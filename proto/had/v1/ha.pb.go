@@ -3736,7 +3736,7 @@ var File_had_v1_ha_proto protoreflect.FileDescriptor
 
 const file_had_v1_ha_proto_rawDesc = "" +
 	"\n" +
-	"\x0fhad/v1/ha.proto\x12\x06had.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x15had/v1/diagnose.proto\x1a\x10had/v1/log.proto\x1a\x11had/v1/peer.proto\x1a\x13had/v1/policy.proto\x1a\x12had/v1/state.proto\x1a\x11had/v1/sync.proto\"\x0f\n" +
+	"\x0fhad/v1/ha.proto\x12\x06had.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x15had/v1/diagnose.proto\x1a\x10had/v1/log.proto\x1a\x13had/v1/member.proto\x1a\x11had/v1/peer.proto\x1a\x13had/v1/policy.proto\x1a\x12had/v1/state.proto\x1a\x11had/v1/sync.proto\"\x0f\n" +
 	"\rStatusRequest\"\xcb\x05\n" +
 	"\x0eStatusResponse\x12\x18\n" +
 	"\acluster\x18\x01 \x01(\tR\acluster\x12\x1d\n" +
@@ -4037,7 +4037,7 @@ const file_had_v1_ha_proto_rawDesc = "" +
 	"\x02by\x18\x01 \x01(\tR\x02by\x12\x16\n" +
 	"\x06reason\x18\x02 \x01(\tR\x06reason\"&\n" +
 	"\x0eResumeResponse\x12\x14\n" +
-	"\x05index\x18\x01 \x01(\x04R\x05index2\xd9\x0f\n" +
+	"\x05index\x18\x01 \x01(\x04R\x05index2\x99\x11\n" +
 	"\x02HA\x127\n" +
 	"\x06Status\x12\x15.had.v1.StatusRequest\x1a\x16.had.v1.StatusResponse\x12<\n" +
 	"\aHistory\x12\x16.had.v1.HistoryRequest\x1a\x17.had.v1.HistoryResponse0\x01\x126\n" +
@@ -4073,7 +4073,11 @@ const file_had_v1_ha_proto_rawDesc = "" +
 	"\bHookList\x12\x17.had.v1.HookListRequest\x1a\x18.had.v1.HookListResponse\x12:\n" +
 	"\aHookRun\x12\x16.had.v1.HookRunRequest\x1a\x17.had.v1.HookRunResponse\x12I\n" +
 	"\fShowLogLevel\x12\x1b.had.v1.ShowLogLevelRequest\x1a\x1c.had.v1.ShowLogLevelResponse\x12=\n" +
-	"\bLogLevel\x12\x17.had.v1.LogLevelRequest\x1a\x18.had.v1.LogLevelResponseB\x18Z\x16had/proto/had/v1;hadv1b\x06proto3"
+	"\bLogLevel\x12\x17.had.v1.LogLevelRequest\x1a\x18.had.v1.LogLevelResponse\x12=\n" +
+	"\bNodeList\x12\x17.had.v1.NodeListRequest\x1a\x18.had.v1.NodeListResponse\x12:\n" +
+	"\aNodeAdd\x12\x16.had.v1.NodeAddRequest\x1a\x17.had.v1.NodeAddResponse\x12C\n" +
+	"\n" +
+	"NodeRemove\x12\x19.had.v1.NodeRemoveRequest\x1a\x1a.had.v1.NodeRemoveResponseB\x18Z\x16had/proto/had/v1;hadv1b\x06proto3"
 
 var (
 	file_had_v1_ha_proto_rawDescOnce sync.Once
@@ -4169,16 +4173,22 @@ var file_had_v1_ha_proto_goTypes = []any{
 	(*HookRunRequest)(nil),         // 76: had.v1.HookRunRequest
 	(*ShowLogLevelRequest)(nil),    // 77: had.v1.ShowLogLevelRequest
 	(*LogLevelRequest)(nil),        // 78: had.v1.LogLevelRequest
-	(*SyncRunResponse)(nil),        // 79: had.v1.SyncRunResponse
-	(*SyncResumeResponse)(nil),     // 80: had.v1.SyncResumeResponse
-	(*PolicyConfirmResponse)(nil),  // 81: had.v1.PolicyConfirmResponse
-	(*PolicyVersionsResponse)(nil), // 82: had.v1.PolicyVersionsResponse
-	(*WhyNotResponse)(nil),         // 83: had.v1.WhyNotResponse
-	(*PreflightResponse)(nil),      // 84: had.v1.PreflightResponse
-	(*HookListResponse)(nil),       // 85: had.v1.HookListResponse
-	(*HookRunResponse)(nil),        // 86: had.v1.HookRunResponse
-	(*ShowLogLevelResponse)(nil),   // 87: had.v1.ShowLogLevelResponse
-	(*LogLevelResponse)(nil),       // 88: had.v1.LogLevelResponse
+	(*NodeListRequest)(nil),        // 79: had.v1.NodeListRequest
+	(*NodeAddRequest)(nil),         // 80: had.v1.NodeAddRequest
+	(*NodeRemoveRequest)(nil),      // 81: had.v1.NodeRemoveRequest
+	(*SyncRunResponse)(nil),        // 82: had.v1.SyncRunResponse
+	(*SyncResumeResponse)(nil),     // 83: had.v1.SyncResumeResponse
+	(*PolicyConfirmResponse)(nil),  // 84: had.v1.PolicyConfirmResponse
+	(*PolicyVersionsResponse)(nil), // 85: had.v1.PolicyVersionsResponse
+	(*WhyNotResponse)(nil),         // 86: had.v1.WhyNotResponse
+	(*PreflightResponse)(nil),      // 87: had.v1.PreflightResponse
+	(*HookListResponse)(nil),       // 88: had.v1.HookListResponse
+	(*HookRunResponse)(nil),        // 89: had.v1.HookRunResponse
+	(*ShowLogLevelResponse)(nil),   // 90: had.v1.ShowLogLevelResponse
+	(*LogLevelResponse)(nil),       // 91: had.v1.LogLevelResponse
+	(*NodeListResponse)(nil),       // 92: had.v1.NodeListResponse
+	(*NodeAddResponse)(nil),        // 93: had.v1.NodeAddResponse
+	(*NodeRemoveResponse)(nil),     // 94: had.v1.NodeRemoveResponse
 }
 var file_had_v1_ha_proto_depIdxs = []int32{
 	7,  // 0: had.v1.StatusResponse.freshness:type_name -> had.v1.Freshness
@@ -4255,39 +4265,45 @@ var file_had_v1_ha_proto_depIdxs = []int32{
 	76, // 71: had.v1.HA.HookRun:input_type -> had.v1.HookRunRequest
 	77, // 72: had.v1.HA.ShowLogLevel:input_type -> had.v1.ShowLogLevelRequest
 	78, // 73: had.v1.HA.LogLevel:input_type -> had.v1.LogLevelRequest
-	3,  // 74: had.v1.HA.Status:output_type -> had.v1.StatusResponse
-	13, // 75: had.v1.HA.History:output_type -> had.v1.HistoryResponse
-	15, // 76: had.v1.HA.Watch:output_type -> had.v1.WatchResponse
-	17, // 77: had.v1.HA.Move:output_type -> had.v1.MoveResponse
-	19, // 78: had.v1.HA.ConfirmFence:output_type -> had.v1.ConfirmFenceResponse
-	44, // 79: had.v1.HA.Freeze:output_type -> had.v1.FreezeResponse
-	46, // 80: had.v1.HA.Unfreeze:output_type -> had.v1.UnfreezeResponse
-	48, // 81: had.v1.HA.Drain:output_type -> had.v1.DrainResponse
-	50, // 82: had.v1.HA.Undrain:output_type -> had.v1.UndrainResponse
-	52, // 83: had.v1.HA.Resume:output_type -> had.v1.ResumeResponse
-	79, // 84: had.v1.HA.SyncRun:output_type -> had.v1.SyncRunResponse
-	80, // 85: had.v1.HA.SyncResume:output_type -> had.v1.SyncResumeResponse
-	24, // 86: had.v1.HA.PolicyValidate:output_type -> had.v1.PolicyValidateResponse
-	27, // 87: had.v1.HA.PolicyApply:output_type -> had.v1.PolicyApplyResponse
-	29, // 88: had.v1.HA.PolicyShow:output_type -> had.v1.PolicyShowResponse
-	30, // 89: had.v1.HA.PolicyPlan:output_type -> had.v1.PolicyPlanResponse
-	81, // 90: had.v1.HA.PolicyConfirm:output_type -> had.v1.PolicyConfirmResponse
-	82, // 91: had.v1.HA.PolicyVersions:output_type -> had.v1.PolicyVersionsResponse
-	32, // 92: had.v1.HA.TokenShow:output_type -> had.v1.TokenShowResponse
-	34, // 93: had.v1.HA.TokenSet:output_type -> had.v1.TokenSetResponse
-	36, // 94: had.v1.HA.TokenForget:output_type -> had.v1.TokenForgetResponse
-	38, // 95: had.v1.HA.TokenKey:output_type -> had.v1.TokenKeyResponse
-	21, // 96: had.v1.HA.NotifyTest:output_type -> had.v1.NotifyTestResponse
-	40, // 97: had.v1.HA.Timing:output_type -> had.v1.TimingResponse
-	42, // 98: had.v1.HA.Version:output_type -> had.v1.VersionResponse
-	83, // 99: had.v1.HA.WhyNot:output_type -> had.v1.WhyNotResponse
-	84, // 100: had.v1.HA.Preflight:output_type -> had.v1.PreflightResponse
-	85, // 101: had.v1.HA.HookList:output_type -> had.v1.HookListResponse
-	86, // 102: had.v1.HA.HookRun:output_type -> had.v1.HookRunResponse
-	87, // 103: had.v1.HA.ShowLogLevel:output_type -> had.v1.ShowLogLevelResponse
-	88, // 104: had.v1.HA.LogLevel:output_type -> had.v1.LogLevelResponse
-	74, // [74:105] is the sub-list for method output_type
-	43, // [43:74] is the sub-list for method input_type
+	79, // 74: had.v1.HA.NodeList:input_type -> had.v1.NodeListRequest
+	80, // 75: had.v1.HA.NodeAdd:input_type -> had.v1.NodeAddRequest
+	81, // 76: had.v1.HA.NodeRemove:input_type -> had.v1.NodeRemoveRequest
+	3,  // 77: had.v1.HA.Status:output_type -> had.v1.StatusResponse
+	13, // 78: had.v1.HA.History:output_type -> had.v1.HistoryResponse
+	15, // 79: had.v1.HA.Watch:output_type -> had.v1.WatchResponse
+	17, // 80: had.v1.HA.Move:output_type -> had.v1.MoveResponse
+	19, // 81: had.v1.HA.ConfirmFence:output_type -> had.v1.ConfirmFenceResponse
+	44, // 82: had.v1.HA.Freeze:output_type -> had.v1.FreezeResponse
+	46, // 83: had.v1.HA.Unfreeze:output_type -> had.v1.UnfreezeResponse
+	48, // 84: had.v1.HA.Drain:output_type -> had.v1.DrainResponse
+	50, // 85: had.v1.HA.Undrain:output_type -> had.v1.UndrainResponse
+	52, // 86: had.v1.HA.Resume:output_type -> had.v1.ResumeResponse
+	82, // 87: had.v1.HA.SyncRun:output_type -> had.v1.SyncRunResponse
+	83, // 88: had.v1.HA.SyncResume:output_type -> had.v1.SyncResumeResponse
+	24, // 89: had.v1.HA.PolicyValidate:output_type -> had.v1.PolicyValidateResponse
+	27, // 90: had.v1.HA.PolicyApply:output_type -> had.v1.PolicyApplyResponse
+	29, // 91: had.v1.HA.PolicyShow:output_type -> had.v1.PolicyShowResponse
+	30, // 92: had.v1.HA.PolicyPlan:output_type -> had.v1.PolicyPlanResponse
+	84, // 93: had.v1.HA.PolicyConfirm:output_type -> had.v1.PolicyConfirmResponse
+	85, // 94: had.v1.HA.PolicyVersions:output_type -> had.v1.PolicyVersionsResponse
+	32, // 95: had.v1.HA.TokenShow:output_type -> had.v1.TokenShowResponse
+	34, // 96: had.v1.HA.TokenSet:output_type -> had.v1.TokenSetResponse
+	36, // 97: had.v1.HA.TokenForget:output_type -> had.v1.TokenForgetResponse
+	38, // 98: had.v1.HA.TokenKey:output_type -> had.v1.TokenKeyResponse
+	21, // 99: had.v1.HA.NotifyTest:output_type -> had.v1.NotifyTestResponse
+	40, // 100: had.v1.HA.Timing:output_type -> had.v1.TimingResponse
+	42, // 101: had.v1.HA.Version:output_type -> had.v1.VersionResponse
+	86, // 102: had.v1.HA.WhyNot:output_type -> had.v1.WhyNotResponse
+	87, // 103: had.v1.HA.Preflight:output_type -> had.v1.PreflightResponse
+	88, // 104: had.v1.HA.HookList:output_type -> had.v1.HookListResponse
+	89, // 105: had.v1.HA.HookRun:output_type -> had.v1.HookRunResponse
+	90, // 106: had.v1.HA.ShowLogLevel:output_type -> had.v1.ShowLogLevelResponse
+	91, // 107: had.v1.HA.LogLevel:output_type -> had.v1.LogLevelResponse
+	92, // 108: had.v1.HA.NodeList:output_type -> had.v1.NodeListResponse
+	93, // 109: had.v1.HA.NodeAdd:output_type -> had.v1.NodeAddResponse
+	94, // 110: had.v1.HA.NodeRemove:output_type -> had.v1.NodeRemoveResponse
+	77, // [77:111] is the sub-list for method output_type
+	43, // [43:77] is the sub-list for method input_type
 	43, // [43:43] is the sub-list for extension type_name
 	43, // [43:43] is the sub-list for extension extendee
 	0,  // [0:43] is the sub-list for field type_name
@@ -4300,6 +4316,7 @@ func file_had_v1_ha_proto_init() {
 	}
 	file_had_v1_diagnose_proto_init()
 	file_had_v1_log_proto_init()
+	file_had_v1_member_proto_init()
 	file_had_v1_peer_proto_init()
 	file_had_v1_policy_proto_init()
 	file_had_v1_state_proto_init()

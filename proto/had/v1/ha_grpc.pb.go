@@ -50,6 +50,9 @@ const (
 	HA_HookRun_FullMethodName        = "/had.v1.HA/HookRun"
 	HA_ShowLogLevel_FullMethodName   = "/had.v1.HA/ShowLogLevel"
 	HA_LogLevel_FullMethodName       = "/had.v1.HA/LogLevel"
+	HA_NodeList_FullMethodName       = "/had.v1.HA/NodeList"
+	HA_NodeAdd_FullMethodName        = "/had.v1.HA/NodeAdd"
+	HA_NodeRemove_FullMethodName     = "/had.v1.HA/NodeRemove"
 )
 
 // HAClient is the client API for HA service.
@@ -129,6 +132,13 @@ type HAClient interface {
 	ShowLogLevel(ctx context.Context, in *ShowLogLevelRequest, opts ...grpc.CallOption) (*ShowLogLevelResponse, error)
 	// LogLevel changes that, until the node's next start.
 	LogLevel(ctx context.Context, in *LogLevelRequest, opts ...grpc.CallOption) (*LogLevelResponse, error)
+	// NodeList shows who belongs to the cluster, and how far each is.
+	NodeList(ctx context.Context, in *NodeListRequest, opts ...grpc.CallOption) (*NodeListResponse, error)
+	// NodeAdd makes a node that runs had and belongs to no cluster a member. What
+	// follows, until it votes, is seen in NodeList; it goes on by itself.
+	NodeAdd(ctx context.Context, in *NodeAddRequest, opts ...grpc.CallOption) (*NodeAddResponse, error)
+	// NodeRemove takes a member out. It goes on as NodeAdd does.
+	NodeRemove(ctx context.Context, in *NodeRemoveRequest, opts ...grpc.CallOption) (*NodeRemoveResponse, error)
 }
 
 type hAClient struct {
@@ -467,6 +477,36 @@ func (c *hAClient) LogLevel(ctx context.Context, in *LogLevelRequest, opts ...gr
 	return out, nil
 }
 
+func (c *hAClient) NodeList(ctx context.Context, in *NodeListRequest, opts ...grpc.CallOption) (*NodeListResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(NodeListResponse)
+	err := c.cc.Invoke(ctx, HA_NodeList_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *hAClient) NodeAdd(ctx context.Context, in *NodeAddRequest, opts ...grpc.CallOption) (*NodeAddResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(NodeAddResponse)
+	err := c.cc.Invoke(ctx, HA_NodeAdd_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *hAClient) NodeRemove(ctx context.Context, in *NodeRemoveRequest, opts ...grpc.CallOption) (*NodeRemoveResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(NodeRemoveResponse)
+	err := c.cc.Invoke(ctx, HA_NodeRemove_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // HAServer is the server API for HA service.
 // All implementations must embed UnimplementedHAServer
 // for forward compatibility.
@@ -544,6 +584,13 @@ type HAServer interface {
 	ShowLogLevel(context.Context, *ShowLogLevelRequest) (*ShowLogLevelResponse, error)
 	// LogLevel changes that, until the node's next start.
 	LogLevel(context.Context, *LogLevelRequest) (*LogLevelResponse, error)
+	// NodeList shows who belongs to the cluster, and how far each is.
+	NodeList(context.Context, *NodeListRequest) (*NodeListResponse, error)
+	// NodeAdd makes a node that runs had and belongs to no cluster a member. What
+	// follows, until it votes, is seen in NodeList; it goes on by itself.
+	NodeAdd(context.Context, *NodeAddRequest) (*NodeAddResponse, error)
+	// NodeRemove takes a member out. It goes on as NodeAdd does.
+	NodeRemove(context.Context, *NodeRemoveRequest) (*NodeRemoveResponse, error)
 	mustEmbedUnimplementedHAServer()
 }
 
@@ -646,6 +693,15 @@ func (UnimplementedHAServer) ShowLogLevel(context.Context, *ShowLogLevelRequest)
 }
 func (UnimplementedHAServer) LogLevel(context.Context, *LogLevelRequest) (*LogLevelResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method LogLevel not implemented")
+}
+func (UnimplementedHAServer) NodeList(context.Context, *NodeListRequest) (*NodeListResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method NodeList not implemented")
+}
+func (UnimplementedHAServer) NodeAdd(context.Context, *NodeAddRequest) (*NodeAddResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method NodeAdd not implemented")
+}
+func (UnimplementedHAServer) NodeRemove(context.Context, *NodeRemoveRequest) (*NodeRemoveResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method NodeRemove not implemented")
 }
 func (UnimplementedHAServer) mustEmbedUnimplementedHAServer() {}
 func (UnimplementedHAServer) testEmbeddedByValue()            {}
@@ -1212,6 +1268,60 @@ func _HA_LogLevel_Handler(srv interface{}, ctx context.Context, dec func(interfa
 	return interceptor(ctx, in, info, handler)
 }
 
+func _HA_NodeList_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(NodeListRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(HAServer).NodeList(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: HA_NodeList_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(HAServer).NodeList(ctx, req.(*NodeListRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _HA_NodeAdd_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(NodeAddRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(HAServer).NodeAdd(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: HA_NodeAdd_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(HAServer).NodeAdd(ctx, req.(*NodeAddRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _HA_NodeRemove_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(NodeRemoveRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(HAServer).NodeRemove(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: HA_NodeRemove_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(HAServer).NodeRemove(ctx, req.(*NodeRemoveRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // HA_ServiceDesc is the grpc.ServiceDesc for HA service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -1334,6 +1444,18 @@ var HA_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "LogLevel",
 			Handler:    _HA_LogLevel_Handler,
+		},
+		{
+			MethodName: "NodeList",
+			Handler:    _HA_NodeList_Handler,
+		},
+		{
+			MethodName: "NodeAdd",
+			Handler:    _HA_NodeAdd_Handler,
+		},
+		{
+			MethodName: "NodeRemove",
+			Handler:    _HA_NodeRemove_Handler,
 		},
 	},
 	Streams: []grpc.StreamDesc{

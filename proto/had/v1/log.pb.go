@@ -25,6 +25,55 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+type Member_Standing int32
+
+const (
+	Member_STANDING_UNSPECIFIED Member_Standing = 0 // it votes, as all do at birth
+	Member_STANDING_JOINING     Member_Standing = 1 // it gets the log and has no vote yet
+	Member_STANDING_LEAVING     Member_Standing = 2 // its vote is being taken away; it may own nothing
+)
+
+// Enum value maps for Member_Standing.
+var (
+	Member_Standing_name = map[int32]string{
+		0: "STANDING_UNSPECIFIED",
+		1: "STANDING_JOINING",
+		2: "STANDING_LEAVING",
+	}
+	Member_Standing_value = map[string]int32{
+		"STANDING_UNSPECIFIED": 0,
+		"STANDING_JOINING":     1,
+		"STANDING_LEAVING":     2,
+	}
+)
+
+func (x Member_Standing) Enum() *Member_Standing {
+	p := new(Member_Standing)
+	*p = x
+	return p
+}
+
+func (x Member_Standing) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (Member_Standing) Descriptor() protoreflect.EnumDescriptor {
+	return file_had_v1_log_proto_enumTypes[0].Descriptor()
+}
+
+func (Member_Standing) Type() protoreflect.EnumType {
+	return &file_had_v1_log_proto_enumTypes[0]
+}
+
+func (x Member_Standing) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use Member_Standing.Descriptor instead.
+func (Member_Standing) EnumDescriptor() ([]byte, []int) {
+	return file_had_v1_log_proto_rawDescGZIP(), []int{3, 0}
+}
+
 type PolicyApply_Kind int32
 
 const (
@@ -58,11 +107,11 @@ func (x PolicyApply_Kind) String() string {
 }
 
 func (PolicyApply_Kind) Descriptor() protoreflect.EnumDescriptor {
-	return file_had_v1_log_proto_enumTypes[0].Descriptor()
+	return file_had_v1_log_proto_enumTypes[1].Descriptor()
 }
 
 func (PolicyApply_Kind) Type() protoreflect.EnumType {
-	return &file_had_v1_log_proto_enumTypes[0]
+	return &file_had_v1_log_proto_enumTypes[1]
 }
 
 func (x PolicyApply_Kind) Number() protoreflect.EnumNumber {
@@ -71,7 +120,7 @@ func (x PolicyApply_Kind) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use PolicyApply_Kind.Descriptor instead.
 func (PolicyApply_Kind) EnumDescriptor() ([]byte, []int) {
-	return file_had_v1_log_proto_rawDescGZIP(), []int{4, 0}
+	return file_had_v1_log_proto_rawDescGZIP(), []int{9, 0}
 }
 
 type Evidence_Kind int32
@@ -117,11 +166,11 @@ func (x Evidence_Kind) String() string {
 }
 
 func (Evidence_Kind) Descriptor() protoreflect.EnumDescriptor {
-	return file_had_v1_log_proto_enumTypes[1].Descriptor()
+	return file_had_v1_log_proto_enumTypes[2].Descriptor()
 }
 
 func (Evidence_Kind) Type() protoreflect.EnumType {
-	return &file_had_v1_log_proto_enumTypes[1]
+	return &file_had_v1_log_proto_enumTypes[2]
 }
 
 func (x Evidence_Kind) Number() protoreflect.EnumNumber {
@@ -130,7 +179,7 @@ func (x Evidence_Kind) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Evidence_Kind.Descriptor instead.
 func (Evidence_Kind) EnumDescriptor() ([]byte, []int) {
-	return file_had_v1_log_proto_rawDescGZIP(), []int{15, 0}
+	return file_had_v1_log_proto_rawDescGZIP(), []int{20, 0}
 }
 
 type Secured_Kind int32
@@ -181,11 +230,11 @@ func (x Secured_Kind) String() string {
 }
 
 func (Secured_Kind) Descriptor() protoreflect.EnumDescriptor {
-	return file_had_v1_log_proto_enumTypes[2].Descriptor()
+	return file_had_v1_log_proto_enumTypes[3].Descriptor()
 }
 
 func (Secured_Kind) Type() protoreflect.EnumType {
-	return &file_had_v1_log_proto_enumTypes[2]
+	return &file_had_v1_log_proto_enumTypes[3]
 }
 
 func (x Secured_Kind) Number() protoreflect.EnumNumber {
@@ -194,7 +243,7 @@ func (x Secured_Kind) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Secured_Kind.Descriptor instead.
 func (Secured_Kind) EnumDescriptor() ([]byte, []int) {
-	return file_had_v1_log_proto_rawDescGZIP(), []int{19, 0}
+	return file_had_v1_log_proto_rawDescGZIP(), []int{24, 0}
 }
 
 type Notice_Kind int32
@@ -248,11 +297,11 @@ func (x Notice_Kind) String() string {
 }
 
 func (Notice_Kind) Descriptor() protoreflect.EnumDescriptor {
-	return file_had_v1_log_proto_enumTypes[3].Descriptor()
+	return file_had_v1_log_proto_enumTypes[4].Descriptor()
 }
 
 func (Notice_Kind) Type() protoreflect.EnumType {
-	return &file_had_v1_log_proto_enumTypes[3]
+	return &file_had_v1_log_proto_enumTypes[4]
 }
 
 func (x Notice_Kind) Number() protoreflect.EnumNumber {
@@ -261,7 +310,7 @@ func (x Notice_Kind) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Notice_Kind.Descriptor instead.
 func (Notice_Kind) EnumDescriptor() ([]byte, []int) {
-	return file_had_v1_log_proto_rawDescGZIP(), []int{22, 0}
+	return file_had_v1_log_proto_rawDescGZIP(), []int{27, 0}
 }
 
 type NotifyMark_Outcome int32
@@ -300,11 +349,11 @@ func (x NotifyMark_Outcome) String() string {
 }
 
 func (NotifyMark_Outcome) Descriptor() protoreflect.EnumDescriptor {
-	return file_had_v1_log_proto_enumTypes[4].Descriptor()
+	return file_had_v1_log_proto_enumTypes[5].Descriptor()
 }
 
 func (NotifyMark_Outcome) Type() protoreflect.EnumType {
-	return &file_had_v1_log_proto_enumTypes[4]
+	return &file_had_v1_log_proto_enumTypes[5]
 }
 
 func (x NotifyMark_Outcome) Number() protoreflect.EnumNumber {
@@ -313,7 +362,7 @@ func (x NotifyMark_Outcome) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use NotifyMark_Outcome.Descriptor instead.
 func (NotifyMark_Outcome) EnumDescriptor() ([]byte, []int) {
-	return file_had_v1_log_proto_rawDescGZIP(), []int{25, 0}
+	return file_had_v1_log_proto_rawDescGZIP(), []int{30, 0}
 }
 
 type Progress_Outcome int32
@@ -352,11 +401,11 @@ func (x Progress_Outcome) String() string {
 }
 
 func (Progress_Outcome) Descriptor() protoreflect.EnumDescriptor {
-	return file_had_v1_log_proto_enumTypes[5].Descriptor()
+	return file_had_v1_log_proto_enumTypes[6].Descriptor()
 }
 
 func (Progress_Outcome) Type() protoreflect.EnumType {
-	return &file_had_v1_log_proto_enumTypes[5]
+	return &file_had_v1_log_proto_enumTypes[6]
 }
 
 func (x Progress_Outcome) Number() protoreflect.EnumNumber {
@@ -365,7 +414,7 @@ func (x Progress_Outcome) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Progress_Outcome.Descriptor instead.
 func (Progress_Outcome) EnumDescriptor() ([]byte, []int) {
-	return file_had_v1_log_proto_rawDescGZIP(), []int{28, 0}
+	return file_had_v1_log_proto_rawDescGZIP(), []int{33, 0}
 }
 
 type HookResult_Outcome int32
@@ -413,11 +462,11 @@ func (x HookResult_Outcome) String() string {
 }
 
 func (HookResult_Outcome) Descriptor() protoreflect.EnumDescriptor {
-	return file_had_v1_log_proto_enumTypes[6].Descriptor()
+	return file_had_v1_log_proto_enumTypes[7].Descriptor()
 }
 
 func (HookResult_Outcome) Type() protoreflect.EnumType {
-	return &file_had_v1_log_proto_enumTypes[6]
+	return &file_had_v1_log_proto_enumTypes[7]
 }
 
 func (x HookResult_Outcome) Number() protoreflect.EnumNumber {
@@ -426,7 +475,7 @@ func (x HookResult_Outcome) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use HookResult_Outcome.Descriptor instead.
 func (HookResult_Outcome) EnumDescriptor() ([]byte, []int) {
-	return file_had_v1_log_proto_rawDescGZIP(), []int{30, 0}
+	return file_had_v1_log_proto_rawDescGZIP(), []int{35, 0}
 }
 
 // Instance is one run of the had daemon. An epoch belongs to exactly one
@@ -531,6 +580,9 @@ type Command struct {
 	//	*Command_PolicyConfirm
 	//	*Command_PolicyUndo
 	//	*Command_Extend
+	//	*Command_MemberAdd
+	//	*Command_MemberRemove
+	//	*Command_MemberSettle
 	Record        isCommand_Record `protobuf_oneof:"record"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -803,6 +855,33 @@ func (x *Command) GetExtend() *Extend {
 	return nil
 }
 
+func (x *Command) GetMemberAdd() *MemberAdd {
+	if x != nil {
+		if x, ok := x.Record.(*Command_MemberAdd); ok {
+			return x.MemberAdd
+		}
+	}
+	return nil
+}
+
+func (x *Command) GetMemberRemove() *MemberRemove {
+	if x != nil {
+		if x, ok := x.Record.(*Command_MemberRemove); ok {
+			return x.MemberRemove
+		}
+	}
+	return nil
+}
+
+func (x *Command) GetMemberSettle() *MemberSettle {
+	if x != nil {
+		if x, ok := x.Record.(*Command_MemberSettle); ok {
+			return x.MemberSettle
+		}
+	}
+	return nil
+}
+
 type isCommand_Record interface {
 	isCommand_Record()
 }
@@ -903,6 +982,18 @@ type Command_Extend struct {
 	Extend *Extend `protobuf:"bytes,42,opt,name=extend,proto3,oneof"`
 }
 
+type Command_MemberAdd struct {
+	MemberAdd *MemberAdd `protobuf:"bytes,80,opt,name=member_add,json=memberAdd,proto3,oneof"`
+}
+
+type Command_MemberRemove struct {
+	MemberRemove *MemberRemove `protobuf:"bytes,81,opt,name=member_remove,json=memberRemove,proto3,oneof"`
+}
+
+type Command_MemberSettle struct {
+	MemberSettle *MemberSettle `protobuf:"bytes,82,opt,name=member_settle,json=memberSettle,proto3,oneof"`
+}
+
 func (*Command_Birth) isCommand_Record() {}
 
 func (*Command_PolicyApply) isCommand_Record() {}
@@ -950,6 +1041,12 @@ func (*Command_PolicyConfirm) isCommand_Record() {}
 func (*Command_PolicyUndo) isCommand_Record() {}
 
 func (*Command_Extend) isCommand_Record() {}
+
+func (*Command_MemberAdd) isCommand_Record() {}
+
+func (*Command_MemberRemove) isCommand_Record() {}
+
+func (*Command_MemberSettle) isCommand_Record() {}
 
 // Birth binds each node's name to the random ID its data folder holds. The
 // first leader commits it; every later one is refused.
@@ -1019,6 +1116,10 @@ type Member struct {
 	Address       string                 `protobuf:"bytes,2,opt,name=address,proto3" json:"address,omitempty"`  // host:port
 	Witness       bool                   `protobuf:"varint,3,opt,name=witness,proto3" json:"witness,omitempty"` // votes, never owns
 	NodeId        string                 `protobuf:"bytes,4,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
+	Standing      Member_Standing        `protobuf:"varint,5,opt,name=standing,proto3,enum=had.v1.Member_Standing" json:"standing,omitempty"`
+	Since         uint64                 `protobuf:"varint,6,opt,name=since,proto3" json:"since,omitempty"`                          // log index at which the standing began; 0: at birth
+	At            *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=at,proto3" json:"at,omitempty"`                                 // likewise, by the proposer's wall clock
+	TwoVoters     bool                   `protobuf:"varint,8,opt,name=two_voters,json=twoVoters,proto3" json:"two_voters,omitempty"` // STANDING_JOINING: it may become the second voter although no third follows
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1081,6 +1182,392 @@ func (x *Member) GetNodeId() string {
 	return ""
 }
 
+func (x *Member) GetStanding() Member_Standing {
+	if x != nil {
+		return x.Standing
+	}
+	return Member_STANDING_UNSPECIFIED
+}
+
+func (x *Member) GetSince() uint64 {
+	if x != nil {
+		return x.Since
+	}
+	return 0
+}
+
+func (x *Member) GetAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.At
+	}
+	return nil
+}
+
+func (x *Member) GetTwoVoters() bool {
+	if x != nil {
+		return x.TwoVoters
+	}
+	return false
+}
+
+// Roster is who belongs to the cluster, and who does no more.
+type Roster struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Index         uint64                 `protobuf:"varint,1,opt,name=index,proto3" json:"index,omitempty"`      // log index of its latest change; 0: as at birth
+	Members       []*Member              `protobuf:"bytes,2,rep,name=members,proto3" json:"members,omitempty"`   // in the order in which they joined
+	Departed      []*Departed            `protobuf:"bytes,3,rep,name=departed,proto3" json:"departed,omitempty"` // oldest first; their node IDs never come back
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Roster) Reset() {
+	*x = Roster{}
+	mi := &file_had_v1_log_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Roster) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Roster) ProtoMessage() {}
+
+func (x *Roster) ProtoReflect() protoreflect.Message {
+	mi := &file_had_v1_log_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Roster.ProtoReflect.Descriptor instead.
+func (*Roster) Descriptor() ([]byte, []int) {
+	return file_had_v1_log_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *Roster) GetIndex() uint64 {
+	if x != nil {
+		return x.Index
+	}
+	return 0
+}
+
+func (x *Roster) GetMembers() []*Member {
+	if x != nil {
+		return x.Members
+	}
+	return nil
+}
+
+func (x *Roster) GetDeparted() []*Departed {
+	if x != nil {
+		return x.Departed
+	}
+	return nil
+}
+
+// Departed was a member.
+type Departed struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	NodeId        string                 `protobuf:"bytes,2,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
+	Index         uint64                 `protobuf:"varint,3,opt,name=index,proto3" json:"index,omitempty"` // log index at which it was gone
+	At            *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=at,proto3" json:"at,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Departed) Reset() {
+	*x = Departed{}
+	mi := &file_had_v1_log_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Departed) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Departed) ProtoMessage() {}
+
+func (x *Departed) ProtoReflect() protoreflect.Message {
+	mi := &file_had_v1_log_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Departed.ProtoReflect.Descriptor instead.
+func (*Departed) Descriptor() ([]byte, []int) {
+	return file_had_v1_log_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *Departed) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Departed) GetNodeId() string {
+	if x != nil {
+		return x.NodeId
+	}
+	return ""
+}
+
+func (x *Departed) GetIndex() uint64 {
+	if x != nil {
+		return x.Index
+	}
+	return 0
+}
+
+func (x *Departed) GetAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.At
+	}
+	return nil
+}
+
+// MemberAdd makes a node a member without a vote. The leader then lets it catch
+// up, gives it a vote, and says so with MemberSettle. It is refused when the name,
+// the address or the node ID is another member's, or the ID is one that has left.
+type MemberAdd struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Member        *Member                `protobuf:"bytes,1,opt,name=member,proto3" json:"member,omitempty"`                         // name, address, role and node ID; the rest is filled in
+	TwoVoters     bool                   `protobuf:"varint,2,opt,name=two_voters,json=twoVoters,proto3" json:"two_voters,omitempty"` // see Member
+	By            string                 `protobuf:"bytes,3,opt,name=by,proto3" json:"by,omitempty"`
+	Reason        string                 `protobuf:"bytes,4,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MemberAdd) Reset() {
+	*x = MemberAdd{}
+	mi := &file_had_v1_log_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MemberAdd) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MemberAdd) ProtoMessage() {}
+
+func (x *MemberAdd) ProtoReflect() protoreflect.Message {
+	mi := &file_had_v1_log_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MemberAdd.ProtoReflect.Descriptor instead.
+func (*MemberAdd) Descriptor() ([]byte, []int) {
+	return file_had_v1_log_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *MemberAdd) GetMember() *Member {
+	if x != nil {
+		return x.Member
+	}
+	return nil
+}
+
+func (x *MemberAdd) GetTwoVoters() bool {
+	if x != nil {
+		return x.TwoVoters
+	}
+	return false
+}
+
+func (x *MemberAdd) GetBy() string {
+	if x != nil {
+		return x.By
+	}
+	return ""
+}
+
+func (x *MemberAdd) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+// MemberRemove has a member's vote taken away. It is refused while an epoch of
+// the node is open, when no data node would be left, or when two voters would be
+// and two_voters isn't set.
+type MemberRemove struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	NodeId        string                 `protobuf:"bytes,2,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`           // whose name it is to be; another one's is refused
+	TwoVoters     bool                   `protobuf:"varint,3,opt,name=two_voters,json=twoVoters,proto3" json:"two_voters,omitempty"` // two are wanted although they stop when either dies
+	By            string                 `protobuf:"bytes,4,opt,name=by,proto3" json:"by,omitempty"`
+	Reason        string                 `protobuf:"bytes,5,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MemberRemove) Reset() {
+	*x = MemberRemove{}
+	mi := &file_had_v1_log_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MemberRemove) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MemberRemove) ProtoMessage() {}
+
+func (x *MemberRemove) ProtoReflect() protoreflect.Message {
+	mi := &file_had_v1_log_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MemberRemove.ProtoReflect.Descriptor instead.
+func (*MemberRemove) Descriptor() ([]byte, []int) {
+	return file_had_v1_log_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *MemberRemove) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *MemberRemove) GetNodeId() string {
+	if x != nil {
+		return x.NodeId
+	}
+	return ""
+}
+
+func (x *MemberRemove) GetTwoVoters() bool {
+	if x != nil {
+		return x.TwoVoters
+	}
+	return false
+}
+
+func (x *MemberRemove) GetBy() string {
+	if x != nil {
+		return x.By
+	}
+	return ""
+}
+
+func (x *MemberRemove) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+// MemberSettle says that raft's configuration has followed, and so ends what a
+// MemberAdd or a MemberRemove began.
+type MemberSettle struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Term          uint64                 `protobuf:"varint,1,opt,name=term,proto3" json:"term,omitempty"` // must equal the log entry's term
+	NodeId        string                 `protobuf:"bytes,2,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
+	Since         uint64                 `protobuf:"varint,3,opt,name=since,proto3" json:"since,omitempty"` // log index of the record that it ends
+	Name          string                 `protobuf:"bytes,4,opt,name=name,proto3" json:"name,omitempty"`    // for people
+	Gone          bool                   `protobuf:"varint,5,opt,name=gone,proto3" json:"gone,omitempty"`   // it was being removed, and is no member any more; otherwise it votes now
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MemberSettle) Reset() {
+	*x = MemberSettle{}
+	mi := &file_had_v1_log_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MemberSettle) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MemberSettle) ProtoMessage() {}
+
+func (x *MemberSettle) ProtoReflect() protoreflect.Message {
+	mi := &file_had_v1_log_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MemberSettle.ProtoReflect.Descriptor instead.
+func (*MemberSettle) Descriptor() ([]byte, []int) {
+	return file_had_v1_log_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *MemberSettle) GetTerm() uint64 {
+	if x != nil {
+		return x.Term
+	}
+	return 0
+}
+
+func (x *MemberSettle) GetNodeId() string {
+	if x != nil {
+		return x.NodeId
+	}
+	return ""
+}
+
+func (x *MemberSettle) GetSince() uint64 {
+	if x != nil {
+		return x.Since
+	}
+	return 0
+}
+
+func (x *MemberSettle) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *MemberSettle) GetGone() bool {
+	if x != nil {
+		return x.Gone
+	}
+	return false
+}
+
 // PolicyApply replaces the whole policy. It is refused unless
 // expected_version is the current version (0: there is none yet), and, but for
 // a rollback, while the current one waits for its confirmation.
@@ -1100,7 +1587,7 @@ type PolicyApply struct {
 
 func (x *PolicyApply) Reset() {
 	*x = PolicyApply{}
-	mi := &file_had_v1_log_proto_msgTypes[4]
+	mi := &file_had_v1_log_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1112,7 +1599,7 @@ func (x *PolicyApply) String() string {
 func (*PolicyApply) ProtoMessage() {}
 
 func (x *PolicyApply) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_log_proto_msgTypes[4]
+	mi := &file_had_v1_log_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1125,7 +1612,7 @@ func (x *PolicyApply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PolicyApply.ProtoReflect.Descriptor instead.
 func (*PolicyApply) Descriptor() ([]byte, []int) {
-	return file_had_v1_log_proto_rawDescGZIP(), []int{4}
+	return file_had_v1_log_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *PolicyApply) GetExpectedVersion() uint64 {
@@ -1196,7 +1683,7 @@ type PolicyConfirm struct {
 
 func (x *PolicyConfirm) Reset() {
 	*x = PolicyConfirm{}
-	mi := &file_had_v1_log_proto_msgTypes[5]
+	mi := &file_had_v1_log_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1208,7 +1695,7 @@ func (x *PolicyConfirm) String() string {
 func (*PolicyConfirm) ProtoMessage() {}
 
 func (x *PolicyConfirm) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_log_proto_msgTypes[5]
+	mi := &file_had_v1_log_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1221,7 +1708,7 @@ func (x *PolicyConfirm) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PolicyConfirm.ProtoReflect.Descriptor instead.
 func (*PolicyConfirm) Descriptor() ([]byte, []int) {
-	return file_had_v1_log_proto_rawDescGZIP(), []int{5}
+	return file_had_v1_log_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *PolicyConfirm) GetVersion() uint64 {
@@ -1258,7 +1745,7 @@ type PolicyUndo struct {
 
 func (x *PolicyUndo) Reset() {
 	*x = PolicyUndo{}
-	mi := &file_had_v1_log_proto_msgTypes[6]
+	mi := &file_had_v1_log_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1270,7 +1757,7 @@ func (x *PolicyUndo) String() string {
 func (*PolicyUndo) ProtoMessage() {}
 
 func (x *PolicyUndo) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_log_proto_msgTypes[6]
+	mi := &file_had_v1_log_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1283,7 +1770,7 @@ func (x *PolicyUndo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PolicyUndo.ProtoReflect.Descriptor instead.
 func (*PolicyUndo) Descriptor() ([]byte, []int) {
-	return file_had_v1_log_proto_rawDescGZIP(), []int{6}
+	return file_had_v1_log_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *PolicyUndo) GetVersion() uint64 {
@@ -1318,7 +1805,7 @@ type Extend struct {
 
 func (x *Extend) Reset() {
 	*x = Extend{}
-	mi := &file_had_v1_log_proto_msgTypes[7]
+	mi := &file_had_v1_log_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1330,7 +1817,7 @@ func (x *Extend) String() string {
 func (*Extend) ProtoMessage() {}
 
 func (x *Extend) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_log_proto_msgTypes[7]
+	mi := &file_had_v1_log_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1343,7 +1830,7 @@ func (x *Extend) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Extend.ProtoReflect.Descriptor instead.
 func (*Extend) Descriptor() ([]byte, []int) {
-	return file_had_v1_log_proto_rawDescGZIP(), []int{7}
+	return file_had_v1_log_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Extend) GetTerm() uint64 {
@@ -1402,7 +1889,7 @@ type Terms struct {
 
 func (x *Terms) Reset() {
 	*x = Terms{}
-	mi := &file_had_v1_log_proto_msgTypes[8]
+	mi := &file_had_v1_log_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1414,7 +1901,7 @@ func (x *Terms) String() string {
 func (*Terms) ProtoMessage() {}
 
 func (x *Terms) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_log_proto_msgTypes[8]
+	mi := &file_had_v1_log_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1427,7 +1914,7 @@ func (x *Terms) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Terms.ProtoReflect.Descriptor instead.
 func (*Terms) Descriptor() ([]byte, []int) {
-	return file_had_v1_log_proto_rawDescGZIP(), []int{8}
+	return file_had_v1_log_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Terms) GetTtlNs() int64 {
@@ -1497,7 +1984,7 @@ type HeldAddress struct {
 
 func (x *HeldAddress) Reset() {
 	*x = HeldAddress{}
-	mi := &file_had_v1_log_proto_msgTypes[9]
+	mi := &file_had_v1_log_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1509,7 +1996,7 @@ func (x *HeldAddress) String() string {
 func (*HeldAddress) ProtoMessage() {}
 
 func (x *HeldAddress) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_log_proto_msgTypes[9]
+	mi := &file_had_v1_log_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1522,7 +2009,7 @@ func (x *HeldAddress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HeldAddress.ProtoReflect.Descriptor instead.
 func (*HeldAddress) Descriptor() ([]byte, []int) {
-	return file_had_v1_log_proto_rawDescGZIP(), []int{9}
+	return file_had_v1_log_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *HeldAddress) GetVip() string {
@@ -1559,7 +2046,7 @@ type HeldVolume struct {
 
 func (x *HeldVolume) Reset() {
 	*x = HeldVolume{}
-	mi := &file_had_v1_log_proto_msgTypes[10]
+	mi := &file_had_v1_log_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1571,7 +2058,7 @@ func (x *HeldVolume) String() string {
 func (*HeldVolume) ProtoMessage() {}
 
 func (x *HeldVolume) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_log_proto_msgTypes[10]
+	mi := &file_had_v1_log_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1584,7 +2071,7 @@ func (x *HeldVolume) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HeldVolume.ProtoReflect.Descriptor instead.
 func (*HeldVolume) Descriptor() ([]byte, []int) {
-	return file_had_v1_log_proto_rawDescGZIP(), []int{10}
+	return file_had_v1_log_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *HeldVolume) GetName() string {
@@ -1635,7 +2122,7 @@ type Acquire struct {
 
 func (x *Acquire) Reset() {
 	*x = Acquire{}
-	mi := &file_had_v1_log_proto_msgTypes[11]
+	mi := &file_had_v1_log_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1647,7 +2134,7 @@ func (x *Acquire) String() string {
 func (*Acquire) ProtoMessage() {}
 
 func (x *Acquire) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_log_proto_msgTypes[11]
+	mi := &file_had_v1_log_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1660,7 +2147,7 @@ func (x *Acquire) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Acquire.ProtoReflect.Descriptor instead.
 func (*Acquire) Descriptor() ([]byte, []int) {
-	return file_had_v1_log_proto_rawDescGZIP(), []int{11}
+	return file_had_v1_log_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Acquire) GetTerm() uint64 {
@@ -1746,7 +2233,7 @@ type HeldToken struct {
 
 func (x *HeldToken) Reset() {
 	*x = HeldToken{}
-	mi := &file_had_v1_log_proto_msgTypes[12]
+	mi := &file_had_v1_log_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1758,7 +2245,7 @@ func (x *HeldToken) String() string {
 func (*HeldToken) ProtoMessage() {}
 
 func (x *HeldToken) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_log_proto_msgTypes[12]
+	mi := &file_had_v1_log_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1771,7 +2258,7 @@ func (x *HeldToken) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HeldToken.ProtoReflect.Descriptor instead.
 func (*HeldToken) Descriptor() ([]byte, []int) {
-	return file_had_v1_log_proto_rawDescGZIP(), []int{12}
+	return file_had_v1_log_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *HeldToken) GetName() string {
@@ -1826,7 +2313,7 @@ type TokenSet struct {
 
 func (x *TokenSet) Reset() {
 	*x = TokenSet{}
-	mi := &file_had_v1_log_proto_msgTypes[13]
+	mi := &file_had_v1_log_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1838,7 +2325,7 @@ func (x *TokenSet) String() string {
 func (*TokenSet) ProtoMessage() {}
 
 func (x *TokenSet) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_log_proto_msgTypes[13]
+	mi := &file_had_v1_log_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1851,7 +2338,7 @@ func (x *TokenSet) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TokenSet.ProtoReflect.Descriptor instead.
 func (*TokenSet) Descriptor() ([]byte, []int) {
-	return file_had_v1_log_proto_rawDescGZIP(), []int{13}
+	return file_had_v1_log_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *TokenSet) GetName() string {
@@ -1938,7 +2425,7 @@ type TokenForget struct {
 
 func (x *TokenForget) Reset() {
 	*x = TokenForget{}
-	mi := &file_had_v1_log_proto_msgTypes[14]
+	mi := &file_had_v1_log_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1950,7 +2437,7 @@ func (x *TokenForget) String() string {
 func (*TokenForget) ProtoMessage() {}
 
 func (x *TokenForget) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_log_proto_msgTypes[14]
+	mi := &file_had_v1_log_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1963,7 +2450,7 @@ func (x *TokenForget) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TokenForget.ProtoReflect.Descriptor instead.
 func (*TokenForget) Descriptor() ([]byte, []int) {
-	return file_had_v1_log_proto_rawDescGZIP(), []int{14}
+	return file_had_v1_log_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *TokenForget) GetName() string {
@@ -2008,7 +2495,7 @@ type Evidence struct {
 
 func (x *Evidence) Reset() {
 	*x = Evidence{}
-	mi := &file_had_v1_log_proto_msgTypes[15]
+	mi := &file_had_v1_log_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2020,7 +2507,7 @@ func (x *Evidence) String() string {
 func (*Evidence) ProtoMessage() {}
 
 func (x *Evidence) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_log_proto_msgTypes[15]
+	mi := &file_had_v1_log_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2033,7 +2520,7 @@ func (x *Evidence) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Evidence.ProtoReflect.Descriptor instead.
 func (*Evidence) Descriptor() ([]byte, []int) {
-	return file_had_v1_log_proto_rawDescGZIP(), []int{15}
+	return file_had_v1_log_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Evidence) GetEpoch() uint64 {
@@ -2077,7 +2564,7 @@ type LeaseRenew struct {
 
 func (x *LeaseRenew) Reset() {
 	*x = LeaseRenew{}
-	mi := &file_had_v1_log_proto_msgTypes[16]
+	mi := &file_had_v1_log_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2089,7 +2576,7 @@ func (x *LeaseRenew) String() string {
 func (*LeaseRenew) ProtoMessage() {}
 
 func (x *LeaseRenew) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_log_proto_msgTypes[16]
+	mi := &file_had_v1_log_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2102,7 +2589,7 @@ func (x *LeaseRenew) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaseRenew.ProtoReflect.Descriptor instead.
 func (*LeaseRenew) Descriptor() ([]byte, []int) {
-	return file_had_v1_log_proto_rawDescGZIP(), []int{16}
+	return file_had_v1_log_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *LeaseRenew) GetTerm() uint64 {
@@ -2138,7 +2625,7 @@ type Waited struct {
 
 func (x *Waited) Reset() {
 	*x = Waited{}
-	mi := &file_had_v1_log_proto_msgTypes[17]
+	mi := &file_had_v1_log_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2150,7 +2637,7 @@ func (x *Waited) String() string {
 func (*Waited) ProtoMessage() {}
 
 func (x *Waited) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_log_proto_msgTypes[17]
+	mi := &file_had_v1_log_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2163,7 +2650,7 @@ func (x *Waited) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Waited.ProtoReflect.Descriptor instead.
 func (*Waited) Descriptor() ([]byte, []int) {
-	return file_had_v1_log_proto_rawDescGZIP(), []int{17}
+	return file_had_v1_log_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *Waited) GetTerm() uint64 {
@@ -2193,7 +2680,7 @@ type Farewell struct {
 
 func (x *Farewell) Reset() {
 	*x = Farewell{}
-	mi := &file_had_v1_log_proto_msgTypes[18]
+	mi := &file_had_v1_log_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2205,7 +2692,7 @@ func (x *Farewell) String() string {
 func (*Farewell) ProtoMessage() {}
 
 func (x *Farewell) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_log_proto_msgTypes[18]
+	mi := &file_had_v1_log_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2218,7 +2705,7 @@ func (x *Farewell) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Farewell.ProtoReflect.Descriptor instead.
 func (*Farewell) Descriptor() ([]byte, []int) {
-	return file_had_v1_log_proto_rawDescGZIP(), []int{18}
+	return file_had_v1_log_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *Farewell) GetNodeId() string {
@@ -2267,7 +2754,7 @@ type Secured struct {
 
 func (x *Secured) Reset() {
 	*x = Secured{}
-	mi := &file_had_v1_log_proto_msgTypes[19]
+	mi := &file_had_v1_log_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2279,7 +2766,7 @@ func (x *Secured) String() string {
 func (*Secured) ProtoMessage() {}
 
 func (x *Secured) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_log_proto_msgTypes[19]
+	mi := &file_had_v1_log_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2292,7 +2779,7 @@ func (x *Secured) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Secured.ProtoReflect.Descriptor instead.
 func (*Secured) Descriptor() ([]byte, []int) {
-	return file_had_v1_log_proto_rawDescGZIP(), []int{19}
+	return file_had_v1_log_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *Secured) GetTerm() uint64 {
@@ -2368,7 +2855,7 @@ type Deliver struct {
 
 func (x *Deliver) Reset() {
 	*x = Deliver{}
-	mi := &file_had_v1_log_proto_msgTypes[20]
+	mi := &file_had_v1_log_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2380,7 +2867,7 @@ func (x *Deliver) String() string {
 func (*Deliver) ProtoMessage() {}
 
 func (x *Deliver) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_log_proto_msgTypes[20]
+	mi := &file_had_v1_log_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2393,7 +2880,7 @@ func (x *Deliver) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Deliver.ProtoReflect.Descriptor instead.
 func (*Deliver) Descriptor() ([]byte, []int) {
-	return file_had_v1_log_proto_rawDescGZIP(), []int{20}
+	return file_had_v1_log_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *Deliver) GetReports() []*Report {
@@ -2428,7 +2915,7 @@ type Report struct {
 
 func (x *Report) Reset() {
 	*x = Report{}
-	mi := &file_had_v1_log_proto_msgTypes[21]
+	mi := &file_had_v1_log_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2440,7 +2927,7 @@ func (x *Report) String() string {
 func (*Report) ProtoMessage() {}
 
 func (x *Report) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_log_proto_msgTypes[21]
+	mi := &file_had_v1_log_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2453,7 +2940,7 @@ func (x *Report) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Report.ProtoReflect.Descriptor instead.
 func (*Report) Descriptor() ([]byte, []int) {
-	return file_had_v1_log_proto_rawDescGZIP(), []int{21}
+	return file_had_v1_log_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *Report) GetNodeId() string {
@@ -2625,7 +3112,7 @@ type Notice struct {
 
 func (x *Notice) Reset() {
 	*x = Notice{}
-	mi := &file_had_v1_log_proto_msgTypes[22]
+	mi := &file_had_v1_log_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2637,7 +3124,7 @@ func (x *Notice) String() string {
 func (*Notice) ProtoMessage() {}
 
 func (x *Notice) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_log_proto_msgTypes[22]
+	mi := &file_had_v1_log_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2650,7 +3137,7 @@ func (x *Notice) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Notice.ProtoReflect.Descriptor instead.
 func (*Notice) Descriptor() ([]byte, []int) {
-	return file_had_v1_log_proto_rawDescGZIP(), []int{22}
+	return file_had_v1_log_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *Notice) GetKind() Notice_Kind {
@@ -2721,7 +3208,7 @@ type Certificate struct {
 
 func (x *Certificate) Reset() {
 	*x = Certificate{}
-	mi := &file_had_v1_log_proto_msgTypes[23]
+	mi := &file_had_v1_log_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2733,7 +3220,7 @@ func (x *Certificate) String() string {
 func (*Certificate) ProtoMessage() {}
 
 func (x *Certificate) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_log_proto_msgTypes[23]
+	mi := &file_had_v1_log_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2746,7 +3233,7 @@ func (x *Certificate) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Certificate.ProtoReflect.Descriptor instead.
 func (*Certificate) Descriptor() ([]byte, []int) {
-	return file_had_v1_log_proto_rawDescGZIP(), []int{23}
+	return file_had_v1_log_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *Certificate) GetSerial() string {
@@ -2791,7 +3278,7 @@ type NotifyClaim struct {
 
 func (x *NotifyClaim) Reset() {
 	*x = NotifyClaim{}
-	mi := &file_had_v1_log_proto_msgTypes[24]
+	mi := &file_had_v1_log_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2803,7 +3290,7 @@ func (x *NotifyClaim) String() string {
 func (*NotifyClaim) ProtoMessage() {}
 
 func (x *NotifyClaim) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_log_proto_msgTypes[24]
+	mi := &file_had_v1_log_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2816,7 +3303,7 @@ func (x *NotifyClaim) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NotifyClaim.ProtoReflect.Descriptor instead.
 func (*NotifyClaim) Descriptor() ([]byte, []int) {
-	return file_had_v1_log_proto_rawDescGZIP(), []int{24}
+	return file_had_v1_log_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *NotifyClaim) GetTerm() uint64 {
@@ -2877,7 +3364,7 @@ type NotifyMark struct {
 
 func (x *NotifyMark) Reset() {
 	*x = NotifyMark{}
-	mi := &file_had_v1_log_proto_msgTypes[25]
+	mi := &file_had_v1_log_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2889,7 +3376,7 @@ func (x *NotifyMark) String() string {
 func (*NotifyMark) ProtoMessage() {}
 
 func (x *NotifyMark) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_log_proto_msgTypes[25]
+	mi := &file_had_v1_log_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2902,7 +3389,7 @@ func (x *NotifyMark) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NotifyMark.ProtoReflect.Descriptor instead.
 func (*NotifyMark) Descriptor() ([]byte, []int) {
-	return file_had_v1_log_proto_rawDescGZIP(), []int{25}
+	return file_had_v1_log_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *NotifyMark) GetChannel() string {
@@ -2970,7 +3457,7 @@ type FenceTry struct {
 
 func (x *FenceTry) Reset() {
 	*x = FenceTry{}
-	mi := &file_had_v1_log_proto_msgTypes[26]
+	mi := &file_had_v1_log_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2982,7 +3469,7 @@ func (x *FenceTry) String() string {
 func (*FenceTry) ProtoMessage() {}
 
 func (x *FenceTry) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_log_proto_msgTypes[26]
+	mi := &file_had_v1_log_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2995,7 +3482,7 @@ func (x *FenceTry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FenceTry.ProtoReflect.Descriptor instead.
 func (*FenceTry) Descriptor() ([]byte, []int) {
-	return file_had_v1_log_proto_rawDescGZIP(), []int{26}
+	return file_had_v1_log_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *FenceTry) GetEpoch() uint64 {
@@ -3046,7 +3533,7 @@ type Step struct {
 
 func (x *Step) Reset() {
 	*x = Step{}
-	mi := &file_had_v1_log_proto_msgTypes[27]
+	mi := &file_had_v1_log_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3058,7 +3545,7 @@ func (x *Step) String() string {
 func (*Step) ProtoMessage() {}
 
 func (x *Step) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_log_proto_msgTypes[27]
+	mi := &file_had_v1_log_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3071,7 +3558,7 @@ func (x *Step) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Step.ProtoReflect.Descriptor instead.
 func (*Step) Descriptor() ([]byte, []int) {
-	return file_had_v1_log_proto_rawDescGZIP(), []int{27}
+	return file_had_v1_log_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *Step) GetName() string {
@@ -3118,7 +3605,7 @@ type Progress struct {
 
 func (x *Progress) Reset() {
 	*x = Progress{}
-	mi := &file_had_v1_log_proto_msgTypes[28]
+	mi := &file_had_v1_log_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3130,7 +3617,7 @@ func (x *Progress) String() string {
 func (*Progress) ProtoMessage() {}
 
 func (x *Progress) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_log_proto_msgTypes[28]
+	mi := &file_had_v1_log_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3143,7 +3630,7 @@ func (x *Progress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Progress.ProtoReflect.Descriptor instead.
 func (*Progress) Descriptor() ([]byte, []int) {
-	return file_had_v1_log_proto_rawDescGZIP(), []int{28}
+	return file_had_v1_log_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *Progress) GetEpoch() uint64 {
@@ -3211,7 +3698,7 @@ type Released struct {
 
 func (x *Released) Reset() {
 	*x = Released{}
-	mi := &file_had_v1_log_proto_msgTypes[29]
+	mi := &file_had_v1_log_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3223,7 +3710,7 @@ func (x *Released) String() string {
 func (*Released) ProtoMessage() {}
 
 func (x *Released) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_log_proto_msgTypes[29]
+	mi := &file_had_v1_log_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3236,7 +3723,7 @@ func (x *Released) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Released.ProtoReflect.Descriptor instead.
 func (*Released) Descriptor() ([]byte, []int) {
-	return file_had_v1_log_proto_rawDescGZIP(), []int{29}
+	return file_had_v1_log_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *Released) GetEpoch() uint64 {
@@ -3304,7 +3791,7 @@ type HookResult struct {
 
 func (x *HookResult) Reset() {
 	*x = HookResult{}
-	mi := &file_had_v1_log_proto_msgTypes[30]
+	mi := &file_had_v1_log_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3316,7 +3803,7 @@ func (x *HookResult) String() string {
 func (*HookResult) ProtoMessage() {}
 
 func (x *HookResult) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_log_proto_msgTypes[30]
+	mi := &file_had_v1_log_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3329,7 +3816,7 @@ func (x *HookResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HookResult.ProtoReflect.Descriptor instead.
 func (*HookResult) Descriptor() ([]byte, []int) {
-	return file_had_v1_log_proto_rawDescGZIP(), []int{30}
+	return file_had_v1_log_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *HookResult) GetEpoch() uint64 {
@@ -3447,7 +3934,7 @@ type MoveOrder struct {
 
 func (x *MoveOrder) Reset() {
 	*x = MoveOrder{}
-	mi := &file_had_v1_log_proto_msgTypes[31]
+	mi := &file_had_v1_log_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3459,7 +3946,7 @@ func (x *MoveOrder) String() string {
 func (*MoveOrder) ProtoMessage() {}
 
 func (x *MoveOrder) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_log_proto_msgTypes[31]
+	mi := &file_had_v1_log_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3472,7 +3959,7 @@ func (x *MoveOrder) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MoveOrder.ProtoReflect.Descriptor instead.
 func (*MoveOrder) Descriptor() ([]byte, []int) {
-	return file_had_v1_log_proto_rawDescGZIP(), []int{31}
+	return file_had_v1_log_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *MoveOrder) GetOperation() string {
@@ -3528,7 +4015,7 @@ type MoveEnd struct {
 
 func (x *MoveEnd) Reset() {
 	*x = MoveEnd{}
-	mi := &file_had_v1_log_proto_msgTypes[32]
+	mi := &file_had_v1_log_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3540,7 +4027,7 @@ func (x *MoveEnd) String() string {
 func (*MoveEnd) ProtoMessage() {}
 
 func (x *MoveEnd) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_log_proto_msgTypes[32]
+	mi := &file_had_v1_log_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3553,7 +4040,7 @@ func (x *MoveEnd) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MoveEnd.ProtoReflect.Descriptor instead.
 func (*MoveEnd) Descriptor() ([]byte, []int) {
-	return file_had_v1_log_proto_rawDescGZIP(), []int{32}
+	return file_had_v1_log_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *MoveEnd) GetOperation() string {
@@ -3588,7 +4075,7 @@ type Freeze struct {
 
 func (x *Freeze) Reset() {
 	*x = Freeze{}
-	mi := &file_had_v1_log_proto_msgTypes[33]
+	mi := &file_had_v1_log_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3600,7 +4087,7 @@ func (x *Freeze) String() string {
 func (*Freeze) ProtoMessage() {}
 
 func (x *Freeze) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_log_proto_msgTypes[33]
+	mi := &file_had_v1_log_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3613,7 +4100,7 @@ func (x *Freeze) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Freeze.ProtoReflect.Descriptor instead.
 func (*Freeze) Descriptor() ([]byte, []int) {
-	return file_had_v1_log_proto_rawDescGZIP(), []int{33}
+	return file_had_v1_log_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *Freeze) GetUntil() *timestamppb.Timestamp {
@@ -3664,7 +4151,7 @@ type Unfreeze struct {
 
 func (x *Unfreeze) Reset() {
 	*x = Unfreeze{}
-	mi := &file_had_v1_log_proto_msgTypes[34]
+	mi := &file_had_v1_log_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3676,7 +4163,7 @@ func (x *Unfreeze) String() string {
 func (*Unfreeze) ProtoMessage() {}
 
 func (x *Unfreeze) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_log_proto_msgTypes[34]
+	mi := &file_had_v1_log_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3689,7 +4176,7 @@ func (x *Unfreeze) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Unfreeze.ProtoReflect.Descriptor instead.
 func (*Unfreeze) Descriptor() ([]byte, []int) {
-	return file_had_v1_log_proto_rawDescGZIP(), []int{34}
+	return file_had_v1_log_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *Unfreeze) GetIndex() uint64 {
@@ -3733,7 +4220,7 @@ type Drain struct {
 
 func (x *Drain) Reset() {
 	*x = Drain{}
-	mi := &file_had_v1_log_proto_msgTypes[35]
+	mi := &file_had_v1_log_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3745,7 +4232,7 @@ func (x *Drain) String() string {
 func (*Drain) ProtoMessage() {}
 
 func (x *Drain) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_log_proto_msgTypes[35]
+	mi := &file_had_v1_log_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3758,7 +4245,7 @@ func (x *Drain) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Drain.ProtoReflect.Descriptor instead.
 func (*Drain) Descriptor() ([]byte, []int) {
-	return file_had_v1_log_proto_rawDescGZIP(), []int{35}
+	return file_had_v1_log_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *Drain) GetNode() string {
@@ -3794,7 +4281,7 @@ type Undrain struct {
 
 func (x *Undrain) Reset() {
 	*x = Undrain{}
-	mi := &file_had_v1_log_proto_msgTypes[36]
+	mi := &file_had_v1_log_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3806,7 +4293,7 @@ func (x *Undrain) String() string {
 func (*Undrain) ProtoMessage() {}
 
 func (x *Undrain) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_log_proto_msgTypes[36]
+	mi := &file_had_v1_log_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3819,7 +4306,7 @@ func (x *Undrain) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Undrain.ProtoReflect.Descriptor instead.
 func (*Undrain) Descriptor() ([]byte, []int) {
-	return file_had_v1_log_proto_rawDescGZIP(), []int{36}
+	return file_had_v1_log_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *Undrain) GetNode() string {
@@ -3856,7 +4343,7 @@ type Hold struct {
 
 func (x *Hold) Reset() {
 	*x = Hold{}
-	mi := &file_had_v1_log_proto_msgTypes[37]
+	mi := &file_had_v1_log_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3868,7 +4355,7 @@ func (x *Hold) String() string {
 func (*Hold) ProtoMessage() {}
 
 func (x *Hold) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_log_proto_msgTypes[37]
+	mi := &file_had_v1_log_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3881,7 +4368,7 @@ func (x *Hold) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Hold.ProtoReflect.Descriptor instead.
 func (*Hold) Descriptor() ([]byte, []int) {
-	return file_had_v1_log_proto_rawDescGZIP(), []int{37}
+	return file_had_v1_log_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *Hold) GetTerm() uint64 {
@@ -3916,7 +4403,7 @@ type Resume struct {
 
 func (x *Resume) Reset() {
 	*x = Resume{}
-	mi := &file_had_v1_log_proto_msgTypes[38]
+	mi := &file_had_v1_log_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3928,7 +4415,7 @@ func (x *Resume) String() string {
 func (*Resume) ProtoMessage() {}
 
 func (x *Resume) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_log_proto_msgTypes[38]
+	mi := &file_had_v1_log_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3941,7 +4428,7 @@ func (x *Resume) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Resume.ProtoReflect.Descriptor instead.
 func (*Resume) Descriptor() ([]byte, []int) {
-	return file_had_v1_log_proto_rawDescGZIP(), []int{38}
+	return file_had_v1_log_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *Resume) GetBy() string {
@@ -3973,7 +4460,7 @@ type CheckChange struct {
 
 func (x *CheckChange) Reset() {
 	*x = CheckChange{}
-	mi := &file_had_v1_log_proto_msgTypes[39]
+	mi := &file_had_v1_log_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3985,7 +4472,7 @@ func (x *CheckChange) String() string {
 func (*CheckChange) ProtoMessage() {}
 
 func (x *CheckChange) ProtoReflect() protoreflect.Message {
-	mi := &file_had_v1_log_proto_msgTypes[39]
+	mi := &file_had_v1_log_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3998,7 +4485,7 @@ func (x *CheckChange) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckChange.ProtoReflect.Descriptor instead.
 func (*CheckChange) Descriptor() ([]byte, []int) {
-	return file_had_v1_log_proto_rawDescGZIP(), []int{39}
+	return file_had_v1_log_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *CheckChange) GetCheck() string {
@@ -4045,7 +4532,7 @@ const file_had_v1_log_proto_rawDesc = "" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x17\n" +
 	"\anode_id\x18\x02 \x01(\tR\x06nodeId\x12\x17\n" +
 	"\aboot_id\x18\x03 \x01(\tR\x06bootId\x12\x14\n" +
-	"\x05nonce\x18\x04 \x01(\tR\x05nonce\"\xe6\t\n" +
+	"\x05nonce\x18\x04 \x01(\tR\x05nonce\"\x94\v\n" +
 	"\aCommand\x12*\n" +
 	"\x02at\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\x02at\x12\x1a\n" +
 	"\bproposer\x18\x02 \x01(\tR\bproposer\x12%\n" +
@@ -4078,18 +4565,59 @@ const file_had_v1_log_proto_rawDesc = "" +
 	"\x0epolicy_confirm\x18( \x01(\v2\x15.had.v1.PolicyConfirmH\x00R\rpolicyConfirm\x125\n" +
 	"\vpolicy_undo\x18) \x01(\v2\x12.had.v1.PolicyUndoH\x00R\n" +
 	"policyUndo\x12(\n" +
-	"\x06extend\x18* \x01(\v2\x0e.had.v1.ExtendH\x00R\x06extendB\b\n" +
+	"\x06extend\x18* \x01(\v2\x0e.had.v1.ExtendH\x00R\x06extend\x122\n" +
+	"\n" +
+	"member_add\x18P \x01(\v2\x11.had.v1.MemberAddH\x00R\tmemberAdd\x12;\n" +
+	"\rmember_remove\x18Q \x01(\v2\x14.had.v1.MemberRemoveH\x00R\fmemberRemove\x12;\n" +
+	"\rmember_settle\x18R \x01(\v2\x14.had.v1.MemberSettleH\x00R\fmemberSettleB\b\n" +
 	"\x06record\"j\n" +
 	"\x05Birth\x12\x18\n" +
 	"\acluster\x18\x01 \x01(\tR\acluster\x12\x1d\n" +
 	"\n" +
 	"cluster_id\x18\x02 \x01(\tR\tclusterId\x12(\n" +
-	"\amembers\x18\x03 \x03(\v2\x0e.had.v1.MemberR\amembers\"i\n" +
+	"\amembers\x18\x03 \x03(\v2\x0e.had.v1.MemberR\amembers\"\xd1\x02\n" +
 	"\x06Member\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
 	"\aaddress\x18\x02 \x01(\tR\aaddress\x12\x18\n" +
 	"\awitness\x18\x03 \x01(\bR\awitness\x12\x17\n" +
-	"\anode_id\x18\x04 \x01(\tR\x06nodeId\"\xee\x02\n" +
+	"\anode_id\x18\x04 \x01(\tR\x06nodeId\x123\n" +
+	"\bstanding\x18\x05 \x01(\x0e2\x17.had.v1.Member.StandingR\bstanding\x12\x14\n" +
+	"\x05since\x18\x06 \x01(\x04R\x05since\x12*\n" +
+	"\x02at\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\x02at\x12\x1d\n" +
+	"\n" +
+	"two_voters\x18\b \x01(\bR\ttwoVoters\"P\n" +
+	"\bStanding\x12\x18\n" +
+	"\x14STANDING_UNSPECIFIED\x10\x00\x12\x14\n" +
+	"\x10STANDING_JOINING\x10\x01\x12\x14\n" +
+	"\x10STANDING_LEAVING\x10\x02\"v\n" +
+	"\x06Roster\x12\x14\n" +
+	"\x05index\x18\x01 \x01(\x04R\x05index\x12(\n" +
+	"\amembers\x18\x02 \x03(\v2\x0e.had.v1.MemberR\amembers\x12,\n" +
+	"\bdeparted\x18\x03 \x03(\v2\x10.had.v1.DepartedR\bdeparted\"y\n" +
+	"\bDeparted\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x17\n" +
+	"\anode_id\x18\x02 \x01(\tR\x06nodeId\x12\x14\n" +
+	"\x05index\x18\x03 \x01(\x04R\x05index\x12*\n" +
+	"\x02at\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\x02at\"z\n" +
+	"\tMemberAdd\x12&\n" +
+	"\x06member\x18\x01 \x01(\v2\x0e.had.v1.MemberR\x06member\x12\x1d\n" +
+	"\n" +
+	"two_voters\x18\x02 \x01(\bR\ttwoVoters\x12\x0e\n" +
+	"\x02by\x18\x03 \x01(\tR\x02by\x12\x16\n" +
+	"\x06reason\x18\x04 \x01(\tR\x06reason\"\x82\x01\n" +
+	"\fMemberRemove\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x17\n" +
+	"\anode_id\x18\x02 \x01(\tR\x06nodeId\x12\x1d\n" +
+	"\n" +
+	"two_voters\x18\x03 \x01(\bR\ttwoVoters\x12\x0e\n" +
+	"\x02by\x18\x04 \x01(\tR\x02by\x12\x16\n" +
+	"\x06reason\x18\x05 \x01(\tR\x06reason\"y\n" +
+	"\fMemberSettle\x12\x12\n" +
+	"\x04term\x18\x01 \x01(\x04R\x04term\x12\x17\n" +
+	"\anode_id\x18\x02 \x01(\tR\x06nodeId\x12\x14\n" +
+	"\x05since\x18\x03 \x01(\x04R\x05since\x12\x12\n" +
+	"\x04name\x18\x04 \x01(\tR\x04name\x12\x12\n" +
+	"\x04gone\x18\x05 \x01(\bR\x04gone\"\xee\x02\n" +
 	"\vPolicyApply\x12)\n" +
 	"\x10expected_version\x18\x01 \x01(\x04R\x0fexpectedVersion\x12\x12\n" +
 	"\x04text\x18\x02 \x01(\tR\x04text\x12\x0e\n" +
@@ -4396,138 +4924,153 @@ func file_had_v1_log_proto_rawDescGZIP() []byte {
 	return file_had_v1_log_proto_rawDescData
 }
 
-var file_had_v1_log_proto_enumTypes = make([]protoimpl.EnumInfo, 7)
-var file_had_v1_log_proto_msgTypes = make([]protoimpl.MessageInfo, 40)
+var file_had_v1_log_proto_enumTypes = make([]protoimpl.EnumInfo, 8)
+var file_had_v1_log_proto_msgTypes = make([]protoimpl.MessageInfo, 45)
 var file_had_v1_log_proto_goTypes = []any{
-	(PolicyApply_Kind)(0),         // 0: had.v1.PolicyApply.Kind
-	(Evidence_Kind)(0),            // 1: had.v1.Evidence.Kind
-	(Secured_Kind)(0),             // 2: had.v1.Secured.Kind
-	(Notice_Kind)(0),              // 3: had.v1.Notice.Kind
-	(NotifyMark_Outcome)(0),       // 4: had.v1.NotifyMark.Outcome
-	(Progress_Outcome)(0),         // 5: had.v1.Progress.Outcome
-	(HookResult_Outcome)(0),       // 6: had.v1.HookResult.Outcome
-	(*Instance)(nil),              // 7: had.v1.Instance
-	(*Command)(nil),               // 8: had.v1.Command
-	(*Birth)(nil),                 // 9: had.v1.Birth
-	(*Member)(nil),                // 10: had.v1.Member
-	(*PolicyApply)(nil),           // 11: had.v1.PolicyApply
-	(*PolicyConfirm)(nil),         // 12: had.v1.PolicyConfirm
-	(*PolicyUndo)(nil),            // 13: had.v1.PolicyUndo
-	(*Extend)(nil),                // 14: had.v1.Extend
-	(*Terms)(nil),                 // 15: had.v1.Terms
-	(*HeldAddress)(nil),           // 16: had.v1.HeldAddress
-	(*HeldVolume)(nil),            // 17: had.v1.HeldVolume
-	(*Acquire)(nil),               // 18: had.v1.Acquire
-	(*HeldToken)(nil),             // 19: had.v1.HeldToken
-	(*TokenSet)(nil),              // 20: had.v1.TokenSet
-	(*TokenForget)(nil),           // 21: had.v1.TokenForget
-	(*Evidence)(nil),              // 22: had.v1.Evidence
-	(*LeaseRenew)(nil),            // 23: had.v1.LeaseRenew
-	(*Waited)(nil),                // 24: had.v1.Waited
-	(*Farewell)(nil),              // 25: had.v1.Farewell
-	(*Secured)(nil),               // 26: had.v1.Secured
-	(*Deliver)(nil),               // 27: had.v1.Deliver
-	(*Report)(nil),                // 28: had.v1.Report
-	(*Notice)(nil),                // 29: had.v1.Notice
-	(*Certificate)(nil),           // 30: had.v1.Certificate
-	(*NotifyClaim)(nil),           // 31: had.v1.NotifyClaim
-	(*NotifyMark)(nil),            // 32: had.v1.NotifyMark
-	(*FenceTry)(nil),              // 33: had.v1.FenceTry
-	(*Step)(nil),                  // 34: had.v1.Step
-	(*Progress)(nil),              // 35: had.v1.Progress
-	(*Released)(nil),              // 36: had.v1.Released
-	(*HookResult)(nil),            // 37: had.v1.HookResult
-	(*MoveOrder)(nil),             // 38: had.v1.MoveOrder
-	(*MoveEnd)(nil),               // 39: had.v1.MoveEnd
-	(*Freeze)(nil),                // 40: had.v1.Freeze
-	(*Unfreeze)(nil),              // 41: had.v1.Unfreeze
-	(*Drain)(nil),                 // 42: had.v1.Drain
-	(*Undrain)(nil),               // 43: had.v1.Undrain
-	(*Hold)(nil),                  // 44: had.v1.Hold
-	(*Resume)(nil),                // 45: had.v1.Resume
-	(*CheckChange)(nil),           // 46: had.v1.CheckChange
-	(*timestamppb.Timestamp)(nil), // 47: google.protobuf.Timestamp
-	(*SyncResume)(nil),            // 48: had.v1.SyncResume
-	(*SyncResult)(nil),            // 49: had.v1.SyncResult
+	(Member_Standing)(0),          // 0: had.v1.Member.Standing
+	(PolicyApply_Kind)(0),         // 1: had.v1.PolicyApply.Kind
+	(Evidence_Kind)(0),            // 2: had.v1.Evidence.Kind
+	(Secured_Kind)(0),             // 3: had.v1.Secured.Kind
+	(Notice_Kind)(0),              // 4: had.v1.Notice.Kind
+	(NotifyMark_Outcome)(0),       // 5: had.v1.NotifyMark.Outcome
+	(Progress_Outcome)(0),         // 6: had.v1.Progress.Outcome
+	(HookResult_Outcome)(0),       // 7: had.v1.HookResult.Outcome
+	(*Instance)(nil),              // 8: had.v1.Instance
+	(*Command)(nil),               // 9: had.v1.Command
+	(*Birth)(nil),                 // 10: had.v1.Birth
+	(*Member)(nil),                // 11: had.v1.Member
+	(*Roster)(nil),                // 12: had.v1.Roster
+	(*Departed)(nil),              // 13: had.v1.Departed
+	(*MemberAdd)(nil),             // 14: had.v1.MemberAdd
+	(*MemberRemove)(nil),          // 15: had.v1.MemberRemove
+	(*MemberSettle)(nil),          // 16: had.v1.MemberSettle
+	(*PolicyApply)(nil),           // 17: had.v1.PolicyApply
+	(*PolicyConfirm)(nil),         // 18: had.v1.PolicyConfirm
+	(*PolicyUndo)(nil),            // 19: had.v1.PolicyUndo
+	(*Extend)(nil),                // 20: had.v1.Extend
+	(*Terms)(nil),                 // 21: had.v1.Terms
+	(*HeldAddress)(nil),           // 22: had.v1.HeldAddress
+	(*HeldVolume)(nil),            // 23: had.v1.HeldVolume
+	(*Acquire)(nil),               // 24: had.v1.Acquire
+	(*HeldToken)(nil),             // 25: had.v1.HeldToken
+	(*TokenSet)(nil),              // 26: had.v1.TokenSet
+	(*TokenForget)(nil),           // 27: had.v1.TokenForget
+	(*Evidence)(nil),              // 28: had.v1.Evidence
+	(*LeaseRenew)(nil),            // 29: had.v1.LeaseRenew
+	(*Waited)(nil),                // 30: had.v1.Waited
+	(*Farewell)(nil),              // 31: had.v1.Farewell
+	(*Secured)(nil),               // 32: had.v1.Secured
+	(*Deliver)(nil),               // 33: had.v1.Deliver
+	(*Report)(nil),                // 34: had.v1.Report
+	(*Notice)(nil),                // 35: had.v1.Notice
+	(*Certificate)(nil),           // 36: had.v1.Certificate
+	(*NotifyClaim)(nil),           // 37: had.v1.NotifyClaim
+	(*NotifyMark)(nil),            // 38: had.v1.NotifyMark
+	(*FenceTry)(nil),              // 39: had.v1.FenceTry
+	(*Step)(nil),                  // 40: had.v1.Step
+	(*Progress)(nil),              // 41: had.v1.Progress
+	(*Released)(nil),              // 42: had.v1.Released
+	(*HookResult)(nil),            // 43: had.v1.HookResult
+	(*MoveOrder)(nil),             // 44: had.v1.MoveOrder
+	(*MoveEnd)(nil),               // 45: had.v1.MoveEnd
+	(*Freeze)(nil),                // 46: had.v1.Freeze
+	(*Unfreeze)(nil),              // 47: had.v1.Unfreeze
+	(*Drain)(nil),                 // 48: had.v1.Drain
+	(*Undrain)(nil),               // 49: had.v1.Undrain
+	(*Hold)(nil),                  // 50: had.v1.Hold
+	(*Resume)(nil),                // 51: had.v1.Resume
+	(*CheckChange)(nil),           // 52: had.v1.CheckChange
+	(*timestamppb.Timestamp)(nil), // 53: google.protobuf.Timestamp
+	(*SyncResume)(nil),            // 54: had.v1.SyncResume
+	(*SyncResult)(nil),            // 55: had.v1.SyncResult
 }
 var file_had_v1_log_proto_depIdxs = []int32{
-	47, // 0: had.v1.Command.at:type_name -> google.protobuf.Timestamp
-	9,  // 1: had.v1.Command.birth:type_name -> had.v1.Birth
-	11, // 2: had.v1.Command.policy_apply:type_name -> had.v1.PolicyApply
-	18, // 3: had.v1.Command.acquire:type_name -> had.v1.Acquire
-	23, // 4: had.v1.Command.lease_renew:type_name -> had.v1.LeaseRenew
-	27, // 5: had.v1.Command.deliver:type_name -> had.v1.Deliver
-	38, // 6: had.v1.Command.move_order:type_name -> had.v1.MoveOrder
-	39, // 7: had.v1.Command.move_end:type_name -> had.v1.MoveEnd
-	24, // 8: had.v1.Command.waited:type_name -> had.v1.Waited
-	25, // 9: had.v1.Command.farewell:type_name -> had.v1.Farewell
-	26, // 10: had.v1.Command.secured:type_name -> had.v1.Secured
-	48, // 11: had.v1.Command.sync_resume:type_name -> had.v1.SyncResume
-	20, // 12: had.v1.Command.token_set:type_name -> had.v1.TokenSet
-	21, // 13: had.v1.Command.token_forget:type_name -> had.v1.TokenForget
-	31, // 14: had.v1.Command.notify_claim:type_name -> had.v1.NotifyClaim
-	32, // 15: had.v1.Command.notify_mark:type_name -> had.v1.NotifyMark
-	40, // 16: had.v1.Command.freeze:type_name -> had.v1.Freeze
-	41, // 17: had.v1.Command.unfreeze:type_name -> had.v1.Unfreeze
-	42, // 18: had.v1.Command.drain:type_name -> had.v1.Drain
-	43, // 19: had.v1.Command.undrain:type_name -> had.v1.Undrain
-	44, // 20: had.v1.Command.hold:type_name -> had.v1.Hold
-	45, // 21: had.v1.Command.resume:type_name -> had.v1.Resume
-	12, // 22: had.v1.Command.policy_confirm:type_name -> had.v1.PolicyConfirm
-	13, // 23: had.v1.Command.policy_undo:type_name -> had.v1.PolicyUndo
-	14, // 24: had.v1.Command.extend:type_name -> had.v1.Extend
-	10, // 25: had.v1.Birth.members:type_name -> had.v1.Member
-	0,  // 26: had.v1.PolicyApply.kind:type_name -> had.v1.PolicyApply.Kind
-	47, // 27: had.v1.PolicyApply.confirm_until:type_name -> google.protobuf.Timestamp
-	7,  // 28: had.v1.Extend.instance:type_name -> had.v1.Instance
-	17, // 29: had.v1.Extend.volumes:type_name -> had.v1.HeldVolume
-	15, // 30: had.v1.Extend.terms:type_name -> had.v1.Terms
-	7,  // 31: had.v1.Acquire.instance:type_name -> had.v1.Instance
-	15, // 32: had.v1.Acquire.terms:type_name -> had.v1.Terms
-	16, // 33: had.v1.Acquire.addresses:type_name -> had.v1.HeldAddress
-	22, // 34: had.v1.Acquire.evidence:type_name -> had.v1.Evidence
-	17, // 35: had.v1.Acquire.volumes:type_name -> had.v1.HeldVolume
-	19, // 36: had.v1.Acquire.tokens:type_name -> had.v1.HeldToken
-	7,  // 37: had.v1.TokenSet.instance:type_name -> had.v1.Instance
-	1,  // 38: had.v1.Evidence.kind:type_name -> had.v1.Evidence.Kind
-	7,  // 39: had.v1.LeaseRenew.instance:type_name -> had.v1.Instance
-	22, // 40: had.v1.Waited.evidence:type_name -> had.v1.Evidence
-	47, // 41: had.v1.Farewell.at:type_name -> google.protobuf.Timestamp
-	36, // 42: had.v1.Farewell.released:type_name -> had.v1.Released
-	7,  // 43: had.v1.Secured.instance:type_name -> had.v1.Instance
-	2,  // 44: had.v1.Secured.kind:type_name -> had.v1.Secured.Kind
-	47, // 45: had.v1.Secured.at:type_name -> google.protobuf.Timestamp
-	28, // 46: had.v1.Deliver.reports:type_name -> had.v1.Report
-	47, // 47: had.v1.Report.at:type_name -> google.protobuf.Timestamp
-	37, // 48: had.v1.Report.hook_result:type_name -> had.v1.HookResult
-	35, // 49: had.v1.Report.progress:type_name -> had.v1.Progress
-	36, // 50: had.v1.Report.released:type_name -> had.v1.Released
-	33, // 51: had.v1.Report.fence_try:type_name -> had.v1.FenceTry
-	29, // 52: had.v1.Report.notice:type_name -> had.v1.Notice
-	46, // 53: had.v1.Report.check_change:type_name -> had.v1.CheckChange
-	49, // 54: had.v1.Report.sync_result:type_name -> had.v1.SyncResult
-	3,  // 55: had.v1.Notice.kind:type_name -> had.v1.Notice.Kind
-	47, // 56: had.v1.Notice.since:type_name -> google.protobuf.Timestamp
-	30, // 57: had.v1.Notice.certificate:type_name -> had.v1.Certificate
-	47, // 58: had.v1.Certificate.expires:type_name -> google.protobuf.Timestamp
-	7,  // 59: had.v1.NotifyClaim.instance:type_name -> had.v1.Instance
-	4,  // 60: had.v1.NotifyMark.outcome:type_name -> had.v1.NotifyMark.Outcome
-	47, // 61: had.v1.Step.started:type_name -> google.protobuf.Timestamp
-	5,  // 62: had.v1.Progress.outcome:type_name -> had.v1.Progress.Outcome
-	34, // 63: had.v1.Progress.steps:type_name -> had.v1.Step
-	16, // 64: had.v1.Progress.addresses:type_name -> had.v1.HeldAddress
-	19, // 65: had.v1.Progress.tokens:type_name -> had.v1.HeldToken
-	7,  // 66: had.v1.Released.reporter:type_name -> had.v1.Instance
-	1,  // 67: had.v1.Released.kind:type_name -> had.v1.Evidence.Kind
-	34, // 68: had.v1.Released.steps:type_name -> had.v1.Step
-	6,  // 69: had.v1.HookResult.outcome:type_name -> had.v1.HookResult.Outcome
-	47, // 70: had.v1.HookResult.started:type_name -> google.protobuf.Timestamp
-	47, // 71: had.v1.Freeze.until:type_name -> google.protobuf.Timestamp
-	72, // [72:72] is the sub-list for method output_type
-	72, // [72:72] is the sub-list for method input_type
-	72, // [72:72] is the sub-list for extension type_name
-	72, // [72:72] is the sub-list for extension extendee
-	0,  // [0:72] is the sub-list for field type_name
+	53, // 0: had.v1.Command.at:type_name -> google.protobuf.Timestamp
+	10, // 1: had.v1.Command.birth:type_name -> had.v1.Birth
+	17, // 2: had.v1.Command.policy_apply:type_name -> had.v1.PolicyApply
+	24, // 3: had.v1.Command.acquire:type_name -> had.v1.Acquire
+	29, // 4: had.v1.Command.lease_renew:type_name -> had.v1.LeaseRenew
+	33, // 5: had.v1.Command.deliver:type_name -> had.v1.Deliver
+	44, // 6: had.v1.Command.move_order:type_name -> had.v1.MoveOrder
+	45, // 7: had.v1.Command.move_end:type_name -> had.v1.MoveEnd
+	30, // 8: had.v1.Command.waited:type_name -> had.v1.Waited
+	31, // 9: had.v1.Command.farewell:type_name -> had.v1.Farewell
+	32, // 10: had.v1.Command.secured:type_name -> had.v1.Secured
+	54, // 11: had.v1.Command.sync_resume:type_name -> had.v1.SyncResume
+	26, // 12: had.v1.Command.token_set:type_name -> had.v1.TokenSet
+	27, // 13: had.v1.Command.token_forget:type_name -> had.v1.TokenForget
+	37, // 14: had.v1.Command.notify_claim:type_name -> had.v1.NotifyClaim
+	38, // 15: had.v1.Command.notify_mark:type_name -> had.v1.NotifyMark
+	46, // 16: had.v1.Command.freeze:type_name -> had.v1.Freeze
+	47, // 17: had.v1.Command.unfreeze:type_name -> had.v1.Unfreeze
+	48, // 18: had.v1.Command.drain:type_name -> had.v1.Drain
+	49, // 19: had.v1.Command.undrain:type_name -> had.v1.Undrain
+	50, // 20: had.v1.Command.hold:type_name -> had.v1.Hold
+	51, // 21: had.v1.Command.resume:type_name -> had.v1.Resume
+	18, // 22: had.v1.Command.policy_confirm:type_name -> had.v1.PolicyConfirm
+	19, // 23: had.v1.Command.policy_undo:type_name -> had.v1.PolicyUndo
+	20, // 24: had.v1.Command.extend:type_name -> had.v1.Extend
+	14, // 25: had.v1.Command.member_add:type_name -> had.v1.MemberAdd
+	15, // 26: had.v1.Command.member_remove:type_name -> had.v1.MemberRemove
+	16, // 27: had.v1.Command.member_settle:type_name -> had.v1.MemberSettle
+	11, // 28: had.v1.Birth.members:type_name -> had.v1.Member
+	0,  // 29: had.v1.Member.standing:type_name -> had.v1.Member.Standing
+	53, // 30: had.v1.Member.at:type_name -> google.protobuf.Timestamp
+	11, // 31: had.v1.Roster.members:type_name -> had.v1.Member
+	13, // 32: had.v1.Roster.departed:type_name -> had.v1.Departed
+	53, // 33: had.v1.Departed.at:type_name -> google.protobuf.Timestamp
+	11, // 34: had.v1.MemberAdd.member:type_name -> had.v1.Member
+	1,  // 35: had.v1.PolicyApply.kind:type_name -> had.v1.PolicyApply.Kind
+	53, // 36: had.v1.PolicyApply.confirm_until:type_name -> google.protobuf.Timestamp
+	8,  // 37: had.v1.Extend.instance:type_name -> had.v1.Instance
+	23, // 38: had.v1.Extend.volumes:type_name -> had.v1.HeldVolume
+	21, // 39: had.v1.Extend.terms:type_name -> had.v1.Terms
+	8,  // 40: had.v1.Acquire.instance:type_name -> had.v1.Instance
+	21, // 41: had.v1.Acquire.terms:type_name -> had.v1.Terms
+	22, // 42: had.v1.Acquire.addresses:type_name -> had.v1.HeldAddress
+	28, // 43: had.v1.Acquire.evidence:type_name -> had.v1.Evidence
+	23, // 44: had.v1.Acquire.volumes:type_name -> had.v1.HeldVolume
+	25, // 45: had.v1.Acquire.tokens:type_name -> had.v1.HeldToken
+	8,  // 46: had.v1.TokenSet.instance:type_name -> had.v1.Instance
+	2,  // 47: had.v1.Evidence.kind:type_name -> had.v1.Evidence.Kind
+	8,  // 48: had.v1.LeaseRenew.instance:type_name -> had.v1.Instance
+	28, // 49: had.v1.Waited.evidence:type_name -> had.v1.Evidence
+	53, // 50: had.v1.Farewell.at:type_name -> google.protobuf.Timestamp
+	42, // 51: had.v1.Farewell.released:type_name -> had.v1.Released
+	8,  // 52: had.v1.Secured.instance:type_name -> had.v1.Instance
+	3,  // 53: had.v1.Secured.kind:type_name -> had.v1.Secured.Kind
+	53, // 54: had.v1.Secured.at:type_name -> google.protobuf.Timestamp
+	34, // 55: had.v1.Deliver.reports:type_name -> had.v1.Report
+	53, // 56: had.v1.Report.at:type_name -> google.protobuf.Timestamp
+	43, // 57: had.v1.Report.hook_result:type_name -> had.v1.HookResult
+	41, // 58: had.v1.Report.progress:type_name -> had.v1.Progress
+	42, // 59: had.v1.Report.released:type_name -> had.v1.Released
+	39, // 60: had.v1.Report.fence_try:type_name -> had.v1.FenceTry
+	35, // 61: had.v1.Report.notice:type_name -> had.v1.Notice
+	52, // 62: had.v1.Report.check_change:type_name -> had.v1.CheckChange
+	55, // 63: had.v1.Report.sync_result:type_name -> had.v1.SyncResult
+	4,  // 64: had.v1.Notice.kind:type_name -> had.v1.Notice.Kind
+	53, // 65: had.v1.Notice.since:type_name -> google.protobuf.Timestamp
+	36, // 66: had.v1.Notice.certificate:type_name -> had.v1.Certificate
+	53, // 67: had.v1.Certificate.expires:type_name -> google.protobuf.Timestamp
+	8,  // 68: had.v1.NotifyClaim.instance:type_name -> had.v1.Instance
+	5,  // 69: had.v1.NotifyMark.outcome:type_name -> had.v1.NotifyMark.Outcome
+	53, // 70: had.v1.Step.started:type_name -> google.protobuf.Timestamp
+	6,  // 71: had.v1.Progress.outcome:type_name -> had.v1.Progress.Outcome
+	40, // 72: had.v1.Progress.steps:type_name -> had.v1.Step
+	22, // 73: had.v1.Progress.addresses:type_name -> had.v1.HeldAddress
+	25, // 74: had.v1.Progress.tokens:type_name -> had.v1.HeldToken
+	8,  // 75: had.v1.Released.reporter:type_name -> had.v1.Instance
+	2,  // 76: had.v1.Released.kind:type_name -> had.v1.Evidence.Kind
+	40, // 77: had.v1.Released.steps:type_name -> had.v1.Step
+	7,  // 78: had.v1.HookResult.outcome:type_name -> had.v1.HookResult.Outcome
+	53, // 79: had.v1.HookResult.started:type_name -> google.protobuf.Timestamp
+	53, // 80: had.v1.Freeze.until:type_name -> google.protobuf.Timestamp
+	81, // [81:81] is the sub-list for method output_type
+	81, // [81:81] is the sub-list for method input_type
+	81, // [81:81] is the sub-list for extension type_name
+	81, // [81:81] is the sub-list for extension extendee
+	0,  // [0:81] is the sub-list for field type_name
 }
 
 func init() { file_had_v1_log_proto_init() }
@@ -4561,8 +5104,11 @@ func file_had_v1_log_proto_init() {
 		(*Command_PolicyConfirm)(nil),
 		(*Command_PolicyUndo)(nil),
 		(*Command_Extend)(nil),
+		(*Command_MemberAdd)(nil),
+		(*Command_MemberRemove)(nil),
+		(*Command_MemberSettle)(nil),
 	}
-	file_had_v1_log_proto_msgTypes[21].OneofWrappers = []any{
+	file_had_v1_log_proto_msgTypes[26].OneofWrappers = []any{
 		(*Report_HookResult)(nil),
 		(*Report_Progress)(nil),
 		(*Report_Released)(nil),
@@ -4576,8 +5122,8 @@ func file_had_v1_log_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_had_v1_log_proto_rawDesc), len(file_had_v1_log_proto_rawDesc)),
-			NumEnums:      7,
-			NumMessages:   40,
+			NumEnums:      8,
+			NumMessages:   45,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

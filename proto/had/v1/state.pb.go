@@ -48,6 +48,7 @@ type State struct {
 	Failing         []*FailingCheck  `protobuf:"bytes,18,rep,name=failing,proto3" json:"failing,omitempty"`                                        // ordered by node and check
 	Failovers       []*Failover      `protobuf:"bytes,19,rep,name=failovers,proto3" json:"failovers,omitempty"`                                    // caused by checks or scripts, oldest first, bounded
 	Held            *Held            `protobuf:"bytes,20,opt,name=held,proto3" json:"held,omitempty"`                                              // absent: it isn't
+	Roster          *Roster          `protobuf:"bytes,30,opt,name=roster,proto3" json:"roster,omitempty"`                                          // absent: as at birth
 	EarlierPolicies []*Policy        `protobuf:"bytes,40,rep,name=earlier_policies,json=earlierPolicies,proto3" json:"earlier_policies,omitempty"` // oldest first, bounded
 	PolicyTrial     *PolicyTrial     `protobuf:"bytes,41,opt,name=policy_trial,json=policyTrial,proto3" json:"policy_trial,omitempty"`             // absent: the policy in force is there for good
 	unknownFields   protoimpl.UnknownFields
@@ -227,6 +228,13 @@ func (x *State) GetFailovers() []*Failover {
 func (x *State) GetHeld() *Held {
 	if x != nil {
 		return x.Held
+	}
+	return nil
+}
+
+func (x *State) GetRoster() *Roster {
+	if x != nil {
+		return x.Roster
 	}
 	return nil
 }
@@ -1407,6 +1415,9 @@ type Event struct {
 	//	*Event_CheckChanged
 	//	*Event_PolicyConfirmed
 	//	*Event_Extended
+	//	*Event_MemberAdded
+	//	*Event_MemberRemoved
+	//	*Event_MemberSettled
 	Body          isEvent_Body `protobuf_oneof:"body"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1723,6 +1734,33 @@ func (x *Event) GetExtended() *Extend {
 	return nil
 }
 
+func (x *Event) GetMemberAdded() *MemberAdd {
+	if x != nil {
+		if x, ok := x.Body.(*Event_MemberAdded); ok {
+			return x.MemberAdded
+		}
+	}
+	return nil
+}
+
+func (x *Event) GetMemberRemoved() *MemberRemove {
+	if x != nil {
+		if x, ok := x.Body.(*Event_MemberRemoved); ok {
+			return x.MemberRemoved
+		}
+	}
+	return nil
+}
+
+func (x *Event) GetMemberSettled() *MemberSettle {
+	if x != nil {
+		if x, ok := x.Body.(*Event_MemberSettled); ok {
+			return x.MemberSettled
+		}
+	}
+	return nil
+}
+
 type isEvent_Body interface {
 	isEvent_Body()
 }
@@ -1827,6 +1865,18 @@ type Event_Extended struct {
 	Extended *Extend `protobuf:"bytes,41,opt,name=extended,proto3,oneof"`
 }
 
+type Event_MemberAdded struct {
+	MemberAdded *MemberAdd `protobuf:"bytes,80,opt,name=member_added,json=memberAdded,proto3,oneof"`
+}
+
+type Event_MemberRemoved struct {
+	MemberRemoved *MemberRemove `protobuf:"bytes,81,opt,name=member_removed,json=memberRemoved,proto3,oneof"`
+}
+
+type Event_MemberSettled struct {
+	MemberSettled *MemberSettle `protobuf:"bytes,82,opt,name=member_settled,json=memberSettled,proto3,oneof"`
+}
+
 func (*Event_Birth) isEvent_Body() {}
 
 func (*Event_PolicyApplied) isEvent_Body() {}
@@ -1877,11 +1927,17 @@ func (*Event_PolicyConfirmed) isEvent_Body() {}
 
 func (*Event_Extended) isEvent_Body() {}
 
+func (*Event_MemberAdded) isEvent_Body() {}
+
+func (*Event_MemberRemoved) isEvent_Body() {}
+
+func (*Event_MemberSettled) isEvent_Body() {}
+
 var File_had_v1_state_proto protoreflect.FileDescriptor
 
 const file_had_v1_state_proto_rawDesc = "" +
 	"\n" +
-	"\x12had/v1/state.proto\x12\x06had.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x10had/v1/log.proto\x1a\x11had/v1/sync.proto\"\xc2\a\n" +
+	"\x12had/v1/state.proto\x12\x06had.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x10had/v1/log.proto\x1a\x11had/v1/sync.proto\"\xea\a\n" +
 	"\x05State\x12#\n" +
 	"\rapplied_index\x18\x01 \x01(\x04R\fappliedIndex\x12#\n" +
 	"\x05birth\x18\x02 \x01(\v2\r.had.v1.BirthR\x05birth\x12&\n" +
@@ -1906,7 +1962,8 @@ const file_had_v1_state_proto_rawDesc = "" +
 	"\adrained\x18\x11 \x03(\v2\r.had.v1.DrainR\adrained\x12.\n" +
 	"\afailing\x18\x12 \x03(\v2\x14.had.v1.FailingCheckR\afailing\x12.\n" +
 	"\tfailovers\x18\x13 \x03(\v2\x10.had.v1.FailoverR\tfailovers\x12 \n" +
-	"\x04held\x18\x14 \x01(\v2\f.had.v1.HeldR\x04held\x129\n" +
+	"\x04held\x18\x14 \x01(\v2\f.had.v1.HeldR\x04held\x12&\n" +
+	"\x06roster\x18\x1e \x01(\v2\x0e.had.v1.RosterR\x06roster\x129\n" +
 	"\x10earlier_policies\x18( \x03(\v2\x0e.had.v1.PolicyR\x0fearlierPolicies\x126\n" +
 	"\fpolicy_trial\x18) \x01(\v2\x13.had.v1.PolicyTrialR\vpolicyTrial\"\x8c\x01\n" +
 	"\vPolicyTrial\x12\x18\n" +
@@ -2006,7 +2063,7 @@ const file_had_v1_state_proto_rawDesc = "" +
 	"\x0fDeliveredStream\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12\x16\n" +
 	"\x06stream\x18\x02 \x01(\tR\x06stream\x12\x10\n" +
-	"\x03seq\x18\x03 \x01(\x04R\x03seq\"\xa0\v\n" +
+	"\x03seq\x18\x03 \x01(\x04R\x03seq\"\xd6\f\n" +
 	"\x05Event\x12\x14\n" +
 	"\x05index\x18\x01 \x01(\x04R\x05index\x12\x10\n" +
 	"\x03sub\x18\x02 \x01(\rR\x03sub\x12\x12\n" +
@@ -2042,7 +2099,10 @@ const file_had_v1_state_proto_rawDesc = "" +
 	"\aresumed\x18\x1d \x01(\v2\x0e.had.v1.ResumeH\x00R\aresumed\x12:\n" +
 	"\rcheck_changed\x18\x1e \x01(\v2\x13.had.v1.CheckChangeH\x00R\fcheckChanged\x12B\n" +
 	"\x10policy_confirmed\x18( \x01(\v2\x15.had.v1.PolicyConfirmH\x00R\x0fpolicyConfirmed\x12,\n" +
-	"\bextended\x18) \x01(\v2\x0e.had.v1.ExtendH\x00R\bextendedB\x06\n" +
+	"\bextended\x18) \x01(\v2\x0e.had.v1.ExtendH\x00R\bextended\x126\n" +
+	"\fmember_added\x18P \x01(\v2\x11.had.v1.MemberAddH\x00R\vmemberAdded\x12=\n" +
+	"\x0emember_removed\x18Q \x01(\v2\x14.had.v1.MemberRemoveH\x00R\rmemberRemoved\x12=\n" +
+	"\x0emember_settled\x18R \x01(\v2\x14.had.v1.MemberSettleH\x00R\rmemberSettledB\x06\n" +
 	"\x04bodyB\x18Z\x16had/proto/had/v1;hadv1b\x06proto3"
 
 var (
@@ -2078,37 +2138,41 @@ var file_had_v1_state_proto_goTypes = []any{
 	(*Birth)(nil),                 // 16: had.v1.Birth
 	(*SyncState)(nil),             // 17: had.v1.SyncState
 	(*Drain)(nil),                 // 18: had.v1.Drain
-	(*timestamppb.Timestamp)(nil), // 19: google.protobuf.Timestamp
-	(*Freeze)(nil),                // 20: had.v1.Freeze
-	(*Hold)(nil),                  // 21: had.v1.Hold
-	(*CheckChange)(nil),           // 22: had.v1.CheckChange
-	(PolicyApply_Kind)(0),         // 23: had.v1.PolicyApply.Kind
-	(*PolicyConfirm)(nil),         // 24: had.v1.PolicyConfirm
-	(*Instance)(nil),              // 25: had.v1.Instance
-	(*Terms)(nil),                 // 26: had.v1.Terms
-	(*HeldAddress)(nil),           // 27: had.v1.HeldAddress
-	(Progress_Outcome)(0),         // 28: had.v1.Progress.Outcome
-	(*HeldVolume)(nil),            // 29: had.v1.HeldVolume
-	(*Secured)(nil),               // 30: had.v1.Secured
-	(*HeldToken)(nil),             // 31: had.v1.HeldToken
-	(*MoveOrder)(nil),             // 32: had.v1.MoveOrder
-	(*NotifyClaim)(nil),           // 33: had.v1.NotifyClaim
-	(*PolicyApply)(nil),           // 34: had.v1.PolicyApply
-	(*Acquire)(nil),               // 35: had.v1.Acquire
-	(*Progress)(nil),              // 36: had.v1.Progress
-	(*Released)(nil),              // 37: had.v1.Released
-	(*HookResult)(nil),            // 38: had.v1.HookResult
-	(*MoveEnd)(nil),               // 39: had.v1.MoveEnd
-	(*Evidence)(nil),              // 40: had.v1.Evidence
-	(*FenceTry)(nil),              // 41: had.v1.FenceTry
-	(*SyncResult)(nil),            // 42: had.v1.SyncResult
-	(*SyncResume)(nil),            // 43: had.v1.SyncResume
-	(*NotifyMark)(nil),            // 44: had.v1.NotifyMark
-	(*Notice)(nil),                // 45: had.v1.Notice
-	(*Unfreeze)(nil),              // 46: had.v1.Unfreeze
-	(*Undrain)(nil),               // 47: had.v1.Undrain
-	(*Resume)(nil),                // 48: had.v1.Resume
-	(*Extend)(nil),                // 49: had.v1.Extend
+	(*Roster)(nil),                // 19: had.v1.Roster
+	(*timestamppb.Timestamp)(nil), // 20: google.protobuf.Timestamp
+	(*Freeze)(nil),                // 21: had.v1.Freeze
+	(*Hold)(nil),                  // 22: had.v1.Hold
+	(*CheckChange)(nil),           // 23: had.v1.CheckChange
+	(PolicyApply_Kind)(0),         // 24: had.v1.PolicyApply.Kind
+	(*PolicyConfirm)(nil),         // 25: had.v1.PolicyConfirm
+	(*Instance)(nil),              // 26: had.v1.Instance
+	(*Terms)(nil),                 // 27: had.v1.Terms
+	(*HeldAddress)(nil),           // 28: had.v1.HeldAddress
+	(Progress_Outcome)(0),         // 29: had.v1.Progress.Outcome
+	(*HeldVolume)(nil),            // 30: had.v1.HeldVolume
+	(*Secured)(nil),               // 31: had.v1.Secured
+	(*HeldToken)(nil),             // 32: had.v1.HeldToken
+	(*MoveOrder)(nil),             // 33: had.v1.MoveOrder
+	(*NotifyClaim)(nil),           // 34: had.v1.NotifyClaim
+	(*PolicyApply)(nil),           // 35: had.v1.PolicyApply
+	(*Acquire)(nil),               // 36: had.v1.Acquire
+	(*Progress)(nil),              // 37: had.v1.Progress
+	(*Released)(nil),              // 38: had.v1.Released
+	(*HookResult)(nil),            // 39: had.v1.HookResult
+	(*MoveEnd)(nil),               // 40: had.v1.MoveEnd
+	(*Evidence)(nil),              // 41: had.v1.Evidence
+	(*FenceTry)(nil),              // 42: had.v1.FenceTry
+	(*SyncResult)(nil),            // 43: had.v1.SyncResult
+	(*SyncResume)(nil),            // 44: had.v1.SyncResume
+	(*NotifyMark)(nil),            // 45: had.v1.NotifyMark
+	(*Notice)(nil),                // 46: had.v1.Notice
+	(*Unfreeze)(nil),              // 47: had.v1.Unfreeze
+	(*Undrain)(nil),               // 48: had.v1.Undrain
+	(*Resume)(nil),                // 49: had.v1.Resume
+	(*Extend)(nil),                // 50: had.v1.Extend
+	(*MemberAdd)(nil),             // 51: had.v1.MemberAdd
+	(*MemberRemove)(nil),          // 52: had.v1.MemberRemove
+	(*MemberSettle)(nil),          // 53: had.v1.MemberSettle
 }
 var file_had_v1_state_proto_depIdxs = []int32{
 	16, // 0: had.v1.State.birth:type_name -> had.v1.Birth
@@ -2127,66 +2191,70 @@ var file_had_v1_state_proto_depIdxs = []int32{
 	7,  // 13: had.v1.State.failing:type_name -> had.v1.FailingCheck
 	8,  // 14: had.v1.State.failovers:type_name -> had.v1.Failover
 	6,  // 15: had.v1.State.held:type_name -> had.v1.Held
-	9,  // 16: had.v1.State.earlier_policies:type_name -> had.v1.Policy
-	1,  // 17: had.v1.State.policy_trial:type_name -> had.v1.PolicyTrial
-	19, // 18: had.v1.PolicyTrial.until:type_name -> google.protobuf.Timestamp
-	3,  // 19: had.v1.Token.current:type_name -> had.v1.TokenVersion
-	3,  // 20: had.v1.Token.earlier:type_name -> had.v1.TokenVersion
-	19, // 21: had.v1.TokenVersion.at:type_name -> google.protobuf.Timestamp
-	20, // 22: had.v1.Frozen.freeze:type_name -> had.v1.Freeze
-	19, // 23: had.v1.Frozen.at:type_name -> google.protobuf.Timestamp
-	21, // 24: had.v1.Held.hold:type_name -> had.v1.Hold
-	19, // 25: had.v1.Held.at:type_name -> google.protobuf.Timestamp
-	22, // 26: had.v1.FailingCheck.change:type_name -> had.v1.CheckChange
-	19, // 27: had.v1.Failover.at:type_name -> google.protobuf.Timestamp
-	19, // 28: had.v1.Policy.at:type_name -> google.protobuf.Timestamp
-	23, // 29: had.v1.Policy.kind:type_name -> had.v1.PolicyApply.Kind
-	24, // 30: had.v1.Policy.confirmed:type_name -> had.v1.PolicyConfirm
-	25, // 31: had.v1.Claim.instance:type_name -> had.v1.Instance
-	26, // 32: had.v1.Claim.terms:type_name -> had.v1.Terms
-	27, // 33: had.v1.Claim.addresses:type_name -> had.v1.HeldAddress
-	19, // 34: had.v1.Claim.at:type_name -> google.protobuf.Timestamp
-	28, // 35: had.v1.Claim.progress:type_name -> had.v1.Progress.Outcome
-	19, // 36: had.v1.Claim.serving_at:type_name -> google.protobuf.Timestamp
-	29, // 37: had.v1.Claim.volumes:type_name -> had.v1.HeldVolume
-	30, // 38: had.v1.Claim.secured:type_name -> had.v1.Secured
-	31, // 39: had.v1.Claim.tokens:type_name -> had.v1.HeldToken
-	32, // 40: had.v1.Move.order:type_name -> had.v1.MoveOrder
-	33, // 41: had.v1.NotifyChannel.claim:type_name -> had.v1.NotifyClaim
-	19, // 42: had.v1.NotifyChannel.claimed_at:type_name -> google.protobuf.Timestamp
-	19, // 43: had.v1.NotifyChannel.recent:type_name -> google.protobuf.Timestamp
-	19, // 44: had.v1.Event.at:type_name -> google.protobuf.Timestamp
-	19, // 45: had.v1.Event.recorded_at:type_name -> google.protobuf.Timestamp
-	16, // 46: had.v1.Event.birth:type_name -> had.v1.Birth
-	34, // 47: had.v1.Event.policy_applied:type_name -> had.v1.PolicyApply
-	35, // 48: had.v1.Event.acquired:type_name -> had.v1.Acquire
-	36, // 49: had.v1.Event.progress:type_name -> had.v1.Progress
-	37, // 50: had.v1.Event.released:type_name -> had.v1.Released
-	38, // 51: had.v1.Event.hook:type_name -> had.v1.HookResult
-	32, // 52: had.v1.Event.move_ordered:type_name -> had.v1.MoveOrder
-	39, // 53: had.v1.Event.move_ended:type_name -> had.v1.MoveEnd
-	40, // 54: had.v1.Event.closed:type_name -> had.v1.Evidence
-	30, // 55: had.v1.Event.secured:type_name -> had.v1.Secured
-	41, // 56: had.v1.Event.fence_try:type_name -> had.v1.FenceTry
-	42, // 57: had.v1.Event.sync:type_name -> had.v1.SyncResult
-	43, // 58: had.v1.Event.sync_resumed:type_name -> had.v1.SyncResume
-	4,  // 59: had.v1.Event.token_changed:type_name -> had.v1.TokenChanged
-	44, // 60: had.v1.Event.notified:type_name -> had.v1.NotifyMark
-	45, // 61: had.v1.Event.notice:type_name -> had.v1.Notice
-	20, // 62: had.v1.Event.frozen:type_name -> had.v1.Freeze
-	46, // 63: had.v1.Event.unfrozen:type_name -> had.v1.Unfreeze
-	18, // 64: had.v1.Event.drained:type_name -> had.v1.Drain
-	47, // 65: had.v1.Event.undrained:type_name -> had.v1.Undrain
-	21, // 66: had.v1.Event.held:type_name -> had.v1.Hold
-	48, // 67: had.v1.Event.resumed:type_name -> had.v1.Resume
-	22, // 68: had.v1.Event.check_changed:type_name -> had.v1.CheckChange
-	24, // 69: had.v1.Event.policy_confirmed:type_name -> had.v1.PolicyConfirm
-	49, // 70: had.v1.Event.extended:type_name -> had.v1.Extend
-	71, // [71:71] is the sub-list for method output_type
-	71, // [71:71] is the sub-list for method input_type
-	71, // [71:71] is the sub-list for extension type_name
-	71, // [71:71] is the sub-list for extension extendee
-	0,  // [0:71] is the sub-list for field type_name
+	19, // 16: had.v1.State.roster:type_name -> had.v1.Roster
+	9,  // 17: had.v1.State.earlier_policies:type_name -> had.v1.Policy
+	1,  // 18: had.v1.State.policy_trial:type_name -> had.v1.PolicyTrial
+	20, // 19: had.v1.PolicyTrial.until:type_name -> google.protobuf.Timestamp
+	3,  // 20: had.v1.Token.current:type_name -> had.v1.TokenVersion
+	3,  // 21: had.v1.Token.earlier:type_name -> had.v1.TokenVersion
+	20, // 22: had.v1.TokenVersion.at:type_name -> google.protobuf.Timestamp
+	21, // 23: had.v1.Frozen.freeze:type_name -> had.v1.Freeze
+	20, // 24: had.v1.Frozen.at:type_name -> google.protobuf.Timestamp
+	22, // 25: had.v1.Held.hold:type_name -> had.v1.Hold
+	20, // 26: had.v1.Held.at:type_name -> google.protobuf.Timestamp
+	23, // 27: had.v1.FailingCheck.change:type_name -> had.v1.CheckChange
+	20, // 28: had.v1.Failover.at:type_name -> google.protobuf.Timestamp
+	20, // 29: had.v1.Policy.at:type_name -> google.protobuf.Timestamp
+	24, // 30: had.v1.Policy.kind:type_name -> had.v1.PolicyApply.Kind
+	25, // 31: had.v1.Policy.confirmed:type_name -> had.v1.PolicyConfirm
+	26, // 32: had.v1.Claim.instance:type_name -> had.v1.Instance
+	27, // 33: had.v1.Claim.terms:type_name -> had.v1.Terms
+	28, // 34: had.v1.Claim.addresses:type_name -> had.v1.HeldAddress
+	20, // 35: had.v1.Claim.at:type_name -> google.protobuf.Timestamp
+	29, // 36: had.v1.Claim.progress:type_name -> had.v1.Progress.Outcome
+	20, // 37: had.v1.Claim.serving_at:type_name -> google.protobuf.Timestamp
+	30, // 38: had.v1.Claim.volumes:type_name -> had.v1.HeldVolume
+	31, // 39: had.v1.Claim.secured:type_name -> had.v1.Secured
+	32, // 40: had.v1.Claim.tokens:type_name -> had.v1.HeldToken
+	33, // 41: had.v1.Move.order:type_name -> had.v1.MoveOrder
+	34, // 42: had.v1.NotifyChannel.claim:type_name -> had.v1.NotifyClaim
+	20, // 43: had.v1.NotifyChannel.claimed_at:type_name -> google.protobuf.Timestamp
+	20, // 44: had.v1.NotifyChannel.recent:type_name -> google.protobuf.Timestamp
+	20, // 45: had.v1.Event.at:type_name -> google.protobuf.Timestamp
+	20, // 46: had.v1.Event.recorded_at:type_name -> google.protobuf.Timestamp
+	16, // 47: had.v1.Event.birth:type_name -> had.v1.Birth
+	35, // 48: had.v1.Event.policy_applied:type_name -> had.v1.PolicyApply
+	36, // 49: had.v1.Event.acquired:type_name -> had.v1.Acquire
+	37, // 50: had.v1.Event.progress:type_name -> had.v1.Progress
+	38, // 51: had.v1.Event.released:type_name -> had.v1.Released
+	39, // 52: had.v1.Event.hook:type_name -> had.v1.HookResult
+	33, // 53: had.v1.Event.move_ordered:type_name -> had.v1.MoveOrder
+	40, // 54: had.v1.Event.move_ended:type_name -> had.v1.MoveEnd
+	41, // 55: had.v1.Event.closed:type_name -> had.v1.Evidence
+	31, // 56: had.v1.Event.secured:type_name -> had.v1.Secured
+	42, // 57: had.v1.Event.fence_try:type_name -> had.v1.FenceTry
+	43, // 58: had.v1.Event.sync:type_name -> had.v1.SyncResult
+	44, // 59: had.v1.Event.sync_resumed:type_name -> had.v1.SyncResume
+	4,  // 60: had.v1.Event.token_changed:type_name -> had.v1.TokenChanged
+	45, // 61: had.v1.Event.notified:type_name -> had.v1.NotifyMark
+	46, // 62: had.v1.Event.notice:type_name -> had.v1.Notice
+	21, // 63: had.v1.Event.frozen:type_name -> had.v1.Freeze
+	47, // 64: had.v1.Event.unfrozen:type_name -> had.v1.Unfreeze
+	18, // 65: had.v1.Event.drained:type_name -> had.v1.Drain
+	48, // 66: had.v1.Event.undrained:type_name -> had.v1.Undrain
+	22, // 67: had.v1.Event.held:type_name -> had.v1.Hold
+	49, // 68: had.v1.Event.resumed:type_name -> had.v1.Resume
+	23, // 69: had.v1.Event.check_changed:type_name -> had.v1.CheckChange
+	25, // 70: had.v1.Event.policy_confirmed:type_name -> had.v1.PolicyConfirm
+	50, // 71: had.v1.Event.extended:type_name -> had.v1.Extend
+	51, // 72: had.v1.Event.member_added:type_name -> had.v1.MemberAdd
+	52, // 73: had.v1.Event.member_removed:type_name -> had.v1.MemberRemove
+	53, // 74: had.v1.Event.member_settled:type_name -> had.v1.MemberSettle
+	75, // [75:75] is the sub-list for method output_type
+	75, // [75:75] is the sub-list for method input_type
+	75, // [75:75] is the sub-list for extension type_name
+	75, // [75:75] is the sub-list for extension extendee
+	0,  // [0:75] is the sub-list for field type_name
 }
 
 func init() { file_had_v1_state_proto_init() }
@@ -2222,6 +2290,9 @@ func file_had_v1_state_proto_init() {
 		(*Event_CheckChanged)(nil),
 		(*Event_PolicyConfirmed)(nil),
 		(*Event_Extended)(nil),
+		(*Event_MemberAdded)(nil),
+		(*Event_MemberRemoved)(nil),
+		(*Event_MemberSettled)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
