@@ -113,6 +113,13 @@ func (f *fsm) history(after uint64) ([]*hadv1.Event, uint64) {
 	return f.state.History(after)
 }
 
+// saved returns the state as a snapshot holds it, to be read only.
+func (f *fsm) saved() *hadv1.State {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.state.message()
+}
+
 type snapshotBytes []byte
 
 // Persist implements raft.FSMSnapshot.

@@ -198,12 +198,17 @@ func (s *State) depart(e Entry, cmd *hadv1.Command, m *hadv1.Member) {
 			Name: m.GetName(), NodeId: m.GetNodeId(), Index: e.Index, At: cmd.GetAt(),
 		}),
 	}
-	delete(s.nodes, m.GetName())
-	delete(s.drained, m.GetName())
-	s.forgetFailing(m.GetName())
+	s.forgetNode(m.GetName())
+}
+
+// forgetNode forgets what only mattered while a node was a member.
+func (s *State) forgetNode(name string) {
+	delete(s.nodes, name)
+	delete(s.drained, name)
+	s.forgetFailing(name)
 	if s.syncs != nil {
 		is := proto.CloneOf(s.syncs)
-		is.Copies = slices.DeleteFunc(is.Copies, func(c *hadv1.SyncCopy) bool { return c.GetNode() == m.GetName() })
+		is.Copies = slices.DeleteFunc(is.Copies, func(c *hadv1.SyncCopy) bool { return c.GetNode() == name })
 		s.syncs = is
 	}
 }

@@ -57,6 +57,10 @@ func DecodeState(data []byte) (*State, error) {
 	return stateFrom(m), nil
 }
 
+// Saved returns the state applied here, with its history, as a snapshot holds it.
+// It is to be read only.
+func (n *Node) Saved() *hadv1.State { return n.fsm.saved() }
+
 func (s *State) message() *hadv1.State {
 	m := &hadv1.State{
 		AppliedIndex: s.applied, Birth: s.birth, Policy: s.policy, Open: s.open,

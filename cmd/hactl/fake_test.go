@@ -239,6 +239,14 @@ func (f *fakeHA) TokenKey(ctx context.Context, r *hadv1.TokenKeyRequest) (*hadv1
 	return unary(ctx, f, "TokenKey", r, &hadv1.TokenKeyResponse{})
 }
 
+func (f *fakeHA) SnapshotSave(ctx context.Context, r *hadv1.SnapshotSaveRequest) (*hadv1.SnapshotSaveResponse, error) {
+	return unary(ctx, f, "SnapshotSave", r, &hadv1.SnapshotSaveResponse{})
+}
+
+func (f *fakeHA) SnapshotRestore(ctx context.Context, r *hadv1.SnapshotRestoreRequest) (*hadv1.SnapshotRestoreResponse, error) {
+	return unary(ctx, f, "SnapshotRestore", r, &hadv1.SnapshotRestoreResponse{})
+}
+
 func (f *fakeHA) NotifyTest(ctx context.Context, r *hadv1.NotifyTestRequest) (*hadv1.NotifyTestResponse, error) {
 	return unary(ctx, f, "NotifyTest", r, &hadv1.NotifyTestResponse{})
 }

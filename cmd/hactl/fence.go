@@ -152,17 +152,20 @@ func renderConfirm(node string, waiting []*hadv1.Unsecured, v view) string {
 }
 
 // askForName has the node's name typed in; yes is what --yes would say.
-func (c *cli) askForName(node, yes string) error {
+func (c *cli) askForName(node, yes string) error { return c.askFor("node", node, yes) }
+
+// askFor is askForName for what has a name.
+func (c *cli) askFor(what, name, yes string) error {
 	if !c.asks {
 		return fail(exitUsage, "this isn't a terminal, so nobody can be asked: give --yes if %s", yes)
 	}
-	fmt.Fprintf(c.err, "Type the node's name to confirm: ")
+	fmt.Fprintf(c.err, "Type the %s's name to confirm: ", what)
 	line, err := bufio.NewReader(c.in).ReadString('\n')
-	if typed := strings.TrimSpace(line); typed != node {
+	if typed := strings.TrimSpace(line); typed != name {
 		if err != nil && typed == "" {
 			fmt.Fprintln(c.err)
 		}
-		return fail(exitFailed, "not confirmed: %q is not %s; nothing was changed", typed, node)
+		return fail(exitFailed, "not confirmed: %q is not %s; nothing was changed", typed, name)
 	}
 	return nil
 }

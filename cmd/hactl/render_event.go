@@ -60,6 +60,8 @@ func describe(e *hadv1.Event, v view) (string, style) {
 	switch body := e.GetBody().(type) {
 	case *hadv1.Event_Birth:
 		return describeBirth(body.Birth), plain
+	case *hadv1.Event_Recovered:
+		return describeRecovered(body.Recovered), yellow
 	case *hadv1.Event_PolicyApplied:
 		return describePolicy(body.PolicyApplied, v)
 	case *hadv1.Event_PolicyConfirmed:
@@ -134,6 +136,15 @@ func describeBirth(b *hadv1.Birth) string {
 		members = append(members, text)
 	}
 	return fmt.Sprintf("cluster %s was born: %s", b.GetCluster(), strings.Join(members, ", "))
+}
+
+func describeRecovered(r *hadv1.Recovered) string {
+	var lost []string
+	for _, m := range r.GetLost() {
+		lost = append(lost, m.GetName())
+	}
+	return fmt.Sprintf("RECOVERED on %s alone, without %s: generation %d of the cluster begins above entry %d, confirmed%s%s",
+		r.GetNode(), strings.Join(lost, ", "), r.GetGeneration(), r.GetLastIndex(), by(r.GetBy()), colon(r.GetReason()))
 }
 
 func describeProgress(p *hadv1.Progress) (string, style) {

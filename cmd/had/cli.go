@@ -69,7 +69,7 @@ two ever hold an address at the same time. Operators talk to it with hactl.`,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
-	root.AddCommand(runCommand(), validateCommand(), releaseCommand(), devCommand(), guardCommand(), mounterCommand(), inspectCommand(), versionCommand())
+	root.AddCommand(runCommand(), validateCommand(), releaseCommand(), recoverCommand(), devCommand(), guardCommand(), mounterCommand(), inspectCommand(), versionCommand())
 	return root
 }
 

@@ -186,8 +186,8 @@ func (n *node) meet(ctx context.Context) (peer.Birth, error) {
 // open starts raft on the state on disk and builds what works on it.
 func (n *node) open(birth peer.Birth) error {
 	f, local := n.cfg.File, n.local
-	members := &hadv1.Birth{Cluster: birth.Cluster, ClusterId: birth.ID, Members: recordsOf(birth.Members)}
-	dir := filepath.Join(f.DataDir, "raft")
+	members := birthRecord(birth)
+	dir := filepath.Join(f.DataDir, birth.RaftFolder())
 	if local.identity.RaftStarted() {
 		if err := cluster.CheckStorage(dir); err != nil {
 			return err
@@ -226,7 +226,7 @@ func (n *node) open(birth peer.Birth) error {
 		Probe:    check.Host(hostNetwork{local.addresses}.Carrier, newVolumeProbe("/proc/self/exe").works),
 		Farewell: local.farewell, FarewellTaken: func() error { return guard.ForgetFarewell(f.DataDir) },
 		Secured: local.secured, SecuredTaken: func() error { return guard.ForgetSecured(f.DataDir) },
-		Services: services{f.DataDir}, Flush: local.flush, Off: switchOff, Answers: answers(members), CheckVolumes: n.checkVolumes, KeyMark: mark,
+		Services: services{f.DataDir}, Flush: local.flush, Off: switchOff, Answers: answers(n.members), CheckVolumes: n.checkVolumes, KeyMark: mark,
 		Clock: clock.Now, Logger: n.cfg.Logger, Version: n.cfg.Version.GetVersion(),
 	}
 	n.watchdog = &watchdog{configured: f.Watchdog.Device != "", unproven: n.leftovers.trouble, logger: n.cfg.Logger}

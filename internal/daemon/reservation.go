@@ -19,7 +19,7 @@ func (l *localState) keyMark() uint64 {
 	if !born {
 		return 0
 	}
-	return cluster.ReservationMark(birth.ID)
+	return cluster.ReservationMark(birth.Origin())
 }
 
 // reservationCheck is what is to be known about the disks of a policy's volumes.

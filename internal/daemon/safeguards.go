@@ -182,7 +182,7 @@ func Layers() []Layer {
 func (l *localState) gateConfig() gate.Config {
 	c := gate.Config{Logger: l.cfg.Logger.Named("gate")}
 	if birth, born := l.identity.Birth(); born {
-		c.Name = gateOf(l.cfg.File.Cluster, birth.ID)
+		c.Name = gateOf(l.cfg.File.Cluster, birth.Origin())
 	}
 	return c
 }

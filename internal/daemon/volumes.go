@@ -37,14 +37,15 @@ func switchOff(ctx context.Context, f policy.Fence, m policy.Method, node string
 }
 
 // answers asks a node's port, which its host's kernel answers for.
-func answers(members *hadv1.Birth) evidence.Answers {
+func answers(members func() []*hadv1.Member) evidence.Answers {
 	return func(ctx context.Context, node string) bool {
-		i := slices.IndexFunc(members.GetMembers(), func(m *hadv1.Member) bool { return m.GetName() == node })
+		all := members()
+		i := slices.IndexFunc(all, func(m *hadv1.Member) bool { return m.GetName() == node })
 		if i < 0 {
 			return true
 		}
 		var dialer net.Dialer
-		c, err := dialer.DialContext(ctx, "tcp", members.GetMembers()[i].GetAddress())
+		c, err := dialer.DialContext(ctx, "tcp", all[i].GetAddress())
 		if err != nil {
 			return errors.Is(err, syscall.ECONNREFUSED)
 		}

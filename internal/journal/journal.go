@@ -158,6 +158,19 @@ func (j *Journal) Ack(seq uint64) error {
 	return nil
 }
 
+// Delivered returns the stream of the file and up to which of its reports the
+// replicated log is known to have had.
+func (j *Journal) Delivered() (stream string, seq uint64) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	for _, e := range j.pending {
+		if e.report.GetStream() == j.stream {
+			return j.stream, e.report.GetSeq() - 1
+		}
+	}
+	return j.stream, j.seq
+}
+
 // PendingCount returns how many reports are not known to be in the log.
 func (j *Journal) PendingCount() int {
 	j.mu.Lock()

@@ -2,6 +2,7 @@ package notify
 
 import (
 	"fmt"
+	"strings"
 
 	"had/internal/policy"
 	hadv1 "had/proto/had/v1"
@@ -12,6 +13,8 @@ func (s *story) steered(e *hadv1.Event) (Item, bool) {
 	switch b := e.GetBody().(type) {
 	case *hadv1.Event_CheckChanged:
 		return s.check(e, b.CheckChanged)
+	case *hadv1.Event_Recovered:
+		return recovered(b.Recovered), true
 	case *hadv1.Event_Held:
 		s.held = true
 		return Item{
@@ -120,6 +123,18 @@ func (s *story) sync(e *hadv1.Event, r *hadv1.SyncResult) (Item, bool) {
 		}, true
 	default:
 		return Item{}, false
+	}
+}
+
+// recovered tells that a cluster has gone on without its majority.
+func recovered(r *hadv1.Recovered) Item {
+	var lost []string
+	for _, m := range r.GetLost() {
+		lost = append(lost, m.GetName())
+	}
+	return Item{
+		Topic: policy.TopicNode, Severity: Critical, Node: r.GetNode(), Title: "the cluster was recovered on " + r.GetNode() + " alone",
+		Text: fmt.Sprintf("It goes on without %s, who were confirmed to be lost. What they agreed on last may be missing. Recovered%s", strings.Join(lost, ", "), said(r.GetBy(), r.GetReason())),
 	}
 }
 

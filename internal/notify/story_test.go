@@ -130,6 +130,7 @@ func TestStory(t *testing.T) {
 		{"alpha", 0, check(false, 0), ""},
 		{"alpha", 9, &hadv1.Event{Body: &hadv1.Event_Held{Held: &hadv1.Hold{Reason: "the limit of 3 failovers in 10m is reached: staying with alpha although check site failed"}}}, "critical held: alpha is held as the owner: Checks and scripts change the owner no more: the limit of 3 failovers in 10m is reached: staying with alpha although check site failed. When it is mended: hactl resume."},
 		{"alpha", 9, check(true, 9), "warning check: check site fails on alpha: Check site failed on alpha, the owner, 3 times in a row: HTTP 503. It stays the owner until hactl resume."},
+		{"gamma", 0, &hadv1.Event{Body: &hadv1.Event_Recovered{Recovered: &hadv1.Recovered{Node: "gamma", Lost: []*hadv1.Member{{Name: "alpha"}, {Name: "beta"}}, By: "root on gamma", Reason: "fire"}}}, "critical node: the cluster was recovered on gamma alone: It goes on without alpha, beta, who were confirmed to be lost. What they agreed on last may be missing. Recovered by root on gamma: fire."},
 		{"beta", 0, &hadv1.Event{Body: &hadv1.Event_Resumed{Resumed: &hadv1.Resume{By: "root on beta", Reason: "mended"}}}, "info held: the owner is held no more: Checks and scripts change the owner again, resumed by root on beta: mended."},
 		{"alpha", 9, acquired, ""}, // so that alpha owns
 		{"beta", 0, freeze, "info freeze: ownership is frozen until " + clockTime(time.Unix(0, 0)) + ": No owner changes by itself until " + clockTime(time.Unix(0, 0)) + ", and one that dies is not succeeded. Frozen by root on beta: a switch."},

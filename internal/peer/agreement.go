@@ -29,6 +29,8 @@ type record struct {
 	// Roster is who belongs to the cluster since; nil: as at birth.
 	Roster      *Roster `json:"roster,omitempty"`
 	RaftStarted bool    `json:"raft_started,omitempty"`
+	// Ended: the cluster has gone on without this node, which learned of it.
+	Ended *ending `json:"ended,omitempty"`
 }
 
 // claim is what a member said of itself the last time it was heard.
@@ -173,7 +175,7 @@ func (a *agreement) hello(k kind, to string) hello {
 		Phase:    a.rec.Phase,
 	}
 	if a.rec.Birth != nil {
-		h.ClusterID = a.rec.Birth.ID
+		h.ClusterID, h.Former = a.rec.Birth.ID, a.rec.Birth.former()
 		h.RosterIndex = a.rec.roster().Index
 	}
 	if k == kindMeet {

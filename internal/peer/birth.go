@@ -31,6 +31,8 @@ type Birth struct {
 	Cluster string       `json:"cluster"`
 	ID      string       `json:"id"`      // 32 hex digits, a digest of the rest
 	Members []BornMember `json:"members"` // sorted by name
+
+	Recovered *Recovery `json:"recovered,omitempty"` // nil: it is that of a birth
 }
 
 const idBytes = 16
@@ -85,6 +87,9 @@ func (b Birth) digest() string {
 			buf = append(buf, 0)
 		}
 	}
+	if b.Recovered != nil {
+		buf = b.Recovered.append(buf)
+	}
 	sum := sha256.Sum256(buf)
 	return hex.EncodeToString(sum[:idBytes])
 }
@@ -101,6 +106,9 @@ func (b Birth) check() error {
 		if i > 0 && b.Members[i-1].Name >= m.Name {
 			return fmt.Errorf("birth certificate lists %.60q out of order", m.Name)
 		}
+	}
+	if b.Recovered != nil {
+		return b.Recovered.check()
 	}
 	return nil
 }

@@ -38,7 +38,7 @@ func NewDialer(c DialerConfig) *Dialer {
 	return &Dialer{
 		id: c.Identity, self: c.Identity.Name(), cluster: c.Identity.Cluster(),
 		tls: c.TLS, version: c.Version, timeout: handshakeTimeout,
-		ledger: newLedger(c.Logger, func() int { return len(c.Identity.others()) + 1 }),
+		ledger: newLedger(c.Logger, func() int { return len(c.Identity.others()) + 1 }, c.Identity.endWith),
 	}
 }
 

@@ -17,6 +17,7 @@ import (
 type Identity struct {
 	dir   string
 	write func(path string, data []byte) error // writeFileAtomic; the seam for crash tests
+	keeps bool                                 // this process is the one that writes the file
 
 	mu        sync.Mutex
 	agreement agreement
@@ -34,6 +35,9 @@ const identityFile = "identity.json"
 // birth certificate. Addresses may change after the birth.
 func OpenIdentity(dir, cluster, self string, members []Member) (*Identity, error) {
 	id, err := ReadIdentity(dir, cluster, self, members)
+	if err == nil {
+		id.keeps = true
+	}
 	if !errors.Is(err, fs.ErrNotExist) {
 		return id, err
 	}
@@ -44,6 +48,7 @@ func OpenIdentity(dir, cluster, self string, members []Member) (*Identity, error
 		return nil, err
 	}
 	id = newIdentity(dir, members)
+	id.keeps = true
 	r := record{Cluster: cluster, Node: self, NodeID: newNodeID(), Phase: gathering}
 	if err := id.save(r); err != nil {
 		return nil, err
@@ -123,11 +128,11 @@ func checkUnused(dir string) error {
 // checkRecord returns an error when the folder's record isn't about this node
 // as had.hcl describes it.
 func checkRecord(r record, dir, cluster, self string, members []Member) error {
-	if r.Cluster != cluster {
-		return fmt.Errorf("open the data folder %s: it belongs to the cluster %q, and had.hcl describes %q: set `data_dir` to the right folder", dir, r.Cluster, cluster)
+	if err := checkOwner(r, dir, cluster, self); err != nil {
+		return err
 	}
-	if r.Node != self {
-		return fmt.Errorf("open the data folder %s: it belongs to the node %q, and this is %q: check `node` and `data_dir` in had.hcl, and the host name", dir, r.Node, self)
+	if r.Ended != nil {
+		return fmt.Errorf("open the data folder %s: %w by %s on %s: %s", dir, ErrRefusedForGood, r.Ended.By, r.Ended.At.Format(time.RFC3339), r.Ended.Sentence)
 	}
 	if r.Birth == nil {
 		return nil
@@ -137,6 +142,17 @@ func checkRecord(r record, dir, cluster, self string, members []Member) error {
 	}
 	if d := differences("the birth certificate", r.Birth.list(), "had.hcl", members, false); len(d) > 0 {
 		return fmt.Errorf("open the data folder %s: had.hcl doesn't list the members the cluster was born with: %s. Put the old list back; only addresses may change", dir, strings.Join(d, "; "))
+	}
+	return nil
+}
+
+// checkOwner returns an error when the folder's record is another node's.
+func checkOwner(r record, dir, cluster, self string) error {
+	if r.Cluster != cluster {
+		return fmt.Errorf("open the data folder %s: it belongs to the cluster %q, and had.hcl describes %q: set `data_dir` to the right folder", dir, r.Cluster, cluster)
+	}
+	if r.Node != self {
+		return fmt.Errorf("open the data folder %s: it belongs to the node %q, and this is %q: check `node` and `data_dir` in had.hcl, and the host name", dir, r.Node, self)
 	}
 	return nil
 }

@@ -22,6 +22,8 @@ const (
 	codeBirth       code = "birth"       // bound to another birth certificate
 	codeRolledBack  code = "rolled-back" // has forgotten a birth it took part in
 	codeUnborn      code = "unborn"      // the cluster isn't born yet
+	codeFormer      code = "former"      // of an earlier generation of this cluster
+	codeLater       code = "later"       // of a later one: this node was left behind
 	codeBusy        code = "busy"        // too many operators are connected
 )
 
@@ -68,6 +70,7 @@ func (a *agreement) judge(h hello) *refusal {
 	no := func(c code, forGood bool, format string, args ...any) *refusal {
 		return &refusal{Code: c, Sentence: printable(fmt.Sprintf(format, args...)), ForGood: forGood}
 	}
+	stale := a.stale(h, no)
 	switch {
 	case h.Protocol != protocolVersion:
 		return no(codeProtocol, false, "%.80q (had %.40q) speaks version %d of the node protocol and %s version %d: run the same had on all nodes", h.From, h.Had, h.Protocol, a.rec.Node, protocolVersion)
@@ -77,6 +80,8 @@ func (a *agreement) judge(h hello) *refusal {
 		return no(codeSameName, false, "another host also calls itself %s: check `node` in its had.hcl, and its host name", a.rec.Node)
 	case h.To != a.rec.Node:
 		return no(codeAddressee, false, "%.80q looks for %.80q at the address of %s: compare the addresses in their had.hcl", h.From, h.To, a.rec.Node)
+	case stale != nil:
+		return stale
 	case a.rec.Phase == born && h.Phase == gathering:
 		return a.judgeNewcomer(h, no)
 	case !bound && h.Kind == kindMeet && a.joins(h):

@@ -1,6 +1,7 @@
 package peer
 
 import (
+	"errors"
 	"fmt"
 	"maps"
 	"net"
@@ -45,6 +46,7 @@ type ledger struct {
 	log     Logger
 	members func() int // of the cluster, with this node
 	fatal   chan error
+	ended   func(by, sentence string) error // makes it durable that the cluster has gone on without this node
 
 	mu      sync.Mutex
 	entries map[ledgerKey]ledgerEntry
@@ -52,9 +54,9 @@ type ledger struct {
 	told    bool // fatal was sent
 }
 
-func newLedger(log Logger, members func() int) *ledger {
+func newLedger(log Logger, members func() int, ended func(by, sentence string) error) *ledger {
 	return &ledger{
-		log: log, members: members, fatal: make(chan error, 1),
+		log: log, members: members, ended: ended, fatal: make(chan error, 1),
 		entries: make(map[ledgerKey]ledgerEntry),
 		logged:  make(map[loggedKey]time.Time),
 	}
@@ -89,6 +91,19 @@ func (l *ledger) joined() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	maps.DeleteFunc(l.entries, func(_ ledgerKey, e ledgerEntry) bool { return !e.ForGood })
+}
+
+// leftBehind returns an error when a member of a later generation has been met:
+// its word alone is enough, for what is left of this generation may still be a
+// quorum of it.
+func (l *ledger) leftBehind() error {
+	for k, e := range l.entries {
+		if k.by == refusesUs && e.Code == codeFormer || k.by == weRefuse && e.Code == codeLater {
+			err := &RefusedError{Peer: k.peer, Sentence: e.Sentence, ForGood: true}
+			return errors.Join(err, l.ended(k.peer, e.Sentence))
+		}
+	}
+	return nil
 }
 
 // due reports whether k may be logged again, and counts it as logged.
@@ -164,6 +179,9 @@ func (l *ledger) hopeless(now phase) error {
 // ruledOut returns an error when the members that don't refuse this node for
 // good are, with it, fewer than a quorum.
 func (l *ledger) ruledOut() error {
+	if err := l.leftBehind(); err != nil {
+		return err
+	}
 	r := l.forGood()
 	members := l.members()
 	if quorum := members/2 + 1; members-len(r) >= quorum {

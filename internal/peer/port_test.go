@@ -274,7 +274,7 @@ func TestMeetEndsWithItsContext(t *testing.T) {
 func TestRefusalsAreLoggedSparingly(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		log := &lines{}
-		l := newLedger(log, func() int { return 3 })
+		l := newLedger(log, func() int { return 3 }, nil)
 		from := &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 1}
 		expect := func(n int, when string) {
 			t.Helper()

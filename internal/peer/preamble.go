@@ -43,6 +43,7 @@ type hello struct {
 	To        string   `json:"to"` // whom the sender believes to talk to
 	Phase     phase    `json:"phase"`
 	ClusterID string   `json:"cluster_id,omitempty"` // when locked or born
+	Former    []string `json:"former,omitempty"`     // cluster IDs of the generations before
 	Members   []Member `json:"members,omitempty"`    // had.hcl's list; meet only
 	Birth     *Birth   `json:"birth,omitempty"`      // when locked or born; meet only
 	// RosterIndex says how much it knows of the members since the birth; Roster is

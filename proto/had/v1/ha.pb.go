@@ -3736,7 +3736,7 @@ var File_had_v1_ha_proto protoreflect.FileDescriptor
 
 const file_had_v1_ha_proto_rawDesc = "" +
 	"\n" +
-	"\x0fhad/v1/ha.proto\x12\x06had.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x15had/v1/diagnose.proto\x1a\x10had/v1/log.proto\x1a\x13had/v1/member.proto\x1a\x11had/v1/peer.proto\x1a\x13had/v1/policy.proto\x1a\x12had/v1/state.proto\x1a\x11had/v1/sync.proto\"\x0f\n" +
+	"\x0fhad/v1/ha.proto\x12\x06had.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x15had/v1/diagnose.proto\x1a\x10had/v1/log.proto\x1a\x13had/v1/member.proto\x1a\x11had/v1/peer.proto\x1a\x13had/v1/policy.proto\x1a\x15had/v1/snapshot.proto\x1a\x12had/v1/state.proto\x1a\x11had/v1/sync.proto\"\x0f\n" +
 	"\rStatusRequest\"\xcb\x05\n" +
 	"\x0eStatusResponse\x12\x18\n" +
 	"\acluster\x18\x01 \x01(\tR\acluster\x12\x1d\n" +
@@ -4037,7 +4037,7 @@ const file_had_v1_ha_proto_rawDesc = "" +
 	"\x02by\x18\x01 \x01(\tR\x02by\x12\x16\n" +
 	"\x06reason\x18\x02 \x01(\tR\x06reason\"&\n" +
 	"\x0eResumeResponse\x12\x14\n" +
-	"\x05index\x18\x01 \x01(\x04R\x05index2\x99\x11\n" +
+	"\x05index\x18\x01 \x01(\x04R\x05index2\xb8\x12\n" +
 	"\x02HA\x127\n" +
 	"\x06Status\x12\x15.had.v1.StatusRequest\x1a\x16.had.v1.StatusResponse\x12<\n" +
 	"\aHistory\x12\x16.had.v1.HistoryRequest\x1a\x17.had.v1.HistoryResponse0\x01\x126\n" +
@@ -4077,7 +4077,9 @@ const file_had_v1_ha_proto_rawDesc = "" +
 	"\bNodeList\x12\x17.had.v1.NodeListRequest\x1a\x18.had.v1.NodeListResponse\x12:\n" +
 	"\aNodeAdd\x12\x16.had.v1.NodeAddRequest\x1a\x17.had.v1.NodeAddResponse\x12C\n" +
 	"\n" +
-	"NodeRemove\x12\x19.had.v1.NodeRemoveRequest\x1a\x1a.had.v1.NodeRemoveResponseB\x18Z\x16had/proto/had/v1;hadv1b\x06proto3"
+	"NodeRemove\x12\x19.had.v1.NodeRemoveRequest\x1a\x1a.had.v1.NodeRemoveResponse\x12I\n" +
+	"\fSnapshotSave\x12\x1b.had.v1.SnapshotSaveRequest\x1a\x1c.had.v1.SnapshotSaveResponse\x12R\n" +
+	"\x0fSnapshotRestore\x12\x1e.had.v1.SnapshotRestoreRequest\x1a\x1f.had.v1.SnapshotRestoreResponseB\x18Z\x16had/proto/had/v1;hadv1b\x06proto3"
 
 var (
 	file_had_v1_ha_proto_rawDescOnce sync.Once
@@ -4094,101 +4096,105 @@ func file_had_v1_ha_proto_rawDescGZIP() []byte {
 var file_had_v1_ha_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
 var file_had_v1_ha_proto_msgTypes = make([]protoimpl.MessageInfo, 51)
 var file_had_v1_ha_proto_goTypes = []any{
-	(Ownership_State)(0),           // 0: had.v1.Ownership.State
-	(Diagnostic_Severity)(0),       // 1: had.v1.Diagnostic.Severity
-	(*StatusRequest)(nil),          // 2: had.v1.StatusRequest
-	(*StatusResponse)(nil),         // 3: had.v1.StatusResponse
-	(*TokenSummary)(nil),           // 4: had.v1.TokenSummary
-	(*NotifyStatus)(nil),           // 5: had.v1.NotifyStatus
-	(*Unsecured)(nil),              // 6: had.v1.Unsecured
-	(*Freshness)(nil),              // 7: had.v1.Freshness
-	(*Ownership)(nil),              // 8: had.v1.Ownership
-	(*NodeStatus)(nil),             // 9: had.v1.NodeStatus
-	(*PolicySummary)(nil),          // 10: had.v1.PolicySummary
-	(*VipSummary)(nil),             // 11: had.v1.VipSummary
-	(*HistoryRequest)(nil),         // 12: had.v1.HistoryRequest
-	(*HistoryResponse)(nil),        // 13: had.v1.HistoryResponse
-	(*WatchRequest)(nil),           // 14: had.v1.WatchRequest
-	(*WatchResponse)(nil),          // 15: had.v1.WatchResponse
-	(*MoveRequest)(nil),            // 16: had.v1.MoveRequest
-	(*MoveResponse)(nil),           // 17: had.v1.MoveResponse
-	(*ConfirmFenceRequest)(nil),    // 18: had.v1.ConfirmFenceRequest
-	(*ConfirmFenceResponse)(nil),   // 19: had.v1.ConfirmFenceResponse
-	(*NotifyTestRequest)(nil),      // 20: had.v1.NotifyTestRequest
-	(*NotifyTestResponse)(nil),     // 21: had.v1.NotifyTestResponse
-	(*NotifyTestResult)(nil),       // 22: had.v1.NotifyTestResult
-	(*PolicyValidateRequest)(nil),  // 23: had.v1.PolicyValidateRequest
-	(*PolicyValidateResponse)(nil), // 24: had.v1.PolicyValidateResponse
-	(*Diagnostic)(nil),             // 25: had.v1.Diagnostic
-	(*PolicyApplyRequest)(nil),     // 26: had.v1.PolicyApplyRequest
-	(*PolicyApplyResponse)(nil),    // 27: had.v1.PolicyApplyResponse
-	(*PolicyShowRequest)(nil),      // 28: had.v1.PolicyShowRequest
-	(*PolicyShowResponse)(nil),     // 29: had.v1.PolicyShowResponse
-	(*PolicyPlanResponse)(nil),     // 30: had.v1.PolicyPlanResponse
-	(*TokenShowRequest)(nil),       // 31: had.v1.TokenShowRequest
-	(*TokenShowResponse)(nil),      // 32: had.v1.TokenShowResponse
-	(*TokenSetRequest)(nil),        // 33: had.v1.TokenSetRequest
-	(*TokenSetResponse)(nil),       // 34: had.v1.TokenSetResponse
-	(*TokenForgetRequest)(nil),     // 35: had.v1.TokenForgetRequest
-	(*TokenForgetResponse)(nil),    // 36: had.v1.TokenForgetResponse
-	(*TokenKeyRequest)(nil),        // 37: had.v1.TokenKeyRequest
-	(*TokenKeyResponse)(nil),       // 38: had.v1.TokenKeyResponse
-	(*TimingRequest)(nil),          // 39: had.v1.TimingRequest
-	(*TimingResponse)(nil),         // 40: had.v1.TimingResponse
-	(*VersionRequest)(nil),         // 41: had.v1.VersionRequest
-	(*VersionResponse)(nil),        // 42: had.v1.VersionResponse
-	(*FreezeRequest)(nil),          // 43: had.v1.FreezeRequest
-	(*FreezeResponse)(nil),         // 44: had.v1.FreezeResponse
-	(*UnfreezeRequest)(nil),        // 45: had.v1.UnfreezeRequest
-	(*UnfreezeResponse)(nil),       // 46: had.v1.UnfreezeResponse
-	(*DrainRequest)(nil),           // 47: had.v1.DrainRequest
-	(*DrainResponse)(nil),          // 48: had.v1.DrainResponse
-	(*UndrainRequest)(nil),         // 49: had.v1.UndrainRequest
-	(*UndrainResponse)(nil),        // 50: had.v1.UndrainResponse
-	(*ResumeRequest)(nil),          // 51: had.v1.ResumeRequest
-	(*ResumeResponse)(nil),         // 52: had.v1.ResumeResponse
-	(*timestamppb.Timestamp)(nil),  // 53: google.protobuf.Timestamp
-	(*SyncSummary)(nil),            // 54: had.v1.SyncSummary
-	(*Frozen)(nil),                 // 55: had.v1.Frozen
-	(*Held)(nil),                   // 56: had.v1.Held
-	(*HeldVolume)(nil),             // 57: had.v1.HeldVolume
-	(*HeldAddress)(nil),            // 58: had.v1.HeldAddress
-	(*CheckStatus)(nil),            // 59: had.v1.CheckStatus
-	(*Drain)(nil),                  // 60: had.v1.Drain
-	(*SyncStatus)(nil),             // 61: had.v1.SyncStatus
-	(*TokenHealth)(nil),            // 62: had.v1.TokenHealth
-	(*PolicyTrial)(nil),            // 63: had.v1.PolicyTrial
-	(*Event)(nil),                  // 64: had.v1.Event
-	(*Policy)(nil),                 // 65: had.v1.Policy
-	(*PolicyChange)(nil),           // 66: had.v1.PolicyChange
-	(*PolicyEffect)(nil),           // 67: had.v1.PolicyEffect
-	(*SyncRunRequest)(nil),         // 68: had.v1.SyncRunRequest
-	(*SyncResumeRequest)(nil),      // 69: had.v1.SyncResumeRequest
-	(*PolicyPlanRequest)(nil),      // 70: had.v1.PolicyPlanRequest
-	(*PolicyConfirmRequest)(nil),   // 71: had.v1.PolicyConfirmRequest
-	(*PolicyVersionsRequest)(nil),  // 72: had.v1.PolicyVersionsRequest
-	(*WhyNotRequest)(nil),          // 73: had.v1.WhyNotRequest
-	(*PreflightRequest)(nil),       // 74: had.v1.PreflightRequest
-	(*HookListRequest)(nil),        // 75: had.v1.HookListRequest
-	(*HookRunRequest)(nil),         // 76: had.v1.HookRunRequest
-	(*ShowLogLevelRequest)(nil),    // 77: had.v1.ShowLogLevelRequest
-	(*LogLevelRequest)(nil),        // 78: had.v1.LogLevelRequest
-	(*NodeListRequest)(nil),        // 79: had.v1.NodeListRequest
-	(*NodeAddRequest)(nil),         // 80: had.v1.NodeAddRequest
-	(*NodeRemoveRequest)(nil),      // 81: had.v1.NodeRemoveRequest
-	(*SyncRunResponse)(nil),        // 82: had.v1.SyncRunResponse
-	(*SyncResumeResponse)(nil),     // 83: had.v1.SyncResumeResponse
-	(*PolicyConfirmResponse)(nil),  // 84: had.v1.PolicyConfirmResponse
-	(*PolicyVersionsResponse)(nil), // 85: had.v1.PolicyVersionsResponse
-	(*WhyNotResponse)(nil),         // 86: had.v1.WhyNotResponse
-	(*PreflightResponse)(nil),      // 87: had.v1.PreflightResponse
-	(*HookListResponse)(nil),       // 88: had.v1.HookListResponse
-	(*HookRunResponse)(nil),        // 89: had.v1.HookRunResponse
-	(*ShowLogLevelResponse)(nil),   // 90: had.v1.ShowLogLevelResponse
-	(*LogLevelResponse)(nil),       // 91: had.v1.LogLevelResponse
-	(*NodeListResponse)(nil),       // 92: had.v1.NodeListResponse
-	(*NodeAddResponse)(nil),        // 93: had.v1.NodeAddResponse
-	(*NodeRemoveResponse)(nil),     // 94: had.v1.NodeRemoveResponse
+	(Ownership_State)(0),            // 0: had.v1.Ownership.State
+	(Diagnostic_Severity)(0),        // 1: had.v1.Diagnostic.Severity
+	(*StatusRequest)(nil),           // 2: had.v1.StatusRequest
+	(*StatusResponse)(nil),          // 3: had.v1.StatusResponse
+	(*TokenSummary)(nil),            // 4: had.v1.TokenSummary
+	(*NotifyStatus)(nil),            // 5: had.v1.NotifyStatus
+	(*Unsecured)(nil),               // 6: had.v1.Unsecured
+	(*Freshness)(nil),               // 7: had.v1.Freshness
+	(*Ownership)(nil),               // 8: had.v1.Ownership
+	(*NodeStatus)(nil),              // 9: had.v1.NodeStatus
+	(*PolicySummary)(nil),           // 10: had.v1.PolicySummary
+	(*VipSummary)(nil),              // 11: had.v1.VipSummary
+	(*HistoryRequest)(nil),          // 12: had.v1.HistoryRequest
+	(*HistoryResponse)(nil),         // 13: had.v1.HistoryResponse
+	(*WatchRequest)(nil),            // 14: had.v1.WatchRequest
+	(*WatchResponse)(nil),           // 15: had.v1.WatchResponse
+	(*MoveRequest)(nil),             // 16: had.v1.MoveRequest
+	(*MoveResponse)(nil),            // 17: had.v1.MoveResponse
+	(*ConfirmFenceRequest)(nil),     // 18: had.v1.ConfirmFenceRequest
+	(*ConfirmFenceResponse)(nil),    // 19: had.v1.ConfirmFenceResponse
+	(*NotifyTestRequest)(nil),       // 20: had.v1.NotifyTestRequest
+	(*NotifyTestResponse)(nil),      // 21: had.v1.NotifyTestResponse
+	(*NotifyTestResult)(nil),        // 22: had.v1.NotifyTestResult
+	(*PolicyValidateRequest)(nil),   // 23: had.v1.PolicyValidateRequest
+	(*PolicyValidateResponse)(nil),  // 24: had.v1.PolicyValidateResponse
+	(*Diagnostic)(nil),              // 25: had.v1.Diagnostic
+	(*PolicyApplyRequest)(nil),      // 26: had.v1.PolicyApplyRequest
+	(*PolicyApplyResponse)(nil),     // 27: had.v1.PolicyApplyResponse
+	(*PolicyShowRequest)(nil),       // 28: had.v1.PolicyShowRequest
+	(*PolicyShowResponse)(nil),      // 29: had.v1.PolicyShowResponse
+	(*PolicyPlanResponse)(nil),      // 30: had.v1.PolicyPlanResponse
+	(*TokenShowRequest)(nil),        // 31: had.v1.TokenShowRequest
+	(*TokenShowResponse)(nil),       // 32: had.v1.TokenShowResponse
+	(*TokenSetRequest)(nil),         // 33: had.v1.TokenSetRequest
+	(*TokenSetResponse)(nil),        // 34: had.v1.TokenSetResponse
+	(*TokenForgetRequest)(nil),      // 35: had.v1.TokenForgetRequest
+	(*TokenForgetResponse)(nil),     // 36: had.v1.TokenForgetResponse
+	(*TokenKeyRequest)(nil),         // 37: had.v1.TokenKeyRequest
+	(*TokenKeyResponse)(nil),        // 38: had.v1.TokenKeyResponse
+	(*TimingRequest)(nil),           // 39: had.v1.TimingRequest
+	(*TimingResponse)(nil),          // 40: had.v1.TimingResponse
+	(*VersionRequest)(nil),          // 41: had.v1.VersionRequest
+	(*VersionResponse)(nil),         // 42: had.v1.VersionResponse
+	(*FreezeRequest)(nil),           // 43: had.v1.FreezeRequest
+	(*FreezeResponse)(nil),          // 44: had.v1.FreezeResponse
+	(*UnfreezeRequest)(nil),         // 45: had.v1.UnfreezeRequest
+	(*UnfreezeResponse)(nil),        // 46: had.v1.UnfreezeResponse
+	(*DrainRequest)(nil),            // 47: had.v1.DrainRequest
+	(*DrainResponse)(nil),           // 48: had.v1.DrainResponse
+	(*UndrainRequest)(nil),          // 49: had.v1.UndrainRequest
+	(*UndrainResponse)(nil),         // 50: had.v1.UndrainResponse
+	(*ResumeRequest)(nil),           // 51: had.v1.ResumeRequest
+	(*ResumeResponse)(nil),          // 52: had.v1.ResumeResponse
+	(*timestamppb.Timestamp)(nil),   // 53: google.protobuf.Timestamp
+	(*SyncSummary)(nil),             // 54: had.v1.SyncSummary
+	(*Frozen)(nil),                  // 55: had.v1.Frozen
+	(*Held)(nil),                    // 56: had.v1.Held
+	(*HeldVolume)(nil),              // 57: had.v1.HeldVolume
+	(*HeldAddress)(nil),             // 58: had.v1.HeldAddress
+	(*CheckStatus)(nil),             // 59: had.v1.CheckStatus
+	(*Drain)(nil),                   // 60: had.v1.Drain
+	(*SyncStatus)(nil),              // 61: had.v1.SyncStatus
+	(*TokenHealth)(nil),             // 62: had.v1.TokenHealth
+	(*PolicyTrial)(nil),             // 63: had.v1.PolicyTrial
+	(*Event)(nil),                   // 64: had.v1.Event
+	(*Policy)(nil),                  // 65: had.v1.Policy
+	(*PolicyChange)(nil),            // 66: had.v1.PolicyChange
+	(*PolicyEffect)(nil),            // 67: had.v1.PolicyEffect
+	(*SyncRunRequest)(nil),          // 68: had.v1.SyncRunRequest
+	(*SyncResumeRequest)(nil),       // 69: had.v1.SyncResumeRequest
+	(*PolicyPlanRequest)(nil),       // 70: had.v1.PolicyPlanRequest
+	(*PolicyConfirmRequest)(nil),    // 71: had.v1.PolicyConfirmRequest
+	(*PolicyVersionsRequest)(nil),   // 72: had.v1.PolicyVersionsRequest
+	(*WhyNotRequest)(nil),           // 73: had.v1.WhyNotRequest
+	(*PreflightRequest)(nil),        // 74: had.v1.PreflightRequest
+	(*HookListRequest)(nil),         // 75: had.v1.HookListRequest
+	(*HookRunRequest)(nil),          // 76: had.v1.HookRunRequest
+	(*ShowLogLevelRequest)(nil),     // 77: had.v1.ShowLogLevelRequest
+	(*LogLevelRequest)(nil),         // 78: had.v1.LogLevelRequest
+	(*NodeListRequest)(nil),         // 79: had.v1.NodeListRequest
+	(*NodeAddRequest)(nil),          // 80: had.v1.NodeAddRequest
+	(*NodeRemoveRequest)(nil),       // 81: had.v1.NodeRemoveRequest
+	(*SnapshotSaveRequest)(nil),     // 82: had.v1.SnapshotSaveRequest
+	(*SnapshotRestoreRequest)(nil),  // 83: had.v1.SnapshotRestoreRequest
+	(*SyncRunResponse)(nil),         // 84: had.v1.SyncRunResponse
+	(*SyncResumeResponse)(nil),      // 85: had.v1.SyncResumeResponse
+	(*PolicyConfirmResponse)(nil),   // 86: had.v1.PolicyConfirmResponse
+	(*PolicyVersionsResponse)(nil),  // 87: had.v1.PolicyVersionsResponse
+	(*WhyNotResponse)(nil),          // 88: had.v1.WhyNotResponse
+	(*PreflightResponse)(nil),       // 89: had.v1.PreflightResponse
+	(*HookListResponse)(nil),        // 90: had.v1.HookListResponse
+	(*HookRunResponse)(nil),         // 91: had.v1.HookRunResponse
+	(*ShowLogLevelResponse)(nil),    // 92: had.v1.ShowLogLevelResponse
+	(*LogLevelResponse)(nil),        // 93: had.v1.LogLevelResponse
+	(*NodeListResponse)(nil),        // 94: had.v1.NodeListResponse
+	(*NodeAddResponse)(nil),         // 95: had.v1.NodeAddResponse
+	(*NodeRemoveResponse)(nil),      // 96: had.v1.NodeRemoveResponse
+	(*SnapshotSaveResponse)(nil),    // 97: had.v1.SnapshotSaveResponse
+	(*SnapshotRestoreResponse)(nil), // 98: had.v1.SnapshotRestoreResponse
 }
 var file_had_v1_ha_proto_depIdxs = []int32{
 	7,  // 0: had.v1.StatusResponse.freshness:type_name -> had.v1.Freshness
@@ -4268,42 +4274,46 @@ var file_had_v1_ha_proto_depIdxs = []int32{
 	79, // 74: had.v1.HA.NodeList:input_type -> had.v1.NodeListRequest
 	80, // 75: had.v1.HA.NodeAdd:input_type -> had.v1.NodeAddRequest
 	81, // 76: had.v1.HA.NodeRemove:input_type -> had.v1.NodeRemoveRequest
-	3,  // 77: had.v1.HA.Status:output_type -> had.v1.StatusResponse
-	13, // 78: had.v1.HA.History:output_type -> had.v1.HistoryResponse
-	15, // 79: had.v1.HA.Watch:output_type -> had.v1.WatchResponse
-	17, // 80: had.v1.HA.Move:output_type -> had.v1.MoveResponse
-	19, // 81: had.v1.HA.ConfirmFence:output_type -> had.v1.ConfirmFenceResponse
-	44, // 82: had.v1.HA.Freeze:output_type -> had.v1.FreezeResponse
-	46, // 83: had.v1.HA.Unfreeze:output_type -> had.v1.UnfreezeResponse
-	48, // 84: had.v1.HA.Drain:output_type -> had.v1.DrainResponse
-	50, // 85: had.v1.HA.Undrain:output_type -> had.v1.UndrainResponse
-	52, // 86: had.v1.HA.Resume:output_type -> had.v1.ResumeResponse
-	82, // 87: had.v1.HA.SyncRun:output_type -> had.v1.SyncRunResponse
-	83, // 88: had.v1.HA.SyncResume:output_type -> had.v1.SyncResumeResponse
-	24, // 89: had.v1.HA.PolicyValidate:output_type -> had.v1.PolicyValidateResponse
-	27, // 90: had.v1.HA.PolicyApply:output_type -> had.v1.PolicyApplyResponse
-	29, // 91: had.v1.HA.PolicyShow:output_type -> had.v1.PolicyShowResponse
-	30, // 92: had.v1.HA.PolicyPlan:output_type -> had.v1.PolicyPlanResponse
-	84, // 93: had.v1.HA.PolicyConfirm:output_type -> had.v1.PolicyConfirmResponse
-	85, // 94: had.v1.HA.PolicyVersions:output_type -> had.v1.PolicyVersionsResponse
-	32, // 95: had.v1.HA.TokenShow:output_type -> had.v1.TokenShowResponse
-	34, // 96: had.v1.HA.TokenSet:output_type -> had.v1.TokenSetResponse
-	36, // 97: had.v1.HA.TokenForget:output_type -> had.v1.TokenForgetResponse
-	38, // 98: had.v1.HA.TokenKey:output_type -> had.v1.TokenKeyResponse
-	21, // 99: had.v1.HA.NotifyTest:output_type -> had.v1.NotifyTestResponse
-	40, // 100: had.v1.HA.Timing:output_type -> had.v1.TimingResponse
-	42, // 101: had.v1.HA.Version:output_type -> had.v1.VersionResponse
-	86, // 102: had.v1.HA.WhyNot:output_type -> had.v1.WhyNotResponse
-	87, // 103: had.v1.HA.Preflight:output_type -> had.v1.PreflightResponse
-	88, // 104: had.v1.HA.HookList:output_type -> had.v1.HookListResponse
-	89, // 105: had.v1.HA.HookRun:output_type -> had.v1.HookRunResponse
-	90, // 106: had.v1.HA.ShowLogLevel:output_type -> had.v1.ShowLogLevelResponse
-	91, // 107: had.v1.HA.LogLevel:output_type -> had.v1.LogLevelResponse
-	92, // 108: had.v1.HA.NodeList:output_type -> had.v1.NodeListResponse
-	93, // 109: had.v1.HA.NodeAdd:output_type -> had.v1.NodeAddResponse
-	94, // 110: had.v1.HA.NodeRemove:output_type -> had.v1.NodeRemoveResponse
-	77, // [77:111] is the sub-list for method output_type
-	43, // [43:77] is the sub-list for method input_type
+	82, // 77: had.v1.HA.SnapshotSave:input_type -> had.v1.SnapshotSaveRequest
+	83, // 78: had.v1.HA.SnapshotRestore:input_type -> had.v1.SnapshotRestoreRequest
+	3,  // 79: had.v1.HA.Status:output_type -> had.v1.StatusResponse
+	13, // 80: had.v1.HA.History:output_type -> had.v1.HistoryResponse
+	15, // 81: had.v1.HA.Watch:output_type -> had.v1.WatchResponse
+	17, // 82: had.v1.HA.Move:output_type -> had.v1.MoveResponse
+	19, // 83: had.v1.HA.ConfirmFence:output_type -> had.v1.ConfirmFenceResponse
+	44, // 84: had.v1.HA.Freeze:output_type -> had.v1.FreezeResponse
+	46, // 85: had.v1.HA.Unfreeze:output_type -> had.v1.UnfreezeResponse
+	48, // 86: had.v1.HA.Drain:output_type -> had.v1.DrainResponse
+	50, // 87: had.v1.HA.Undrain:output_type -> had.v1.UndrainResponse
+	52, // 88: had.v1.HA.Resume:output_type -> had.v1.ResumeResponse
+	84, // 89: had.v1.HA.SyncRun:output_type -> had.v1.SyncRunResponse
+	85, // 90: had.v1.HA.SyncResume:output_type -> had.v1.SyncResumeResponse
+	24, // 91: had.v1.HA.PolicyValidate:output_type -> had.v1.PolicyValidateResponse
+	27, // 92: had.v1.HA.PolicyApply:output_type -> had.v1.PolicyApplyResponse
+	29, // 93: had.v1.HA.PolicyShow:output_type -> had.v1.PolicyShowResponse
+	30, // 94: had.v1.HA.PolicyPlan:output_type -> had.v1.PolicyPlanResponse
+	86, // 95: had.v1.HA.PolicyConfirm:output_type -> had.v1.PolicyConfirmResponse
+	87, // 96: had.v1.HA.PolicyVersions:output_type -> had.v1.PolicyVersionsResponse
+	32, // 97: had.v1.HA.TokenShow:output_type -> had.v1.TokenShowResponse
+	34, // 98: had.v1.HA.TokenSet:output_type -> had.v1.TokenSetResponse
+	36, // 99: had.v1.HA.TokenForget:output_type -> had.v1.TokenForgetResponse
+	38, // 100: had.v1.HA.TokenKey:output_type -> had.v1.TokenKeyResponse
+	21, // 101: had.v1.HA.NotifyTest:output_type -> had.v1.NotifyTestResponse
+	40, // 102: had.v1.HA.Timing:output_type -> had.v1.TimingResponse
+	42, // 103: had.v1.HA.Version:output_type -> had.v1.VersionResponse
+	88, // 104: had.v1.HA.WhyNot:output_type -> had.v1.WhyNotResponse
+	89, // 105: had.v1.HA.Preflight:output_type -> had.v1.PreflightResponse
+	90, // 106: had.v1.HA.HookList:output_type -> had.v1.HookListResponse
+	91, // 107: had.v1.HA.HookRun:output_type -> had.v1.HookRunResponse
+	92, // 108: had.v1.HA.ShowLogLevel:output_type -> had.v1.ShowLogLevelResponse
+	93, // 109: had.v1.HA.LogLevel:output_type -> had.v1.LogLevelResponse
+	94, // 110: had.v1.HA.NodeList:output_type -> had.v1.NodeListResponse
+	95, // 111: had.v1.HA.NodeAdd:output_type -> had.v1.NodeAddResponse
+	96, // 112: had.v1.HA.NodeRemove:output_type -> had.v1.NodeRemoveResponse
+	97, // 113: had.v1.HA.SnapshotSave:output_type -> had.v1.SnapshotSaveResponse
+	98, // 114: had.v1.HA.SnapshotRestore:output_type -> had.v1.SnapshotRestoreResponse
+	79, // [79:115] is the sub-list for method output_type
+	43, // [43:79] is the sub-list for method input_type
 	43, // [43:43] is the sub-list for extension type_name
 	43, // [43:43] is the sub-list for extension extendee
 	0,  // [0:43] is the sub-list for field type_name
@@ -4319,6 +4329,7 @@ func file_had_v1_ha_proto_init() {
 	file_had_v1_member_proto_init()
 	file_had_v1_peer_proto_init()
 	file_had_v1_policy_proto_init()
+	file_had_v1_snapshot_proto_init()
 	file_had_v1_state_proto_init()
 	file_had_v1_sync_proto_init()
 	type x struct{}

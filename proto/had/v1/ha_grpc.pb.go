@@ -19,40 +19,42 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	HA_Status_FullMethodName         = "/had.v1.HA/Status"
-	HA_History_FullMethodName        = "/had.v1.HA/History"
-	HA_Watch_FullMethodName          = "/had.v1.HA/Watch"
-	HA_Move_FullMethodName           = "/had.v1.HA/Move"
-	HA_ConfirmFence_FullMethodName   = "/had.v1.HA/ConfirmFence"
-	HA_Freeze_FullMethodName         = "/had.v1.HA/Freeze"
-	HA_Unfreeze_FullMethodName       = "/had.v1.HA/Unfreeze"
-	HA_Drain_FullMethodName          = "/had.v1.HA/Drain"
-	HA_Undrain_FullMethodName        = "/had.v1.HA/Undrain"
-	HA_Resume_FullMethodName         = "/had.v1.HA/Resume"
-	HA_SyncRun_FullMethodName        = "/had.v1.HA/SyncRun"
-	HA_SyncResume_FullMethodName     = "/had.v1.HA/SyncResume"
-	HA_PolicyValidate_FullMethodName = "/had.v1.HA/PolicyValidate"
-	HA_PolicyApply_FullMethodName    = "/had.v1.HA/PolicyApply"
-	HA_PolicyShow_FullMethodName     = "/had.v1.HA/PolicyShow"
-	HA_PolicyPlan_FullMethodName     = "/had.v1.HA/PolicyPlan"
-	HA_PolicyConfirm_FullMethodName  = "/had.v1.HA/PolicyConfirm"
-	HA_PolicyVersions_FullMethodName = "/had.v1.HA/PolicyVersions"
-	HA_TokenShow_FullMethodName      = "/had.v1.HA/TokenShow"
-	HA_TokenSet_FullMethodName       = "/had.v1.HA/TokenSet"
-	HA_TokenForget_FullMethodName    = "/had.v1.HA/TokenForget"
-	HA_TokenKey_FullMethodName       = "/had.v1.HA/TokenKey"
-	HA_NotifyTest_FullMethodName     = "/had.v1.HA/NotifyTest"
-	HA_Timing_FullMethodName         = "/had.v1.HA/Timing"
-	HA_Version_FullMethodName        = "/had.v1.HA/Version"
-	HA_WhyNot_FullMethodName         = "/had.v1.HA/WhyNot"
-	HA_Preflight_FullMethodName      = "/had.v1.HA/Preflight"
-	HA_HookList_FullMethodName       = "/had.v1.HA/HookList"
-	HA_HookRun_FullMethodName        = "/had.v1.HA/HookRun"
-	HA_ShowLogLevel_FullMethodName   = "/had.v1.HA/ShowLogLevel"
-	HA_LogLevel_FullMethodName       = "/had.v1.HA/LogLevel"
-	HA_NodeList_FullMethodName       = "/had.v1.HA/NodeList"
-	HA_NodeAdd_FullMethodName        = "/had.v1.HA/NodeAdd"
-	HA_NodeRemove_FullMethodName     = "/had.v1.HA/NodeRemove"
+	HA_Status_FullMethodName          = "/had.v1.HA/Status"
+	HA_History_FullMethodName         = "/had.v1.HA/History"
+	HA_Watch_FullMethodName           = "/had.v1.HA/Watch"
+	HA_Move_FullMethodName            = "/had.v1.HA/Move"
+	HA_ConfirmFence_FullMethodName    = "/had.v1.HA/ConfirmFence"
+	HA_Freeze_FullMethodName          = "/had.v1.HA/Freeze"
+	HA_Unfreeze_FullMethodName        = "/had.v1.HA/Unfreeze"
+	HA_Drain_FullMethodName           = "/had.v1.HA/Drain"
+	HA_Undrain_FullMethodName         = "/had.v1.HA/Undrain"
+	HA_Resume_FullMethodName          = "/had.v1.HA/Resume"
+	HA_SyncRun_FullMethodName         = "/had.v1.HA/SyncRun"
+	HA_SyncResume_FullMethodName      = "/had.v1.HA/SyncResume"
+	HA_PolicyValidate_FullMethodName  = "/had.v1.HA/PolicyValidate"
+	HA_PolicyApply_FullMethodName     = "/had.v1.HA/PolicyApply"
+	HA_PolicyShow_FullMethodName      = "/had.v1.HA/PolicyShow"
+	HA_PolicyPlan_FullMethodName      = "/had.v1.HA/PolicyPlan"
+	HA_PolicyConfirm_FullMethodName   = "/had.v1.HA/PolicyConfirm"
+	HA_PolicyVersions_FullMethodName  = "/had.v1.HA/PolicyVersions"
+	HA_TokenShow_FullMethodName       = "/had.v1.HA/TokenShow"
+	HA_TokenSet_FullMethodName        = "/had.v1.HA/TokenSet"
+	HA_TokenForget_FullMethodName     = "/had.v1.HA/TokenForget"
+	HA_TokenKey_FullMethodName        = "/had.v1.HA/TokenKey"
+	HA_NotifyTest_FullMethodName      = "/had.v1.HA/NotifyTest"
+	HA_Timing_FullMethodName          = "/had.v1.HA/Timing"
+	HA_Version_FullMethodName         = "/had.v1.HA/Version"
+	HA_WhyNot_FullMethodName          = "/had.v1.HA/WhyNot"
+	HA_Preflight_FullMethodName       = "/had.v1.HA/Preflight"
+	HA_HookList_FullMethodName        = "/had.v1.HA/HookList"
+	HA_HookRun_FullMethodName         = "/had.v1.HA/HookRun"
+	HA_ShowLogLevel_FullMethodName    = "/had.v1.HA/ShowLogLevel"
+	HA_LogLevel_FullMethodName        = "/had.v1.HA/LogLevel"
+	HA_NodeList_FullMethodName        = "/had.v1.HA/NodeList"
+	HA_NodeAdd_FullMethodName         = "/had.v1.HA/NodeAdd"
+	HA_NodeRemove_FullMethodName      = "/had.v1.HA/NodeRemove"
+	HA_SnapshotSave_FullMethodName    = "/had.v1.HA/SnapshotSave"
+	HA_SnapshotRestore_FullMethodName = "/had.v1.HA/SnapshotRestore"
 )
 
 // HAClient is the client API for HA service.
@@ -139,6 +141,12 @@ type HAClient interface {
 	NodeAdd(ctx context.Context, in *NodeAddRequest, opts ...grpc.CallOption) (*NodeAddResponse, error)
 	// NodeRemove takes a member out. It goes on as NodeAdd does.
 	NodeRemove(ctx context.Context, in *NodeRemoveRequest, opts ...grpc.CallOption) (*NodeRemoveResponse, error)
+	// SnapshotSave returns the state as of a commit, to be kept in a file.
+	SnapshotSave(ctx context.Context, in *SnapshotSaveRequest, opts ...grpc.CallOption) (*SnapshotSaveResponse, error)
+	// SnapshotRestore puts back of a saved state what may be put back, by records
+	// like any others. Who owns or has owned isn't among it. A policy with errors,
+	// or a file of another cluster that isn't named, changes nothing.
+	SnapshotRestore(ctx context.Context, in *SnapshotRestoreRequest, opts ...grpc.CallOption) (*SnapshotRestoreResponse, error)
 }
 
 type hAClient struct {
@@ -507,6 +515,26 @@ func (c *hAClient) NodeRemove(ctx context.Context, in *NodeRemoveRequest, opts .
 	return out, nil
 }
 
+func (c *hAClient) SnapshotSave(ctx context.Context, in *SnapshotSaveRequest, opts ...grpc.CallOption) (*SnapshotSaveResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(SnapshotSaveResponse)
+	err := c.cc.Invoke(ctx, HA_SnapshotSave_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *hAClient) SnapshotRestore(ctx context.Context, in *SnapshotRestoreRequest, opts ...grpc.CallOption) (*SnapshotRestoreResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(SnapshotRestoreResponse)
+	err := c.cc.Invoke(ctx, HA_SnapshotRestore_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // HAServer is the server API for HA service.
 // All implementations must embed UnimplementedHAServer
 // for forward compatibility.
@@ -591,6 +619,12 @@ type HAServer interface {
 	NodeAdd(context.Context, *NodeAddRequest) (*NodeAddResponse, error)
 	// NodeRemove takes a member out. It goes on as NodeAdd does.
 	NodeRemove(context.Context, *NodeRemoveRequest) (*NodeRemoveResponse, error)
+	// SnapshotSave returns the state as of a commit, to be kept in a file.
+	SnapshotSave(context.Context, *SnapshotSaveRequest) (*SnapshotSaveResponse, error)
+	// SnapshotRestore puts back of a saved state what may be put back, by records
+	// like any others. Who owns or has owned isn't among it. A policy with errors,
+	// or a file of another cluster that isn't named, changes nothing.
+	SnapshotRestore(context.Context, *SnapshotRestoreRequest) (*SnapshotRestoreResponse, error)
 	mustEmbedUnimplementedHAServer()
 }
 
@@ -702,6 +736,12 @@ func (UnimplementedHAServer) NodeAdd(context.Context, *NodeAddRequest) (*NodeAdd
 }
 func (UnimplementedHAServer) NodeRemove(context.Context, *NodeRemoveRequest) (*NodeRemoveResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method NodeRemove not implemented")
+}
+func (UnimplementedHAServer) SnapshotSave(context.Context, *SnapshotSaveRequest) (*SnapshotSaveResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method SnapshotSave not implemented")
+}
+func (UnimplementedHAServer) SnapshotRestore(context.Context, *SnapshotRestoreRequest) (*SnapshotRestoreResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method SnapshotRestore not implemented")
 }
 func (UnimplementedHAServer) mustEmbedUnimplementedHAServer() {}
 func (UnimplementedHAServer) testEmbeddedByValue()            {}
@@ -1322,6 +1362,42 @@ func _HA_NodeRemove_Handler(srv interface{}, ctx context.Context, dec func(inter
 	return interceptor(ctx, in, info, handler)
 }
 
+func _HA_SnapshotSave_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(SnapshotSaveRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(HAServer).SnapshotSave(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: HA_SnapshotSave_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(HAServer).SnapshotSave(ctx, req.(*SnapshotSaveRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _HA_SnapshotRestore_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(SnapshotRestoreRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(HAServer).SnapshotRestore(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: HA_SnapshotRestore_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(HAServer).SnapshotRestore(ctx, req.(*SnapshotRestoreRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // HA_ServiceDesc is the grpc.ServiceDesc for HA service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -1456,6 +1532,14 @@ var HA_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "NodeRemove",
 			Handler:    _HA_NodeRemove_Handler,
+		},
+		{
+			MethodName: "SnapshotSave",
+			Handler:    _HA_SnapshotSave_Handler,
+		},
+		{
+			MethodName: "SnapshotRestore",
+			Handler:    _HA_SnapshotRestore_Handler,
 		},
 	},
 	Streams: []grpc.StreamDesc{

@@ -1051,10 +1051,13 @@ func (*Command_MemberSettle) isCommand_Record() {}
 // Birth binds each node's name to the random ID its data folder holds. The
 // first leader commits it; every later one is refused.
 type Birth struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Cluster       string                 `protobuf:"bytes,1,opt,name=cluster,proto3" json:"cluster,omitempty"`
-	ClusterId     string                 `protobuf:"bytes,2,opt,name=cluster_id,json=clusterId,proto3" json:"cluster_id,omitempty"`
-	Members       []*Member              `protobuf:"bytes,3,rep,name=members,proto3" json:"members,omitempty"`
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Cluster   string                 `protobuf:"bytes,1,opt,name=cluster,proto3" json:"cluster,omitempty"`
+	ClusterId string                 `protobuf:"bytes,2,opt,name=cluster_id,json=clusterId,proto3" json:"cluster_id,omitempty"`
+	Members   []*Member              `protobuf:"bytes,3,rep,name=members,proto3" json:"members,omitempty"`
+	// IDs of the clusters that this one is the next generation of, oldest first
+	// (had recover).
+	Former        []string `protobuf:"bytes,4,rep,name=former,proto3" json:"former,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1106,6 +1109,13 @@ func (x *Birth) GetClusterId() string {
 func (x *Birth) GetMembers() []*Member {
 	if x != nil {
 		return x.Members
+	}
+	return nil
+}
+
+func (x *Birth) GetFormer() []string {
+	if x != nil {
+		return x.Former
 	}
 	return nil
 }
@@ -4570,12 +4580,13 @@ const file_had_v1_log_proto_rawDesc = "" +
 	"member_add\x18P \x01(\v2\x11.had.v1.MemberAddH\x00R\tmemberAdd\x12;\n" +
 	"\rmember_remove\x18Q \x01(\v2\x14.had.v1.MemberRemoveH\x00R\fmemberRemove\x12;\n" +
 	"\rmember_settle\x18R \x01(\v2\x14.had.v1.MemberSettleH\x00R\fmemberSettleB\b\n" +
-	"\x06record\"j\n" +
+	"\x06record\"\x82\x01\n" +
 	"\x05Birth\x12\x18\n" +
 	"\acluster\x18\x01 \x01(\tR\acluster\x12\x1d\n" +
 	"\n" +
 	"cluster_id\x18\x02 \x01(\tR\tclusterId\x12(\n" +
-	"\amembers\x18\x03 \x03(\v2\x0e.had.v1.MemberR\amembers\"\xd1\x02\n" +
+	"\amembers\x18\x03 \x03(\v2\x0e.had.v1.MemberR\amembers\x12\x16\n" +
+	"\x06former\x18\x04 \x03(\tR\x06former\"\xd1\x02\n" +
 	"\x06Member\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
 	"\aaddress\x18\x02 \x01(\tR\aaddress\x12\x18\n" +

@@ -1415,6 +1415,7 @@ type Event struct {
 	//	*Event_CheckChanged
 	//	*Event_PolicyConfirmed
 	//	*Event_Extended
+	//	*Event_Recovered
 	//	*Event_MemberAdded
 	//	*Event_MemberRemoved
 	//	*Event_MemberSettled
@@ -1734,6 +1735,15 @@ func (x *Event) GetExtended() *Extend {
 	return nil
 }
 
+func (x *Event) GetRecovered() *Recovered {
+	if x != nil {
+		if x, ok := x.Body.(*Event_Recovered); ok {
+			return x.Recovered
+		}
+	}
+	return nil
+}
+
 func (x *Event) GetMemberAdded() *MemberAdd {
 	if x != nil {
 		if x, ok := x.Body.(*Event_MemberAdded); ok {
@@ -1865,6 +1875,10 @@ type Event_Extended struct {
 	Extended *Extend `protobuf:"bytes,41,opt,name=extended,proto3,oneof"`
 }
 
+type Event_Recovered struct {
+	Recovered *Recovered `protobuf:"bytes,60,opt,name=recovered,proto3,oneof"`
+}
+
 type Event_MemberAdded struct {
 	MemberAdded *MemberAdd `protobuf:"bytes,80,opt,name=member_added,json=memberAdded,proto3,oneof"`
 }
@@ -1927,6 +1941,8 @@ func (*Event_PolicyConfirmed) isEvent_Body() {}
 
 func (*Event_Extended) isEvent_Body() {}
 
+func (*Event_Recovered) isEvent_Body() {}
+
 func (*Event_MemberAdded) isEvent_Body() {}
 
 func (*Event_MemberRemoved) isEvent_Body() {}
@@ -1937,7 +1953,7 @@ var File_had_v1_state_proto protoreflect.FileDescriptor
 
 const file_had_v1_state_proto_rawDesc = "" +
 	"\n" +
-	"\x12had/v1/state.proto\x12\x06had.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x10had/v1/log.proto\x1a\x11had/v1/sync.proto\"\xea\a\n" +
+	"\x12had/v1/state.proto\x12\x06had.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x10had/v1/log.proto\x1a\x14had/v1/recover.proto\x1a\x11had/v1/sync.proto\"\xea\a\n" +
 	"\x05State\x12#\n" +
 	"\rapplied_index\x18\x01 \x01(\x04R\fappliedIndex\x12#\n" +
 	"\x05birth\x18\x02 \x01(\v2\r.had.v1.BirthR\x05birth\x12&\n" +
@@ -2063,7 +2079,7 @@ const file_had_v1_state_proto_rawDesc = "" +
 	"\x0fDeliveredStream\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12\x16\n" +
 	"\x06stream\x18\x02 \x01(\tR\x06stream\x12\x10\n" +
-	"\x03seq\x18\x03 \x01(\x04R\x03seq\"\xd6\f\n" +
+	"\x03seq\x18\x03 \x01(\x04R\x03seq\"\x89\r\n" +
 	"\x05Event\x12\x14\n" +
 	"\x05index\x18\x01 \x01(\x04R\x05index\x12\x10\n" +
 	"\x03sub\x18\x02 \x01(\rR\x03sub\x12\x12\n" +
@@ -2099,7 +2115,8 @@ const file_had_v1_state_proto_rawDesc = "" +
 	"\aresumed\x18\x1d \x01(\v2\x0e.had.v1.ResumeH\x00R\aresumed\x12:\n" +
 	"\rcheck_changed\x18\x1e \x01(\v2\x13.had.v1.CheckChangeH\x00R\fcheckChanged\x12B\n" +
 	"\x10policy_confirmed\x18( \x01(\v2\x15.had.v1.PolicyConfirmH\x00R\x0fpolicyConfirmed\x12,\n" +
-	"\bextended\x18) \x01(\v2\x0e.had.v1.ExtendH\x00R\bextended\x126\n" +
+	"\bextended\x18) \x01(\v2\x0e.had.v1.ExtendH\x00R\bextended\x121\n" +
+	"\trecovered\x18< \x01(\v2\x11.had.v1.RecoveredH\x00R\trecovered\x126\n" +
 	"\fmember_added\x18P \x01(\v2\x11.had.v1.MemberAddH\x00R\vmemberAdded\x12=\n" +
 	"\x0emember_removed\x18Q \x01(\v2\x14.had.v1.MemberRemoveH\x00R\rmemberRemoved\x12=\n" +
 	"\x0emember_settled\x18R \x01(\v2\x14.had.v1.MemberSettleH\x00R\rmemberSettledB\x06\n" +
@@ -2170,9 +2187,10 @@ var file_had_v1_state_proto_goTypes = []any{
 	(*Undrain)(nil),               // 48: had.v1.Undrain
 	(*Resume)(nil),                // 49: had.v1.Resume
 	(*Extend)(nil),                // 50: had.v1.Extend
-	(*MemberAdd)(nil),             // 51: had.v1.MemberAdd
-	(*MemberRemove)(nil),          // 52: had.v1.MemberRemove
-	(*MemberSettle)(nil),          // 53: had.v1.MemberSettle
+	(*Recovered)(nil),             // 51: had.v1.Recovered
+	(*MemberAdd)(nil),             // 52: had.v1.MemberAdd
+	(*MemberRemove)(nil),          // 53: had.v1.MemberRemove
+	(*MemberSettle)(nil),          // 54: had.v1.MemberSettle
 }
 var file_had_v1_state_proto_depIdxs = []int32{
 	16, // 0: had.v1.State.birth:type_name -> had.v1.Birth
@@ -2247,14 +2265,15 @@ var file_had_v1_state_proto_depIdxs = []int32{
 	23, // 69: had.v1.Event.check_changed:type_name -> had.v1.CheckChange
 	25, // 70: had.v1.Event.policy_confirmed:type_name -> had.v1.PolicyConfirm
 	50, // 71: had.v1.Event.extended:type_name -> had.v1.Extend
-	51, // 72: had.v1.Event.member_added:type_name -> had.v1.MemberAdd
-	52, // 73: had.v1.Event.member_removed:type_name -> had.v1.MemberRemove
-	53, // 74: had.v1.Event.member_settled:type_name -> had.v1.MemberSettle
-	75, // [75:75] is the sub-list for method output_type
-	75, // [75:75] is the sub-list for method input_type
-	75, // [75:75] is the sub-list for extension type_name
-	75, // [75:75] is the sub-list for extension extendee
-	0,  // [0:75] is the sub-list for field type_name
+	51, // 72: had.v1.Event.recovered:type_name -> had.v1.Recovered
+	52, // 73: had.v1.Event.member_added:type_name -> had.v1.MemberAdd
+	53, // 74: had.v1.Event.member_removed:type_name -> had.v1.MemberRemove
+	54, // 75: had.v1.Event.member_settled:type_name -> had.v1.MemberSettle
+	76, // [76:76] is the sub-list for method output_type
+	76, // [76:76] is the sub-list for method input_type
+	76, // [76:76] is the sub-list for extension type_name
+	76, // [76:76] is the sub-list for extension extendee
+	0,  // [0:76] is the sub-list for field type_name
 }
 
 func init() { file_had_v1_state_proto_init() }
@@ -2263,6 +2282,7 @@ func file_had_v1_state_proto_init() {
 		return
 	}
 	file_had_v1_log_proto_init()
+	file_had_v1_recover_proto_init()
 	file_had_v1_sync_proto_init()
 	file_had_v1_state_proto_msgTypes[15].OneofWrappers = []any{
 		(*Event_Birth)(nil),
@@ -2290,6 +2310,7 @@ func file_had_v1_state_proto_init() {
 		(*Event_CheckChanged)(nil),
 		(*Event_PolicyConfirmed)(nil),
 		(*Event_Extended)(nil),
+		(*Event_Recovered)(nil),
 		(*Event_MemberAdded)(nil),
 		(*Event_MemberRemoved)(nil),
 		(*Event_MemberSettled)(nil),
