@@ -111,7 +111,7 @@ func (c *cli) writePolicy(cmd *cobra.Command, w *policyWrite) error {
 		return fail(exitRefused, "policy version %d is in force, not %d: somebody applied one meanwhile; look at it and apply again", plan.GetBase(), req.GetExpectedVersion())
 	}
 	fmt.Fprint(c.err, renderPlan(plan, name, c.plainView()))
-	if !w.yes {
+	if !w.yes && plan.GetBase() != 0 { // the first policy takes nothing from anybody
 		if err := c.askYes(ctx, "Apply it?"); err != nil {
 			return err
 		}

@@ -113,7 +113,7 @@ func TestTwoClustersOnTheSameHosts(t *testing.T) {
 	// What the other cluster has is refused, and changes nothing.
 	shared := filepath.Join(t.TempDir(), "shared.hcl")
 	must(t, os.WriteFile(shared, []byte(fmt.Sprintf("vip \"shop\" { address = %q }\nvip \"theirs\" { address = %q }\n", shop.vip, s.vips[0])), 0o600))
-	out, err := shop.hactl(t, host, "policy", "apply", shared)
+	out, err := shop.hactl(t, host, "policy", "apply", "--yes", shared)
 	if want := fmt.Sprintf("the cluster \"lab\", which runs on this host, too, has %s in its policy", s.vips[0]); err == nil || !strings.Contains(out+err.Error(), want) {
 		t.Errorf("two clusters have one address: %v\n%s", err, out)
 	}

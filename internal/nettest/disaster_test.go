@@ -313,7 +313,7 @@ func TestAllNodesAreLost(t *testing.T) {
 	s.apply(t, owner, s.policy(s.vips...)+"# wrong\n")
 	b.must(t, owner, "hactl policy show > wrong.hcl")
 	b.must(t, owner, "hactl snapshot show /var/backups/had.snapshot --policy > policy.hcl")
-	b.must(t, owner, `hactl policy apply policy.hcl --reason "as it was yesterday"`, "policy version 3 is in force")
+	b.must(t, owner, `hactl policy apply policy.hcl --yes --reason "as it was yesterday"`, "policy version 3 is in force")
 	epoch := s.epoch(t)
 	s.apply(t, owner, s.policy(s.vips...)+"# wrong again\n")
 	s.says(t, spare, []string{"snapshot", "restore", file, "--yes"}, 0, "drain of "+spare+" the same", "policy version 1 restored: as version 5")
