@@ -172,15 +172,16 @@ database: need-go need-tools ## end owners of a PostgreSQL at random: make datab
 
 .PHONY: fuzz
 fuzz: need-go ## every fuzz target for a time each, one after another: make fuzz TIME=10m
-	@grep -rlE --include='*_test.go' '^func Fuzz' . | xargs -n1 dirname | sort -u | while read -r dir; do \
+	@grep -rlE --include='*_test.go' --exclude-dir=build '^func Fuzz' . | xargs -n1 dirname | sort -u | while read -r dir; do \
 		for target in $$(grep -hoE '^func Fuzz[A-Za-z0-9_]*' "$$dir"/*_test.go | cut -c6-); do \
 			echo "$$dir $$target"; go test -run '^$$' -fuzz "^$$target\$$" -fuzztime '$(or $(TIME),30s)' -fuzzminimizetime 1s $(TESTFLAGS) "$$dir"; \
 		done; \
 	done
 
 .PHONY: lint
-lint: need-go proto-drift ## linters, formatting, go.mod and generated code (the first run builds the linters: minutes)
+lint: need-go proto-drift ## linters, formatting, go.mod, generated code, old wire formats (the first run builds the linters: minutes)
 	$(BUF) lint
+	landed=$$(tools/landed.sh); $(BUF) breaking --against "$$landed/src"
 	$(BUF) format --diff --exit-code
 	go mod tidy -diff
 	go vet ./...
@@ -200,6 +201,14 @@ proto-drift: need-go ## fail when the Go code of proto/ isn't what its .proto fi
 	@out=$$(mktemp -d); trap 'rm -rf "$$out"' EXIT; \
 	$(BUF) generate --output "$$out"; \
 	diff -r --brief --exclude='*.proto' proto "$$out/proto" || { echo "make $@: the generated code is not up to date: run make generate" >&2; exit 1; }
+
+.PHONY: landed
+landed: need-go ## at a landing: what HEAD has becomes what the next versions are held against
+	@level=$$(awk '$$1 == "Known" { print $$4 }' internal/level/level.go); \
+	sed -i "s/^commit .*/commit $$(git rev-parse HEAD)/" internal/level/testdata/landed.txt; \
+	go test -count=1 ./internal/level -run TestWhatIsNewHasALevel -args -update; \
+	go test -count=1 ./cluster -run TestLanded -args -landed.write="$$level-$$(git rev-parse --short=7 HEAD)"; \
+	git status --short
 
 .PHONY: clean
 clean: ## remove what was built here

@@ -79,6 +79,8 @@ func (s *State) Apply(e Entry, cmd *hadv1.Command) Verdict {
 		v.Refused = s.applyMemberRemove(e, cmd, r.MemberRemove)
 	case *hadv1.Command_MemberSettle:
 		v.Refused = s.applyMemberSettle(e, cmd, r.MemberSettle)
+	case *hadv1.Command_LevelRise:
+		v.Refused = s.applyLevelRise(e, cmd, r.LevelRise)
 	default:
 		v.Refused = "this version of had doesn't know the record"
 	}

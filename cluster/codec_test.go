@@ -143,8 +143,8 @@ func TestNewerFormatsSaySo(t *testing.T) {
 		t.Errorf("a newer command: %v", err)
 	}
 	snap := encode(t, NewState())
-	snap[len(snapshotMagic)] = snapshotFormat + 1
-	if _, err := DecodeState(snap); err == nil || !strings.Contains(err.Error(), "format 2, this version reads 1") {
+	snap[len(snapshotMagic)] = snapshotLeveled + 1
+	if _, err := DecodeState(snap); err == nil || !strings.Contains(err.Error(), "format 3, this version reads 1 and 2") {
 		t.Errorf("a newer snapshot: %v", err)
 	}
 }

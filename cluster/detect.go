@@ -18,6 +18,8 @@ import (
 type Peers interface {
 	// Contact asks a node as the Peer service's call of that name.
 	Contact(ctx context.Context, node string, req *hadv1.ContactRequest) (*hadv1.ContactResponse, error)
+	// Health likewise; of the answer only who gives it and its level count here.
+	Health(ctx context.Context, node string) (*hadv1.HealthResponse, error)
 }
 
 // Lines is what a transport may know of its connections. NewTransport's does;

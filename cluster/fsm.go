@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"sync"
@@ -40,6 +41,9 @@ func (f *fsm) Apply(l *raft.Log) any {
 		// others' without a sign.
 		f.broken = fmt.Errorf("apply log entry %d: it is of a kind that this version of had doesn't know; update had on this node", l.Index)
 		f.fatal(f.broken)
+	case tooOld(cmd.GetLevelRise()) != nil:
+		f.broken = fmt.Errorf("apply log entry %d: %w", l.Index, tooOld(cmd.GetLevelRise()))
+		f.fatal(f.broken)
 	}
 	if f.broken != nil {
 		return Verdict{Index: l.Index, Refused: f.broken.Error()}
@@ -75,11 +79,15 @@ func (f *fsm) Restore(r io.ReadCloser) error {
 		return fmt.Errorf("read the snapshot: %w", err)
 	}
 	s, err := DecodeState(data)
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if errors.Is(err, errTooOld) {
+		f.broken = err // neither another try nor another snapshot helps
+		f.fatal(err)
+	}
 	if err != nil {
 		return err
 	}
-	f.mu.Lock()
-	defer f.mu.Unlock()
 	f.state = s
 	f.restored()
 	f.tell()
@@ -105,6 +113,12 @@ func (f *fsm) roster() *hadv1.Roster {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.state.roster
+}
+
+func (f *fsm) levelInForce() uint32 {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.state.levelInForce()
 }
 
 func (f *fsm) history(after uint64) ([]*hadv1.Event, uint64) {

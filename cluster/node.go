@@ -12,9 +12,11 @@ import (
 	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/raft"
 	"golang.org/x/sync/errgroup"
+	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"had/internal/clock"
+	"had/internal/level"
 	"had/internal/logs"
 	hadv1 "had/proto/had/v1"
 )
@@ -33,12 +35,14 @@ type Config struct {
 	Timing     Timing
 	Storage    *Storage
 	Transport  raft.Transport // may implement Lines
-	Peers      Peers          // nil: a leader is only missed by raft's own timer
+	Peers      Peers          // nil: a leader is only missed by raft's own timer, and no other node's level is known
 	Clock      clock.Source
 	Logger     hclog.Logger
+	Version    string // of this had, for people
 }
 
-// Errors of Propose and Transfer. A refusal by Apply is a *RefusedError.
+// Errors of Propose and Transfer. A refusal by Apply is a
+// *RefusedError, one because of a member with an older had a *LevelError.
 var (
 	ErrNotLeader      = errors.New("this node is not the leader")
 	ErrOutcomeUnknown = errors.New("the outcome is unknown: the command may or may not have been committed")
@@ -77,8 +81,10 @@ type Node struct {
 	replicated *replicated
 	contact    atomic.Pointer[raft.Raft] // raft, for what runs before Open returns
 	entrance   entrance                  // of commands into raft
-	lastLease  atomic.Int64              // clock.Instant: `s`, see LastLease
-	fatal      chan error                // capacity 1
+	rising     sync.Mutex                // held while the members are asked for their levels
+	needs      func(proto.Message) (level uint32, what string)
+	lastLease  atomic.Int64 // clock.Instant: `s`, see LastLease
+	fatal      chan error   // capacity 1
 	stopped    chan struct{}
 	atStart    uint64 // the last log index then
 	commits    latency
@@ -98,7 +104,7 @@ const stuckAfter = 10 * time.Second
 // Open joins the raft group with the state on disk. Run must be called.
 func Open(cfg Config) (n *Node, err error) {
 	n = &Node{
-		cfg: cfg, started: time.Now(), fatal: make(chan error, 1), stopped: make(chan struct{}), changed: make(chan struct{}),
+		cfg: cfg, needs: level.Needs, started: time.Now(), fatal: make(chan error, 1), stopped: make(chan struct{}), changed: make(chan struct{}),
 	}
 	n.cfg.Roster = laterRoster(cfg.Roster, bornRoster(cfg.Birth))
 	n.touchLease()
@@ -152,6 +158,11 @@ func Open(cfg Config) (n *Node, err error) {
 	}
 	n.raft, err = raft.NewRaft(rc, n.fsm, cached, stable, cfg.Storage.Snapshots, transport)
 	if err != nil {
+		select {
+		case why := <-n.fatal: // raft itself only says that it has no usable snapshot
+			err = why
+		default:
+		}
 		return nil, fmt.Errorf("start raft: %w", err)
 	}
 	n.atStart = n.raft.LastIndex()
@@ -409,8 +420,11 @@ func (n *Node) confirm(t0 clock.Instant) {
 
 // Propose commits a command through this node, which must lead. The header's
 // time and proposer are filled in. Errors: ErrNotLeader, *RefusedError,
-// ErrOutcomeUnknown.
+// *LevelError, ErrOutcomeUnknown.
 func (n *Node) Propose(ctx context.Context, cmd *hadv1.Command) (Verdict, error) {
+	if err := n.admit(ctx, cmd); err != nil {
+		return Verdict{}, err
+	}
 	cmd.At, cmd.Proposer = timestamppb.Now(), n.cfg.Instance.GetNode()
 	data, err := encodeCommand(cmd)
 	if err != nil {

@@ -14,6 +14,7 @@ import (
 	"github.com/hashicorp/raft"
 
 	"had/internal/clock"
+	"had/internal/level"
 	hadv1 "had/proto/had/v1"
 )
 
@@ -29,6 +30,8 @@ type nodes struct {
 	up  map[string]*Node   // those whose process runs
 	cut map[[2]string]bool // ordered pairs that can't reach each other
 	got map[string]int     // messages of leaders that reached a node
+
+	levels map[string]uint32 // that nodes say they know; not in it: level.Known
 }
 
 // host is what a node has and keeps over a restart.
@@ -47,7 +50,7 @@ type host struct {
 // startNodes starts every member of birth; they are stopped at the test's end.
 func startNodes(t *testing.T, birth *hadv1.Birth, detect time.Duration) *nodes {
 	t.Helper()
-	c := &nodes{t: t, birth: birth, detect: detect, hosts: map[string]*host{}, up: map[string]*Node{}, cut: map[[2]string]bool{}, got: map[string]int{}}
+	c := &nodes{t: t, birth: birth, detect: detect, hosts: map[string]*host{}, up: map[string]*Node{}, cut: map[[2]string]bool{}, got: map[string]int{}, levels: map[string]uint32{}}
 	for _, m := range birth.GetMembers() {
 		c.make(m.GetName())
 	}
@@ -242,6 +245,20 @@ func (w *wire) Contact(ctx context.Context, node string, req *hadv1.ContactReque
 		return nil, err
 	}
 	return n.Contact(ctx, req), nil
+}
+
+func (w *wire) Health(ctx context.Context, node string) (*hadv1.HealthResponse, error) {
+	n, err := w.reach(ctx, node)
+	if err != nil {
+		return nil, err
+	}
+	h := &hadv1.HealthResponse{Instance: n.cfg.Instance, Version: n.cfg.Version, RecordLevel: level.Known}
+	w.nodes.mu.Lock()
+	defer w.nodes.mu.Unlock()
+	if says, ok := w.nodes.levels[node]; ok {
+		h.RecordLevel = says
+	}
+	return h, nil
 }
 
 // reach returns a running node.

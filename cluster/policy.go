@@ -8,6 +8,7 @@ import (
 
 	"google.golang.org/protobuf/proto"
 
+	"had/internal/level"
 	hadv1 "had/proto/had/v1"
 )
 
@@ -61,8 +62,11 @@ func (s *State) enact(e Entry, cmd *hadv1.Command, p *hadv1.PolicyApply) {
 	s.trial = nil
 	// The new policy may mend what made a node fail.
 	s.nodes, s.failing = map[string]*hadv1.NodeRecord{}, nil
-	told := proto.CloneOf(p)
-	told.Text = "" // the policies themselves have it
+	told := p
+	if s.levelInForce() > level.First { // before, an older had may be about, whose history has it
+		told = proto.CloneOf(p)
+		told.Text = "" // the policies themselves have it
+	}
 	s.record(e, cmd, &hadv1.Event{Node: cmd.GetProposer(), Body: &hadv1.Event_PolicyApplied{PolicyApplied: told}})
 }
 

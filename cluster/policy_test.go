@@ -46,6 +46,7 @@ func (l *log) wantPolicy(version uint64, text string, trial bool) {
 func TestAPolicyOnTrial(t *testing.T) {
 	l := newLog(t)
 	l.must(1, birthCmd(testBirth()))
+	l.must(1, riseCmd(1, 2, reads(2, 2, 2)...))
 	if why := l.refused(1, trialCmd(0, "one", time.Minute)); !strings.Contains(why, "no policy yet that could come back") {
 		t.Error(why)
 	}

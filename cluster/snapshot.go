@@ -10,16 +10,19 @@ import (
 
 	"google.golang.org/protobuf/proto"
 
+	"had/internal/level"
 	hadv1 "had/proto/had/v1"
 )
 
 // A snapshot is: magic, format (1 byte), CRC-32C of the rest (4 bytes, big
 // endian), State as protobuf. raft's file store has a checksum of its own;
-// this one also covers the way over the network.
+// this one also covers the way over the network. The format says whether a had
+// from before there were levels can go on from it.
 const (
-	snapshotMagic  = "had-state"
-	snapshotFormat = 1
-	snapshotHeader = len(snapshotMagic) + 1 + 4
+	snapshotMagic   = "had-state"
+	snapshotFormat  = 1
+	snapshotLeveled = 2 // the state's level is above the first
+	snapshotHeader  = len(snapshotMagic) + 1 + 4
 )
 
 // ErrDamagedSnapshot is returned for bytes that are not a whole snapshot.
@@ -33,7 +36,11 @@ func (s *State) Encode() ([]byte, error) {
 	}
 	out := make([]byte, 0, snapshotHeader+len(body))
 	out = append(out, snapshotMagic...)
-	out = append(out, snapshotFormat)
+	if s.levelInForce() > level.First {
+		out = append(out, snapshotLeveled)
+	} else {
+		out = append(out, snapshotFormat)
+	}
 	out = binary.BigEndian.AppendUint32(out, crcOf(body))
 	return append(out, body...), nil
 }
@@ -43,8 +50,8 @@ func DecodeState(data []byte) (*State, error) {
 	if len(data) < snapshotHeader || string(data[:len(snapshotMagic)]) != snapshotMagic {
 		return nil, fmt.Errorf("%w: it doesn't begin as one", ErrDamagedSnapshot)
 	}
-	if f := data[len(snapshotMagic)]; f != snapshotFormat {
-		return nil, fmt.Errorf("%w or from a newer had: format %d, this version reads %d", ErrDamagedSnapshot, f, snapshotFormat)
+	if f := data[len(snapshotMagic)]; f != snapshotFormat && f != snapshotLeveled {
+		return nil, fmt.Errorf("%w or from a newer had: format %d, this version reads %d and %d", ErrDamagedSnapshot, f, snapshotFormat, snapshotLeveled)
 	}
 	body := data[snapshotHeader:]
 	if binary.BigEndian.Uint32(data[len(snapshotMagic)+1:]) != crcOf(body) {
@@ -53,6 +60,9 @@ func DecodeState(data []byte) (*State, error) {
 	m := new(hadv1.State)
 	if err := proto.Unmarshal(body, m); err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrDamagedSnapshot, err)
+	}
+	if err := tooOld(m.GetLevel().GetRise()); err != nil {
+		return nil, fmt.Errorf("take over a snapshot: %w", err)
 	}
 	return stateFrom(m), nil
 }
@@ -67,8 +77,12 @@ func (s *State) message() *hadv1.State {
 		LastEpoch: s.lastEpoch, LastOwner: s.lastOwner, Move: s.move, LastMove: s.lastMove,
 		History: s.history, EventsDropped: s.dropped, DoubtedEpoch: s.doubted,
 		Tokens: s.tokens, Notify: s.notify, Syncs: s.syncs,
-		Frozen: s.frozen, Failing: s.failing, Failovers: s.failovers, Held: s.held, Roster: s.roster,
+		Frozen: s.frozen, Failing: s.failing, Failovers: s.failovers, Held: s.held,
 		EarlierPolicies: s.earlier, PolicyTrial: s.trial,
+		Level: s.level,
+	}
+	if len(s.roster.GetDeparted()) > 0 || s.roster.GetIndex() != 0 {
+		m.Roster = s.roster // otherwise it is the birth's, which every version knows
 	}
 	for _, n := range s.nodes {
 		m.Nodes = append(m.Nodes, n)
@@ -97,6 +111,7 @@ func stateFrom(m *hadv1.State) *State {
 	s.tokens, s.notify, s.syncs = m.GetTokens(), m.GetNotify(), m.GetSyncs()
 	s.frozen, s.failing, s.failovers, s.held = m.GetFrozen(), m.GetFailing(), m.GetFailovers(), m.GetHeld()
 	s.earlier, s.trial = m.GetEarlierPolicies(), m.GetPolicyTrial()
+	s.level = m.GetLevel()
 	for _, d := range m.GetDrained() {
 		s.drained[d.GetNode()] = d
 	}

@@ -48,8 +48,9 @@ type State struct {
 	failovers []*hadv1.Failover       // that the limits count, oldest first
 	held      *hadv1.Held             // nil: it isn't
 
-	earlier []*hadv1.Policy    // that were in force before policy, oldest first; see boundPolicies
-	trial   *hadv1.PolicyTrial // of policy; nil: it is there for good
+	earlier []*hadv1.Policy     // that were in force before policy, oldest first; see boundPolicies
+	trial   *hadv1.PolicyTrial  // of policy; nil: it is there for good
+	level   *hadv1.LevelInForce // nil: the first
 }
 
 type streamKey struct{ nodeID, stream string }
@@ -84,8 +85,9 @@ type View struct {
 	Failovers     []*hadv1.Failover       // caused by checks or scripts, oldest first
 	Held          *hadv1.Held             // nil: it isn't
 
-	EarlierPolicies []*hadv1.Policy    // oldest first; older ones have no text any more
-	Trial           *hadv1.PolicyTrial // of Policy: it is undone unless it is confirmed; nil: it is there for good
+	EarlierPolicies []*hadv1.Policy     // oldest first; older ones have no text any more
+	Trial           *hadv1.PolicyTrial  // of Policy: it is undone unless it is confirmed; nil: it is there for good
+	LevelRise       *hadv1.LevelInForce // nil: records are of the first level; see Level
 }
 
 // View returns the state without its history.
@@ -97,6 +99,7 @@ func (s *State) View() View {
 		Tokens: s.tokens, Notify: s.notify, Syncs: s.syncs,
 		Frozen: s.frozen, Drained: maps.Clone(s.drained), FailingChecks: s.failing, Failovers: s.failovers, Held: s.held,
 		EarlierPolicies: s.earlier, Trial: s.trial,
+		LevelRise: s.level,
 	}
 }
 

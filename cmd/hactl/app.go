@@ -190,7 +190,7 @@ func (c *cli) addVerbs(root *cobra.Command) {
 		{"Say what it owns, and what belongs to it", []*cobra.Command{
 			c.newNode(), c.newPolicy(), c.newHook(), c.newSync(), c.newToken(), c.newNotify(), c.newImport(),
 		}},
-		{"The rest", []*cobra.Command{c.newSnapshot(), c.newRecover(), c.newLog(), c.newTLS(), c.newTiming(), c.newCompletion(), c.newVersion()}},
+		{"The rest", []*cobra.Command{c.newSnapshot(), c.newRecover(), c.newLog(), c.newTLS(), c.newTiming(), c.newUpgrade(), c.newCompletion(), c.newVersion()}},
 	} {
 		root.AddGroup(&cobra.Group{ID: section.title, Title: section.title + ":"})
 		for _, verb := range section.verbs {

@@ -19,7 +19,9 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
 
+	records "had/internal/level"
 	"had/internal/peer"
 	hadv1 "had/proto/had/v1"
 )
@@ -183,11 +185,23 @@ func (d *dialer) lost(err error) error {
 	return &lostError{socket: d.path, remote: d.remote, connected: d.connected, dial: d.err, err: err}
 }
 
-// intercept tells an UNAVAILABLE that the daemon answered from one that gRPC
+// intercept keeps back a request that an older had would carry out only in part,
+// and tells an UNAVAILABLE that the daemon answered from one that gRPC
 // made up for want of a connection. An answer without a message is one header
 // block, so its trailer carries at least the content type (gRPC over HTTP/2,
 // "Trailers-Only"); a made-up one has none.
 func (d *dialer) intercept(ctx context.Context, method string, req, reply any, conn *grpc.ClientConn, invoke grpc.UnaryInvoker, opts ...grpc.CallOption) error {
+	if m, ok := req.(proto.Message); ok {
+		if needs, _ := records.Needs(m); needs > records.First {
+			v, err := hadv1.NewHAClient(conn).Version(ctx, &hadv1.VersionRequest{}) // by way of intercept, too
+			if err != nil {
+				return err
+			}
+			if lacks := records.Lacks(m, v); lacks != "" {
+				return fail(exitRefused, "%s", lacks)
+			}
+		}
+	}
 	var trailer metadata.MD
 	err := invoke(ctx, method, req, reply, conn, append(opts, grpc.Trailer(&trailer))...)
 	if status.Code(err) == codes.Unavailable && len(trailer) == 0 {

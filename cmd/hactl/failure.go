@@ -80,7 +80,7 @@ func asFailure(err error) *failure {
 	case codes.Canceled:
 		return &failure{exitFailed, context.Canceled}
 	case codes.Unimplemented:
-		return &failure{exitFailed, fmt.Errorf("this had doesn't know the request, hactl version shows both versions: %s", sentence)}
+		return &failure{exitFailed, fmt.Errorf("the had that answers doesn't know the request: it is older than this hactl (hactl version shows both); upgrade it, or use the hactl it came with")}
 	}
 	return &failure{exitFailed, errors.New(sentence)}
 }

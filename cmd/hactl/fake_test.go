@@ -259,6 +259,10 @@ func (f *fakeHA) Unfreeze(ctx context.Context, r *hadv1.UnfreezeRequest) (*hadv1
 	return unary(ctx, f, "Unfreeze", r, &hadv1.UnfreezeResponse{})
 }
 
+func (f *fakeHA) UpgradeFinish(ctx context.Context, r *hadv1.UpgradeFinishRequest) (*hadv1.UpgradeFinishResponse, error) {
+	return unary(ctx, f, "UpgradeFinish", r, &hadv1.UpgradeFinishResponse{})
+}
+
 func (f *fakeHA) Drain(ctx context.Context, r *hadv1.DrainRequest) (*hadv1.DrainResponse, error) {
 	return unary(ctx, f, "Drain", r, &hadv1.DrainResponse{})
 }

@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	hadv1 "had/proto/had/v1"
 )
@@ -100,23 +102,27 @@ func (c *cli) writePolicy(cmd *cobra.Command, w *policyWrite) error {
 		return usageError(fmt.Sprintf("--confirm-within %s: nobody confirms in less than %s", w.within, shortestTrial), nil, cmd)
 	}
 	plan, err := c.planned(ctx, &hadv1.PolicyPlanRequest{Filename: req.GetFilename(), Text: req.GetText(), RollbackTo: req.GetRollbackTo()})
-	if err != nil {
-		return err
-	}
 	name := clean(req.GetFilename())
 	switch {
+	case tooOldToPlan(err) && req.GetRollbackTo() == 0:
+		fmt.Fprintf(c.err, "There is no plan: %v\n", asFailure(err))
+		req.CheckVersion = w.based
+	case err != nil:
+		return err
 	case plan.GetUnchanged():
 		return c.printApplied(&hadv1.PolicyApplyResponse{Version: plan.GetBase(), Unchanged: true, Diagnostics: plan.GetDiagnostics(), Trial: plan.GetTrial()})
 	case w.based && req.GetExpectedVersion() != plan.GetBase():
 		return fail(exitRefused, "policy version %d is in force, not %d: somebody applied one meanwhile; look at it and apply again", plan.GetBase(), req.GetExpectedVersion())
+	default:
+		fmt.Fprint(c.err, renderPlan(plan, name, c.plainView()))
+		req.CheckVersion, req.ExpectedVersion = true, plan.GetBase()
 	}
-	fmt.Fprint(c.err, renderPlan(plan, name, c.plainView()))
-	if !w.yes && plan.GetBase() != 0 { // the first policy takes nothing from anybody
+	if !w.yes && (plan == nil || plan.GetBase() != 0) { // the first policy takes nothing from anybody
 		if err := c.askYes(ctx, "Apply it?"); err != nil {
 			return err
 		}
 	}
-	req.CheckVersion, req.ExpectedVersion, req.ConfirmWithinNs = true, plan.GetBase(), int64(w.within)
+	req.ConfirmWithinNs = int64(w.within)
 	r, err := call(ctx, c, func(ctx context.Context, cl *client) (*hadv1.PolicyApplyResponse, error) {
 		return cl.PolicyApply(ctx, req)
 	})
@@ -128,13 +134,14 @@ func (c *cli) writePolicy(cmd *cobra.Command, w *policyWrite) error {
 	case c.printErrors(r.GetDiagnostics()):
 		return fail(exitUsage, "%s is not a valid policy: nothing was applied", name)
 	}
-	if err := c.printApplied(r); err != nil {
-		return err
-	}
-	if w.within > 0 && r.GetTrial() == nil && !r.GetUnchanged() {
-		return fail(exitFailed, "the leader runs a had that knows no --confirm-within: policy version %d is there for good; hactl policy rollback undoes it", r.GetVersion())
-	}
-	return nil
+	return c.printApplied(r)
+}
+
+// tooOldToPlan reports whether a plan failed because the had that was asked, or the
+// leader's, is older than plans are: then there is none, and all else goes on.
+func tooOldToPlan(err error) bool {
+	code := status.Code(err)
+	return code == codes.Unimplemented || code == codes.FailedPrecondition
 }
 
 // printErrors shows the errors of a policy; the plan has shown the warnings.

@@ -96,6 +96,8 @@ func describe(e *hadv1.Event, v view) (string, style) {
 		return describeTokenChanged(body.TokenChanged), plain
 	case *hadv1.Event_Notified:
 		return describeNotified(body.Notified)
+	case *hadv1.Event_LevelRisen:
+		return describeLevel(body.LevelRisen), bold
 	case *hadv1.Event_Notice:
 		return describeNotice(body.Notice, v)
 	}
@@ -124,6 +126,14 @@ func describeMember(e *hadv1.Event) (string, bool) {
 		return e.GetNode() + " is a member and votes", true
 	}
 	return "", false
+}
+
+func describeLevel(r *hadv1.LevelRise) string {
+	var members []string
+	for _, m := range r.GetMembers() {
+		members = append(members, strings.TrimSpace(m.GetNode()+" "+m.GetVersion()))
+	}
+	return fmt.Sprintf("the log may have records of level %d%s, and no older had can join%s; all nodes: %s", r.GetLevel(), by(r.GetBy()), colon(r.GetReason()), strings.Join(members, ", "))
 }
 
 func describeBirth(b *hadv1.Birth) string {

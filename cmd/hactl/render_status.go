@@ -96,7 +96,19 @@ func (p *page) ownership(s *hadv1.StatusResponse) {
 		}
 		p.entry("policy   ", style, text)
 	}
+	p.levels(s)
 	p.notifications(s)
+}
+
+// levels is shown while an upgrade is under way: some node that answers reads
+// less than another.
+func (p *page) levels(s *hadv1.StatusResponse) {
+	l := s.GetLevel()
+	if slices.ContainsFunc(s.GetNodes(), func(n *hadv1.NodeStatus) bool {
+		return n.GetRecordLevel() != 0 && n.GetRecordLevel() < l.GetKnown()
+	}) {
+		p.entry("records  ", yellow, fmt.Sprintf("level %d, and %d once every node reads it: %s", l.GetInForce(), l.GetKnown(), strings.Join(l.GetBehind(), "; ")))
+	}
 }
 
 // volumes lists what is mounted with the addresses, and how a silent owner is

@@ -7,6 +7,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"had/internal/level"
 	hadv1 "had/proto/had/v1"
 )
 
@@ -26,7 +27,7 @@ func versionCommand() *cobra.Command {
 			}
 			v := buildVersion()
 			return output.print(cmd.OutOrStdout(), map[string]any{
-				"schema_version": schemaVersion, "version": v.GetVersion(), "commit": v.GetCommit(), "go": v.GetGo(),
+				"schema_version": schemaVersion, "version": v.GetVersion(), "commit": v.GetCommit(), "go": v.GetGo(), "record_level": v.GetRecordLevel(),
 			}, fmt.Sprintf("had %s (commit %s, %s)\n", v.GetVersion(), orUnknown(v.GetCommit()), v.GetGo()))
 		},
 	}
@@ -42,7 +43,7 @@ func orUnknown(s string) string {
 }
 
 func buildVersion() *hadv1.VersionResponse {
-	v := &hadv1.VersionResponse{Version: version, Commit: commit, Go: runtime.Version()}
+	v := &hadv1.VersionResponse{Version: version, Commit: commit, Go: runtime.Version(), RecordLevel: level.Known}
 	if v.GetVersion() == "" {
 		v.Version = "development"
 	}

@@ -24,9 +24,10 @@ func statusOf(err error) error {
 		return err // it came from another node, which has mapped it
 	}
 	var refused *cluster.RefusedError
+	var leveled *cluster.LevelError
 	code := codes.Internal
 	switch {
-	case errors.As(err, &refused), errors.Is(err, failover.ErrRefused), errors.Is(err, mirror.ErrRefused):
+	case errors.As(err, &refused), errors.As(err, &leveled), errors.Is(err, failover.ErrRefused), errors.Is(err, mirror.ErrRefused):
 		code = codes.FailedPrecondition
 	case errors.Is(err, errNoLeader), errors.Is(err, cluster.ErrNotLeader):
 		code = codes.Unavailable

@@ -56,6 +56,7 @@ func (p *Peers) conn(node string) (*grpc.ClientConn, error) {
 			return p.dial(ctx, strings.TrimPrefix(target, scheme))
 		}),
 		grpc.WithTransportCredentials(insecure.NewCredentials()), // the port's TLS is underneath
+		grpc.WithUnaryInterceptor(whole),
 		grpc.WithConnectParams(grpc.ConnectParams{
 			// A healed network should be noticed within a second.
 			Backoff:           backoff.Config{BaseDelay: 100 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: time.Second},

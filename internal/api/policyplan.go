@@ -11,6 +11,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"had/cluster"
+	"had/internal/level"
 	"had/internal/policy"
 	hadv1 "had/proto/had/v1"
 )
@@ -98,10 +99,13 @@ func (s *Server) PolicyConfirm(ctx context.Context, req *hadv1.PolicyConfirmRequ
 }
 
 func (s *Server) confirmPolicy(ctx context.Context, req *hadv1.PolicyConfirmRequest) (*hadv1.PolicyConfirmResponse, error) {
-	version := req.GetVersion()
+	version, ready := req.GetVersion(), s.cfg.Node.Leadership().Ready
+	view, _ := s.cfg.Node.View()
 	if version == 0 {
-		view, _ := s.cfg.Node.View()
 		version = view.Policy.GetVersion()
+	}
+	if ready && view.Level() == level.First { // the record would raise it for nothing
+		return nil, status.Errorf(codes.FailedPrecondition, "policy version %d waits for no confirmation; version %d is in force", version, view.Policy.GetVersion())
 	}
 	v, err := s.cfg.Node.Propose(ctx, &hadv1.Command{Record: &hadv1.Command_PolicyConfirm{PolicyConfirm: &hadv1.PolicyConfirm{
 		Version: version, By: req.GetBy(), Reason: req.GetReason(),

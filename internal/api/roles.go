@@ -56,6 +56,7 @@ func roleFor(method string) (pki.Role, bool) {
 		hadv1.HA_TokenSet_FullMethodName,
 		hadv1.HA_TokenForget_FullMethodName,
 		hadv1.HA_TokenKey_FullMethodName,
+		hadv1.HA_UpgradeFinish_FullMethodName,
 		hadv1.HA_LogLevel_FullMethodName,
 		hadv1.HA_NodeAdd_FullMethodName,
 		hadv1.HA_NodeRemove_FullMethodName,

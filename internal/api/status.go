@@ -15,6 +15,7 @@ import (
 
 	"had/cluster"
 	"had/internal/failover"
+	"had/internal/level"
 	"had/internal/notify"
 	hadv1 "had/proto/had/v1"
 )
@@ -112,6 +113,7 @@ func (s *Server) status(fresh *hadv1.Freshness) *hadv1.StatusResponse {
 	for _, m := range s.cfg.Members() {
 		resp.Nodes = append(resp.Nodes, s.node(m, resp, own, local, l.Leading))
 	}
+	resp.Level = s.levels(view, resp.GetNodes(), l.Leading)
 	if l.Leading {
 		resp.Unsecured = unsecured(view, local, s.cfg.Self)
 		resp.Notify = s.cfg.Notifier.Status()
@@ -194,6 +196,7 @@ func (s *Server) node(m *hadv1.Member, resp *hadv1.StatusResponse, own *hadv1.He
 	}
 	n.Eligible, n.Reasons = h.GetEligible(), h.GetReasons()
 	n.Version, n.Holds, n.AppliedIndex = h.GetVersion(), h.GetHolds(), h.GetAppliedIndex()
+	n.RecordLevel = level.Of(h.GetRecordLevel())
 	n.Layers, n.Tokens, n.Syncs, n.Checks = h.GetLayers(), h.GetTokens(), h.GetSyncs(), h.GetChecks()
 	n.PendingReports, n.Problems, n.PolicyVersion = h.GetPendingReports(), h.GetProblems(), h.GetPolicyVersion()
 	if leading && n.GetReachable() && n.GetAppliedIndex()+failover.MaxLag < resp.GetFreshness().GetAppliedIndex() {

@@ -43,6 +43,7 @@ var leaves = []string{
 	module + "/internal/hook/...",
 	module + "/internal/importer/...",
 	module + "/internal/journal/...",
+	module + "/internal/level/...",
 	module + "/internal/logs/...",
 	module + "/internal/peer/...",
 	module + "/internal/pki/...",
@@ -143,7 +144,7 @@ var bans = []ban{
 	},
 	{
 		from: []string{module + "/cmd/hactl/..."}, through: true,
-		to: []string{module + "/..."}, allowed: []string{wireAPI, module + "/cmd/hactl/...", module + "/internal/importer/...", module + "/internal/pki/...", module + "/internal/peer/...", module + "/internal/durable/...", module + "/internal/backup/..."},
+		to: []string{module + "/..."}, allowed: []string{wireAPI, module + "/cmd/hactl/...", module + "/internal/importer/...", module + "/internal/pki/...", module + "/internal/peer/...", module + "/internal/durable/...", module + "/internal/backup/...", module + "/internal/level/..."},
 		why: "hactl is a client like any other: it must work against a remote node of another version; an import and a CA ask none, a saved file is read without one, and peer is how a node's port is opened",
 	},
 	{

@@ -207,7 +207,7 @@ func (n *node) open(birth peer.Birth) error {
 	n.raft, err = cluster.Open(cluster.Config{
 		Birth: members, Roster: rosterOf(local.identity), KeepRoster: keepRoster(local.identity), Instance: local.instance, Timing: timing, Storage: storage,
 		Transport: cluster.NewTransport(f.Node, n.port, timing, n.cfg.Logger), Peers: n.peers,
-		Clock: clock.Now, Logger: n.cfg.Logger,
+		Clock: clock.Now, Logger: n.cfg.Logger, Version: n.cfg.Version.GetVersion(),
 	})
 	if err != nil {
 		return errors.Join(err, storage.Close())

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"had/cluster"
+	"had/internal/level"
 	"had/internal/policy"
 	hadv1 "had/proto/had/v1"
 	"had/vip"
@@ -165,7 +166,7 @@ func (c *Controller) Health() *hadv1.HealthResponse {
 	view, _ := c.cfg.Log.View()
 	p, err := c.parsed.of(view.Policy)
 	h := &hadv1.HealthResponse{
-		Instance: c.cfg.Instance, Version: c.cfg.Version, AppliedIndex: view.Applied,
+		Instance: c.cfg.Instance, Version: c.cfg.Version, RecordLevel: level.Known, AppliedIndex: view.Applied,
 		PendingReports: uint32(c.cfg.Journal.PendingCount()), //nolint:gosec // never that many
 		Layers:         c.Layers(),
 	}

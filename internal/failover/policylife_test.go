@@ -9,6 +9,7 @@ import (
 
 	"google.golang.org/protobuf/types/known/timestamppb"
 
+	"had/cluster"
 	hadv1 "had/proto/had/v1"
 )
 
@@ -81,6 +82,28 @@ func TestVolumesThatNeedAnEpochOfTheirOwn(t *testing.T) {
 			})
 		})
 	}
+}
+
+// While a node's had is older the log takes no further volumes for an epoch: they get
+// a new one, and all is taken on again.
+func TestVolumesThatAnOlderHadWouldNotKnowOf(t *testing.T) {
+	runVolumes(t, func(r *rig, s *shelf) {
+		r.policy("")
+		time.Sleep(time.Second)
+		before := r.controller.executor.held().Epoch
+		r.log.mu.Lock()
+		r.log.extends = &cluster.LevelError{Needs: 2, InForce: 1, What: "extend", Behind: []string{"beta runs had v1"}}
+		r.log.mu.Unlock()
+		r.policy("", onlyWeb)
+		time.Sleep(5 * time.Second)
+		if got := r.controller.executor.held().Epoch; got == before || r.phase() != PhaseServing || len(s.has()) != 1 {
+			t.Errorf("it serves epoch %d with %v, phase %v; %s", got, s.has(), r.phase(), r.took())
+		}
+		rel := reported(r, (*hadv1.Event).GetReleased)
+		if len(rel) != 1 || !strings.Contains(rel[0].GetCause(), "beta runs had v1") || rel[0].GetForced() {
+			t.Errorf("released %v, want one in order because of beta's had", rel)
+		}
+	})
 }
 
 // A volume that is in use can't be taken from under what uses it: then all of it is

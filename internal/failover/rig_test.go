@@ -170,7 +170,8 @@ type steeredLog struct {
 	leadership cluster.Leadership
 	changed    chan struct{}
 	leads      chan struct{}
-	silent     bool // proposals get no answer and aren't committed
+	silent     bool  // proposals get no answer and aren't committed
+	extends    error // of an Extend that is proposed
 	lastLease  clock.Instant
 	gone       []string // what LeaderGone was told
 }
@@ -195,11 +196,13 @@ func (l *steeredLog) commit(cmd *hadv1.Command) (cluster.Verdict, error) {
 
 func (l *steeredLog) Propose(ctx context.Context, cmd *hadv1.Command) (cluster.Verdict, error) {
 	l.mu.Lock()
-	leading, silent, leads := l.leadership.Leading, l.silent, l.leads
+	leading, silent, leads, extends := l.leadership.Leading, l.silent, l.leads, l.extends
 	l.mu.Unlock()
 	switch {
 	case !leading:
 		return cluster.Verdict{}, cluster.ErrNotLeader
+	case cmd.GetExtend() != nil && extends != nil:
+		return cluster.Verdict{}, extends
 	case silent:
 		select {
 		case <-ctx.Done():

@@ -48,6 +48,7 @@ type Host struct {
 	services []io.Closer // set once, by startServices
 
 	mu      sync.Mutex
+	had     string // what Install named; empty: the lab's
 	daemon  *Process
 	procs   map[*Process]bool
 	clients map[*Client]bool

@@ -2,6 +2,7 @@ package lab
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -114,6 +115,20 @@ func (h *Host) Start(output string, argv ...string) (*Process, error) {
 	return p, nil
 }
 
+// Install has the host's daemon be another program from its next start on, as an
+// upgrade does.
+func (h *Host) Install(had string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.had = had
+}
+
+func (h *Host) program() string {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return cmp.Or(h.had, h.lab.cfg.HadBinary)
+}
+
 // StartDaemon starts the host's daemon, `had run`, and doesn't wait for it to
 // be ready.
 func (h *Host) StartDaemon() error {
@@ -123,10 +138,11 @@ func (h *Host) StartDaemon() error {
 	if h.off {
 		return fmt.Errorf("start the daemon of host %s: its power is off", h.Name)
 	}
-	if h.lab.cfg.HadBinary == "" {
+	had := h.program()
+	if had == "" {
 		return fmt.Errorf("start the daemon of host %s: the lab has no had binary", h.Name)
 	}
-	p, err := h.Start(h.Log(), h.lab.cfg.HadBinary, "run", "--config", h.Config())
+	p, err := h.Start(h.Log(), had, "run", "--config", h.Config())
 	if err != nil {
 		return err
 	}

@@ -16,8 +16,14 @@ import (
 // exit code.
 func (s *site) hactl(t *testing.T, host string, args ...string) (out string, code int) {
 	t.Helper()
+	return s.run(t, host, hactlBinary, args...)
+}
+
+// run is hactl with a program of another version.
+func (s *site) run(t *testing.T, host, program string, args ...string) (out string, code int) {
+	t.Helper()
 	h := s.Host(host)
-	out, err := h.Exec(within(t), append([]string{hactlBinary, "--socket", h.Socket()}, args...)...)
+	out, err := h.Exec(within(t), append([]string{program, "--socket", h.Socket()}, args...)...)
 	if exit, ok := errors.AsType[*exec.ExitError](err); ok {
 		return out + err.Error(), exit.ExitCode()
 	}

@@ -40,7 +40,7 @@ func TestClusterGrowsAndShrinks(t *testing.T) {
 	s.add(t, "gamma", "delta", "delta is a member and votes") // any node takes the request
 	s.add(t, "delta", "epsilon", "epsilon is a member and votes")
 	s.voters(t, "epsilon", "alpha", "beta", "gamma", "delta", "epsilon")
-	s.undisturbed(t, "alpha", serving)
+	s.stayed(t, "alpha", serving)
 
 	// It must be of use: the first one dies, and one that was added takes over.
 	s.kill(t, "alpha")
@@ -116,9 +116,9 @@ func (s *site) add(t *testing.T, asked, node, words string) {
 	s.says(t, asked, []string{"node", "add", node, "--address", s.Host(node).ClusterPort()}, 0, words)
 }
 
-// undisturbed checks that one host had every address since then, and that no client
+// stayed checks that one host had every address since then, and that no client
 // missed an answer for longer than this machine stalls.
-func (s *site) undisturbed(t *testing.T, owner string, since time.Time) {
+func (s *site) stayed(t *testing.T, owner string, since time.Time) {
 	t.Helper()
 	for _, vip := range s.vips {
 		h := s.neverTwoHolders(t, vip, since)

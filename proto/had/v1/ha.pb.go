@@ -191,7 +191,8 @@ type StatusResponse struct {
 	Tokens        []*TokenSummary        `protobuf:"bytes,18,rep,name=tokens,proto3" json:"tokens,omitempty"`       // in policy order
 	Frozen        *Frozen                `protobuf:"bytes,15,opt,name=frozen,proto3" json:"frozen,omitempty"`       // absent: it isn't
 	Held          *Held                  `protobuf:"bytes,16,opt,name=held,proto3" json:"held,omitempty"`           // absent: it isn't
-	Failback      string                 `protobuf:"bytes,17,opt,name=failback,proto3" json:"failback,omitempty"`   // what becomes of the policy's failback, a sentence; empty: nothing is to come
+	Level         *LevelStatus           `protobuf:"bytes,70,opt,name=level,proto3" json:"level,omitempty"`
+	Failback      string                 `protobuf:"bytes,17,opt,name=failback,proto3" json:"failback,omitempty"` // what becomes of the policy's failback, a sentence; empty: nothing is to come
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -348,6 +349,13 @@ func (x *StatusResponse) GetFrozen() *Frozen {
 func (x *StatusResponse) GetHeld() *Held {
 	if x != nil {
 		return x.Held
+	}
+	return nil
+}
+
+func (x *StatusResponse) GetLevel() *LevelStatus {
+	if x != nil {
+		return x.Level
 	}
 	return nil
 }
@@ -890,11 +898,12 @@ type NodeStatus struct {
 	PendingReports uint32                 `protobuf:"varint,13,opt,name=pending_reports,json=pendingReports,proto3" json:"pending_reports,omitempty"` // not yet in the log
 	Problems       []string               `protobuf:"bytes,14,rep,name=problems,proto3" json:"problems,omitempty"`                                    // whole sentences
 	PolicyVersion  uint64                 `protobuf:"varint,15,opt,name=policy_version,json=policyVersion,proto3" json:"policy_version,omitempty"`
-	Layers         []string               `protobuf:"bytes,16,rep,name=layers,proto3" json:"layers,omitempty"`   // what would end a lease of this node without had
-	Checks         []*CheckStatus         `protobuf:"bytes,18,rep,name=checks,proto3" json:"checks,omitempty"`   // that run there at present
-	Drained        *Drain                 `protobuf:"bytes,19,opt,name=drained,proto3" json:"drained,omitempty"` // absent: it isn't
-	Syncs          []*SyncStatus          `protobuf:"bytes,21,rep,name=syncs,proto3" json:"syncs,omitempty"`     // in the order of the policy
-	Tokens         *TokenHealth           `protobuf:"bytes,20,opt,name=tokens,proto3" json:"tokens,omitempty"`   // absent: the policy has none
+	Layers         []string               `protobuf:"bytes,16,rep,name=layers,proto3" json:"layers,omitempty"`                               // what would end a lease of this node without had
+	Checks         []*CheckStatus         `protobuf:"bytes,18,rep,name=checks,proto3" json:"checks,omitempty"`                               // that run there at present
+	Drained        *Drain                 `protobuf:"bytes,19,opt,name=drained,proto3" json:"drained,omitempty"`                             // absent: it isn't
+	Syncs          []*SyncStatus          `protobuf:"bytes,21,rep,name=syncs,proto3" json:"syncs,omitempty"`                                 // in the order of the policy
+	Tokens         *TokenHealth           `protobuf:"bytes,20,opt,name=tokens,proto3" json:"tokens,omitempty"`                               // absent: the policy has none
+	RecordLevel    uint32                 `protobuf:"varint,70,opt,name=record_level,json=recordLevel,proto3" json:"record_level,omitempty"` // the latest that its had knows
 	unknownFields  protoimpl.UnknownFields
 	sizeCache      protoimpl.SizeCache
 }
@@ -1067,6 +1076,13 @@ func (x *NodeStatus) GetTokens() *TokenHealth {
 		return x.Tokens
 	}
 	return nil
+}
+
+func (x *NodeStatus) GetRecordLevel() uint32 {
+	if x != nil {
+		return x.RecordLevel
+	}
+	return 0
 }
 
 type PolicySummary struct {
@@ -3142,6 +3158,7 @@ type VersionResponse struct {
 	Commit        string                 `protobuf:"bytes,2,opt,name=commit,proto3" json:"commit,omitempty"`
 	Go            string                 `protobuf:"bytes,3,opt,name=go,proto3" json:"go,omitempty"`
 	Node          string                 `protobuf:"bytes,4,opt,name=node,proto3" json:"node,omitempty"`
+	RecordLevel   uint32                 `protobuf:"varint,5,opt,name=record_level,json=recordLevel,proto3" json:"record_level,omitempty"` // the latest that it knows; 0: 1
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3202,6 +3219,13 @@ func (x *VersionResponse) GetNode() string {
 		return x.Node
 	}
 	return ""
+}
+
+func (x *VersionResponse) GetRecordLevel() uint32 {
+	if x != nil {
+		return x.RecordLevel
+	}
+	return 0
 }
 
 type FreezeRequest struct {
@@ -3732,12 +3756,116 @@ func (x *ResumeResponse) GetIndex() uint64 {
 	return 0
 }
 
+type UpgradeFinishRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	By            string                 `protobuf:"bytes,1,opt,name=by,proto3" json:"by,omitempty"`
+	Reason        string                 `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UpgradeFinishRequest) Reset() {
+	*x = UpgradeFinishRequest{}
+	mi := &file_had_v1_ha_proto_msgTypes[51]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UpgradeFinishRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UpgradeFinishRequest) ProtoMessage() {}
+
+func (x *UpgradeFinishRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_had_v1_ha_proto_msgTypes[51]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UpgradeFinishRequest.ProtoReflect.Descriptor instead.
+func (*UpgradeFinishRequest) Descriptor() ([]byte, []int) {
+	return file_had_v1_ha_proto_rawDescGZIP(), []int{51}
+}
+
+func (x *UpgradeFinishRequest) GetBy() string {
+	if x != nil {
+		return x.By
+	}
+	return ""
+}
+
+func (x *UpgradeFinishRequest) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+type UpgradeFinishResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Index         uint64                 `protobuf:"varint,1,opt,name=index,proto3" json:"index,omitempty"` // 0: it had been so before
+	Level         uint32                 `protobuf:"varint,2,opt,name=level,proto3" json:"level,omitempty"` // in force now
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UpgradeFinishResponse) Reset() {
+	*x = UpgradeFinishResponse{}
+	mi := &file_had_v1_ha_proto_msgTypes[52]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UpgradeFinishResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UpgradeFinishResponse) ProtoMessage() {}
+
+func (x *UpgradeFinishResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_had_v1_ha_proto_msgTypes[52]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UpgradeFinishResponse.ProtoReflect.Descriptor instead.
+func (*UpgradeFinishResponse) Descriptor() ([]byte, []int) {
+	return file_had_v1_ha_proto_rawDescGZIP(), []int{52}
+}
+
+func (x *UpgradeFinishResponse) GetIndex() uint64 {
+	if x != nil {
+		return x.Index
+	}
+	return 0
+}
+
+func (x *UpgradeFinishResponse) GetLevel() uint32 {
+	if x != nil {
+		return x.Level
+	}
+	return 0
+}
+
 var File_had_v1_ha_proto protoreflect.FileDescriptor
 
 const file_had_v1_ha_proto_rawDesc = "" +
 	"\n" +
-	"\x0fhad/v1/ha.proto\x12\x06had.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x15had/v1/diagnose.proto\x1a\x10had/v1/log.proto\x1a\x13had/v1/member.proto\x1a\x11had/v1/peer.proto\x1a\x13had/v1/policy.proto\x1a\x15had/v1/snapshot.proto\x1a\x12had/v1/state.proto\x1a\x11had/v1/sync.proto\"\x0f\n" +
-	"\rStatusRequest\"\xcb\x05\n" +
+	"\x0fhad/v1/ha.proto\x12\x06had.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x15had/v1/diagnose.proto\x1a\x12had/v1/level.proto\x1a\x10had/v1/log.proto\x1a\x13had/v1/member.proto\x1a\x11had/v1/peer.proto\x1a\x13had/v1/policy.proto\x1a\x15had/v1/snapshot.proto\x1a\x12had/v1/state.proto\x1a\x11had/v1/sync.proto\"\x0f\n" +
+	"\rStatusRequest\"\xf6\x05\n" +
 	"\x0eStatusResponse\x12\x18\n" +
 	"\acluster\x18\x01 \x01(\tR\acluster\x12\x1d\n" +
 	"\n" +
@@ -3759,7 +3887,8 @@ const file_had_v1_ha_proto_rawDesc = "" +
 	"\x05syncs\x18\x13 \x03(\v2\x13.had.v1.SyncSummaryR\x05syncs\x12,\n" +
 	"\x06tokens\x18\x12 \x03(\v2\x14.had.v1.TokenSummaryR\x06tokens\x12&\n" +
 	"\x06frozen\x18\x0f \x01(\v2\x0e.had.v1.FrozenR\x06frozen\x12 \n" +
-	"\x04held\x18\x10 \x01(\v2\f.had.v1.HeldR\x04held\x12\x1a\n" +
+	"\x04held\x18\x10 \x01(\v2\f.had.v1.HeldR\x04held\x12)\n" +
+	"\x05level\x18F \x01(\v2\x13.had.v1.LevelStatusR\x05level\x12\x1a\n" +
 	"\bfailback\x18\x11 \x01(\tR\bfailback\"\x97\x02\n" +
 	"\fTokenSummary\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1a\n" +
@@ -3820,7 +3949,7 @@ const file_had_v1_ha_proto_rawDesc = "" +
 	"\x0fSTATE_RELEASING\x10\x04\x12\x11\n" +
 	"\rSTATE_WAITING\x10\x05\x12\x11\n" +
 	"\rSTATE_UNOWNED\x10\x06\x12\x11\n" +
-	"\rSTATE_UNKNOWN\x10\a\"\xfe\x04\n" +
+	"\rSTATE_UNKNOWN\x10\a\"\xa1\x05\n" +
 	"\n" +
 	"NodeStatus\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
@@ -3844,7 +3973,8 @@ const file_had_v1_ha_proto_rawDesc = "" +
 	"\x06checks\x18\x12 \x03(\v2\x13.had.v1.CheckStatusR\x06checks\x12'\n" +
 	"\adrained\x18\x13 \x01(\v2\r.had.v1.DrainR\adrained\x12(\n" +
 	"\x05syncs\x18\x15 \x03(\v2\x12.had.v1.SyncStatusR\x05syncs\x12+\n" +
-	"\x06tokens\x18\x14 \x01(\v2\x13.had.v1.TokenHealthR\x06tokens\"\xa3\x02\n" +
+	"\x06tokens\x18\x14 \x01(\v2\x13.had.v1.TokenHealthR\x06tokens\x12!\n" +
+	"\frecord_level\x18F \x01(\rR\vrecordLevel\"\xa3\x02\n" +
 	"\rPolicySummary\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\x04R\aversion\x12\x16\n" +
 	"\x06digest\x18\x02 \x01(\tR\x06digest\x12*\n" +
@@ -3922,25 +4052,25 @@ const file_had_v1_ha_proto_rawDesc = "" +
 	"\bSeverity\x12\x18\n" +
 	"\x14SEVERITY_UNSPECIFIED\x10\x00\x12\x12\n" +
 	"\x0eSEVERITY_ERROR\x10\x01\x12\x14\n" +
-	"\x10SEVERITY_WARNING\x10\x02\"\x89\x02\n" +
+	"\x10SEVERITY_WARNING\x10\x02\"\x95\x02\n" +
 	"\x12PolicyApplyRequest\x12\x1a\n" +
 	"\bfilename\x18\x01 \x01(\tR\bfilename\x12\x12\n" +
 	"\x04text\x18\x02 \x01(\tR\x04text\x12)\n" +
 	"\x10expected_version\x18\x03 \x01(\x04R\x0fexpectedVersion\x12#\n" +
 	"\rcheck_version\x18\x04 \x01(\bR\fcheckVersion\x12\x0e\n" +
 	"\x02by\x18\x05 \x01(\tR\x02by\x12\x16\n" +
-	"\x06reason\x18\x06 \x01(\tR\x06reason\x12*\n" +
-	"\x11confirm_within_ns\x18\a \x01(\x03R\x0fconfirmWithinNs\x12\x1f\n" +
-	"\vrollback_to\x18\b \x01(\x04R\n" +
+	"\x06reason\x18\x06 \x01(\tR\x06reason\x120\n" +
+	"\x11confirm_within_ns\x18\a \x01(\x03B\x04\x88\xb5\x18\x02R\x0fconfirmWithinNs\x12%\n" +
+	"\vrollback_to\x18\b \x01(\x04B\x04\x88\xb5\x18\x02R\n" +
 	"rollbackTo\"\xc4\x01\n" +
 	"\x13PolicyApplyResponse\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\x04R\aversion\x12\x1c\n" +
 	"\tunchanged\x18\x02 \x01(\bR\tunchanged\x124\n" +
 	"\vdiagnostics\x18\x03 \x03(\v2\x12.had.v1.DiagnosticR\vdiagnostics\x12\x14\n" +
 	"\x05index\x18\x04 \x01(\x04R\x05index\x12)\n" +
-	"\x05trial\x18\x05 \x01(\v2\x13.had.v1.PolicyTrialR\x05trial\"-\n" +
-	"\x11PolicyShowRequest\x12\x18\n" +
-	"\aversion\x18\x01 \x01(\x04R\aversion\"g\n" +
+	"\x05trial\x18\x05 \x01(\v2\x13.had.v1.PolicyTrialR\x05trial\"3\n" +
+	"\x11PolicyShowRequest\x12\x1e\n" +
+	"\aversion\x18\x01 \x01(\x04B\x04\x88\xb5\x18\x02R\aversion\"g\n" +
 	"\x12PolicyShowResponse\x12&\n" +
 	"\x06policy\x18\x01 \x01(\v2\x0e.had.v1.PolicyR\x06policy\x12)\n" +
 	"\x05trial\x18\x02 \x01(\v2\x13.had.v1.PolicyTrialR\x05trial\"\xb9\x02\n" +
@@ -4001,12 +4131,13 @@ const file_had_v1_ha_proto_rawDesc = "" +
 	"\x06layers\x18\f \x03(\tR\x06layers\x12(\n" +
 	"\x10release_grace_ms\x18\r \x01(\x01R\x0ereleaseGraceMs\x12$\n" +
 	"\x0evolume_wait_ms\x18\x0e \x01(\x01R\fvolumeWaitMs\"\x10\n" +
-	"\x0eVersionRequest\"g\n" +
+	"\x0eVersionRequest\"\x8a\x01\n" +
 	"\x0fVersionResponse\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\tR\aversion\x12\x16\n" +
 	"\x06commit\x18\x02 \x01(\tR\x06commit\x12\x0e\n" +
 	"\x02go\x18\x03 \x01(\tR\x02go\x12\x12\n" +
-	"\x04node\x18\x04 \x01(\tR\x04node\"l\n" +
+	"\x04node\x18\x04 \x01(\tR\x04node\x12!\n" +
+	"\frecord_level\x18\x05 \x01(\rR\vrecordLevel\"l\n" +
 	"\rFreezeRequest\x12\x15\n" +
 	"\x06for_ns\x18\x01 \x01(\x03R\x05forNs\x12\x0e\n" +
 	"\x02by\x18\x02 \x01(\tR\x02by\x12\x16\n" +
@@ -4037,7 +4168,13 @@ const file_had_v1_ha_proto_rawDesc = "" +
 	"\x02by\x18\x01 \x01(\tR\x02by\x12\x16\n" +
 	"\x06reason\x18\x02 \x01(\tR\x06reason\"&\n" +
 	"\x0eResumeResponse\x12\x14\n" +
-	"\x05index\x18\x01 \x01(\x04R\x05index2\xb8\x12\n" +
+	"\x05index\x18\x01 \x01(\x04R\x05index\">\n" +
+	"\x14UpgradeFinishRequest\x12\x0e\n" +
+	"\x02by\x18\x01 \x01(\tR\x02by\x12\x16\n" +
+	"\x06reason\x18\x02 \x01(\tR\x06reason\"C\n" +
+	"\x15UpgradeFinishResponse\x12\x14\n" +
+	"\x05index\x18\x01 \x01(\x04R\x05index\x12\x14\n" +
+	"\x05level\x18\x02 \x01(\rR\x05level2\x86\x13\n" +
 	"\x02HA\x127\n" +
 	"\x06Status\x12\x15.had.v1.StatusRequest\x1a\x16.had.v1.StatusResponse\x12<\n" +
 	"\aHistory\x12\x16.had.v1.HistoryRequest\x1a\x17.had.v1.HistoryResponse0\x01\x126\n" +
@@ -4065,7 +4202,8 @@ const file_had_v1_ha_proto_rawDesc = "" +
 	"\vTokenForget\x12\x1a.had.v1.TokenForgetRequest\x1a\x1b.had.v1.TokenForgetResponse\x12=\n" +
 	"\bTokenKey\x12\x17.had.v1.TokenKeyRequest\x1a\x18.had.v1.TokenKeyResponse\x12C\n" +
 	"\n" +
-	"NotifyTest\x12\x19.had.v1.NotifyTestRequest\x1a\x1a.had.v1.NotifyTestResponse\x127\n" +
+	"NotifyTest\x12\x19.had.v1.NotifyTestRequest\x1a\x1a.had.v1.NotifyTestResponse\x12L\n" +
+	"\rUpgradeFinish\x12\x1c.had.v1.UpgradeFinishRequest\x1a\x1d.had.v1.UpgradeFinishResponse\x127\n" +
 	"\x06Timing\x12\x15.had.v1.TimingRequest\x1a\x16.had.v1.TimingResponse\x12:\n" +
 	"\aVersion\x12\x16.had.v1.VersionRequest\x1a\x17.had.v1.VersionResponse\x127\n" +
 	"\x06WhyNot\x12\x15.had.v1.WhyNotRequest\x1a\x16.had.v1.WhyNotResponse\x12@\n" +
@@ -4094,7 +4232,7 @@ func file_had_v1_ha_proto_rawDescGZIP() []byte {
 }
 
 var file_had_v1_ha_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_had_v1_ha_proto_msgTypes = make([]protoimpl.MessageInfo, 51)
+var file_had_v1_ha_proto_msgTypes = make([]protoimpl.MessageInfo, 53)
 var file_had_v1_ha_proto_goTypes = []any{
 	(Ownership_State)(0),            // 0: had.v1.Ownership.State
 	(Diagnostic_Severity)(0),        // 1: had.v1.Diagnostic.Severity
@@ -4149,174 +4287,180 @@ var file_had_v1_ha_proto_goTypes = []any{
 	(*UndrainResponse)(nil),         // 50: had.v1.UndrainResponse
 	(*ResumeRequest)(nil),           // 51: had.v1.ResumeRequest
 	(*ResumeResponse)(nil),          // 52: had.v1.ResumeResponse
-	(*timestamppb.Timestamp)(nil),   // 53: google.protobuf.Timestamp
-	(*SyncSummary)(nil),             // 54: had.v1.SyncSummary
-	(*Frozen)(nil),                  // 55: had.v1.Frozen
-	(*Held)(nil),                    // 56: had.v1.Held
-	(*HeldVolume)(nil),              // 57: had.v1.HeldVolume
-	(*HeldAddress)(nil),             // 58: had.v1.HeldAddress
-	(*CheckStatus)(nil),             // 59: had.v1.CheckStatus
-	(*Drain)(nil),                   // 60: had.v1.Drain
-	(*SyncStatus)(nil),              // 61: had.v1.SyncStatus
-	(*TokenHealth)(nil),             // 62: had.v1.TokenHealth
-	(*PolicyTrial)(nil),             // 63: had.v1.PolicyTrial
-	(*Event)(nil),                   // 64: had.v1.Event
-	(*Policy)(nil),                  // 65: had.v1.Policy
-	(*PolicyChange)(nil),            // 66: had.v1.PolicyChange
-	(*PolicyEffect)(nil),            // 67: had.v1.PolicyEffect
-	(*SyncRunRequest)(nil),          // 68: had.v1.SyncRunRequest
-	(*SyncResumeRequest)(nil),       // 69: had.v1.SyncResumeRequest
-	(*PolicyPlanRequest)(nil),       // 70: had.v1.PolicyPlanRequest
-	(*PolicyConfirmRequest)(nil),    // 71: had.v1.PolicyConfirmRequest
-	(*PolicyVersionsRequest)(nil),   // 72: had.v1.PolicyVersionsRequest
-	(*WhyNotRequest)(nil),           // 73: had.v1.WhyNotRequest
-	(*PreflightRequest)(nil),        // 74: had.v1.PreflightRequest
-	(*HookListRequest)(nil),         // 75: had.v1.HookListRequest
-	(*HookRunRequest)(nil),          // 76: had.v1.HookRunRequest
-	(*ShowLogLevelRequest)(nil),     // 77: had.v1.ShowLogLevelRequest
-	(*LogLevelRequest)(nil),         // 78: had.v1.LogLevelRequest
-	(*NodeListRequest)(nil),         // 79: had.v1.NodeListRequest
-	(*NodeAddRequest)(nil),          // 80: had.v1.NodeAddRequest
-	(*NodeRemoveRequest)(nil),       // 81: had.v1.NodeRemoveRequest
-	(*SnapshotSaveRequest)(nil),     // 82: had.v1.SnapshotSaveRequest
-	(*SnapshotRestoreRequest)(nil),  // 83: had.v1.SnapshotRestoreRequest
-	(*SyncRunResponse)(nil),         // 84: had.v1.SyncRunResponse
-	(*SyncResumeResponse)(nil),      // 85: had.v1.SyncResumeResponse
-	(*PolicyConfirmResponse)(nil),   // 86: had.v1.PolicyConfirmResponse
-	(*PolicyVersionsResponse)(nil),  // 87: had.v1.PolicyVersionsResponse
-	(*WhyNotResponse)(nil),          // 88: had.v1.WhyNotResponse
-	(*PreflightResponse)(nil),       // 89: had.v1.PreflightResponse
-	(*HookListResponse)(nil),        // 90: had.v1.HookListResponse
-	(*HookRunResponse)(nil),         // 91: had.v1.HookRunResponse
-	(*ShowLogLevelResponse)(nil),    // 92: had.v1.ShowLogLevelResponse
-	(*LogLevelResponse)(nil),        // 93: had.v1.LogLevelResponse
-	(*NodeListResponse)(nil),        // 94: had.v1.NodeListResponse
-	(*NodeAddResponse)(nil),         // 95: had.v1.NodeAddResponse
-	(*NodeRemoveResponse)(nil),      // 96: had.v1.NodeRemoveResponse
-	(*SnapshotSaveResponse)(nil),    // 97: had.v1.SnapshotSaveResponse
-	(*SnapshotRestoreResponse)(nil), // 98: had.v1.SnapshotRestoreResponse
+	(*UpgradeFinishRequest)(nil),    // 53: had.v1.UpgradeFinishRequest
+	(*UpgradeFinishResponse)(nil),   // 54: had.v1.UpgradeFinishResponse
+	(*timestamppb.Timestamp)(nil),   // 55: google.protobuf.Timestamp
+	(*SyncSummary)(nil),             // 56: had.v1.SyncSummary
+	(*Frozen)(nil),                  // 57: had.v1.Frozen
+	(*Held)(nil),                    // 58: had.v1.Held
+	(*LevelStatus)(nil),             // 59: had.v1.LevelStatus
+	(*HeldVolume)(nil),              // 60: had.v1.HeldVolume
+	(*HeldAddress)(nil),             // 61: had.v1.HeldAddress
+	(*CheckStatus)(nil),             // 62: had.v1.CheckStatus
+	(*Drain)(nil),                   // 63: had.v1.Drain
+	(*SyncStatus)(nil),              // 64: had.v1.SyncStatus
+	(*TokenHealth)(nil),             // 65: had.v1.TokenHealth
+	(*PolicyTrial)(nil),             // 66: had.v1.PolicyTrial
+	(*Event)(nil),                   // 67: had.v1.Event
+	(*Policy)(nil),                  // 68: had.v1.Policy
+	(*PolicyChange)(nil),            // 69: had.v1.PolicyChange
+	(*PolicyEffect)(nil),            // 70: had.v1.PolicyEffect
+	(*SyncRunRequest)(nil),          // 71: had.v1.SyncRunRequest
+	(*SyncResumeRequest)(nil),       // 72: had.v1.SyncResumeRequest
+	(*PolicyPlanRequest)(nil),       // 73: had.v1.PolicyPlanRequest
+	(*PolicyConfirmRequest)(nil),    // 74: had.v1.PolicyConfirmRequest
+	(*PolicyVersionsRequest)(nil),   // 75: had.v1.PolicyVersionsRequest
+	(*WhyNotRequest)(nil),           // 76: had.v1.WhyNotRequest
+	(*PreflightRequest)(nil),        // 77: had.v1.PreflightRequest
+	(*HookListRequest)(nil),         // 78: had.v1.HookListRequest
+	(*HookRunRequest)(nil),          // 79: had.v1.HookRunRequest
+	(*ShowLogLevelRequest)(nil),     // 80: had.v1.ShowLogLevelRequest
+	(*LogLevelRequest)(nil),         // 81: had.v1.LogLevelRequest
+	(*NodeListRequest)(nil),         // 82: had.v1.NodeListRequest
+	(*NodeAddRequest)(nil),          // 83: had.v1.NodeAddRequest
+	(*NodeRemoveRequest)(nil),       // 84: had.v1.NodeRemoveRequest
+	(*SnapshotSaveRequest)(nil),     // 85: had.v1.SnapshotSaveRequest
+	(*SnapshotRestoreRequest)(nil),  // 86: had.v1.SnapshotRestoreRequest
+	(*SyncRunResponse)(nil),         // 87: had.v1.SyncRunResponse
+	(*SyncResumeResponse)(nil),      // 88: had.v1.SyncResumeResponse
+	(*PolicyConfirmResponse)(nil),   // 89: had.v1.PolicyConfirmResponse
+	(*PolicyVersionsResponse)(nil),  // 90: had.v1.PolicyVersionsResponse
+	(*WhyNotResponse)(nil),          // 91: had.v1.WhyNotResponse
+	(*PreflightResponse)(nil),       // 92: had.v1.PreflightResponse
+	(*HookListResponse)(nil),        // 93: had.v1.HookListResponse
+	(*HookRunResponse)(nil),         // 94: had.v1.HookRunResponse
+	(*ShowLogLevelResponse)(nil),    // 95: had.v1.ShowLogLevelResponse
+	(*LogLevelResponse)(nil),        // 96: had.v1.LogLevelResponse
+	(*NodeListResponse)(nil),        // 97: had.v1.NodeListResponse
+	(*NodeAddResponse)(nil),         // 98: had.v1.NodeAddResponse
+	(*NodeRemoveResponse)(nil),      // 99: had.v1.NodeRemoveResponse
+	(*SnapshotSaveResponse)(nil),    // 100: had.v1.SnapshotSaveResponse
+	(*SnapshotRestoreResponse)(nil), // 101: had.v1.SnapshotRestoreResponse
 }
 var file_had_v1_ha_proto_depIdxs = []int32{
-	7,  // 0: had.v1.StatusResponse.freshness:type_name -> had.v1.Freshness
-	8,  // 1: had.v1.StatusResponse.ownership:type_name -> had.v1.Ownership
-	9,  // 2: had.v1.StatusResponse.nodes:type_name -> had.v1.NodeStatus
-	10, // 3: had.v1.StatusResponse.policy:type_name -> had.v1.PolicySummary
-	53, // 4: had.v1.StatusResponse.at:type_name -> google.protobuf.Timestamp
-	6,  // 5: had.v1.StatusResponse.unsecured:type_name -> had.v1.Unsecured
-	5,  // 6: had.v1.StatusResponse.notify:type_name -> had.v1.NotifyStatus
-	54, // 7: had.v1.StatusResponse.syncs:type_name -> had.v1.SyncSummary
-	4,  // 8: had.v1.StatusResponse.tokens:type_name -> had.v1.TokenSummary
-	55, // 9: had.v1.StatusResponse.frozen:type_name -> had.v1.Frozen
-	56, // 10: had.v1.StatusResponse.held:type_name -> had.v1.Held
-	53, // 11: had.v1.TokenSummary.at:type_name -> google.protobuf.Timestamp
-	53, // 12: had.v1.NotifyStatus.sent_at:type_name -> google.protobuf.Timestamp
-	53, // 13: had.v1.NotifyStatus.failing_since:type_name -> google.protobuf.Timestamp
-	53, // 14: had.v1.NotifyStatus.next_try:type_name -> google.protobuf.Timestamp
-	57, // 15: had.v1.Unsecured.volumes:type_name -> had.v1.HeldVolume
-	0,  // 16: had.v1.Ownership.state:type_name -> had.v1.Ownership.State
-	53, // 17: had.v1.Ownership.since:type_name -> google.protobuf.Timestamp
-	58, // 18: had.v1.Ownership.addresses:type_name -> had.v1.HeldAddress
-	57, // 19: had.v1.Ownership.volumes:type_name -> had.v1.HeldVolume
-	59, // 20: had.v1.NodeStatus.checks:type_name -> had.v1.CheckStatus
-	60, // 21: had.v1.NodeStatus.drained:type_name -> had.v1.Drain
-	61, // 22: had.v1.NodeStatus.syncs:type_name -> had.v1.SyncStatus
-	62, // 23: had.v1.NodeStatus.tokens:type_name -> had.v1.TokenHealth
-	53, // 24: had.v1.PolicySummary.at:type_name -> google.protobuf.Timestamp
-	11, // 25: had.v1.PolicySummary.vips:type_name -> had.v1.VipSummary
-	57, // 26: had.v1.PolicySummary.volumes:type_name -> had.v1.HeldVolume
-	63, // 27: had.v1.PolicySummary.trial:type_name -> had.v1.PolicyTrial
-	64, // 28: had.v1.HistoryResponse.events:type_name -> had.v1.Event
-	3,  // 29: had.v1.WatchResponse.status:type_name -> had.v1.StatusResponse
-	22, // 30: had.v1.NotifyTestResponse.results:type_name -> had.v1.NotifyTestResult
-	25, // 31: had.v1.PolicyValidateResponse.diagnostics:type_name -> had.v1.Diagnostic
-	1,  // 32: had.v1.Diagnostic.severity:type_name -> had.v1.Diagnostic.Severity
-	25, // 33: had.v1.PolicyApplyResponse.diagnostics:type_name -> had.v1.Diagnostic
-	63, // 34: had.v1.PolicyApplyResponse.trial:type_name -> had.v1.PolicyTrial
-	65, // 35: had.v1.PolicyShowResponse.policy:type_name -> had.v1.Policy
-	63, // 36: had.v1.PolicyShowResponse.trial:type_name -> had.v1.PolicyTrial
-	25, // 37: had.v1.PolicyPlanResponse.diagnostics:type_name -> had.v1.Diagnostic
-	66, // 38: had.v1.PolicyPlanResponse.changes:type_name -> had.v1.PolicyChange
-	67, // 39: had.v1.PolicyPlanResponse.effects:type_name -> had.v1.PolicyEffect
-	63, // 40: had.v1.PolicyPlanResponse.trial:type_name -> had.v1.PolicyTrial
-	4,  // 41: had.v1.TokenShowResponse.tokens:type_name -> had.v1.TokenSummary
-	53, // 42: had.v1.FreezeResponse.until:type_name -> google.protobuf.Timestamp
-	2,  // 43: had.v1.HA.Status:input_type -> had.v1.StatusRequest
-	12, // 44: had.v1.HA.History:input_type -> had.v1.HistoryRequest
-	14, // 45: had.v1.HA.Watch:input_type -> had.v1.WatchRequest
-	16, // 46: had.v1.HA.Move:input_type -> had.v1.MoveRequest
-	18, // 47: had.v1.HA.ConfirmFence:input_type -> had.v1.ConfirmFenceRequest
-	43, // 48: had.v1.HA.Freeze:input_type -> had.v1.FreezeRequest
-	45, // 49: had.v1.HA.Unfreeze:input_type -> had.v1.UnfreezeRequest
-	47, // 50: had.v1.HA.Drain:input_type -> had.v1.DrainRequest
-	49, // 51: had.v1.HA.Undrain:input_type -> had.v1.UndrainRequest
-	51, // 52: had.v1.HA.Resume:input_type -> had.v1.ResumeRequest
-	68, // 53: had.v1.HA.SyncRun:input_type -> had.v1.SyncRunRequest
-	69, // 54: had.v1.HA.SyncResume:input_type -> had.v1.SyncResumeRequest
-	23, // 55: had.v1.HA.PolicyValidate:input_type -> had.v1.PolicyValidateRequest
-	26, // 56: had.v1.HA.PolicyApply:input_type -> had.v1.PolicyApplyRequest
-	28, // 57: had.v1.HA.PolicyShow:input_type -> had.v1.PolicyShowRequest
-	70, // 58: had.v1.HA.PolicyPlan:input_type -> had.v1.PolicyPlanRequest
-	71, // 59: had.v1.HA.PolicyConfirm:input_type -> had.v1.PolicyConfirmRequest
-	72, // 60: had.v1.HA.PolicyVersions:input_type -> had.v1.PolicyVersionsRequest
-	31, // 61: had.v1.HA.TokenShow:input_type -> had.v1.TokenShowRequest
-	33, // 62: had.v1.HA.TokenSet:input_type -> had.v1.TokenSetRequest
-	35, // 63: had.v1.HA.TokenForget:input_type -> had.v1.TokenForgetRequest
-	37, // 64: had.v1.HA.TokenKey:input_type -> had.v1.TokenKeyRequest
-	20, // 65: had.v1.HA.NotifyTest:input_type -> had.v1.NotifyTestRequest
-	39, // 66: had.v1.HA.Timing:input_type -> had.v1.TimingRequest
-	41, // 67: had.v1.HA.Version:input_type -> had.v1.VersionRequest
-	73, // 68: had.v1.HA.WhyNot:input_type -> had.v1.WhyNotRequest
-	74, // 69: had.v1.HA.Preflight:input_type -> had.v1.PreflightRequest
-	75, // 70: had.v1.HA.HookList:input_type -> had.v1.HookListRequest
-	76, // 71: had.v1.HA.HookRun:input_type -> had.v1.HookRunRequest
-	77, // 72: had.v1.HA.ShowLogLevel:input_type -> had.v1.ShowLogLevelRequest
-	78, // 73: had.v1.HA.LogLevel:input_type -> had.v1.LogLevelRequest
-	79, // 74: had.v1.HA.NodeList:input_type -> had.v1.NodeListRequest
-	80, // 75: had.v1.HA.NodeAdd:input_type -> had.v1.NodeAddRequest
-	81, // 76: had.v1.HA.NodeRemove:input_type -> had.v1.NodeRemoveRequest
-	82, // 77: had.v1.HA.SnapshotSave:input_type -> had.v1.SnapshotSaveRequest
-	83, // 78: had.v1.HA.SnapshotRestore:input_type -> had.v1.SnapshotRestoreRequest
-	3,  // 79: had.v1.HA.Status:output_type -> had.v1.StatusResponse
-	13, // 80: had.v1.HA.History:output_type -> had.v1.HistoryResponse
-	15, // 81: had.v1.HA.Watch:output_type -> had.v1.WatchResponse
-	17, // 82: had.v1.HA.Move:output_type -> had.v1.MoveResponse
-	19, // 83: had.v1.HA.ConfirmFence:output_type -> had.v1.ConfirmFenceResponse
-	44, // 84: had.v1.HA.Freeze:output_type -> had.v1.FreezeResponse
-	46, // 85: had.v1.HA.Unfreeze:output_type -> had.v1.UnfreezeResponse
-	48, // 86: had.v1.HA.Drain:output_type -> had.v1.DrainResponse
-	50, // 87: had.v1.HA.Undrain:output_type -> had.v1.UndrainResponse
-	52, // 88: had.v1.HA.Resume:output_type -> had.v1.ResumeResponse
-	84, // 89: had.v1.HA.SyncRun:output_type -> had.v1.SyncRunResponse
-	85, // 90: had.v1.HA.SyncResume:output_type -> had.v1.SyncResumeResponse
-	24, // 91: had.v1.HA.PolicyValidate:output_type -> had.v1.PolicyValidateResponse
-	27, // 92: had.v1.HA.PolicyApply:output_type -> had.v1.PolicyApplyResponse
-	29, // 93: had.v1.HA.PolicyShow:output_type -> had.v1.PolicyShowResponse
-	30, // 94: had.v1.HA.PolicyPlan:output_type -> had.v1.PolicyPlanResponse
-	86, // 95: had.v1.HA.PolicyConfirm:output_type -> had.v1.PolicyConfirmResponse
-	87, // 96: had.v1.HA.PolicyVersions:output_type -> had.v1.PolicyVersionsResponse
-	32, // 97: had.v1.HA.TokenShow:output_type -> had.v1.TokenShowResponse
-	34, // 98: had.v1.HA.TokenSet:output_type -> had.v1.TokenSetResponse
-	36, // 99: had.v1.HA.TokenForget:output_type -> had.v1.TokenForgetResponse
-	38, // 100: had.v1.HA.TokenKey:output_type -> had.v1.TokenKeyResponse
-	21, // 101: had.v1.HA.NotifyTest:output_type -> had.v1.NotifyTestResponse
-	40, // 102: had.v1.HA.Timing:output_type -> had.v1.TimingResponse
-	42, // 103: had.v1.HA.Version:output_type -> had.v1.VersionResponse
-	88, // 104: had.v1.HA.WhyNot:output_type -> had.v1.WhyNotResponse
-	89, // 105: had.v1.HA.Preflight:output_type -> had.v1.PreflightResponse
-	90, // 106: had.v1.HA.HookList:output_type -> had.v1.HookListResponse
-	91, // 107: had.v1.HA.HookRun:output_type -> had.v1.HookRunResponse
-	92, // 108: had.v1.HA.ShowLogLevel:output_type -> had.v1.ShowLogLevelResponse
-	93, // 109: had.v1.HA.LogLevel:output_type -> had.v1.LogLevelResponse
-	94, // 110: had.v1.HA.NodeList:output_type -> had.v1.NodeListResponse
-	95, // 111: had.v1.HA.NodeAdd:output_type -> had.v1.NodeAddResponse
-	96, // 112: had.v1.HA.NodeRemove:output_type -> had.v1.NodeRemoveResponse
-	97, // 113: had.v1.HA.SnapshotSave:output_type -> had.v1.SnapshotSaveResponse
-	98, // 114: had.v1.HA.SnapshotRestore:output_type -> had.v1.SnapshotRestoreResponse
-	79, // [79:115] is the sub-list for method output_type
-	43, // [43:79] is the sub-list for method input_type
-	43, // [43:43] is the sub-list for extension type_name
-	43, // [43:43] is the sub-list for extension extendee
-	0,  // [0:43] is the sub-list for field type_name
+	7,   // 0: had.v1.StatusResponse.freshness:type_name -> had.v1.Freshness
+	8,   // 1: had.v1.StatusResponse.ownership:type_name -> had.v1.Ownership
+	9,   // 2: had.v1.StatusResponse.nodes:type_name -> had.v1.NodeStatus
+	10,  // 3: had.v1.StatusResponse.policy:type_name -> had.v1.PolicySummary
+	55,  // 4: had.v1.StatusResponse.at:type_name -> google.protobuf.Timestamp
+	6,   // 5: had.v1.StatusResponse.unsecured:type_name -> had.v1.Unsecured
+	5,   // 6: had.v1.StatusResponse.notify:type_name -> had.v1.NotifyStatus
+	56,  // 7: had.v1.StatusResponse.syncs:type_name -> had.v1.SyncSummary
+	4,   // 8: had.v1.StatusResponse.tokens:type_name -> had.v1.TokenSummary
+	57,  // 9: had.v1.StatusResponse.frozen:type_name -> had.v1.Frozen
+	58,  // 10: had.v1.StatusResponse.held:type_name -> had.v1.Held
+	59,  // 11: had.v1.StatusResponse.level:type_name -> had.v1.LevelStatus
+	55,  // 12: had.v1.TokenSummary.at:type_name -> google.protobuf.Timestamp
+	55,  // 13: had.v1.NotifyStatus.sent_at:type_name -> google.protobuf.Timestamp
+	55,  // 14: had.v1.NotifyStatus.failing_since:type_name -> google.protobuf.Timestamp
+	55,  // 15: had.v1.NotifyStatus.next_try:type_name -> google.protobuf.Timestamp
+	60,  // 16: had.v1.Unsecured.volumes:type_name -> had.v1.HeldVolume
+	0,   // 17: had.v1.Ownership.state:type_name -> had.v1.Ownership.State
+	55,  // 18: had.v1.Ownership.since:type_name -> google.protobuf.Timestamp
+	61,  // 19: had.v1.Ownership.addresses:type_name -> had.v1.HeldAddress
+	60,  // 20: had.v1.Ownership.volumes:type_name -> had.v1.HeldVolume
+	62,  // 21: had.v1.NodeStatus.checks:type_name -> had.v1.CheckStatus
+	63,  // 22: had.v1.NodeStatus.drained:type_name -> had.v1.Drain
+	64,  // 23: had.v1.NodeStatus.syncs:type_name -> had.v1.SyncStatus
+	65,  // 24: had.v1.NodeStatus.tokens:type_name -> had.v1.TokenHealth
+	55,  // 25: had.v1.PolicySummary.at:type_name -> google.protobuf.Timestamp
+	11,  // 26: had.v1.PolicySummary.vips:type_name -> had.v1.VipSummary
+	60,  // 27: had.v1.PolicySummary.volumes:type_name -> had.v1.HeldVolume
+	66,  // 28: had.v1.PolicySummary.trial:type_name -> had.v1.PolicyTrial
+	67,  // 29: had.v1.HistoryResponse.events:type_name -> had.v1.Event
+	3,   // 30: had.v1.WatchResponse.status:type_name -> had.v1.StatusResponse
+	22,  // 31: had.v1.NotifyTestResponse.results:type_name -> had.v1.NotifyTestResult
+	25,  // 32: had.v1.PolicyValidateResponse.diagnostics:type_name -> had.v1.Diagnostic
+	1,   // 33: had.v1.Diagnostic.severity:type_name -> had.v1.Diagnostic.Severity
+	25,  // 34: had.v1.PolicyApplyResponse.diagnostics:type_name -> had.v1.Diagnostic
+	66,  // 35: had.v1.PolicyApplyResponse.trial:type_name -> had.v1.PolicyTrial
+	68,  // 36: had.v1.PolicyShowResponse.policy:type_name -> had.v1.Policy
+	66,  // 37: had.v1.PolicyShowResponse.trial:type_name -> had.v1.PolicyTrial
+	25,  // 38: had.v1.PolicyPlanResponse.diagnostics:type_name -> had.v1.Diagnostic
+	69,  // 39: had.v1.PolicyPlanResponse.changes:type_name -> had.v1.PolicyChange
+	70,  // 40: had.v1.PolicyPlanResponse.effects:type_name -> had.v1.PolicyEffect
+	66,  // 41: had.v1.PolicyPlanResponse.trial:type_name -> had.v1.PolicyTrial
+	4,   // 42: had.v1.TokenShowResponse.tokens:type_name -> had.v1.TokenSummary
+	55,  // 43: had.v1.FreezeResponse.until:type_name -> google.protobuf.Timestamp
+	2,   // 44: had.v1.HA.Status:input_type -> had.v1.StatusRequest
+	12,  // 45: had.v1.HA.History:input_type -> had.v1.HistoryRequest
+	14,  // 46: had.v1.HA.Watch:input_type -> had.v1.WatchRequest
+	16,  // 47: had.v1.HA.Move:input_type -> had.v1.MoveRequest
+	18,  // 48: had.v1.HA.ConfirmFence:input_type -> had.v1.ConfirmFenceRequest
+	43,  // 49: had.v1.HA.Freeze:input_type -> had.v1.FreezeRequest
+	45,  // 50: had.v1.HA.Unfreeze:input_type -> had.v1.UnfreezeRequest
+	47,  // 51: had.v1.HA.Drain:input_type -> had.v1.DrainRequest
+	49,  // 52: had.v1.HA.Undrain:input_type -> had.v1.UndrainRequest
+	51,  // 53: had.v1.HA.Resume:input_type -> had.v1.ResumeRequest
+	71,  // 54: had.v1.HA.SyncRun:input_type -> had.v1.SyncRunRequest
+	72,  // 55: had.v1.HA.SyncResume:input_type -> had.v1.SyncResumeRequest
+	23,  // 56: had.v1.HA.PolicyValidate:input_type -> had.v1.PolicyValidateRequest
+	26,  // 57: had.v1.HA.PolicyApply:input_type -> had.v1.PolicyApplyRequest
+	28,  // 58: had.v1.HA.PolicyShow:input_type -> had.v1.PolicyShowRequest
+	73,  // 59: had.v1.HA.PolicyPlan:input_type -> had.v1.PolicyPlanRequest
+	74,  // 60: had.v1.HA.PolicyConfirm:input_type -> had.v1.PolicyConfirmRequest
+	75,  // 61: had.v1.HA.PolicyVersions:input_type -> had.v1.PolicyVersionsRequest
+	31,  // 62: had.v1.HA.TokenShow:input_type -> had.v1.TokenShowRequest
+	33,  // 63: had.v1.HA.TokenSet:input_type -> had.v1.TokenSetRequest
+	35,  // 64: had.v1.HA.TokenForget:input_type -> had.v1.TokenForgetRequest
+	37,  // 65: had.v1.HA.TokenKey:input_type -> had.v1.TokenKeyRequest
+	20,  // 66: had.v1.HA.NotifyTest:input_type -> had.v1.NotifyTestRequest
+	53,  // 67: had.v1.HA.UpgradeFinish:input_type -> had.v1.UpgradeFinishRequest
+	39,  // 68: had.v1.HA.Timing:input_type -> had.v1.TimingRequest
+	41,  // 69: had.v1.HA.Version:input_type -> had.v1.VersionRequest
+	76,  // 70: had.v1.HA.WhyNot:input_type -> had.v1.WhyNotRequest
+	77,  // 71: had.v1.HA.Preflight:input_type -> had.v1.PreflightRequest
+	78,  // 72: had.v1.HA.HookList:input_type -> had.v1.HookListRequest
+	79,  // 73: had.v1.HA.HookRun:input_type -> had.v1.HookRunRequest
+	80,  // 74: had.v1.HA.ShowLogLevel:input_type -> had.v1.ShowLogLevelRequest
+	81,  // 75: had.v1.HA.LogLevel:input_type -> had.v1.LogLevelRequest
+	82,  // 76: had.v1.HA.NodeList:input_type -> had.v1.NodeListRequest
+	83,  // 77: had.v1.HA.NodeAdd:input_type -> had.v1.NodeAddRequest
+	84,  // 78: had.v1.HA.NodeRemove:input_type -> had.v1.NodeRemoveRequest
+	85,  // 79: had.v1.HA.SnapshotSave:input_type -> had.v1.SnapshotSaveRequest
+	86,  // 80: had.v1.HA.SnapshotRestore:input_type -> had.v1.SnapshotRestoreRequest
+	3,   // 81: had.v1.HA.Status:output_type -> had.v1.StatusResponse
+	13,  // 82: had.v1.HA.History:output_type -> had.v1.HistoryResponse
+	15,  // 83: had.v1.HA.Watch:output_type -> had.v1.WatchResponse
+	17,  // 84: had.v1.HA.Move:output_type -> had.v1.MoveResponse
+	19,  // 85: had.v1.HA.ConfirmFence:output_type -> had.v1.ConfirmFenceResponse
+	44,  // 86: had.v1.HA.Freeze:output_type -> had.v1.FreezeResponse
+	46,  // 87: had.v1.HA.Unfreeze:output_type -> had.v1.UnfreezeResponse
+	48,  // 88: had.v1.HA.Drain:output_type -> had.v1.DrainResponse
+	50,  // 89: had.v1.HA.Undrain:output_type -> had.v1.UndrainResponse
+	52,  // 90: had.v1.HA.Resume:output_type -> had.v1.ResumeResponse
+	87,  // 91: had.v1.HA.SyncRun:output_type -> had.v1.SyncRunResponse
+	88,  // 92: had.v1.HA.SyncResume:output_type -> had.v1.SyncResumeResponse
+	24,  // 93: had.v1.HA.PolicyValidate:output_type -> had.v1.PolicyValidateResponse
+	27,  // 94: had.v1.HA.PolicyApply:output_type -> had.v1.PolicyApplyResponse
+	29,  // 95: had.v1.HA.PolicyShow:output_type -> had.v1.PolicyShowResponse
+	30,  // 96: had.v1.HA.PolicyPlan:output_type -> had.v1.PolicyPlanResponse
+	89,  // 97: had.v1.HA.PolicyConfirm:output_type -> had.v1.PolicyConfirmResponse
+	90,  // 98: had.v1.HA.PolicyVersions:output_type -> had.v1.PolicyVersionsResponse
+	32,  // 99: had.v1.HA.TokenShow:output_type -> had.v1.TokenShowResponse
+	34,  // 100: had.v1.HA.TokenSet:output_type -> had.v1.TokenSetResponse
+	36,  // 101: had.v1.HA.TokenForget:output_type -> had.v1.TokenForgetResponse
+	38,  // 102: had.v1.HA.TokenKey:output_type -> had.v1.TokenKeyResponse
+	21,  // 103: had.v1.HA.NotifyTest:output_type -> had.v1.NotifyTestResponse
+	54,  // 104: had.v1.HA.UpgradeFinish:output_type -> had.v1.UpgradeFinishResponse
+	40,  // 105: had.v1.HA.Timing:output_type -> had.v1.TimingResponse
+	42,  // 106: had.v1.HA.Version:output_type -> had.v1.VersionResponse
+	91,  // 107: had.v1.HA.WhyNot:output_type -> had.v1.WhyNotResponse
+	92,  // 108: had.v1.HA.Preflight:output_type -> had.v1.PreflightResponse
+	93,  // 109: had.v1.HA.HookList:output_type -> had.v1.HookListResponse
+	94,  // 110: had.v1.HA.HookRun:output_type -> had.v1.HookRunResponse
+	95,  // 111: had.v1.HA.ShowLogLevel:output_type -> had.v1.ShowLogLevelResponse
+	96,  // 112: had.v1.HA.LogLevel:output_type -> had.v1.LogLevelResponse
+	97,  // 113: had.v1.HA.NodeList:output_type -> had.v1.NodeListResponse
+	98,  // 114: had.v1.HA.NodeAdd:output_type -> had.v1.NodeAddResponse
+	99,  // 115: had.v1.HA.NodeRemove:output_type -> had.v1.NodeRemoveResponse
+	100, // 116: had.v1.HA.SnapshotSave:output_type -> had.v1.SnapshotSaveResponse
+	101, // 117: had.v1.HA.SnapshotRestore:output_type -> had.v1.SnapshotRestoreResponse
+	81,  // [81:118] is the sub-list for method output_type
+	44,  // [44:81] is the sub-list for method input_type
+	44,  // [44:44] is the sub-list for extension type_name
+	44,  // [44:44] is the sub-list for extension extendee
+	0,   // [0:44] is the sub-list for field type_name
 }
 
 func init() { file_had_v1_ha_proto_init() }
@@ -4325,6 +4469,7 @@ func file_had_v1_ha_proto_init() {
 		return
 	}
 	file_had_v1_diagnose_proto_init()
+	file_had_v1_level_proto_init()
 	file_had_v1_log_proto_init()
 	file_had_v1_member_proto_init()
 	file_had_v1_peer_proto_init()
@@ -4338,7 +4483,7 @@ func file_had_v1_ha_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_had_v1_ha_proto_rawDesc), len(file_had_v1_ha_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   51,
+			NumMessages:   53,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

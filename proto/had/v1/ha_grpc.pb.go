@@ -42,6 +42,7 @@ const (
 	HA_TokenForget_FullMethodName     = "/had.v1.HA/TokenForget"
 	HA_TokenKey_FullMethodName        = "/had.v1.HA/TokenKey"
 	HA_NotifyTest_FullMethodName      = "/had.v1.HA/NotifyTest"
+	HA_UpgradeFinish_FullMethodName   = "/had.v1.HA/UpgradeFinish"
 	HA_Timing_FullMethodName          = "/had.v1.HA/Timing"
 	HA_Version_FullMethodName         = "/had.v1.HA/Version"
 	HA_WhyNot_FullMethodName          = "/had.v1.HA/WhyNot"
@@ -120,6 +121,9 @@ type HAClient interface {
 	// NotifyTest has the leader send a test through each channel of the policy, or
 	// through those of a name, and waits for what comes of it.
 	NotifyTest(ctx context.Context, in *NotifyTestRequest, opts ...grpc.CallOption) (*NotifyTestResponse, error)
+	// UpgradeFinish lets the log have all that every node's had reads. There is no
+	// way back then. It is refused while some node reads less than the leader.
+	UpgradeFinish(ctx context.Context, in *UpgradeFinishRequest, opts ...grpc.CallOption) (*UpgradeFinishResponse, error)
 	Timing(ctx context.Context, in *TimingRequest, opts ...grpc.CallOption) (*TimingResponse, error)
 	Version(ctx context.Context, in *VersionRequest, opts ...grpc.CallOption) (*VersionResponse, error)
 	// WhyNot holds every rule of ownership against a node.
@@ -405,6 +409,16 @@ func (c *hAClient) NotifyTest(ctx context.Context, in *NotifyTestRequest, opts .
 	return out, nil
 }
 
+func (c *hAClient) UpgradeFinish(ctx context.Context, in *UpgradeFinishRequest, opts ...grpc.CallOption) (*UpgradeFinishResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(UpgradeFinishResponse)
+	err := c.cc.Invoke(ctx, HA_UpgradeFinish_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *hAClient) Timing(ctx context.Context, in *TimingRequest, opts ...grpc.CallOption) (*TimingResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(TimingResponse)
@@ -598,6 +612,9 @@ type HAServer interface {
 	// NotifyTest has the leader send a test through each channel of the policy, or
 	// through those of a name, and waits for what comes of it.
 	NotifyTest(context.Context, *NotifyTestRequest) (*NotifyTestResponse, error)
+	// UpgradeFinish lets the log have all that every node's had reads. There is no
+	// way back then. It is refused while some node reads less than the leader.
+	UpgradeFinish(context.Context, *UpgradeFinishRequest) (*UpgradeFinishResponse, error)
 	Timing(context.Context, *TimingRequest) (*TimingResponse, error)
 	Version(context.Context, *VersionRequest) (*VersionResponse, error)
 	// WhyNot holds every rule of ownership against a node.
@@ -703,6 +720,9 @@ func (UnimplementedHAServer) TokenKey(context.Context, *TokenKeyRequest) (*Token
 }
 func (UnimplementedHAServer) NotifyTest(context.Context, *NotifyTestRequest) (*NotifyTestResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method NotifyTest not implemented")
+}
+func (UnimplementedHAServer) UpgradeFinish(context.Context, *UpgradeFinishRequest) (*UpgradeFinishResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method UpgradeFinish not implemented")
 }
 func (UnimplementedHAServer) Timing(context.Context, *TimingRequest) (*TimingResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Timing not implemented")
@@ -1164,6 +1184,24 @@ func _HA_NotifyTest_Handler(srv interface{}, ctx context.Context, dec func(inter
 	return interceptor(ctx, in, info, handler)
 }
 
+func _HA_UpgradeFinish_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(UpgradeFinishRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(HAServer).UpgradeFinish(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: HA_UpgradeFinish_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(HAServer).UpgradeFinish(ctx, req.(*UpgradeFinishRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _HA_Timing_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(TimingRequest)
 	if err := dec(in); err != nil {
@@ -1488,6 +1526,10 @@ var HA_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "NotifyTest",
 			Handler:    _HA_NotifyTest_Handler,
+		},
+		{
+			MethodName: "UpgradeFinish",
+			Handler:    _HA_UpgradeFinish_Handler,
 		},
 		{
 			MethodName: "Timing",

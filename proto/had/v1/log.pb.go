@@ -580,6 +580,7 @@ type Command struct {
 	//	*Command_PolicyConfirm
 	//	*Command_PolicyUndo
 	//	*Command_Extend
+	//	*Command_LevelRise
 	//	*Command_MemberAdd
 	//	*Command_MemberRemove
 	//	*Command_MemberSettle
@@ -855,6 +856,15 @@ func (x *Command) GetExtend() *Extend {
 	return nil
 }
 
+func (x *Command) GetLevelRise() *LevelRise {
+	if x != nil {
+		if x, ok := x.Record.(*Command_LevelRise); ok {
+			return x.LevelRise
+		}
+	}
+	return nil
+}
+
 func (x *Command) GetMemberAdd() *MemberAdd {
 	if x != nil {
 		if x, ok := x.Record.(*Command_MemberAdd); ok {
@@ -982,6 +992,10 @@ type Command_Extend struct {
 	Extend *Extend `protobuf:"bytes,42,opt,name=extend,proto3,oneof"`
 }
 
+type Command_LevelRise struct {
+	LevelRise *LevelRise `protobuf:"bytes,70,opt,name=level_rise,json=levelRise,proto3,oneof"`
+}
+
 type Command_MemberAdd struct {
 	MemberAdd *MemberAdd `protobuf:"bytes,80,opt,name=member_add,json=memberAdd,proto3,oneof"`
 }
@@ -1041,6 +1055,8 @@ func (*Command_PolicyConfirm) isCommand_Record() {}
 func (*Command_PolicyUndo) isCommand_Record() {}
 
 func (*Command_Extend) isCommand_Record() {}
+
+func (*Command_LevelRise) isCommand_Record() {}
 
 func (*Command_MemberAdd) isCommand_Record() {}
 
@@ -1584,7 +1600,7 @@ func (x *MemberSettle) GetGone() bool {
 type PolicyApply struct {
 	state           protoimpl.MessageState `protogen:"open.v1"`
 	ExpectedVersion uint64                 `protobuf:"varint,1,opt,name=expected_version,json=expectedVersion,proto3" json:"expected_version,omitempty"`
-	Text            string                 `protobuf:"bytes,2,opt,name=text,proto3" json:"text,omitempty"` // HCL, validated by the proposer; the history has it without
+	Text            string                 `protobuf:"bytes,2,opt,name=text,proto3" json:"text,omitempty"` // HCL, validated by the proposer; from level 2 on the history has it without
 	By              string                 `protobuf:"bytes,3,opt,name=by,proto3" json:"by,omitempty"`     // who asked: local user name and node
 	Reason          string                 `protobuf:"bytes,4,opt,name=reason,proto3" json:"reason,omitempty"`
 	Kind            PolicyApply_Kind       `protobuf:"varint,5,opt,name=kind,proto3,enum=had.v1.PolicyApply_Kind" json:"kind,omitempty"`
@@ -4537,12 +4553,12 @@ var File_had_v1_log_proto protoreflect.FileDescriptor
 
 const file_had_v1_log_proto_rawDesc = "" +
 	"\n" +
-	"\x10had/v1/log.proto\x12\x06had.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x11had/v1/sync.proto\"f\n" +
+	"\x10had/v1/log.proto\x12\x06had.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x12had/v1/level.proto\x1a\x11had/v1/sync.proto\"f\n" +
 	"\bInstance\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x17\n" +
 	"\anode_id\x18\x02 \x01(\tR\x06nodeId\x12\x17\n" +
 	"\aboot_id\x18\x03 \x01(\tR\x06bootId\x12\x14\n" +
-	"\x05nonce\x18\x04 \x01(\tR\x05nonce\"\x94\v\n" +
+	"\x05nonce\x18\x04 \x01(\tR\x05nonce\"\xf2\v\n" +
 	"\aCommand\x12*\n" +
 	"\x02at\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\x02at\x12\x1a\n" +
 	"\bproposer\x18\x02 \x01(\tR\bproposer\x12%\n" +
@@ -4571,32 +4587,34 @@ const file_had_v1_log_proto_rawDesc = "" +
 	"\x05drain\x18\x18 \x01(\v2\r.had.v1.DrainH\x00R\x05drain\x12+\n" +
 	"\aundrain\x18\x19 \x01(\v2\x0f.had.v1.UndrainH\x00R\aundrain\x12\"\n" +
 	"\x04hold\x18\x1a \x01(\v2\f.had.v1.HoldH\x00R\x04hold\x12(\n" +
-	"\x06resume\x18\x1b \x01(\v2\x0e.had.v1.ResumeH\x00R\x06resume\x12>\n" +
-	"\x0epolicy_confirm\x18( \x01(\v2\x15.had.v1.PolicyConfirmH\x00R\rpolicyConfirm\x125\n" +
-	"\vpolicy_undo\x18) \x01(\v2\x12.had.v1.PolicyUndoH\x00R\n" +
-	"policyUndo\x12(\n" +
-	"\x06extend\x18* \x01(\v2\x0e.had.v1.ExtendH\x00R\x06extend\x122\n" +
+	"\x06resume\x18\x1b \x01(\v2\x0e.had.v1.ResumeH\x00R\x06resume\x12D\n" +
+	"\x0epolicy_confirm\x18( \x01(\v2\x15.had.v1.PolicyConfirmB\x04\x88\xb5\x18\x02H\x00R\rpolicyConfirm\x12;\n" +
+	"\vpolicy_undo\x18) \x01(\v2\x12.had.v1.PolicyUndoB\x04\x88\xb5\x18\x02H\x00R\n" +
+	"policyUndo\x12.\n" +
+	"\x06extend\x18* \x01(\v2\x0e.had.v1.ExtendB\x04\x88\xb5\x18\x02H\x00R\x06extend\x128\n" +
 	"\n" +
-	"member_add\x18P \x01(\v2\x11.had.v1.MemberAddH\x00R\tmemberAdd\x12;\n" +
-	"\rmember_remove\x18Q \x01(\v2\x14.had.v1.MemberRemoveH\x00R\fmemberRemove\x12;\n" +
-	"\rmember_settle\x18R \x01(\v2\x14.had.v1.MemberSettleH\x00R\fmemberSettleB\b\n" +
-	"\x06record\"\x82\x01\n" +
+	"level_rise\x18F \x01(\v2\x11.had.v1.LevelRiseB\x04\x88\xb5\x18\x02H\x00R\tlevelRise\x128\n" +
+	"\n" +
+	"member_add\x18P \x01(\v2\x11.had.v1.MemberAddB\x04\x88\xb5\x18\x02H\x00R\tmemberAdd\x12A\n" +
+	"\rmember_remove\x18Q \x01(\v2\x14.had.v1.MemberRemoveB\x04\x88\xb5\x18\x02H\x00R\fmemberRemove\x12A\n" +
+	"\rmember_settle\x18R \x01(\v2\x14.had.v1.MemberSettleB\x04\x88\xb5\x18\x02H\x00R\fmemberSettleB\b\n" +
+	"\x06record\"\x88\x01\n" +
 	"\x05Birth\x12\x18\n" +
 	"\acluster\x18\x01 \x01(\tR\acluster\x12\x1d\n" +
 	"\n" +
 	"cluster_id\x18\x02 \x01(\tR\tclusterId\x12(\n" +
-	"\amembers\x18\x03 \x03(\v2\x0e.had.v1.MemberR\amembers\x12\x16\n" +
-	"\x06former\x18\x04 \x03(\tR\x06former\"\xd1\x02\n" +
+	"\amembers\x18\x03 \x03(\v2\x0e.had.v1.MemberR\amembers\x12\x1c\n" +
+	"\x06former\x18\x04 \x03(\tB\x04\x88\xb5\x18\x02R\x06former\"\xe9\x02\n" +
 	"\x06Member\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
 	"\aaddress\x18\x02 \x01(\tR\aaddress\x12\x18\n" +
 	"\awitness\x18\x03 \x01(\bR\awitness\x12\x17\n" +
-	"\anode_id\x18\x04 \x01(\tR\x06nodeId\x123\n" +
-	"\bstanding\x18\x05 \x01(\x0e2\x17.had.v1.Member.StandingR\bstanding\x12\x14\n" +
-	"\x05since\x18\x06 \x01(\x04R\x05since\x12*\n" +
-	"\x02at\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\x02at\x12\x1d\n" +
+	"\anode_id\x18\x04 \x01(\tR\x06nodeId\x129\n" +
+	"\bstanding\x18\x05 \x01(\x0e2\x17.had.v1.Member.StandingB\x04\x88\xb5\x18\x02R\bstanding\x12\x1a\n" +
+	"\x05since\x18\x06 \x01(\x04B\x04\x88\xb5\x18\x02R\x05since\x120\n" +
+	"\x02at\x18\a \x01(\v2\x1a.google.protobuf.TimestampB\x04\x88\xb5\x18\x02R\x02at\x12#\n" +
 	"\n" +
-	"two_voters\x18\b \x01(\bR\ttwoVoters\"P\n" +
+	"two_voters\x18\b \x01(\bB\x04\x88\xb5\x18\x02R\ttwoVoters\"P\n" +
 	"\bStanding\x12\x18\n" +
 	"\x14STANDING_UNSPECIFIED\x10\x00\x12\x14\n" +
 	"\x10STANDING_JOINING\x10\x01\x12\x14\n" +
@@ -4628,17 +4646,17 @@ const file_had_v1_log_proto_rawDesc = "" +
 	"\anode_id\x18\x02 \x01(\tR\x06nodeId\x12\x14\n" +
 	"\x05since\x18\x03 \x01(\x04R\x05since\x12\x12\n" +
 	"\x04name\x18\x04 \x01(\tR\x04name\x12\x12\n" +
-	"\x04gone\x18\x05 \x01(\bR\x04gone\"\xee\x02\n" +
+	"\x04gone\x18\x05 \x01(\bR\x04gone\"\x86\x03\n" +
 	"\vPolicyApply\x12)\n" +
 	"\x10expected_version\x18\x01 \x01(\x04R\x0fexpectedVersion\x12\x12\n" +
 	"\x04text\x18\x02 \x01(\tR\x04text\x12\x0e\n" +
 	"\x02by\x18\x03 \x01(\tR\x02by\x12\x16\n" +
-	"\x06reason\x18\x04 \x01(\tR\x06reason\x12,\n" +
-	"\x04kind\x18\x05 \x01(\x0e2\x18.had.v1.PolicyApply.KindR\x04kind\x12\x1d\n" +
+	"\x06reason\x18\x04 \x01(\tR\x06reason\x122\n" +
+	"\x04kind\x18\x05 \x01(\x0e2\x18.had.v1.PolicyApply.KindB\x04\x90\xb5\x18\x01R\x04kind\x12#\n" +
 	"\n" +
-	"of_version\x18\x06 \x01(\x04R\tofVersion\x12*\n" +
-	"\x11confirm_within_ns\x18\a \x01(\x03R\x0fconfirmWithinNs\x12?\n" +
-	"\rconfirm_until\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\fconfirmUntil\">\n" +
+	"of_version\x18\x06 \x01(\x04B\x04\x90\xb5\x18\x01R\tofVersion\x120\n" +
+	"\x11confirm_within_ns\x18\a \x01(\x03B\x04\x88\xb5\x18\x02R\x0fconfirmWithinNs\x12E\n" +
+	"\rconfirm_until\x18\b \x01(\v2\x1a.google.protobuf.TimestampB\x04\x88\xb5\x18\x02R\fconfirmUntil\">\n" +
 	"\x04Kind\x12\x14\n" +
 	"\x10KIND_UNSPECIFIED\x10\x00\x12\x11\n" +
 	"\rKIND_ROLLBACK\x10\x01\x12\r\n" +
@@ -4774,16 +4792,16 @@ const file_had_v1_log_proto_rawDesc = "" +
 	"\fcheck_change\x18\x0f \x01(\v2\x13.had.v1.CheckChangeH\x00R\vcheckChange\x125\n" +
 	"\vsync_result\x18\x11 \x01(\v2\x12.had.v1.SyncResultH\x00R\n" +
 	"syncResultB\x06\n" +
-	"\x04body\"\xbf\x03\n" +
+	"\x04body\"\xd1\x03\n" +
 	"\x06Notice\x12'\n" +
 	"\x04kind\x18\x01 \x01(\x0e2\x13.had.v1.Notice.KindR\x04kind\x12\x12\n" +
 	"\x04node\x18\x02 \x01(\tR\x04node\x12\x14\n" +
 	"\x05epoch\x18\x03 \x01(\x04R\x05epoch\x120\n" +
 	"\x05since\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\x05since\x12\x16\n" +
 	"\x06detail\x18\x05 \x01(\tR\x06detail\x12\x12\n" +
-	"\x04name\x18\x06 \x01(\tR\x04name\x125\n" +
-	"\vcertificate\x18\a \x01(\v2\x13.had.v1.CertificateR\vcertificate\x12\x12\n" +
-	"\x04days\x18\b \x01(\rR\x04days\"\xb8\x01\n" +
+	"\x04name\x18\x06 \x01(\tR\x04name\x12;\n" +
+	"\vcertificate\x18\a \x01(\v2\x13.had.v1.CertificateB\x04\x90\xb5\x18\x01R\vcertificate\x12\x18\n" +
+	"\x04days\x18\b \x01(\rB\x04\x90\xb5\x18\x01R\x04days\"\xbe\x01\n" +
 	"\x04Kind\x12\x14\n" +
 	"\x10KIND_UNSPECIFIED\x10\x00\x12\x0f\n" +
 	"\vKIND_SILENT\x10\x01\x12\r\n" +
@@ -4792,8 +4810,8 @@ const file_had_v1_log_proto_rawDesc = "" +
 	"\fKIND_CUT_OFF\x10\x04\x12\x13\n" +
 	"\x0fKIND_SYNC_FAILS\x10\x05\x12\x14\n" +
 	"\x10KIND_TOKEN_AMISS\x10\x06\x12\x15\n" +
-	"\x11KIND_TOKEN_PLACED\x10\a\x12\x14\n" +
-	"\x10KIND_CERTIFICATE\x10\b\"k\n" +
+	"\x11KIND_TOKEN_PLACED\x10\a\x12\x1a\n" +
+	"\x10KIND_CERTIFICATE\x10\b\x1a\x04\x90\xb5\x18\x01\"k\n" +
 	"\vCertificate\x12\x16\n" +
 	"\x06serial\x18\x01 \x01(\tR\x06serial\x12\x0e\n" +
 	"\x02ca\x18\x02 \x01(\bR\x02ca\x124\n" +
@@ -4993,7 +5011,8 @@ var file_had_v1_log_proto_goTypes = []any{
 	(*CheckChange)(nil),           // 52: had.v1.CheckChange
 	(*timestamppb.Timestamp)(nil), // 53: google.protobuf.Timestamp
 	(*SyncResume)(nil),            // 54: had.v1.SyncResume
-	(*SyncResult)(nil),            // 55: had.v1.SyncResult
+	(*LevelRise)(nil),             // 55: had.v1.LevelRise
+	(*SyncResult)(nil),            // 56: had.v1.SyncResult
 }
 var file_had_v1_log_proto_depIdxs = []int32{
 	53, // 0: had.v1.Command.at:type_name -> google.protobuf.Timestamp
@@ -5021,67 +5040,68 @@ var file_had_v1_log_proto_depIdxs = []int32{
 	18, // 22: had.v1.Command.policy_confirm:type_name -> had.v1.PolicyConfirm
 	19, // 23: had.v1.Command.policy_undo:type_name -> had.v1.PolicyUndo
 	20, // 24: had.v1.Command.extend:type_name -> had.v1.Extend
-	14, // 25: had.v1.Command.member_add:type_name -> had.v1.MemberAdd
-	15, // 26: had.v1.Command.member_remove:type_name -> had.v1.MemberRemove
-	16, // 27: had.v1.Command.member_settle:type_name -> had.v1.MemberSettle
-	11, // 28: had.v1.Birth.members:type_name -> had.v1.Member
-	0,  // 29: had.v1.Member.standing:type_name -> had.v1.Member.Standing
-	53, // 30: had.v1.Member.at:type_name -> google.protobuf.Timestamp
-	11, // 31: had.v1.Roster.members:type_name -> had.v1.Member
-	13, // 32: had.v1.Roster.departed:type_name -> had.v1.Departed
-	53, // 33: had.v1.Departed.at:type_name -> google.protobuf.Timestamp
-	11, // 34: had.v1.MemberAdd.member:type_name -> had.v1.Member
-	1,  // 35: had.v1.PolicyApply.kind:type_name -> had.v1.PolicyApply.Kind
-	53, // 36: had.v1.PolicyApply.confirm_until:type_name -> google.protobuf.Timestamp
-	8,  // 37: had.v1.Extend.instance:type_name -> had.v1.Instance
-	23, // 38: had.v1.Extend.volumes:type_name -> had.v1.HeldVolume
-	21, // 39: had.v1.Extend.terms:type_name -> had.v1.Terms
-	8,  // 40: had.v1.Acquire.instance:type_name -> had.v1.Instance
-	21, // 41: had.v1.Acquire.terms:type_name -> had.v1.Terms
-	22, // 42: had.v1.Acquire.addresses:type_name -> had.v1.HeldAddress
-	28, // 43: had.v1.Acquire.evidence:type_name -> had.v1.Evidence
-	23, // 44: had.v1.Acquire.volumes:type_name -> had.v1.HeldVolume
-	25, // 45: had.v1.Acquire.tokens:type_name -> had.v1.HeldToken
-	8,  // 46: had.v1.TokenSet.instance:type_name -> had.v1.Instance
-	2,  // 47: had.v1.Evidence.kind:type_name -> had.v1.Evidence.Kind
-	8,  // 48: had.v1.LeaseRenew.instance:type_name -> had.v1.Instance
-	28, // 49: had.v1.Waited.evidence:type_name -> had.v1.Evidence
-	53, // 50: had.v1.Farewell.at:type_name -> google.protobuf.Timestamp
-	42, // 51: had.v1.Farewell.released:type_name -> had.v1.Released
-	8,  // 52: had.v1.Secured.instance:type_name -> had.v1.Instance
-	3,  // 53: had.v1.Secured.kind:type_name -> had.v1.Secured.Kind
-	53, // 54: had.v1.Secured.at:type_name -> google.protobuf.Timestamp
-	34, // 55: had.v1.Deliver.reports:type_name -> had.v1.Report
-	53, // 56: had.v1.Report.at:type_name -> google.protobuf.Timestamp
-	43, // 57: had.v1.Report.hook_result:type_name -> had.v1.HookResult
-	41, // 58: had.v1.Report.progress:type_name -> had.v1.Progress
-	42, // 59: had.v1.Report.released:type_name -> had.v1.Released
-	39, // 60: had.v1.Report.fence_try:type_name -> had.v1.FenceTry
-	35, // 61: had.v1.Report.notice:type_name -> had.v1.Notice
-	52, // 62: had.v1.Report.check_change:type_name -> had.v1.CheckChange
-	55, // 63: had.v1.Report.sync_result:type_name -> had.v1.SyncResult
-	4,  // 64: had.v1.Notice.kind:type_name -> had.v1.Notice.Kind
-	53, // 65: had.v1.Notice.since:type_name -> google.protobuf.Timestamp
-	36, // 66: had.v1.Notice.certificate:type_name -> had.v1.Certificate
-	53, // 67: had.v1.Certificate.expires:type_name -> google.protobuf.Timestamp
-	8,  // 68: had.v1.NotifyClaim.instance:type_name -> had.v1.Instance
-	5,  // 69: had.v1.NotifyMark.outcome:type_name -> had.v1.NotifyMark.Outcome
-	53, // 70: had.v1.Step.started:type_name -> google.protobuf.Timestamp
-	6,  // 71: had.v1.Progress.outcome:type_name -> had.v1.Progress.Outcome
-	40, // 72: had.v1.Progress.steps:type_name -> had.v1.Step
-	22, // 73: had.v1.Progress.addresses:type_name -> had.v1.HeldAddress
-	25, // 74: had.v1.Progress.tokens:type_name -> had.v1.HeldToken
-	8,  // 75: had.v1.Released.reporter:type_name -> had.v1.Instance
-	2,  // 76: had.v1.Released.kind:type_name -> had.v1.Evidence.Kind
-	40, // 77: had.v1.Released.steps:type_name -> had.v1.Step
-	7,  // 78: had.v1.HookResult.outcome:type_name -> had.v1.HookResult.Outcome
-	53, // 79: had.v1.HookResult.started:type_name -> google.protobuf.Timestamp
-	53, // 80: had.v1.Freeze.until:type_name -> google.protobuf.Timestamp
-	81, // [81:81] is the sub-list for method output_type
-	81, // [81:81] is the sub-list for method input_type
-	81, // [81:81] is the sub-list for extension type_name
-	81, // [81:81] is the sub-list for extension extendee
-	0,  // [0:81] is the sub-list for field type_name
+	55, // 25: had.v1.Command.level_rise:type_name -> had.v1.LevelRise
+	14, // 26: had.v1.Command.member_add:type_name -> had.v1.MemberAdd
+	15, // 27: had.v1.Command.member_remove:type_name -> had.v1.MemberRemove
+	16, // 28: had.v1.Command.member_settle:type_name -> had.v1.MemberSettle
+	11, // 29: had.v1.Birth.members:type_name -> had.v1.Member
+	0,  // 30: had.v1.Member.standing:type_name -> had.v1.Member.Standing
+	53, // 31: had.v1.Member.at:type_name -> google.protobuf.Timestamp
+	11, // 32: had.v1.Roster.members:type_name -> had.v1.Member
+	13, // 33: had.v1.Roster.departed:type_name -> had.v1.Departed
+	53, // 34: had.v1.Departed.at:type_name -> google.protobuf.Timestamp
+	11, // 35: had.v1.MemberAdd.member:type_name -> had.v1.Member
+	1,  // 36: had.v1.PolicyApply.kind:type_name -> had.v1.PolicyApply.Kind
+	53, // 37: had.v1.PolicyApply.confirm_until:type_name -> google.protobuf.Timestamp
+	8,  // 38: had.v1.Extend.instance:type_name -> had.v1.Instance
+	23, // 39: had.v1.Extend.volumes:type_name -> had.v1.HeldVolume
+	21, // 40: had.v1.Extend.terms:type_name -> had.v1.Terms
+	8,  // 41: had.v1.Acquire.instance:type_name -> had.v1.Instance
+	21, // 42: had.v1.Acquire.terms:type_name -> had.v1.Terms
+	22, // 43: had.v1.Acquire.addresses:type_name -> had.v1.HeldAddress
+	28, // 44: had.v1.Acquire.evidence:type_name -> had.v1.Evidence
+	23, // 45: had.v1.Acquire.volumes:type_name -> had.v1.HeldVolume
+	25, // 46: had.v1.Acquire.tokens:type_name -> had.v1.HeldToken
+	8,  // 47: had.v1.TokenSet.instance:type_name -> had.v1.Instance
+	2,  // 48: had.v1.Evidence.kind:type_name -> had.v1.Evidence.Kind
+	8,  // 49: had.v1.LeaseRenew.instance:type_name -> had.v1.Instance
+	28, // 50: had.v1.Waited.evidence:type_name -> had.v1.Evidence
+	53, // 51: had.v1.Farewell.at:type_name -> google.protobuf.Timestamp
+	42, // 52: had.v1.Farewell.released:type_name -> had.v1.Released
+	8,  // 53: had.v1.Secured.instance:type_name -> had.v1.Instance
+	3,  // 54: had.v1.Secured.kind:type_name -> had.v1.Secured.Kind
+	53, // 55: had.v1.Secured.at:type_name -> google.protobuf.Timestamp
+	34, // 56: had.v1.Deliver.reports:type_name -> had.v1.Report
+	53, // 57: had.v1.Report.at:type_name -> google.protobuf.Timestamp
+	43, // 58: had.v1.Report.hook_result:type_name -> had.v1.HookResult
+	41, // 59: had.v1.Report.progress:type_name -> had.v1.Progress
+	42, // 60: had.v1.Report.released:type_name -> had.v1.Released
+	39, // 61: had.v1.Report.fence_try:type_name -> had.v1.FenceTry
+	35, // 62: had.v1.Report.notice:type_name -> had.v1.Notice
+	52, // 63: had.v1.Report.check_change:type_name -> had.v1.CheckChange
+	56, // 64: had.v1.Report.sync_result:type_name -> had.v1.SyncResult
+	4,  // 65: had.v1.Notice.kind:type_name -> had.v1.Notice.Kind
+	53, // 66: had.v1.Notice.since:type_name -> google.protobuf.Timestamp
+	36, // 67: had.v1.Notice.certificate:type_name -> had.v1.Certificate
+	53, // 68: had.v1.Certificate.expires:type_name -> google.protobuf.Timestamp
+	8,  // 69: had.v1.NotifyClaim.instance:type_name -> had.v1.Instance
+	5,  // 70: had.v1.NotifyMark.outcome:type_name -> had.v1.NotifyMark.Outcome
+	53, // 71: had.v1.Step.started:type_name -> google.protobuf.Timestamp
+	6,  // 72: had.v1.Progress.outcome:type_name -> had.v1.Progress.Outcome
+	40, // 73: had.v1.Progress.steps:type_name -> had.v1.Step
+	22, // 74: had.v1.Progress.addresses:type_name -> had.v1.HeldAddress
+	25, // 75: had.v1.Progress.tokens:type_name -> had.v1.HeldToken
+	8,  // 76: had.v1.Released.reporter:type_name -> had.v1.Instance
+	2,  // 77: had.v1.Released.kind:type_name -> had.v1.Evidence.Kind
+	40, // 78: had.v1.Released.steps:type_name -> had.v1.Step
+	7,  // 79: had.v1.HookResult.outcome:type_name -> had.v1.HookResult.Outcome
+	53, // 80: had.v1.HookResult.started:type_name -> google.protobuf.Timestamp
+	53, // 81: had.v1.Freeze.until:type_name -> google.protobuf.Timestamp
+	82, // [82:82] is the sub-list for method output_type
+	82, // [82:82] is the sub-list for method input_type
+	82, // [82:82] is the sub-list for extension type_name
+	82, // [82:82] is the sub-list for extension extendee
+	0,  // [0:82] is the sub-list for field type_name
 }
 
 func init() { file_had_v1_log_proto_init() }
@@ -5089,6 +5109,7 @@ func file_had_v1_log_proto_init() {
 	if File_had_v1_log_proto != nil {
 		return
 	}
+	file_had_v1_level_proto_init()
 	file_had_v1_sync_proto_init()
 	file_had_v1_log_proto_msgTypes[1].OneofWrappers = []any{
 		(*Command_Birth)(nil),
@@ -5115,6 +5136,7 @@ func file_had_v1_log_proto_init() {
 		(*Command_PolicyConfirm)(nil),
 		(*Command_PolicyUndo)(nil),
 		(*Command_Extend)(nil),
+		(*Command_LevelRise)(nil),
 		(*Command_MemberAdd)(nil),
 		(*Command_MemberRemove)(nil),
 		(*Command_MemberSettle)(nil),

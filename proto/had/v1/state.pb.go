@@ -51,6 +51,7 @@ type State struct {
 	Roster          *Roster          `protobuf:"bytes,30,opt,name=roster,proto3" json:"roster,omitempty"`                                          // absent: as at birth
 	EarlierPolicies []*Policy        `protobuf:"bytes,40,rep,name=earlier_policies,json=earlierPolicies,proto3" json:"earlier_policies,omitempty"` // oldest first, bounded
 	PolicyTrial     *PolicyTrial     `protobuf:"bytes,41,opt,name=policy_trial,json=policyTrial,proto3" json:"policy_trial,omitempty"`             // absent: the policy in force is there for good
+	Level           *LevelInForce    `protobuf:"bytes,70,opt,name=level,proto3" json:"level,omitempty"`                                            // absent: level 1
 	unknownFields   protoimpl.UnknownFields
 	sizeCache       protoimpl.SizeCache
 }
@@ -249,6 +250,13 @@ func (x *State) GetEarlierPolicies() []*Policy {
 func (x *State) GetPolicyTrial() *PolicyTrial {
 	if x != nil {
 		return x.PolicyTrial
+	}
+	return nil
+}
+
+func (x *State) GetLevel() *LevelInForce {
+	if x != nil {
+		return x.Level
 	}
 	return nil
 }
@@ -1416,6 +1424,7 @@ type Event struct {
 	//	*Event_PolicyConfirmed
 	//	*Event_Extended
 	//	*Event_Recovered
+	//	*Event_LevelRisen
 	//	*Event_MemberAdded
 	//	*Event_MemberRemoved
 	//	*Event_MemberSettled
@@ -1744,6 +1753,15 @@ func (x *Event) GetRecovered() *Recovered {
 	return nil
 }
 
+func (x *Event) GetLevelRisen() *LevelRise {
+	if x != nil {
+		if x, ok := x.Body.(*Event_LevelRisen); ok {
+			return x.LevelRisen
+		}
+	}
+	return nil
+}
+
 func (x *Event) GetMemberAdded() *MemberAdd {
 	if x != nil {
 		if x, ok := x.Body.(*Event_MemberAdded); ok {
@@ -1879,6 +1897,10 @@ type Event_Recovered struct {
 	Recovered *Recovered `protobuf:"bytes,60,opt,name=recovered,proto3,oneof"`
 }
 
+type Event_LevelRisen struct {
+	LevelRisen *LevelRise `protobuf:"bytes,70,opt,name=level_risen,json=levelRisen,proto3,oneof"`
+}
+
 type Event_MemberAdded struct {
 	MemberAdded *MemberAdd `protobuf:"bytes,80,opt,name=member_added,json=memberAdded,proto3,oneof"`
 }
@@ -1943,6 +1965,8 @@ func (*Event_Extended) isEvent_Body() {}
 
 func (*Event_Recovered) isEvent_Body() {}
 
+func (*Event_LevelRisen) isEvent_Body() {}
+
 func (*Event_MemberAdded) isEvent_Body() {}
 
 func (*Event_MemberRemoved) isEvent_Body() {}
@@ -1953,7 +1977,7 @@ var File_had_v1_state_proto protoreflect.FileDescriptor
 
 const file_had_v1_state_proto_rawDesc = "" +
 	"\n" +
-	"\x12had/v1/state.proto\x12\x06had.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x10had/v1/log.proto\x1a\x14had/v1/recover.proto\x1a\x11had/v1/sync.proto\"\xea\a\n" +
+	"\x12had/v1/state.proto\x12\x06had.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x12had/v1/level.proto\x1a\x10had/v1/log.proto\x1a\x14had/v1/recover.proto\x1a\x11had/v1/sync.proto\"\xae\b\n" +
 	"\x05State\x12#\n" +
 	"\rapplied_index\x18\x01 \x01(\x04R\fappliedIndex\x12#\n" +
 	"\x05birth\x18\x02 \x01(\v2\r.had.v1.BirthR\x05birth\x12&\n" +
@@ -1978,10 +2002,11 @@ const file_had_v1_state_proto_rawDesc = "" +
 	"\adrained\x18\x11 \x03(\v2\r.had.v1.DrainR\adrained\x12.\n" +
 	"\afailing\x18\x12 \x03(\v2\x14.had.v1.FailingCheckR\afailing\x12.\n" +
 	"\tfailovers\x18\x13 \x03(\v2\x10.had.v1.FailoverR\tfailovers\x12 \n" +
-	"\x04held\x18\x14 \x01(\v2\f.had.v1.HeldR\x04held\x12&\n" +
-	"\x06roster\x18\x1e \x01(\v2\x0e.had.v1.RosterR\x06roster\x129\n" +
-	"\x10earlier_policies\x18( \x03(\v2\x0e.had.v1.PolicyR\x0fearlierPolicies\x126\n" +
-	"\fpolicy_trial\x18) \x01(\v2\x13.had.v1.PolicyTrialR\vpolicyTrial\"\x8c\x01\n" +
+	"\x04held\x18\x14 \x01(\v2\f.had.v1.HeldR\x04held\x12,\n" +
+	"\x06roster\x18\x1e \x01(\v2\x0e.had.v1.RosterB\x04\x88\xb5\x18\x02R\x06roster\x12?\n" +
+	"\x10earlier_policies\x18( \x03(\v2\x0e.had.v1.PolicyB\x04\x90\xb5\x18\x01R\x0fearlierPolicies\x12<\n" +
+	"\fpolicy_trial\x18) \x01(\v2\x13.had.v1.PolicyTrialB\x04\x88\xb5\x18\x02R\vpolicyTrial\x120\n" +
+	"\x05level\x18F \x01(\v2\x14.had.v1.LevelInForceB\x04\x88\xb5\x18\x02R\x05level\"\x8c\x01\n" +
 	"\vPolicyTrial\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\x04R\aversion\x12\x14\n" +
 	"\x05index\x18\x02 \x01(\x04R\x05index\x12\x1b\n" +
@@ -2023,7 +2048,7 @@ const file_had_v1_state_proto_rawDesc = "" +
 	"\x05index\x18\x01 \x01(\x04R\x05index\x12*\n" +
 	"\x02at\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x02at\x12\x12\n" +
 	"\x04node\x18\x03 \x01(\tR\x04node\x12\x14\n" +
-	"\x05cause\x18\x04 \x01(\tR\x05cause\"\xce\x02\n" +
+	"\x05cause\x18\x04 \x01(\tR\x05cause\"\xe6\x02\n" +
 	"\x06Policy\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\x04R\aversion\x12\x12\n" +
 	"\x04text\x18\x02 \x01(\tR\x04text\x12\x16\n" +
@@ -2031,13 +2056,13 @@ const file_had_v1_state_proto_rawDesc = "" +
 	"\x02at\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\x02at\x12\x0e\n" +
 	"\x02by\x18\x05 \x01(\tR\x02by\x12\x16\n" +
 	"\x06reason\x18\x06 \x01(\tR\x06reason\x12\x14\n" +
-	"\x05index\x18\a \x01(\x04R\x05index\x12,\n" +
-	"\x04kind\x18\b \x01(\x0e2\x18.had.v1.PolicyApply.KindR\x04kind\x12\x1d\n" +
+	"\x05index\x18\a \x01(\x04R\x05index\x122\n" +
+	"\x04kind\x18\b \x01(\x0e2\x18.had.v1.PolicyApply.KindB\x04\x90\xb5\x18\x01R\x04kind\x12#\n" +
 	"\n" +
-	"of_version\x18\t \x01(\x04R\tofVersion\x12\x12\n" +
+	"of_version\x18\t \x01(\x04B\x04\x90\xb5\x18\x01R\tofVersion\x12\x18\n" +
 	"\x04size\x18\n" +
-	" \x01(\rR\x04size\x123\n" +
-	"\tconfirmed\x18\v \x01(\v2\x15.had.v1.PolicyConfirmR\tconfirmed\"\xc8\x04\n" +
+	" \x01(\rB\x04\x90\xb5\x18\x01R\x04size\x129\n" +
+	"\tconfirmed\x18\v \x01(\v2\x15.had.v1.PolicyConfirmB\x04\x88\xb5\x18\x02R\tconfirmed\"\xc8\x04\n" +
 	"\x05Claim\x12\x14\n" +
 	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\x12,\n" +
 	"\binstance\x18\x02 \x01(\v2\x10.had.v1.InstanceR\binstance\x12#\n" +
@@ -2079,7 +2104,7 @@ const file_had_v1_state_proto_rawDesc = "" +
 	"\x0fDeliveredStream\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12\x16\n" +
 	"\x06stream\x18\x02 \x01(\tR\x06stream\x12\x10\n" +
-	"\x03seq\x18\x03 \x01(\x04R\x03seq\"\x89\r\n" +
+	"\x03seq\x18\x03 \x01(\x04R\x03seq\"\xe9\r\n" +
 	"\x05Event\x12\x14\n" +
 	"\x05index\x18\x01 \x01(\x04R\x05index\x12\x10\n" +
 	"\x03sub\x18\x02 \x01(\rR\x03sub\x12\x12\n" +
@@ -2113,13 +2138,15 @@ const file_had_v1_state_proto_rawDesc = "" +
 	"\tundrained\x18\x1b \x01(\v2\x0f.had.v1.UndrainH\x00R\tundrained\x12\"\n" +
 	"\x04held\x18\x1c \x01(\v2\f.had.v1.HoldH\x00R\x04held\x12*\n" +
 	"\aresumed\x18\x1d \x01(\v2\x0e.had.v1.ResumeH\x00R\aresumed\x12:\n" +
-	"\rcheck_changed\x18\x1e \x01(\v2\x13.had.v1.CheckChangeH\x00R\fcheckChanged\x12B\n" +
-	"\x10policy_confirmed\x18( \x01(\v2\x15.had.v1.PolicyConfirmH\x00R\x0fpolicyConfirmed\x12,\n" +
-	"\bextended\x18) \x01(\v2\x0e.had.v1.ExtendH\x00R\bextended\x121\n" +
-	"\trecovered\x18< \x01(\v2\x11.had.v1.RecoveredH\x00R\trecovered\x126\n" +
-	"\fmember_added\x18P \x01(\v2\x11.had.v1.MemberAddH\x00R\vmemberAdded\x12=\n" +
-	"\x0emember_removed\x18Q \x01(\v2\x14.had.v1.MemberRemoveH\x00R\rmemberRemoved\x12=\n" +
-	"\x0emember_settled\x18R \x01(\v2\x14.had.v1.MemberSettleH\x00R\rmemberSettledB\x06\n" +
+	"\rcheck_changed\x18\x1e \x01(\v2\x13.had.v1.CheckChangeH\x00R\fcheckChanged\x12H\n" +
+	"\x10policy_confirmed\x18( \x01(\v2\x15.had.v1.PolicyConfirmB\x04\x88\xb5\x18\x02H\x00R\x0fpolicyConfirmed\x122\n" +
+	"\bextended\x18) \x01(\v2\x0e.had.v1.ExtendB\x04\x88\xb5\x18\x02H\x00R\bextended\x127\n" +
+	"\trecovered\x18< \x01(\v2\x11.had.v1.RecoveredB\x04\x88\xb5\x18\x02H\x00R\trecovered\x12:\n" +
+	"\vlevel_risen\x18F \x01(\v2\x11.had.v1.LevelRiseB\x04\x88\xb5\x18\x02H\x00R\n" +
+	"levelRisen\x12<\n" +
+	"\fmember_added\x18P \x01(\v2\x11.had.v1.MemberAddB\x04\x88\xb5\x18\x02H\x00R\vmemberAdded\x12C\n" +
+	"\x0emember_removed\x18Q \x01(\v2\x14.had.v1.MemberRemoveB\x04\x88\xb5\x18\x02H\x00R\rmemberRemoved\x12C\n" +
+	"\x0emember_settled\x18R \x01(\v2\x14.had.v1.MemberSettleB\x04\x88\xb5\x18\x02H\x00R\rmemberSettledB\x06\n" +
 	"\x04bodyB\x18Z\x16had/proto/had/v1;hadv1b\x06proto3"
 
 var (
@@ -2156,41 +2183,43 @@ var file_had_v1_state_proto_goTypes = []any{
 	(*SyncState)(nil),             // 17: had.v1.SyncState
 	(*Drain)(nil),                 // 18: had.v1.Drain
 	(*Roster)(nil),                // 19: had.v1.Roster
-	(*timestamppb.Timestamp)(nil), // 20: google.protobuf.Timestamp
-	(*Freeze)(nil),                // 21: had.v1.Freeze
-	(*Hold)(nil),                  // 22: had.v1.Hold
-	(*CheckChange)(nil),           // 23: had.v1.CheckChange
-	(PolicyApply_Kind)(0),         // 24: had.v1.PolicyApply.Kind
-	(*PolicyConfirm)(nil),         // 25: had.v1.PolicyConfirm
-	(*Instance)(nil),              // 26: had.v1.Instance
-	(*Terms)(nil),                 // 27: had.v1.Terms
-	(*HeldAddress)(nil),           // 28: had.v1.HeldAddress
-	(Progress_Outcome)(0),         // 29: had.v1.Progress.Outcome
-	(*HeldVolume)(nil),            // 30: had.v1.HeldVolume
-	(*Secured)(nil),               // 31: had.v1.Secured
-	(*HeldToken)(nil),             // 32: had.v1.HeldToken
-	(*MoveOrder)(nil),             // 33: had.v1.MoveOrder
-	(*NotifyClaim)(nil),           // 34: had.v1.NotifyClaim
-	(*PolicyApply)(nil),           // 35: had.v1.PolicyApply
-	(*Acquire)(nil),               // 36: had.v1.Acquire
-	(*Progress)(nil),              // 37: had.v1.Progress
-	(*Released)(nil),              // 38: had.v1.Released
-	(*HookResult)(nil),            // 39: had.v1.HookResult
-	(*MoveEnd)(nil),               // 40: had.v1.MoveEnd
-	(*Evidence)(nil),              // 41: had.v1.Evidence
-	(*FenceTry)(nil),              // 42: had.v1.FenceTry
-	(*SyncResult)(nil),            // 43: had.v1.SyncResult
-	(*SyncResume)(nil),            // 44: had.v1.SyncResume
-	(*NotifyMark)(nil),            // 45: had.v1.NotifyMark
-	(*Notice)(nil),                // 46: had.v1.Notice
-	(*Unfreeze)(nil),              // 47: had.v1.Unfreeze
-	(*Undrain)(nil),               // 48: had.v1.Undrain
-	(*Resume)(nil),                // 49: had.v1.Resume
-	(*Extend)(nil),                // 50: had.v1.Extend
-	(*Recovered)(nil),             // 51: had.v1.Recovered
-	(*MemberAdd)(nil),             // 52: had.v1.MemberAdd
-	(*MemberRemove)(nil),          // 53: had.v1.MemberRemove
-	(*MemberSettle)(nil),          // 54: had.v1.MemberSettle
+	(*LevelInForce)(nil),          // 20: had.v1.LevelInForce
+	(*timestamppb.Timestamp)(nil), // 21: google.protobuf.Timestamp
+	(*Freeze)(nil),                // 22: had.v1.Freeze
+	(*Hold)(nil),                  // 23: had.v1.Hold
+	(*CheckChange)(nil),           // 24: had.v1.CheckChange
+	(PolicyApply_Kind)(0),         // 25: had.v1.PolicyApply.Kind
+	(*PolicyConfirm)(nil),         // 26: had.v1.PolicyConfirm
+	(*Instance)(nil),              // 27: had.v1.Instance
+	(*Terms)(nil),                 // 28: had.v1.Terms
+	(*HeldAddress)(nil),           // 29: had.v1.HeldAddress
+	(Progress_Outcome)(0),         // 30: had.v1.Progress.Outcome
+	(*HeldVolume)(nil),            // 31: had.v1.HeldVolume
+	(*Secured)(nil),               // 32: had.v1.Secured
+	(*HeldToken)(nil),             // 33: had.v1.HeldToken
+	(*MoveOrder)(nil),             // 34: had.v1.MoveOrder
+	(*NotifyClaim)(nil),           // 35: had.v1.NotifyClaim
+	(*PolicyApply)(nil),           // 36: had.v1.PolicyApply
+	(*Acquire)(nil),               // 37: had.v1.Acquire
+	(*Progress)(nil),              // 38: had.v1.Progress
+	(*Released)(nil),              // 39: had.v1.Released
+	(*HookResult)(nil),            // 40: had.v1.HookResult
+	(*MoveEnd)(nil),               // 41: had.v1.MoveEnd
+	(*Evidence)(nil),              // 42: had.v1.Evidence
+	(*FenceTry)(nil),              // 43: had.v1.FenceTry
+	(*SyncResult)(nil),            // 44: had.v1.SyncResult
+	(*SyncResume)(nil),            // 45: had.v1.SyncResume
+	(*NotifyMark)(nil),            // 46: had.v1.NotifyMark
+	(*Notice)(nil),                // 47: had.v1.Notice
+	(*Unfreeze)(nil),              // 48: had.v1.Unfreeze
+	(*Undrain)(nil),               // 49: had.v1.Undrain
+	(*Resume)(nil),                // 50: had.v1.Resume
+	(*Extend)(nil),                // 51: had.v1.Extend
+	(*Recovered)(nil),             // 52: had.v1.Recovered
+	(*LevelRise)(nil),             // 53: had.v1.LevelRise
+	(*MemberAdd)(nil),             // 54: had.v1.MemberAdd
+	(*MemberRemove)(nil),          // 55: had.v1.MemberRemove
+	(*MemberSettle)(nil),          // 56: had.v1.MemberSettle
 }
 var file_had_v1_state_proto_depIdxs = []int32{
 	16, // 0: had.v1.State.birth:type_name -> had.v1.Birth
@@ -2212,68 +2241,70 @@ var file_had_v1_state_proto_depIdxs = []int32{
 	19, // 16: had.v1.State.roster:type_name -> had.v1.Roster
 	9,  // 17: had.v1.State.earlier_policies:type_name -> had.v1.Policy
 	1,  // 18: had.v1.State.policy_trial:type_name -> had.v1.PolicyTrial
-	20, // 19: had.v1.PolicyTrial.until:type_name -> google.protobuf.Timestamp
-	3,  // 20: had.v1.Token.current:type_name -> had.v1.TokenVersion
-	3,  // 21: had.v1.Token.earlier:type_name -> had.v1.TokenVersion
-	20, // 22: had.v1.TokenVersion.at:type_name -> google.protobuf.Timestamp
-	21, // 23: had.v1.Frozen.freeze:type_name -> had.v1.Freeze
-	20, // 24: had.v1.Frozen.at:type_name -> google.protobuf.Timestamp
-	22, // 25: had.v1.Held.hold:type_name -> had.v1.Hold
-	20, // 26: had.v1.Held.at:type_name -> google.protobuf.Timestamp
-	23, // 27: had.v1.FailingCheck.change:type_name -> had.v1.CheckChange
-	20, // 28: had.v1.Failover.at:type_name -> google.protobuf.Timestamp
-	20, // 29: had.v1.Policy.at:type_name -> google.protobuf.Timestamp
-	24, // 30: had.v1.Policy.kind:type_name -> had.v1.PolicyApply.Kind
-	25, // 31: had.v1.Policy.confirmed:type_name -> had.v1.PolicyConfirm
-	26, // 32: had.v1.Claim.instance:type_name -> had.v1.Instance
-	27, // 33: had.v1.Claim.terms:type_name -> had.v1.Terms
-	28, // 34: had.v1.Claim.addresses:type_name -> had.v1.HeldAddress
-	20, // 35: had.v1.Claim.at:type_name -> google.protobuf.Timestamp
-	29, // 36: had.v1.Claim.progress:type_name -> had.v1.Progress.Outcome
-	20, // 37: had.v1.Claim.serving_at:type_name -> google.protobuf.Timestamp
-	30, // 38: had.v1.Claim.volumes:type_name -> had.v1.HeldVolume
-	31, // 39: had.v1.Claim.secured:type_name -> had.v1.Secured
-	32, // 40: had.v1.Claim.tokens:type_name -> had.v1.HeldToken
-	33, // 41: had.v1.Move.order:type_name -> had.v1.MoveOrder
-	34, // 42: had.v1.NotifyChannel.claim:type_name -> had.v1.NotifyClaim
-	20, // 43: had.v1.NotifyChannel.claimed_at:type_name -> google.protobuf.Timestamp
-	20, // 44: had.v1.NotifyChannel.recent:type_name -> google.protobuf.Timestamp
-	20, // 45: had.v1.Event.at:type_name -> google.protobuf.Timestamp
-	20, // 46: had.v1.Event.recorded_at:type_name -> google.protobuf.Timestamp
-	16, // 47: had.v1.Event.birth:type_name -> had.v1.Birth
-	35, // 48: had.v1.Event.policy_applied:type_name -> had.v1.PolicyApply
-	36, // 49: had.v1.Event.acquired:type_name -> had.v1.Acquire
-	37, // 50: had.v1.Event.progress:type_name -> had.v1.Progress
-	38, // 51: had.v1.Event.released:type_name -> had.v1.Released
-	39, // 52: had.v1.Event.hook:type_name -> had.v1.HookResult
-	33, // 53: had.v1.Event.move_ordered:type_name -> had.v1.MoveOrder
-	40, // 54: had.v1.Event.move_ended:type_name -> had.v1.MoveEnd
-	41, // 55: had.v1.Event.closed:type_name -> had.v1.Evidence
-	31, // 56: had.v1.Event.secured:type_name -> had.v1.Secured
-	42, // 57: had.v1.Event.fence_try:type_name -> had.v1.FenceTry
-	43, // 58: had.v1.Event.sync:type_name -> had.v1.SyncResult
-	44, // 59: had.v1.Event.sync_resumed:type_name -> had.v1.SyncResume
-	4,  // 60: had.v1.Event.token_changed:type_name -> had.v1.TokenChanged
-	45, // 61: had.v1.Event.notified:type_name -> had.v1.NotifyMark
-	46, // 62: had.v1.Event.notice:type_name -> had.v1.Notice
-	21, // 63: had.v1.Event.frozen:type_name -> had.v1.Freeze
-	47, // 64: had.v1.Event.unfrozen:type_name -> had.v1.Unfreeze
-	18, // 65: had.v1.Event.drained:type_name -> had.v1.Drain
-	48, // 66: had.v1.Event.undrained:type_name -> had.v1.Undrain
-	22, // 67: had.v1.Event.held:type_name -> had.v1.Hold
-	49, // 68: had.v1.Event.resumed:type_name -> had.v1.Resume
-	23, // 69: had.v1.Event.check_changed:type_name -> had.v1.CheckChange
-	25, // 70: had.v1.Event.policy_confirmed:type_name -> had.v1.PolicyConfirm
-	50, // 71: had.v1.Event.extended:type_name -> had.v1.Extend
-	51, // 72: had.v1.Event.recovered:type_name -> had.v1.Recovered
-	52, // 73: had.v1.Event.member_added:type_name -> had.v1.MemberAdd
-	53, // 74: had.v1.Event.member_removed:type_name -> had.v1.MemberRemove
-	54, // 75: had.v1.Event.member_settled:type_name -> had.v1.MemberSettle
-	76, // [76:76] is the sub-list for method output_type
-	76, // [76:76] is the sub-list for method input_type
-	76, // [76:76] is the sub-list for extension type_name
-	76, // [76:76] is the sub-list for extension extendee
-	0,  // [0:76] is the sub-list for field type_name
+	20, // 19: had.v1.State.level:type_name -> had.v1.LevelInForce
+	21, // 20: had.v1.PolicyTrial.until:type_name -> google.protobuf.Timestamp
+	3,  // 21: had.v1.Token.current:type_name -> had.v1.TokenVersion
+	3,  // 22: had.v1.Token.earlier:type_name -> had.v1.TokenVersion
+	21, // 23: had.v1.TokenVersion.at:type_name -> google.protobuf.Timestamp
+	22, // 24: had.v1.Frozen.freeze:type_name -> had.v1.Freeze
+	21, // 25: had.v1.Frozen.at:type_name -> google.protobuf.Timestamp
+	23, // 26: had.v1.Held.hold:type_name -> had.v1.Hold
+	21, // 27: had.v1.Held.at:type_name -> google.protobuf.Timestamp
+	24, // 28: had.v1.FailingCheck.change:type_name -> had.v1.CheckChange
+	21, // 29: had.v1.Failover.at:type_name -> google.protobuf.Timestamp
+	21, // 30: had.v1.Policy.at:type_name -> google.protobuf.Timestamp
+	25, // 31: had.v1.Policy.kind:type_name -> had.v1.PolicyApply.Kind
+	26, // 32: had.v1.Policy.confirmed:type_name -> had.v1.PolicyConfirm
+	27, // 33: had.v1.Claim.instance:type_name -> had.v1.Instance
+	28, // 34: had.v1.Claim.terms:type_name -> had.v1.Terms
+	29, // 35: had.v1.Claim.addresses:type_name -> had.v1.HeldAddress
+	21, // 36: had.v1.Claim.at:type_name -> google.protobuf.Timestamp
+	30, // 37: had.v1.Claim.progress:type_name -> had.v1.Progress.Outcome
+	21, // 38: had.v1.Claim.serving_at:type_name -> google.protobuf.Timestamp
+	31, // 39: had.v1.Claim.volumes:type_name -> had.v1.HeldVolume
+	32, // 40: had.v1.Claim.secured:type_name -> had.v1.Secured
+	33, // 41: had.v1.Claim.tokens:type_name -> had.v1.HeldToken
+	34, // 42: had.v1.Move.order:type_name -> had.v1.MoveOrder
+	35, // 43: had.v1.NotifyChannel.claim:type_name -> had.v1.NotifyClaim
+	21, // 44: had.v1.NotifyChannel.claimed_at:type_name -> google.protobuf.Timestamp
+	21, // 45: had.v1.NotifyChannel.recent:type_name -> google.protobuf.Timestamp
+	21, // 46: had.v1.Event.at:type_name -> google.protobuf.Timestamp
+	21, // 47: had.v1.Event.recorded_at:type_name -> google.protobuf.Timestamp
+	16, // 48: had.v1.Event.birth:type_name -> had.v1.Birth
+	36, // 49: had.v1.Event.policy_applied:type_name -> had.v1.PolicyApply
+	37, // 50: had.v1.Event.acquired:type_name -> had.v1.Acquire
+	38, // 51: had.v1.Event.progress:type_name -> had.v1.Progress
+	39, // 52: had.v1.Event.released:type_name -> had.v1.Released
+	40, // 53: had.v1.Event.hook:type_name -> had.v1.HookResult
+	34, // 54: had.v1.Event.move_ordered:type_name -> had.v1.MoveOrder
+	41, // 55: had.v1.Event.move_ended:type_name -> had.v1.MoveEnd
+	42, // 56: had.v1.Event.closed:type_name -> had.v1.Evidence
+	32, // 57: had.v1.Event.secured:type_name -> had.v1.Secured
+	43, // 58: had.v1.Event.fence_try:type_name -> had.v1.FenceTry
+	44, // 59: had.v1.Event.sync:type_name -> had.v1.SyncResult
+	45, // 60: had.v1.Event.sync_resumed:type_name -> had.v1.SyncResume
+	4,  // 61: had.v1.Event.token_changed:type_name -> had.v1.TokenChanged
+	46, // 62: had.v1.Event.notified:type_name -> had.v1.NotifyMark
+	47, // 63: had.v1.Event.notice:type_name -> had.v1.Notice
+	22, // 64: had.v1.Event.frozen:type_name -> had.v1.Freeze
+	48, // 65: had.v1.Event.unfrozen:type_name -> had.v1.Unfreeze
+	18, // 66: had.v1.Event.drained:type_name -> had.v1.Drain
+	49, // 67: had.v1.Event.undrained:type_name -> had.v1.Undrain
+	23, // 68: had.v1.Event.held:type_name -> had.v1.Hold
+	50, // 69: had.v1.Event.resumed:type_name -> had.v1.Resume
+	24, // 70: had.v1.Event.check_changed:type_name -> had.v1.CheckChange
+	26, // 71: had.v1.Event.policy_confirmed:type_name -> had.v1.PolicyConfirm
+	51, // 72: had.v1.Event.extended:type_name -> had.v1.Extend
+	52, // 73: had.v1.Event.recovered:type_name -> had.v1.Recovered
+	53, // 74: had.v1.Event.level_risen:type_name -> had.v1.LevelRise
+	54, // 75: had.v1.Event.member_added:type_name -> had.v1.MemberAdd
+	55, // 76: had.v1.Event.member_removed:type_name -> had.v1.MemberRemove
+	56, // 77: had.v1.Event.member_settled:type_name -> had.v1.MemberSettle
+	78, // [78:78] is the sub-list for method output_type
+	78, // [78:78] is the sub-list for method input_type
+	78, // [78:78] is the sub-list for extension type_name
+	78, // [78:78] is the sub-list for extension extendee
+	0,  // [0:78] is the sub-list for field type_name
 }
 
 func init() { file_had_v1_state_proto_init() }
@@ -2281,6 +2312,7 @@ func file_had_v1_state_proto_init() {
 	if File_had_v1_state_proto != nil {
 		return
 	}
+	file_had_v1_level_proto_init()
 	file_had_v1_log_proto_init()
 	file_had_v1_recover_proto_init()
 	file_had_v1_sync_proto_init()
@@ -2311,6 +2343,7 @@ func file_had_v1_state_proto_init() {
 		(*Event_PolicyConfirmed)(nil),
 		(*Event_Extended)(nil),
 		(*Event_Recovered)(nil),
+		(*Event_LevelRisen)(nil),
 		(*Event_MemberAdded)(nil),
 		(*Event_MemberRemoved)(nil),
 		(*Event_MemberSettled)(nil),
