@@ -55,6 +55,19 @@ func TestLevelOnlyRises(t *testing.T) {
 	}
 }
 
+// A dead node, or one with an old had, must not keep itself from being removed.
+func TestALevelRisesWithoutAMemberThatLeaves(t *testing.T) {
+	l := bornLog(t)
+	rise := riseCmd(1, 2, reads(2, 2)...)
+	l.refused(1, rise) // gamma wasn't heard
+	rise.GetLevelRise().Except = testBirth().GetMembers()[2].GetNodeId()
+	l.must(1, rise)
+	l = bornLog(t)
+	rise = riseCmd(1, 2, reads(2)...)
+	rise.GetLevelRise().Except = testBirth().GetMembers()[2].GetNodeId()
+	l.refused(1, rise) // neither was beta
+}
+
 // A had from before there were levels knows one format of snapshots, and must not
 // go on from a state of which it would pass over a part.
 func TestSnapshotOfALaterLevelHasAFormatOfItsOwn(t *testing.T) {

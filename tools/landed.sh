@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
 # The tree of the latest landed version, out of git's history, in build/landed;
 # with `build` its programs, too. Prints the folder: src/, bin/had, bin/hactl.
+# Exit code 3: this clone's history doesn't go back that far.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 commit=$(awk '$1 == "commit" { print $2 }' internal/level/testdata/landed.txt)
 git cat-file -e "$commit^{commit}" 2>/dev/null || {
-  echo "landed.sh: the latest landed version is commit $commit, which this clone doesn't have: fetch the whole history (git fetch --unshallow)" >&2
-  exit 1
+  echo "landed.sh: the latest landed version is commit $commit, which this clone doesn't have: nothing is held against it before you fetch the whole history (git fetch --unshallow)" >&2
+  exit 3
 }
 dir=$PWD/build/landed/$commit
 if [ ! -d "$dir/src" ]; then
