@@ -20,7 +20,7 @@ func landed(t *testing.T) (had, hactl string) {
 	out, err := exec.CommandContext(t.Context(), "../../tools/landed.sh", "build").Output()
 	if exit, ok := errors.AsType[*exec.ExitError](err); ok {
 		if exit.ExitCode() == 3 { // a shallow clone
-			t.Skipf("%s", exit.Stderr)
+			t.Skipf("%s", exit.Stderr) //nolint:forbidigo // there is nothing to upgrade from
 		}
 		t.Fatalf("build the latest landed version: %v\n%s", err, exit.Stderr)
 	}
