@@ -69,6 +69,14 @@ func TestDataFolderThatCannotBeUsed(t *testing.T) {
 	whole := filepath.Join(t.TempDir(), "data")
 	must(t, os.CopyFS(whole, os.DirFS(h.DataDir())))
 	in := func(name string) string { return filepath.Join(h.DataDir(), name) }
+	config, err := os.ReadFile(h.Config())
+	must(t, err)
+	restore := func(t *testing.T) {
+		t.Helper()
+		must(t, os.RemoveAll(h.DataDir()))
+		must(t, os.CopyFS(h.DataDir(), os.DirFS(whole)))
+		must(t, os.WriteFile(h.Config(), config, 0o600))
+	}
 
 	for _, c := range []struct {
 		name  string
@@ -90,26 +98,41 @@ func TestDataFolderThatCannotBeUsed(t *testing.T) {
 		{"votes truncated", func(t *testing.T) { truncate(t, in("raft/raft-vote.db")) }, []string{in("raft/raft-vote.db"), "damaged"}},
 		{"votes lost", func(t *testing.T) { must(t, os.Remove(in("raft/raft-vote.db"))) }, []string{in("raft/raft-vote.db")}},
 		{"raft folder lost", func(t *testing.T) { must(t, os.RemoveAll(in("raft"))) }, []string{in("raft")}},
-		{"emptied", func(t *testing.T) { must(t, os.RemoveAll(h.DataDir())) }, []string{"gamma"}},
 		{"another node's", func(t *testing.T) {
 			must(t, os.RemoveAll(h.DataDir()))
 			must(t, os.CopyFS(h.DataDir(), os.DirFS(s.Host("alpha").DataDir())))
 		}, []string{h.DataDir(), `"alpha"`, `"gamma"`}},
 		{"another cluster's", func(t *testing.T) { replace(t, h.Config(), `cluster "lab"`, `cluster "office"`) }, []string{h.DataDir(), `"lab"`, `"office"`}},
-		{"with other members", func(t *testing.T) { replace(t, h.Config(), `node "beta"`, `node "delta"`) }, []string{h.DataDir(), "beta", "delta"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			config, err := os.ReadFile(h.Config())
-			must(t, err)
-			defer func() {
-				must(t, os.RemoveAll(h.DataDir()))
-				must(t, os.CopyFS(h.DataDir(), os.DirFS(whole)))
-				must(t, os.WriteFile(h.Config(), config, 0o600))
-			}()
+			defer restore(t)
 			c.harm(t)
 			refusesToRun(t, h, c.words...)
 		})
 	}
+
+	// Without anything it is a new node, which waits to be added.
+	t.Run("emptied", func(t *testing.T) {
+		defer restore(t)
+		must(t, os.RemoveAll(h.DataDir()))
+		must(t, h.StartDaemon())
+		defer s.kill(t, h.Name)
+		eventually(t, "it is told that it gets no vote", func() error { return has(h.Log(), "and it gets no vote") })
+	})
+	// The members are in the log: had.hcl may be wrong.
+	t.Run("with other members", func(t *testing.T) {
+		defer func() { must(t, os.WriteFile(h.Config(), config, 0o600)) }() // what it has acknowledged stays
+		replace(t, h.Config(), `node "beta"`, `node "delta"`)
+		must(t, h.StartDaemon())
+		defer s.stop(t, h.Name)
+		eventually(t, "it says that had.hcl differs", func() error {
+			st, err := s.status(t, h.Name)
+			if err == nil && !strings.Contains(strings.Join(st.GetWarnings(), "\n"), "had.hcl doesn't list the nodes as they are") {
+				err = fmt.Errorf("its warnings: %q", st.GetWarnings())
+			}
+			return err
+		})
+	})
 	// Refusing has lost nothing: with its own folder the node is back.
 	s.mend(t)
 	s.judge(t, time.Time{})
