@@ -41,12 +41,13 @@ const (
 type tlsSite struct {
 	*site
 	dir   string // the same path on each host, and a file system of its own
+	port  string // whose keys are the token's
 	roots *x509.CertPool
 }
 
 func newTLSSite(t *testing.T) *tlsSite {
 	t.Helper()
-	s := &tlsSite{site: newIdleSite(t, lab.Config{Detect: steady}), roots: x509.NewCertPool()}
+	s := &tlsSite{site: newIdleSite(t, lab.Config{Detect: steady}), port: tokenPort, roots: x509.NewCertPool()}
 	root := t.TempDir()
 	s.dir = filepath.Join(root, "nginx")
 	must(t, os.Mkdir(s.dir, 0o755))
@@ -196,7 +197,7 @@ func (b *browser) visit(t *testing.T, port string) (host string, resumed bool, e
 // returns visits once, and wants the session resumed by that host.
 func (b *browser) returns(t *testing.T, host string) {
 	t.Helper()
-	answered, resumed, err := b.visit(t, tokenPort)
+	answered, resumed, err := b.visit(t, b.s.port)
 	if err != nil || answered != host || !resumed {
 		t.Errorf("%s, first try at %s: answered by %q, resumed %t, %v", b.name, host, answered, resumed, err)
 	}
