@@ -290,6 +290,9 @@ func everyKind(write func(term uint64, cmd *hadv1.Command) Verdict) {
 	write(3, confirmCmd(3))
 	write(3, trialCmd(3, `vip "web" { address = "192.0.2.13" }`, time.Minute))
 	write(3, undoCmd(4))
+	write(3, addCmd(memberOf("delta")))
+	gone := write(3, removeCmd("delta", false)).Index
+	write(3, settleCmd(3, "delta", gone, true))
 }
 
 func pack(t *testing.T, dir string) []byte {
