@@ -181,7 +181,7 @@ fuzz: need-go ## every fuzz target for a time each, one after another: make fuzz
 .PHONY: lint
 lint: need-go proto-drift ## linters, formatting, go.mod, generated code, old wire formats (the first run builds the linters: minutes)
 	$(BUF) lint
-	landed=$$(tools/landed.sh) && $(BUF) breaking --against "$$landed/src" || [ $$? -eq 3 ] # a shallow clone
+	landed=$$(tools/landed.sh commit) && $(BUF) breaking --against "$$landed/src" || [ $$? -eq 3 ] # a shallow clone
 	$(BUF) format --diff --exit-code
 	go mod tidy -diff
 	go vet ./...
@@ -205,7 +205,9 @@ proto-drift: need-go ## fail when the Go code of proto/ isn't what its .proto fi
 .PHONY: landed
 landed: need-go ## at a landing: what HEAD has becomes what the next versions are held against
 	@level=$$(awk '$$1 == "Known" { print $$4 }' internal/level/level.go); \
-	sed -i "s/^commit .*/commit $$(git rev-parse HEAD)/" internal/level/testdata/landed.txt; \
+	landed=internal/level/testdata/landed.txt; last=$$(awk '$$1 == "commit" { print $$2 }' $$landed); \
+	[ "$$level" = "$$(awk '$$1 == "level" { print $$2 }' $$landed)" ] || sed -i "s/^below .*/below $$last/" $$landed; \
+	sed -i "s/^commit .*/commit $$(git rev-parse HEAD)/" $$landed; \
 	go test -count=1 ./internal/level -run TestWhatIsNewHasALevel -args -update; \
 	go test -count=1 ./cluster -run TestLanded -args -landed.write="$$level-$$(git rev-parse --short=7 HEAD)"; \
 	git status --short

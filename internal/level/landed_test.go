@@ -16,12 +16,13 @@ import (
 	hadv1 "had/proto/had/v1"
 )
 
-var update = flag.Bool("update", false, "write testdata/landed.txt, all of it but the commit: at a landing")
+var update = flag.Bool("update", false, "write testdata/landed.txt, all of it but the commits: at a landing")
 
 // landed is what the latest landed version knows of what it is sent, and with which
 // mark: calls, fields and values of enums by their full names.
 type landed struct {
 	commit string
+	below  string // the latest landed version of a lower level
 	level  uint32
 	names  map[string]uint32 // 0: never marked, or passable
 }
@@ -41,7 +42,7 @@ func readLanded(t *testing.T) landed {
 			continue
 		}
 		var number uint64
-		if len(w) == 2 && w[0] != "commit" {
+		if len(w) == 2 && w[0] != "commit" && w[0] != "below" {
 			if number, err = strconv.ParseUint(w[1], 10, 32); err != nil {
 				t.Fatalf("%s:%d: %v", landedPath, n+1, err)
 			}
@@ -49,6 +50,8 @@ func readLanded(t *testing.T) landed {
 		switch w[0] {
 		case "commit":
 			l.commit = w[1]
+		case "below":
+			l.below = w[1]
 		case "level":
 			l.level = uint32(number) //nolint:gosec // 32 bits were parsed
 		default:
@@ -60,7 +63,7 @@ func readLanded(t *testing.T) landed {
 
 func (l landed) String() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "# What the latest landed version knows: landed_test.go holds the .proto files against\n# it, and make lint and the mixed-version test take the commit. -update writes the rest.\ncommit %s\nlevel %d\n", l.commit, l.level)
+	fmt.Fprintf(&b, "# What the latest landed version knows: landed_test.go holds the .proto files against\n# it, and make lint and the tests of upgrades take the commits: the latest, and the latest\n# that knew a level below. -update writes the rest.\ncommit %s\nbelow %s\nlevel %d\n", l.commit, l.below, l.level)
 	for _, name := range slices.Sorted(maps.Keys(l.names)) {
 		b.WriteString(name)
 		if since := l.names[name]; since != 0 {
@@ -174,6 +177,7 @@ func TestWhatHasNoLevelIsFound(t *testing.T) {
 		fmt.Sprintf("level.Known is %d and %d has landed", Known, Known-2): func(l *landed) { l.level = Known - 2 },
 	} {
 		l := readLanded(t)
+		l.level = Known - 1
 		spoil(&l)
 		if got := l.wrong(Known); !slices.ContainsFunc(got, func(s string) bool { return strings.Contains(s, want) }) {
 			t.Errorf("not found: %s, but %q", want, got)

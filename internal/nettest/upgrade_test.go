@@ -13,35 +13,74 @@ import (
 	"had/internal/lab"
 )
 
-// landed returns the programs of the latest landed version, built once from
-// git's history, which a shallow clone doesn't have.
-func landed(t *testing.T) (had, hactl string) {
+// landed returns the programs of a landed version, the latest ("commit") or the
+// latest of a lower level ("below"), built once from git's history, which a shallow
+// clone doesn't have.
+func landed(t *testing.T, which string) (had, hactl string) {
 	t.Helper()
-	out, err := exec.CommandContext(t.Context(), "../../tools/landed.sh", "build").Output()
+	out, err := exec.CommandContext(t.Context(), "../../tools/landed.sh", which, "build").Output()
 	if exit, ok := errors.AsType[*exec.ExitError](err); ok {
 		if exit.ExitCode() == 3 { // a shallow clone
 			t.Skipf("%s", exit.Stderr) //nolint:forbidigo // there is nothing to upgrade from
 		}
-		t.Fatalf("build the latest landed version: %v\n%s", err, exit.Stderr)
+		t.Fatalf("build the landed version: %v\n%s", err, exit.Stderr)
 	}
 	must(t, err)
 	bin := filepath.Join(strings.TrimSpace(string(out)), "bin")
 	return filepath.Join(bin, "had"), filepath.Join(bin, "hactl")
 }
 
-// TestRollingUpgrade brings a cluster from the latest landed version to this one,
-// node by node, as docs/upgrade.md says: the others first, then the owner, by a
-// planned move. It goes back while that is possible, and is kept from it after.
-func TestRollingUpgrade(t *testing.T) {
-	t.Parallel()
-	oldHad, oldHactl := landed(t)
-	s := newSilentSite(t, lab.Config{Detect: steady})
+// startLanded starts a cluster of a landed version.
+func startLanded(t *testing.T, had string) (s *site, first string) {
+	t.Helper()
+	s = newSilentSite(t, lab.Config{Detect: steady})
 	for _, h := range s.Servers() {
-		h.Install(oldHad)
+		h.Install(had)
 	}
 	s.startAll(t)
 	s.apply(t, "alpha", s.policy(s.vips...))
-	first := s.settled(t)
+	return s, s.settled(t)
+}
+
+// TestRollingUpgrade brings a cluster from the latest landed version to this one,
+// node by node, as docs/upgrade.md says: the others first, then the owner, by a
+// planned move.
+func TestRollingUpgrade(t *testing.T) {
+	t.Parallel()
+	oldHad, oldHactl := landed(t, "commit")
+	s, first := startLanded(t, oldHad)
+	since := time.Now()
+	followers := s.others(first)
+	for i, node := range followers {
+		s.undisturbed(t, "the upgrade of a node that doesn't own", func() { s.replace(t, node, hadBinary) })
+		s.apply(t, node, s.policy(s.vips...)+fmt.Sprintf("# %d, by way of a newer node\n", i))
+	}
+	s.says(t, first, []string{"status"}, 0, first+" owns")
+	s.gap(t, "a move from the older to the newer version", func() { s.moved(t, followers[0]) })
+	for _, hactl := range []string{oldHactl, hactlBinary} {
+		for _, node := range s.others() {
+			if out, code := s.run(t, node, hactl, "history"); code != 0 {
+				t.Errorf("%s asks %s for the history: %d\n%s", hactl, node, code, out)
+			}
+		}
+	}
+	s.gap(t, "the death of the newer owner", func() { s.kill(t, followers[0]); s.takenOver(t, followers[0]) })
+	s.mend(t)
+	if s.settled(t) == first {
+		s.gap(t, "the move before the last upgrade", func() { s.moved(t, followers[1]) })
+	}
+	s.undisturbed(t, "the last upgrade", func() { s.replace(t, first, hadBinary) })
+	s.undisturbed(t, "a node goes back", func() { s.replace(t, first, oldHad) })
+	s.undisturbed(t, "and is upgraded again", func() { s.replace(t, first, hadBinary) })
+	s.judge(t, since)
+}
+
+// TestUpgradeToANewLevel upgrades a cluster whose log knows less than this version
+// would write: each node can go back until the upgrade is finished, and not after.
+func TestUpgradeToANewLevel(t *testing.T) {
+	t.Parallel()
+	oldHad, oldHactl := landed(t, "below")
+	s, first := startLanded(t, oldHad)
 	since := time.Now()
 	s.says(t, first, []string{"status"}, 0, first+" owns")
 	s.says(t, first, []string{"upgrade"}, 3, "older than this hactl")
