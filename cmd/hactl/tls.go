@@ -26,10 +26,11 @@ you trust, and keep the CA's key there.`,
 		Example: `  hactl tls init --cluster office
   hactl tls issue alpha beta gamma
   hactl tls issue --client alice --role operator
+  hactl tls revoke --client alice
   hactl tls show /etc/had/tls/node.pem`,
 		SuggestionsMinimumDistance: 2,
 	}
-	cmd.AddCommand(c.newTLSInit(), c.newTLSIssue(), c.newTLSShow())
+	cmd.AddCommand(c.newTLSInit(), c.newTLSIssue(), c.newTLSRevoke(), c.newTLSShow())
 	group(cmd)
 	return cmd
 }
@@ -178,19 +179,9 @@ type issuedDocument struct {
 }
 
 func (c *cli) issue(i issue, names []pki.Name) error {
-	authority, err := pki.OpenAuthority(i.dir)
-	if errors.Is(err, fs.ErrNotExist) {
-		return fail(exitRefused, "there is no CA in %s: hactl tls init --cluster NAME makes one (%w)", i.dir, err)
-	}
+	authority, cluster, err := c.authority(i.dir)
 	if err != nil {
-		return c.tlsFailure(err, "")
-	}
-	cluster, err := authority.Cluster()
-	if err != nil {
-		return fail(exitRefused, "use the CA in %s: %w", i.dir, err)
-	}
-	if c.cluster != "" && c.cluster != cluster {
-		return fail(exitRefused, "the CA in %s is for the cluster %q, not for %q", i.dir, cluster, c.cluster)
+		return err
 	}
 	doc := issuedDocument{SchemaVersion: schemaVersion, Issued: []certificateDocument{}}
 	var text strings.Builder
@@ -201,12 +192,33 @@ func (c *cli) issue(i issue, names []pki.Name) error {
 			return c.tlsFailure(err, "give --renew to replace it, or another --out")
 		}
 		doc.Issued = append(doc.Issued, documentOf(paths[1], cert))
-		text.WriteString(c.placed(n, paths, cert))
+		text.WriteString(c.placed(n, c.nodesFolder(i.dir), paths, cert))
+	}
+	if names[0].Node != "" && authority.Revoked().Count() > 0 {
+		fmt.Fprintf(&text, "a node that is new needs to know whose certificates are revoked, too\n  scp %s root@NODE:%s/\n", filepath.Join(i.dir, pki.RevokedFile), c.nodesFolder(i.dir))
 	}
 	if c.json() {
 		return c.printValue(doc)
 	}
 	return c.print(text.String())
+}
+
+// authority opens the CA of a folder, which is the asked cluster's.
+func (c *cli) authority(dir string) (a *pki.Authority, cluster string, err error) {
+	a, err = pki.OpenAuthority(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, "", fail(exitRefused, "there is no CA in %s: hactl tls init --cluster NAME makes one, and --dir names another folder (%w)", dir, err)
+	}
+	if err != nil {
+		return nil, "", c.tlsFailure(err, "")
+	}
+	if cluster, err = a.Cluster(); err != nil {
+		return nil, "", fail(exitRefused, "use the CA in %s: %w", dir, err)
+	}
+	if c.cluster != "" && c.cluster != cluster {
+		return nil, "", fail(exitRefused, "the CA in %s is for the cluster %q, not for %q", dir, cluster, c.cluster)
+	}
+	return a, cluster, nil
 }
 
 // make issues one certificate and writes its files.
@@ -243,15 +255,24 @@ func (i issue) make(a *pki.Authority, n pki.Name) (paths []string, cert *x509.Ce
 	return paths, cert, err
 }
 
+// nodesFolder is where nodes look for the files of this CA: a folder within the usual
+// one is another cluster's, which has it there, too.
+func (c *cli) nodesFolder(dir string) string {
+	if within, err := filepath.Rel(c.tlsDir, dir); err == nil && filepath.IsLocal(within) {
+		return filepath.Clean(dir)
+	}
+	return c.tlsDir
+}
+
 // placed says what was made and which file goes where.
-func (c *cli) placed(n pki.Name, paths []string, cert *x509.Certificate) string {
+func (c *cli) placed(n pki.Name, nodes string, paths []string, cert *x509.Certificate) string {
 	until := cert.NotAfter.UTC().Format(time.DateOnly)
 	dir := filepath.Dir(paths[1])
-	who, where := fmt.Sprintf("the node %s", n.Node), fmt.Sprintf("to /etc/had/tls on %s; had there reads it by itself\n  scp %s/*.pem root@%s:/etc/had/tls/", n.Node, dir, n.Node)
+	who, where := fmt.Sprintf("the node %s", n.Node), fmt.Sprintf("to %s on %s, or where the tls block of its had.hcl says; had there reads them by itself\n  scp %s/*.pem root@%s:%s/", nodes, n.Node, dir, n.Node, nodes)
 	if n.Node == "" {
 		name, _ := pki.NameIn(cert) // issued a moment ago
 		who = fmt.Sprintf("%s, %s of %s", n.Client, name.Role, n.Cluster)
-		where = "to ~/.config/had of whoever that is (mode 0600), for hactl --address HOST:PORT"
+		where = "to ~/.config/had of whoever that is (mode 0600), for hactl --address HOST:PORT; who asks several clusters, to ~/.config/had/" + n.Cluster
 	}
 	return fmt.Sprintf("%s: good until %s\n  %s\n  copy them %s\n", who, until, strings.Join(paths, "\n  "), where)
 }

@@ -5,6 +5,7 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
@@ -161,6 +162,14 @@ func (a *authority) issue(file, name, dns string, life time.Duration) {
 	a.write(file+"-key.pem", "PRIVATE KEY", pkcs8)
 }
 
+// revoke takes back what a name was given until now.
+func (a *authority) revoke(name string) {
+	a.t.Helper()
+	if err := os.WriteFile(a.path(pki.RevokedFile), []byte(name+" "+time.Now().UTC().Format(time.RFC3339)+"\n"), 0o600); err != nil {
+		a.t.Fatal(err)
+	}
+}
+
 // startNode runs the cluster port of a cluster of one, with these RPCs for
 // operators, and returns its address.
 func startNode(t *testing.T, ca *authority, ha hadv1.HAServer) string {
@@ -257,14 +266,9 @@ func try(t *testing.T, conn *grpc.ClientConn, m protoreflect.MethodDescriptor) e
 func TestWhoMayCallWhat(t *testing.T) {
 	ca, wrong := newAuthority(t), newAuthority(t)
 	address := startNode(t, ca, everything{})
-	for _, r := range pki.Roles() {
-		ca.issue(r.String(), "had://office/role/"+r.String()+"/alice", "", time.Hour)
-	}
-	ca.issue("expired", "had://office/role/admin/alice", "", -time.Minute)
-	ca.issue("other cluster", "had://other/role/admin/alice", "", time.Hour)
+	ca.revoke("client mallory")
 	ca.issue("a node", "had://office/node/beta", "beta", time.Hour)
 	ca.issue("no name", "https://office/role/admin/alice", "", time.Hour)
-	wrong.issue("wrong CA", "had://office/role/admin/alice", "", time.Hour)
 
 	type caller struct {
 		conn *grpc.ClientConn
@@ -272,15 +276,33 @@ func TestWhoMayCallWhat(t *testing.T) {
 	}
 	callers := map[string]caller{
 		"no certificate": {connTo(t, func(ctx context.Context, _ string) (net.Conn, error) {
+			return (&tls.Dialer{Config: &tls.Config{InsecureSkipVerify: true}}).DialContext(ctx, "tcp", address) //nolint:gosec // who asks isn't what is tested
+		}), pki.NoRole},
+		"no TLS": {connTo(t, func(ctx context.Context, _ string) (net.Conn, error) {
 			return (&net.Dialer{}).DialContext(ctx, "tcp", address)
 		}), pki.NoRole},
-		"wrong CA": {dial(t, address, ca.path("ca.pem"), wrong, "wrong CA"), pki.NoRole},
+		"a node":  {dial(t, address, ca.path("ca.pem"), ca, "a node"), pki.NoRole},
+		"no name": {dial(t, address, ca.path("ca.pem"), ca, "no name"), pki.NoRole},
 	}
 	for _, r := range pki.Roles() {
-		callers[r.String()] = caller{dial(t, address, ca.path("ca.pem"), ca, r.String()), r}
-	}
-	for _, file := range []string{"expired", "other cluster", "a node", "no name"} {
-		callers[file] = caller{dial(t, address, ca.path("ca.pem"), ca, file), pki.NoRole}
+		for kind, c := range map[string]struct {
+			by            *authority
+			cluster, name string
+			life          time.Duration
+		}{
+			"":                {ca, "office", "alice", time.Hour},
+			", expired":       {ca, "office", "alice", -time.Minute},
+			", revoked name":  {ca, "office", "mallory", time.Hour},
+			", other cluster": {ca, "other", "alice", time.Hour},
+			", wrong CA":      {wrong, "office", "alice", time.Hour},
+		} {
+			who, may := r.String()+kind, pki.NoRole
+			if kind == "" {
+				may = r
+			}
+			c.by.issue(who, "had://"+c.cluster+"/role/"+r.String()+"/"+c.name, "", c.life)
+			callers[who] = caller{dial(t, address, ca.path("ca.pem"), c.by, who), may}
+		}
 	}
 	allowed, refused := 0, 0
 	for _, service := range []string{"HA", "Peer"} {
@@ -312,6 +334,7 @@ func TestWhoMayCallWhat(t *testing.T) {
 	if allowed == 0 || refused == 0 {
 		t.Errorf("%d calls were allowed and %d refused: the table shows nothing", allowed, refused)
 	}
+	t.Logf("%d callers; %d calls were allowed, %d refused by the role", len(callers), allowed, refused)
 }
 
 // What keeps somebody out is said to them.
@@ -321,6 +344,8 @@ func TestRefusalsSaySo(t *testing.T) {
 	ca.issue("other", "had://other/role/admin/alice", "", time.Hour)
 	ca.issue("beta", "had://office/node/beta", "beta", time.Hour)
 	ca.issue("good", "had://office/role/admin/alice", "", time.Hour)
+	ca.issue("revoked", "had://office/role/admin/mallory", "", time.Hour)
+	ca.revoke("client mallory")
 	wrong.issue("good", "had://office/role/admin/alice", "", time.Hour)
 	address, plain := startNode(t, ca, everything{}), startNode(t, nil, everything{})
 	for _, c := range []struct {
@@ -329,6 +354,7 @@ func TestRefusalsSaySo(t *testing.T) {
 		file, want    string
 	}{
 		{"expired", address, ca, ca, "expired", "it expired on"},
+		{"revoked name", address, ca, ca, "revoked", "the certificate of mallory is revoked"},
 		{"other cluster", address, ca, ca, "other", `is for the cluster "other", and alpha is a node of "office"`},
 		{"a node", address, ca, ca, "beta", "is a node's"},
 		{"wrong CA", address, ca, wrong, "good", "refuses our certificate"},

@@ -51,7 +51,7 @@ func (n *node) followCertificates(ctx context.Context) error {
 			return nil
 		case <-files.Changed():
 			_, expires := files.InUse()
-			n.cfg.Logger.Info("the TLS files have changed and are in use", "expires", expires.UTC().Format(time.DateOnly))
+			n.cfg.Logger.Info("the TLS files have changed and are in use", "expires", expires.UTC().Format(time.DateOnly), "names_revoked", files.Revoked())
 		case <-again:
 		}
 		again = nil

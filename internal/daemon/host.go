@@ -96,6 +96,9 @@ func openPort(cfg Config, identity *peer.Identity) (*peer.Port, error) {
 		if files, err = peer.LoadTLS(f.TLS.CA, f.TLS.Cert, f.TLS.Key, f.Node); err != nil {
 			return nil, err
 		}
+		if err := files.CheckCluster(f.Cluster); err != nil {
+			return nil, err
+		}
 	}
 	return peer.Listen(peer.PortConfig{
 		Identity: identity, Listen: f.Self().Address, TLS: files,

@@ -246,7 +246,7 @@ func talk(t *testing.T, c net.Conn, ln net.Listener, from, to string) {
 // the other host vanishes, idle or not.
 func diesSoon(t *testing.T, c net.Conn) {
 	t.Helper()
-	if p, ok := c.(*peerConn); ok {
+	if p, ok := c.(peerConn); ok {
 		c = p.Conn
 	}
 	if s, ok := c.(*tls.Conn); ok {

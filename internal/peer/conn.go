@@ -10,10 +10,7 @@ import (
 )
 
 // peerConn is a connection whose other side has been authenticated.
-type peerConn struct {
-	net.Conn
-	node string
-}
+type peerConn struct{ *link }
 
 // Addr is the address of an authenticated peer: its node name.
 type Addr struct {
@@ -28,7 +25,16 @@ func (Addr) Network() string { return "had" }
 func (a Addr) String() string { return a.Node }
 
 // RemoteAddr returns an Addr.
-func (c *peerConn) RemoteAddr() net.Addr { return Addr{Node: c.node, TCP: c.Conn.RemoteAddr()} }
+func (c peerConn) RemoteAddr() net.Addr { return Addr{Node: c.who, TCP: c.Conn.RemoteAddr()} }
+
+// withPeer is a connection that h, which says so of the other side, was let in by.
+func (d *Dialer) withPeer(c net.Conn, h hello) peerConn {
+	known := uint64(0)
+	if r, ok := d.id.Roster(); ok {
+		known = r.Index
+	}
+	return peerConn{d.links.note(&link{Conn: c, who: h.From, nodeID: h.NodeID, roster: max(known, h.RosterIndex)})}
+}
 
 // PeerName returns the name of the node on the other side of a connection
 // that a Port handed out; false for any other connection.

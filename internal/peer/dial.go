@@ -31,6 +31,7 @@ type Dialer struct {
 	version string
 	timeout time.Duration // handshakeTimeout; tests shorten it
 	ledger  *ledger
+	links   links
 }
 
 // NewDialer returns a dialer for the node that the identity is of.
@@ -138,7 +139,10 @@ func (d *Dialer) greet(ctx context.Context, raw net.Conn, k kind, m BornMember) 
 	if no != nil {
 		return nil, errors.New(no.Sentence)
 	}
-	return &peerConn{Conn: c, node: node}, release()
+	if err := release(); err != nil {
+		return nil, err
+	}
+	return d.withPeer(c, a.Hello), nil
 }
 
 // wrongNode returns a refusal when another node of the cluster answers than
@@ -168,6 +172,9 @@ func (d *Dialer) unknown(m BornMember, h hello) *refusal {
 // judge returns why the sender of h is refused, or nil. With note, what an
 // acceptable sender says of itself counts for the birth from then on.
 func (d *Dialer) judge(c net.Conn, h hello, note bool) *refusal {
+	if err := d.checkRevoked(c); err != nil {
+		return &refusal{Code: codeCertificate, Sentence: err.Error()}
+	}
 	if err := certifiedAs(c, h.From, d.cluster); err != nil {
 		return &refusal{Code: codeCertificate, Sentence: fmt.Sprintf("%.80q shows a TLS certificate that isn't its own (%v): issue one that carries the node's name as a DNS name", h.From, err)}
 	}

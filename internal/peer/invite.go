@@ -50,6 +50,9 @@ func (d *Dialer) Newcomer(ctx context.Context, name, address string) (Newcomer, 
 	if err := a.Hello.check(); err != nil {
 		return Newcomer{}, err
 	}
+	if err := d.checkRevoked(c); err != nil {
+		return Newcomer{}, fmt.Errorf("%w: %w", ErrNotNewcomer, err)
+	}
 	if err := certifiedAs(c, name, d.cluster); err != nil {
 		return Newcomer{}, fmt.Errorf("%w: its certificate isn't that of %s in %s: %w", ErrNotNewcomer, name, d.cluster, err)
 	}

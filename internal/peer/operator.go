@@ -35,7 +35,7 @@ func (o Operator) String() string { return fmt.Sprintf("%s (%s)", o.Name, o.Role
 // operatorConn is a connection of an operator. It gives its slot back when it
 // is closed.
 type operatorConn struct {
-	net.Conn
+	*link
 	who  Operator
 	once sync.Once
 	free func()
@@ -47,7 +47,7 @@ func (c *operatorConn) RemoteAddr() net.Addr { return c.who }
 // Close implements net.Conn.
 func (c *operatorConn) Close() error {
 	c.once.Do(c.free)
-	return c.Conn.Close()
+	return c.link.Close()
 }
 
 // OperatorListener is RaftListener for the connections of operators.
@@ -57,7 +57,7 @@ func (p *Port) OperatorListener() net.Listener { return p.operators }
 // certificate says.
 func (p *Port) acceptOperator(c net.Conn, h hello) (net.Conn, error) {
 	who, no := p.admit(c, h)
-	conn := &operatorConn{Conn: c, who: who}
+	conn := &operatorConn{link: &link{Conn: c, who: who.String(), operator: true}, who: who}
 	if no == nil {
 		select {
 		case p.slots <- struct{}{}:
@@ -77,6 +77,7 @@ func (p *Port) acceptOperator(c net.Conn, h hello) (net.Conn, error) {
 		conn.free()
 		return nil, err
 	}
+	p.links.note(conn.link)
 	return conn, nil
 }
 
@@ -92,9 +93,12 @@ func (p *Port) admit(c net.Conn, h hello) (Operator, *refusal) {
 	case !ok:
 		return no(codeCertificate, "%s runs without TLS, so it can't tell who asks: use hactl on the node itself", p.self)
 	}
-	leaf := t.ConnectionState().PeerCertificates[0]
+	leaf := leafOf(t)
 	name, err := pki.NameIn(leaf)
+	revoked := p.tls.checkRevoked(leaf)
 	switch {
+	case revoked != nil:
+		return no(codeCertificate, "%s", revoked)
 	case err != nil:
 		return no(codeCertificate, "the certificate that was shown names no operator (%v): make one with hactl tls issue --client NAME --role ROLE", err)
 	case !strings.EqualFold(name.Cluster, p.cluster):
@@ -111,6 +115,9 @@ func (p *Port) admit(c net.Conn, h hello) (Operator, *refusal) {
 // who shows a certificate of an operator of the cluster, whatever the role.
 func (f *TLSFiles) ForOperators(cluster string) *tls.Config {
 	admit := func(s tls.ConnectionState) error {
+		if err := f.checkRevoked(s.PeerCertificates[0]); err != nil {
+			return err
+		}
 		name, err := pki.NameIn(s.PeerCertificates[0])
 		switch {
 		case err != nil:
@@ -130,14 +137,23 @@ func (f *TLSFiles) ForOperators(cluster string) *tls.Config {
 	}
 }
 
+// CheckCluster returns an error when this node's certificate is made out to another
+// cluster than had.hcl's, as where a second one on a host has the first one's files.
+func (f *TLSFiles) CheckCluster(cluster string) error {
+	name, err := pki.NameIn(f.inUse.Load().cert.Leaf)
+	if err != nil || strings.EqualFold(name.Cluster, cluster) {
+		return nil // another CA's tools name no cluster; what else is wrong, the other nodes say
+	}
+	return fmt.Errorf("use the certificate %s: it is made out to a node of the cluster %q, and had.hcl describes %q: a second cluster on a host needs files of its own, and a tls block that names them", f.cert, name.Cluster, cluster)
+}
+
 // certifiedAs returns an error when the connection is TLS and the other side's
 // certificate isn't that of this node in this cluster.
 func certifiedAs(c net.Conn, node, cluster string) error {
-	t, ok := c.(*tls.Conn)
-	if !ok {
+	leaf := leafOf(c)
+	if leaf == nil {
 		return nil
 	}
-	leaf := t.ConnectionState().PeerCertificates[0]
 	if err := leaf.VerifyHostname(node); err != nil {
 		return err
 	}

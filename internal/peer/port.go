@@ -126,6 +126,7 @@ func (p *Port) Run(ctx context.Context) error {
 		<-closed // the port is free when close(2) has returned
 	}()
 
+	wg.Go(func() { p.watchOpen(ctx) })
 	slots := make(chan struct{}, maxHandshakes)
 	for {
 		c, err := p.ln.Accept()
@@ -241,7 +242,10 @@ func (p *Port) accept(ctx context.Context, raw net.Conn) (net.Conn, hello, error
 	if h.Kind == kindMeet {
 		p.tell()
 	}
-	return &peerConn{Conn: c, node: h.From}, h, release()
+	if err := release(); err != nil {
+		return nil, hello{}, err
+	}
+	return p.withPeer(c, h), h, nil
 }
 
 // errRefused ends a handshake whose refusal has been noted.

@@ -149,7 +149,14 @@ func (id *Identity) Follow(index uint64, members []BornMember) error {
 	if err := r.check(); err != nil {
 		return fmt.Errorf("record the members: %w", err)
 	}
-	return id.save(r)
+	if err := id.save(r); err != nil {
+		return err
+	}
+	select {
+	case id.followed <- struct{}{}:
+	default:
+	}
+	return nil
 }
 
 // Learn takes a later list of members for this process alone, in one that writes

@@ -6,25 +6,29 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"had/internal/pki"
 )
 
 // TLSFiles is what a node shows and what it accepts on the port: TLS 1.3,
 // certificates on both sides, each carrying its node's name as a DNS name. The
 // files are looked at before each handshake and read again when they have
-// changed; connections that are open stay as they are.
+// changed; connections that are open stay as they are, unless they rest on a
+// certificate that is now revoked (Port).
 type TLSFiles struct {
-	ca, cert, key, self string
-	frozen              bool
+	ca, cert, key, revoked, self string
+	frozen                       bool
 
 	inUse atomic.Pointer[material]
 
 	looking sync.Mutex // held by whoever looks at the files
-	looked  [3]stamp   // the files as they were when last read, of use or not
+	looked  [4]stamp   // the files as they were when last read, of use or not
 	problem atomic.Pointer[string]
 	changed chan struct{} // capacity 1: what is in use is new
 }
@@ -34,6 +38,8 @@ type PEM struct {
 	CA   []byte `json:"ca"`
 	Cert []byte `json:"cert"`
 	Key  []byte `json:"key"`
+	// Revoked is the text that says whose certificates don't count; empty: nobody's.
+	Revoked []byte `json:"revoked,omitempty"`
 }
 
 // material is one reading of the files.
@@ -42,6 +48,8 @@ type material struct {
 	cert  tls.Certificate
 	ca    *x509.CertPool
 	chain []Certificate // the node's, then those that vouch for it
+
+	revoked pki.Revoked
 }
 
 // Certificate is one that a node's connections rest on.
@@ -85,12 +93,16 @@ func (s stamp) same(t stamp) bool {
 }
 
 // LoadTLS reads PEM files: the CA that signed every node's certificate, the
-// certificate of the node self and its key. It returns an error when a file
+// certificate of the node self and its key; and, if it is there beside the CA's,
+// whose certificates are revoked. It returns an error when a file
 // can't be read, when key and certificate don't belong together, and when the
 // other nodes would refuse the certificate: not signed by the CA, expired, not
 // yet valid, or without self as a DNS name.
 func LoadTLS(ca, cert, key, self string) (*TLSFiles, error) {
-	f := &TLSFiles{ca: ca, cert: cert, key: key, self: self, changed: make(chan struct{}, 1)}
+	f := &TLSFiles{
+		ca: ca, cert: cert, key: key, revoked: filepath.Join(filepath.Dir(ca), pki.RevokedFile), self: self,
+		changed: make(chan struct{}, 1),
+	}
 	f.looked = f.stamps()
 	m, err := f.read(time.Now())
 	if err != nil {
@@ -107,8 +119,8 @@ func (f *TLSFiles) Freeze() *TLSFiles {
 	return f
 }
 
-func (f *TLSFiles) stamps() [3]stamp {
-	return [3]stamp{stampOf(f.ca), stampOf(f.cert), stampOf(f.key)}
+func (f *TLSFiles) stamps() [4]stamp {
+	return [4]stamp{stampOf(f.ca), stampOf(f.cert), stampOf(f.key), stampOf(f.revoked)}
 }
 
 // current returns what to use for a handshake now. Files that can't be used
@@ -120,7 +132,7 @@ func (f *TLSFiles) current() *material {
 	}
 	defer f.looking.Unlock()
 	now := f.stamps()
-	if now[0].same(f.looked[0]) && now[1].same(f.looked[1]) && now[2].same(f.looked[2]) {
+	if slices.EqualFunc(now[:], f.looked[:], stamp.same) {
 		return f.inUse.Load()
 	}
 	m, err := f.read(time.Now())
@@ -148,6 +160,9 @@ func (f *TLSFiles) InUse() (PEM, time.Time) {
 	return m.pem, m.first().Expires
 }
 
+// Revoked is how many names have certificates that don't count any more.
+func (f *TLSFiles) Revoked() int { return f.inUse.Load().revoked.Count() }
+
 // Certificates are those in use: the node's, then those that vouch for it.
 func (f *TLSFiles) Certificates() []Certificate { return f.inUse.Load().chain }
 
@@ -170,6 +185,9 @@ func (f *TLSFiles) Problems(now time.Time) (out []string) {
 	m := f.current()
 	if why := f.problem.Load(); why != nil {
 		out = append(out, *why)
+	}
+	if _, revoked := m.revoked.Covers(m.cert.Leaf); revoked {
+		out = append(out, fmt.Sprintf("this node's TLS certificate is revoked, so no node that knows of that talks to this one: hactl tls issue %s --renew where the CA is, and copy the files here (docs/security.md)", f.self))
 	}
 	const remedy = "hactl tls issue %s --renew where the CA is, and copy the files here (docs/security.md)"
 	next := m.first()
@@ -196,6 +214,10 @@ func (f *TLSFiles) read(now time.Time) (*material, error) {
 		}
 		*part.into = data
 	}
+	var err error
+	if _, p.Revoked, err = pki.ReadRevoked(filepath.Dir(f.revoked)); err != nil {
+		return nil, err
+	}
 	return f.parse(p, now)
 }
 
@@ -206,6 +228,9 @@ func (f *TLSFiles) parse(p PEM, now time.Time) (_ *material, err error) {
 	}
 	if m.cert, err = tls.X509KeyPair(p.Cert, p.Key); err != nil {
 		return nil, fmt.Errorf("use the certificate %s with the key %s: %w", f.cert, f.key, err)
+	}
+	if m.revoked, err = pki.ParseRevoked(p.Revoked); err != nil {
+		return nil, fmt.Errorf("read whose certificates are revoked: %w", err)
 	}
 	chain, err := checkCertificate(m.cert, m.ca, f.self, now)
 	if err != nil {

@@ -31,8 +31,9 @@ const backdate = time.Hour
 
 // Authority is a cluster's CA. It signs for that cluster alone.
 type Authority struct {
-	cert *x509.Certificate
-	key  crypto.Signer
+	cert    *x509.Certificate
+	key     crypto.Signer
+	revoked Revoked
 }
 
 // Issued is a certificate with its key, both as DER: X.509, and PKCS #8.
@@ -80,7 +81,7 @@ func finish(der []byte, key *ecdsa.PrivateKey) (*Authority, Issued, error) {
 	if err != nil {
 		return nil, Issued{}, fmt.Errorf("encode a key: %w", err)
 	}
-	return &Authority{cert, key}, Issued{Cert: der, Key: pkcs8}, nil
+	return &Authority{cert: cert, key: key}, Issued{Cert: der, Key: pkcs8}, nil
 }
 
 // serial is 127 random bits: unique, and positive as RFC 5280 §4.1.2.2 wants.
@@ -107,9 +108,13 @@ func (a *Authority) Cluster() (string, error) { return Cluster(a.cert) }
 // Certificate returns the CA's own.
 func (a *Authority) Certificate() *x509.Certificate { return a.cert }
 
+// Revoked is what the CA's folder says of whose certificates don't count any more.
+func (a *Authority) Revoked() Revoked { return a.revoked }
+
 // Issue makes a certificate with a new key. A node's is good for both ends of
 // a connection and carries the node's name as DNS name, too; a client's is
-// good for clients alone, and so can't pose as a node. None outlives the CA.
+// good for clients alone, and so can't pose as a node. None outlives the CA, and none
+// begins as early as one of its name that is revoked.
 func (a *Authority) Issue(n Name, life time.Duration, now time.Time) (Issued, error) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -130,7 +135,7 @@ func (a *Authority) Issue(n Name, life time.Duration, now time.Time) (Issued, er
 		until = a.cert.NotAfter
 	}
 	template := &x509.Certificate{
-		SerialNumber: serial(), NotBefore: now.Add(-backdate), NotAfter: until,
+		SerialNumber: serial(), NotBefore: a.revoked.begin(n, now.Add(-backdate)), NotAfter: until,
 		KeyUsage: x509.KeyUsageDigitalSignature, BasicConstraintsValid: true,
 		URIs: []*url.URL{uri},
 	}

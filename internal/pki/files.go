@@ -99,7 +99,8 @@ func OpenAuthority(dir string) (*Authority, error) {
 	// During a rotation the file has the old CA, too.
 	for _, c := range certs {
 		if pub, ok := signer.Public().(interface{ Equal(crypto.PublicKey) bool }); ok && c.IsCA && pub.Equal(c.PublicKey) {
-			return &Authority{c, signer}, nil
+			revoked, _, err := ReadRevoked(dir)
+			return &Authority{c, signer, revoked}, err
 		}
 	}
 	return nil, fmt.Errorf("the key %s belongs to no certificate in %s", path, filepath.Join(dir, CAFile))
