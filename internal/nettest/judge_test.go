@@ -61,6 +61,19 @@ func (s *site) neverTwoHolders(t *testing.T, vip netip.Addr, since time.Time) la
 	return h
 }
 
+// gap judges what is done to a cluster that serves: at no time have two hosts an
+// address. It says how long its client had no answer, at the longest.
+func (s *site) gap(t *testing.T, what string, do func()) {
+	t.Helper()
+	before := time.Now()
+	do()
+	for _, vip := range s.vips {
+		s.neverTwoHolders(t, vip, before)
+		gap, _ := s.clients[vip].Report().LongestGap(before, time.Now())
+		t.Logf("measured: %s: %s: no answer for %.1f ms", what, vip, float64(gap.Duration())/float64(time.Millisecond))
+	}
+}
+
 // claimsInTurn checks that hosts announced an address on the wire in the order
 // in which they had it: a late announcement of a former owner would take the
 // clients away from the present one.

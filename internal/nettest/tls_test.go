@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -128,13 +129,15 @@ func TestCertificates(t *testing.T) {
 		t.Error("a certificate without its key is in use")
 	}
 	must(t, os.WriteFile(cert, before, 0o600))
-	for _, h := range s.Servers() {
-		old := s.shown(t, h.Name)
-		k.tls("issue", h.Name, "--out", h.TLSDir(), "--renew", "--days", "20")
-		if bytes.Equal(old, s.shown(t, h.Name)) {
-			t.Errorf("%s still shows its old certificate", h.Name)
+	s.gap(t, "new certificates on all nodes", func() {
+		for _, h := range s.Servers() {
+			old := s.shown(t, h.Name)
+			k.tls("issue", h.Name, "--out", h.TLSDir(), "--renew", "--days", "20")
+			if bytes.Equal(old, s.shown(t, h.Name)) {
+				t.Errorf("%s still shows its old certificate", h.Name)
+			}
 		}
-	}
+	})
 	s.says(t, target, []string{"status"}, 0, fmt.Sprintf("in 19 days: hactl tls issue %s --renew", owner))
 	log, err := os.ReadFile(s.Host(owner).Log())
 	must(t, err)
@@ -154,8 +157,44 @@ func TestCertificates(t *testing.T) {
 	must(t, s.Host(third).StartDaemon())
 	s.agrees(t, third, owner)
 	s.asked(t, third, viewer, []string{"status"}, 0, owner)
+	s.gap(t, "a stolen operator's certificate is taken back", func() { s.takesBack(t, k, operator, viewer) })
 	if now := s.epoch(t); now != epoch {
 		t.Errorf("the rotation made epoch %d out of %d", now, epoch)
 	}
 	s.judge(t, began)
+}
+
+// takesBack revokes olga, who watches: what she has open ends, and she isn't let in
+// again until she has another certificate. Others go on watching.
+func (s *site) takesBack(t *testing.T, k keyring, hers, others string) {
+	t.Helper()
+	node := s.Servers()[0].Name
+	watch := func(files string) *lab.Process {
+		p, err := s.Client.Start(filepath.Join(t.TempDir(), "watch"), hactlBinary, "--address", s.Host(node).ClusterPort(),
+			"--tls-ca", filepath.Join(files, "ca.pem"), "--tls-cert", filepath.Join(files, "client.pem"), "--tls-key", filepath.Join(files, "client-key.pem"), "watch")
+		must(t, err)
+		return p
+	}
+	hersOpen, othersOpen := watch(hers), watch(others)
+	k.tls("revoke", "--client", "olga")
+	text, err := os.ReadFile(filepath.Join(k.dir, "revoked"))
+	must(t, err)
+	for _, h := range s.Servers() {
+		must(t, os.WriteFile(filepath.Join(h.TLSDir(), "revoked"), text, 0o600))
+	}
+	if err := hersOpen.Wait(within(t)); err == nil {
+		t.Error("her hactl watch ends as if it had been asked to")
+	}
+	for _, h := range s.Servers() {
+		s.asked(t, h.Name, hers, []string{"status"}, 6, "the certificate of olga is revoked")
+	}
+	k.tls("issue", "--client", "olga", "--renew")
+	s.asked(t, node, hers, []string{"status"}, 0, "lab")
+	select {
+	case <-othersOpen.Done():
+		t.Error("another's hactl watch has ended, too")
+	default:
+		must(t, othersOpen.Signal(syscall.SIGINT))
+		_ = othersOpen.Wait(within(t)) // however it ends
+	}
 }

@@ -187,17 +187,6 @@ func (s *site) moved(t *testing.T, target string) {
 	s.settled(t)
 }
 
-// gap tells how long clients had no answer over what is done.
-func (s *site) gap(t *testing.T, what string, do func()) {
-	t.Helper()
-	before := time.Now()
-	do()
-	for vip, c := range s.clients {
-		gap, _ := c.Report().LongestGap(before, time.Now())
-		t.Logf("%s: %s was not answered for %v", what, vip, gap.Duration())
-	}
-}
-
 // undisturbed does something that must not touch the addresses.
 func (s *site) undisturbed(t *testing.T, what string, do func()) {
 	t.Helper()

@@ -19,8 +19,6 @@ type Identity struct {
 	write func(path string, data []byte) error // writeFileAtomic; the seam for crash tests
 	keeps bool                                 // this process is the one that writes the file
 
-	followed chan struct{} // capacity 1: the members have changed
-
 	mu        sync.Mutex
 	agreement agreement
 }
@@ -82,7 +80,7 @@ func ReadIdentity(dir, cluster, self string, members []Member) (*Identity, error
 }
 
 func newIdentity(dir string, members []Member) *Identity {
-	return &Identity{dir: dir, write: writeFileAtomic, followed: make(chan struct{}, 1), agreement: agreement{members: slices.Clone(members)}}
+	return &Identity{dir: dir, write: writeFileAtomic, agreement: agreement{members: slices.Clone(members)}}
 }
 
 // checkMembers returns an error for a list no cluster can be born from.

@@ -8,6 +8,8 @@ import (
 	"net"
 	"sync"
 	"time"
+
+	"had/internal/pki"
 )
 
 // link is an open connection and what it was let in by.
@@ -20,6 +22,7 @@ type link struct {
 	// that either side knew of.
 	nodeID string
 	roster uint64
+	gone   time.Time // when it was first seen to be no member any more; of watchOpen
 
 	links *links // those that it is one of
 }
@@ -71,12 +74,19 @@ func leafOf(c net.Conn) *x509.Certificate {
 	return nil
 }
 
-// checkRevoked returns an error when a certificate is revoked.
-func (f *TLSFiles) checkRevoked(leaf *x509.Certificate) error {
-	if who, yes := f.current().revoked.Covers(leaf); yes {
+// checkRevoked returns an error when a certificate is revoked; nil never is.
+func checkRevoked(revoked pki.Revoked, leaf *x509.Certificate) error {
+	if leaf == nil || revoked.Count() == 0 {
+		return nil
+	}
+	if who, yes := revoked.Covers(leaf); yes {
 		return fmt.Errorf("the certificate of %s is revoked: hactl tls issue makes a new one", who)
 	}
 	return nil
+}
+
+func (f *TLSFiles) checkRevoked(leaf *x509.Certificate) error {
+	return checkRevoked(f.current().revoked, leaf)
 }
 
 // checkRevoked returns an error when the other side's certificate is revoked.
@@ -91,36 +101,47 @@ func (d *Dialer) checkRevoked(c net.Conn) error {
 // them.
 const lookEvery = time.Second
 
+// removedGrace is how long the connections of a node that was removed stay: whoever
+// asked that very node for it wants the answer.
+const removedGrace = 5 * time.Second
+
 // watchOpen ends connections that wouldn't be let in any more, until ctx ends:
-// whose certificate was revoked, or an operator's has expired, and those of nodes
-// that were removed or replaced. A node's are kept when its certificate expires,
-// for it may be everybody's that does.
+// whose certificate was revoked, or is an operator's and has expired, and those of
+// nodes that were removed or replaced. A node's are kept when its certificate
+// expires, for it may be everybody's that does.
 func (p *Port) watchOpen(ctx context.Context) {
 	tick := time.NewTicker(lookEvery)
 	defer tick.Stop()
 	for {
-		now := time.Now()
+		now, who := time.Now(), welcome{}
+		if p.tls != nil {
+			who.revoked = p.tls.current().revoked // also when nothing is open: Changed tells of it
+		}
+		who.members, who.born = p.id.Roster()
 		for _, l := range p.links.all() {
-			if why := p.unwelcome(l, now); why != "" {
+			if why := who.unwelcome(l, now); why != "" {
 				p.log.Warn("ended a connection that was open", "with", l.who, "reason", why)
 				_ = l.Close() // whoever uses it finds out
 			}
 		}
-		if p.tls != nil {
-			p.tls.current() // also when nothing is open: Changed tells of it
-		}
 		select {
 		case <-ctx.Done():
 			return
-		case <-p.id.followed:
 		case <-tick.C:
 		}
 	}
 }
 
+// welcome is by what a node lets others in.
+type welcome struct {
+	revoked pki.Revoked
+	members Roster
+	born    bool // otherwise there are no members yet
+}
+
 // unwelcome returns why a connection has to end, empty: it hasn't.
-func (p *Port) unwelcome(l *link, now time.Time) string {
-	if err := p.checkRevoked(l.Conn); err != nil {
+func (w welcome) unwelcome(l *link, now time.Time) string {
+	if err := checkRevoked(w.revoked, leafOf(l.Conn)); err != nil {
 		return err.Error()
 	}
 	if l.operator {
@@ -129,15 +150,21 @@ func (p *Port) unwelcome(l *link, now time.Time) string {
 		}
 		return ""
 	}
-	r, ok := p.id.Roster()
-	if !ok || r.Index < l.roster {
+	if !w.born || w.members.Index < l.roster {
 		return "" // it is of a change that this node hasn't read of yet
 	}
-	switch m, ok := r.member(l.who); {
-	case !ok:
-		return "it is no member any more"
-	case m.NodeID != l.nodeID:
+	m, ok := w.members.member(l.who)
+	switch {
+	case ok && m.NodeID == l.nodeID:
+		return ""
+	case l.gone.IsZero():
+		l.gone = now
+	}
+	switch {
+	case now.Sub(l.gone) < removedGrace:
+		return ""
+	case ok:
 		return "it was replaced by another"
 	}
-	return ""
+	return "it is no member any more"
 }

@@ -149,14 +149,7 @@ func (id *Identity) Follow(index uint64, members []BornMember) error {
 	if err := r.check(); err != nil {
 		return fmt.Errorf("record the members: %w", err)
 	}
-	if err := id.save(r); err != nil {
-		return err
-	}
-	select {
-	case id.followed <- struct{}{}:
-	default:
-	}
-	return nil
+	return id.save(r)
 }
 
 // Learn takes a later list of members for this process alone, in one that writes
