@@ -70,7 +70,7 @@ func (c *cli) fenceConfirm(ctx context.Context, req *hadv1.ConfirmFenceRequest, 
 	}
 	fmt.Fprint(c.err, renderConfirm(req.GetNode(), waiting, c.plainView()))
 	if !yes {
-		if err := c.askForName(req.GetNode(), fmt.Sprintf("you have seen that %s is off", req.GetNode())); err != nil {
+		if err := c.askForName(ctx, req.GetNode(), fmt.Sprintf("you have seen that %s is off", req.GetNode())); err != nil {
 			return err
 		}
 	}
@@ -152,22 +152,42 @@ func renderConfirm(node string, waiting []*hadv1.Unsecured, v view) string {
 }
 
 // askForName has the node's name typed in; yes is what --yes would say.
-func (c *cli) askForName(node, yes string) error { return c.askFor("node", node, yes) }
+func (c *cli) askForName(ctx context.Context, node, yes string) error {
+	return c.askFor(ctx, "node", node, yes)
+}
 
 // askFor is askForName for what has a name.
-func (c *cli) askFor(what, name, yes string) error {
+func (c *cli) askFor(ctx context.Context, what, name, yes string) error {
 	if !c.asks {
 		return fail(exitUsage, "this isn't a terminal, so nobody can be asked: give --yes if %s", yes)
 	}
 	fmt.Fprintf(c.err, "Type the %s's name to confirm: ", what)
-	line, err := bufio.NewReader(c.in).ReadString('\n')
-	if typed := strings.TrimSpace(line); typed != name {
-		if err != nil && typed == "" {
+	typed, err := c.typed(ctx)
+	if err == nil && typed != name {
+		err = fail(exitFailed, "not confirmed: %q is not %s; nothing was changed", typed, name)
+	}
+	return err
+}
+
+// typed is the line that somebody types at the terminal, without the space around it.
+func (c *cli) typed(ctx context.Context) (string, error) {
+	answer := make(chan string, 1)
+	// A read from a terminal can't be cut short: after Ctrl-C the process ends, and
+	// with it this.
+	go func() {
+		line, err := bufio.NewReader(c.in).ReadString('\n')
+		if err != nil && line == "" {
 			fmt.Fprintln(c.err)
 		}
-		return fail(exitFailed, "not confirmed: %q is not %s; nothing was changed", typed, name)
+		answer <- strings.TrimSpace(line)
+	}()
+	select {
+	case <-ctx.Done():
+		fmt.Fprintln(c.err)
+		return "", fail(exitInterrupted, "nothing was changed")
+	case line := <-answer:
+		return line, nil
 	}
-	return nil
 }
 
 // volumeText names a volume, its device and its place.

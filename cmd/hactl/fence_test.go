@@ -1,6 +1,8 @@
 package main
 
 import (
+	"context"
+	"io"
 	"strings"
 	"testing"
 )
@@ -29,4 +31,37 @@ func TestAConfirmationIsTyped(t *testing.T) {
 			t.Errorf("%q: %s", typed, errOut)
 		}
 	}
+}
+
+// Ctrl-C at the question ends it, and nothing was said.
+func TestAQuestionIsInterrupted(t *testing.T) {
+	fake, socket := startFake(t, `Status {"cluster": "office", "leader": "beta", "freshness": {"confirmed": true}, "unsecured": [{"node": "alpha", "epoch": "7", "leaseIndex": "90"}]}`+"\nConfirmFence {}\n")
+	a, _, _ := testApp(socket)
+	typed, keyboard := io.Pipe()
+	defer keyboard.Close()
+	ctx, interrupt := context.WithCancel(t.Context())
+	a.asks, a.in = true, typed
+	asked := &prompt{at: "to confirm: ", shown: interrupt}
+	a.err = asked
+	if got := run(ctx, []string{"fence", "confirm", "alpha"}, a); got != exitInterrupted || !strings.Contains(asked.String(), "nothing was changed") {
+		t.Errorf("exit code %d, want %d: %s", got, exitInterrupted, asked)
+	}
+	if strings.Contains(fake.asked(), "ConfirmFence") {
+		t.Error("it was confirmed")
+	}
+}
+
+// prompt keeps what is written, and tells when a question is there.
+type prompt struct {
+	strings.Builder
+	at    string
+	shown func()
+}
+
+func (p *prompt) Write(b []byte) (int, error) {
+	n, err := p.Builder.Write(b)
+	if strings.HasSuffix(p.String(), p.at) {
+		p.shown()
+	}
+	return n, err
 }

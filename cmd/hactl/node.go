@@ -269,7 +269,7 @@ func (c *cli) nodeRemove(ctx context.Context, req *hadv1.NodeRemoveRequest, yes 
 	case is.GetOwner() && !yes:
 		return fail(exitRefused, "%s owns: hactl move first, or hactl node remove %s --yes, which does that", req.GetName(), req.GetName())
 	case !yes:
-		if err := c.askForName(req.GetName(), fmt.Sprintf("%s is to leave the cluster %s for good", req.GetName(), list.GetCluster())); err != nil {
+		if err := c.askForName(ctx, req.GetName(), fmt.Sprintf("%s is to leave the cluster %s for good", req.GetName(), list.GetCluster())); err != nil {
 			return err
 		}
 	}

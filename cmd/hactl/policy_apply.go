@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bufio"
 	"context"
 	"fmt"
 	"strings"
@@ -184,26 +183,11 @@ func (c *cli) askYes(ctx context.Context, question string) error {
 		return fail(exitUsage, "this isn't a terminal, so nobody can be asked: give --yes")
 	}
 	fmt.Fprintf(c.err, "\n%s Only yes is a yes: ", question)
-	answer := make(chan string, 1)
-	// A read from a terminal can't be cut short: after Ctrl-C the process ends, and
-	// with it this.
-	go func() {
-		line, err := bufio.NewReader(c.in).ReadString('\n')
-		if err != nil && line == "" {
-			fmt.Fprintln(c.err)
-		}
-		answer <- strings.TrimSpace(line)
-	}()
-	select {
-	case <-ctx.Done():
-		fmt.Fprintln(c.err)
-		return fail(exitInterrupted, "nothing was changed")
-	case typed := <-answer:
-		if !strings.EqualFold(typed, "yes") && !strings.EqualFold(typed, "y") {
-			return fail(exitFailed, "not confirmed: nothing was changed")
-		}
+	typed, err := c.typed(ctx)
+	if err == nil && !strings.EqualFold(typed, "yes") && !strings.EqualFold(typed, "y") {
+		err = fail(exitFailed, "not confirmed: nothing was changed")
 	}
-	return nil
+	return err
 }
 
 // versionOr reads the VERSION of a command line, or asks for another.

@@ -202,7 +202,7 @@ func (c *cli) snapshotRestore(ctx context.Context, f *hadv1.SnapshotFile, req *h
 	if !dryRun && restores(plan) {
 		fmt.Fprint(c.err, renderRestored(plan, true))
 		if !yes {
-			if err := c.askFor("cluster", f.GetCluster(), "that is what you want"); err != nil {
+			if err := c.askFor(ctx, "cluster", f.GetCluster(), "that is what you want"); err != nil {
 				return err
 			}
 		}

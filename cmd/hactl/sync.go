@@ -153,7 +153,7 @@ func (c *cli) syncResume(ctx context.Context, req *hadv1.SyncResumeRequest, yes 
 	}
 	fmt.Fprint(c.err, renderResume(y, c.plainView()))
 	if !yes {
-		if err := c.askForName(y.GetOwner(), fmt.Sprintf("the data of %s are the ones to keep", y.GetOwner())); err != nil {
+		if err := c.askForName(ctx, y.GetOwner(), fmt.Sprintf("the data of %s are the ones to keep", y.GetOwner())); err != nil {
 			return err
 		}
 	}

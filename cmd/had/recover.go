@@ -101,7 +101,7 @@ func (r *recovery) run(cmd *cobra.Command) (err error) {
 	if r.dryRun {
 		return r.output.print(r.out, doc, "")
 	}
-	if err := r.confirm(loss.Lost); err != nil {
+	if err := r.confirm(ctx, loss.Lost); err != nil {
 		return err
 	}
 	if err := rec.Run(ctx, who()+" on "+node, r.reason); err != nil {
@@ -122,7 +122,7 @@ func checkLost(names []string, lost []*hadv1.Member) error {
 }
 
 // confirm has every lost node confirmed; nothing is changed before.
-func (r *recovery) confirm(lost []*hadv1.Member) error {
+func (r *recovery) confirm(ctx context.Context, lost []*hadv1.Member) error {
 	for _, m := range lost {
 		name := m.GetName()
 		switch {
@@ -134,15 +134,36 @@ func (r *recovery) confirm(lost []*hadv1.Member) error {
 			return usageError{fmt.Errorf("this isn't a terminal, so nobody can be asked: give --lost %s --yes if you have seen that", strings.ReplaceAll(memberNames(lost), ", ", " --lost "))}
 		}
 		fmt.Fprintf(r.err, "%s: it is off for good, or had is stopped on it and its data folder will be emptied.\nType the node's name to confirm: ", name)
-		line, err := r.in.ReadString('\n')
-		if typed := strings.TrimSpace(line); typed != name {
-			if err != nil {
-				fmt.Fprintln(r.err)
-			}
-			return fmt.Errorf("not confirmed: %q is not %s; nothing was changed", typed, name)
+		typed, err := r.typed(ctx)
+		if err == nil && typed != name {
+			err = fmt.Errorf("not confirmed: %q is not %s; nothing was changed", typed, name)
+		}
+		if err != nil {
+			return err
 		}
 	}
 	return nil
+}
+
+// typed is the line that somebody types at the terminal, without the space around it.
+func (r *recovery) typed(ctx context.Context) (string, error) {
+	answer := make(chan string, 1)
+	// A read from a terminal can't be cut short: after Ctrl-C the process ends, and
+	// with it this.
+	go func() {
+		line, err := r.in.ReadString('\n')
+		if err != nil {
+			fmt.Fprintln(r.err)
+		}
+		answer <- strings.TrimSpace(line)
+	}()
+	select {
+	case <-ctx.Done():
+		fmt.Fprintln(r.err)
+		return "", errors.New("interrupted: nothing was changed")
+	case line := <-answer:
+		return line, nil
+	}
 }
 
 // who names the person at the keyboard, also behind sudo(8).
@@ -192,6 +213,9 @@ func lossText(dataDir, cluster, node string, l daemon.Loss) string {
 	line("members", "%s alone (generation %d), without %s", node, l.Generation, memberNames(l.Lost))
 	line("kept", "%s, a copy of %s", l.Backup, dataDir)
 	line("owning", "%s after had has started here: a lost node that was cut off has let go by then", l.Wait.Round(100*time.Millisecond))
+	if l.Leaving {
+		line("but", "%s was being removed when this log ends: the others have most likely gone on without it; recover one of them", node)
+	}
 	for _, d := range view.Drained {
 		if d.GetNode() == node {
 			line("but", "%s is drained by %s and owns nothing: hactl undrain %s, once had runs", node, d.GetBy(), node)

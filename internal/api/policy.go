@@ -6,6 +6,8 @@ import (
 	"sync"
 	"time"
 
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"had/internal/policy"
@@ -48,15 +50,25 @@ func (s *Server) checkInterfaces(ctx context.Context, p *policy.Policy, text str
 			continue
 		}
 		wg.Go(func() {
-			found, err := s.interfacesOn(ctx, m.GetName(), p, text)
-			if err == nil {
-				answers[i] = append(p.CheckInterfaces(m.GetName(), func(vip string) string { return found.GetProblems()[vip] }),
-					p.CheckTaken(m.GetName(), found.GetTaken())...)
-			}
+			answers[i] = findings(p, m.GetName(), func() (*hadv1.InterfacesResponse, error) {
+				return s.interfacesOn(ctx, m.GetName(), p, text)
+			})
 		})
 	}
 	wg.Wait()
 	return slices.Concat(answers...)
+}
+
+// findings are what a node has to say of a policy; one that doesn't answer says nothing.
+func findings(p *policy.Policy, node string, ask func() (*hadv1.InterfacesResponse, error)) policy.Diagnostics {
+	found, err := ask()
+	switch {
+	case status.Code(err) == codes.InvalidArgument: // this had has read it, so that one is older
+		return p.CheckRead(node, status.Convert(err).Message())
+	case err != nil:
+		return nil
+	}
+	return append(p.CheckInterfaces(node, func(vip string) string { return found.GetProblems()[vip] }), p.CheckTaken(node, found.GetTaken())...)
 }
 
 func (s *Server) interfacesOn(ctx context.Context, node string, p *policy.Policy, text string) (*hadv1.InterfacesResponse, error) {

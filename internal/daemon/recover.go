@@ -31,6 +31,7 @@ type Recovery struct {
 	survivor *peer.Survivor
 	remains  *cluster.Remains
 	lost     []*hadv1.Member
+	leaving  bool
 	grace    time.Duration
 
 	step func(name string) // is told of each step before it is taken; for tests
@@ -44,6 +45,7 @@ type Loss struct {
 	Wait       time.Duration   // after the start of had, before it owns
 	Backup     string          // where a copy of the data folder would be
 	Witness    bool            // this node is one by had.hcl, and can't be one alone
+	Leaving    bool            // this node was being removed
 }
 
 // scratch is a folder in the data folder with a copy of raft's: reading it
@@ -83,8 +85,8 @@ func OpenRecovery(cfg Config) (_ *Recovery, err error) {
 		return nil, fmt.Errorf("read what this node has of the cluster: %w", err)
 	}
 	members := r.remains.View().Roster.GetMembers()
-	if !slices.ContainsFunc(members, func(m *hadv1.Member) bool { return m.GetNodeId() == r.survivor.NodeID() }) {
-		return nil, fmt.Errorf("%s was removed from the cluster %q: nothing of it may go on here; empty its data folder", f.Node, f.Cluster)
+	if r.leaving, err = stillMember(f, r.survivor.NodeID(), members); err != nil {
+		return nil, err
 	}
 	if r.lost = others(r.survivor.NodeID(), members, birth, f.Members); len(r.lost) == 0 {
 		return nil, fmt.Errorf("%s is the only member of the cluster %q (generation %d): it needs nobody else; start had", f.Node, f.Cluster, birth.Generation())
@@ -93,6 +95,17 @@ func OpenRecovery(cfg Config) (_ *Recovery, err error) {
 		r.grace = p.ReleaseGrace
 	}
 	return r, nil
+}
+
+// stillMember returns an error for a node that was removed, and reports whether it was
+// being removed: a node never reads that its removal is complete, for it is no member
+// by then.
+func stillMember(f *policy.NodeFile, nodeID string, members []*hadv1.Member) (leaving bool, err error) {
+	i := slices.IndexFunc(members, func(m *hadv1.Member) bool { return m.GetNodeId() == nodeID })
+	if i < 0 {
+		return false, fmt.Errorf("%s was removed from the cluster %q: nothing of it may go on here; empty its data folder", f.Node, f.Cluster)
+	}
+	return members[i].GetStanding() == hadv1.Member_STANDING_LEAVING, nil
 }
 
 // Close lets the daemon start again.
@@ -121,7 +134,7 @@ func others(nodeID string, members []*hadv1.Member, birth peer.Birth, listed []p
 func (r *Recovery) Loss() Loss {
 	generation := r.survivor.Birth().Generation() + 1
 	return Loss{
-		Remains: r.remains, Generation: generation, Lost: r.lost, Witness: r.cfg.File.Self().Witness,
+		Remains: r.remains, Generation: generation, Lost: r.lost, Witness: r.cfg.File.Self().Witness, Leaving: r.leaving,
 		Wait:   cluster.UnknownWait(r.grace),
 		Backup: fmt.Sprintf("%s.before-generation-%d-%s", filepath.Clean(r.cfg.File.DataDir), generation, r.at.Format("20060102T150405Z")),
 	}

@@ -324,3 +324,22 @@ func TestRecoveryIsRefused(t *testing.T) {
 		t.Errorf("its scratch folder: %v", err)
 	}
 }
+
+// A node that was removed brings nothing back, and of one that was being removed that
+// is known.
+func TestWhoMayRecover(t *testing.T) {
+	f := &policy.NodeFile{Cluster: "office", Node: "gamma"}
+	members := []*hadv1.Member{{Name: "alpha", NodeId: "a"}, {Name: "gamma", NodeId: "g"}}
+	if leaving, err := stillMember(f, "g", members); leaving || err != nil {
+		t.Errorf("a member: %v, %v", leaving, err)
+	}
+	for _, gone := range [][]*hadv1.Member{members[:1], {members[0], {Name: "gamma", NodeId: "another"}}} {
+		if _, err := stillMember(f, "g", gone); err == nil || !strings.Contains(err.Error(), `gamma was removed from the cluster "office"`) {
+			t.Errorf("of %v it was removed: %v", gone, err)
+		}
+	}
+	members[1].Standing = hadv1.Member_STANDING_LEAVING
+	if leaving, err := stillMember(f, "g", members); !leaving || err != nil {
+		t.Errorf("being removed: %v, %v", leaving, err)
+	}
+}

@@ -64,6 +64,7 @@ func alive(t *testing.T, what string, ends [2]net.Conn) {
 // Who is revoked is let in no more, and what is open ends, whoever opened it. All
 // others are left alone.
 func TestRevokedCertificates(t *testing.T) {
+	t.Parallel()
 	ca := newAuthority(t)
 	o := newOffice(t, "alpha", "beta", "gamma")
 	o.tls = map[string]*TLSFiles{}
@@ -128,6 +129,7 @@ func TestRevokedCertificates(t *testing.T) {
 
 // An operator's connection ends with her certificate, whether she asks or not.
 func TestAnOperatorsConnectionEndsWithHerCertificate(t *testing.T) {
+	t.Parallel()
 	ca := newAuthority(t)
 	o := newOffice(t, "alpha", "beta")
 	o.tls = map[string]*TLSFiles{"alpha": ca.files("alpha"), "beta": ca.files("beta")}
@@ -147,6 +149,7 @@ func TestAnOperatorsConnectionEndsWithHerCertificate(t *testing.T) {
 // A node that was removed or replaced loses what it has open, and what others have
 // open to it. One that a node hasn't read of yet keeps it.
 func TestRemovedNodesLoseTheirConnections(t *testing.T) {
+	t.Parallel()
 	o := newOffice(t, "alpha", "beta", "gamma")
 	h := o.bornTogether()
 	alpha, beta, gamma := h["alpha"], h["beta"], h["gamma"]
@@ -180,4 +183,23 @@ func TestRemovedNodesLoseTheirConnections(t *testing.T) {
 	}
 	over(t, "of gamma, which was removed", others)
 	eventually(t, alpha.log.get, "ended a connection that was open", "gamma", "it is no member any more")
+}
+
+// A second cluster on a host that was given the first one's files is told so.
+func TestFilesOfAnotherCluster(t *testing.T) {
+	ca := newAuthority(t)
+	if err := ca.files("alpha").CheckCluster("office"); err != nil {
+		t.Errorf("a certificate that names no cluster: %v", err)
+	}
+	ca.issue("alpha", named("had://office/node/alpha"))
+	f, err := ca.load("alpha", "alpha")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := f.CheckCluster("Office"); err != nil {
+		t.Errorf("its own: %v", err)
+	}
+	if err := f.CheckCluster("shop"); err == nil || !strings.Contains(err.Error(), `made out to a node of the cluster "office", and had.hcl describes "shop"`) {
+		t.Errorf("another's: %v", err)
+	}
 }

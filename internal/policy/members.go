@@ -3,6 +3,7 @@ package policy
 import (
 	"net/netip"
 	"slices"
+	"strings"
 
 	"github.com/hashicorp/hcl/v2"
 )
@@ -70,6 +71,16 @@ func (p *Policy) CheckTaken(node string, taken map[string]string) Diagnostics {
 	for i, v := range p.Volumes {
 		refuse("volume", v.Name, p.raw.volumes[i].name.at)
 	}
+	return s.result()
+}
+
+// CheckRead warns of a node whose had, an older one, doesn't read this policy. why is
+// what that says of it, as Diagnostics.Err does.
+func (p *Policy) CheckRead(node, why string) Diagnostics {
+	s := &source{name: p.filename, text: p.text}
+	first, _, _ := strings.Cut(why, "\n")
+	s.warnf(s.start(), "upgrade had on "+node+" first: hactl upgrade shows which one each node runs",
+		"the had on %s doesn't read this policy, so %[1]s could own nothing: it says %s", node, first)
 	return s.result()
 }
 
