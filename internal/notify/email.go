@@ -17,6 +17,7 @@ import (
 	"github.com/emersion/go-smtp"
 
 	"had/internal/policy"
+	"had/internal/redact"
 	"had/internal/secret"
 )
 
@@ -191,10 +192,10 @@ func within(ctx context.Context, err error) error {
 // hideIn keeps secrets that a server has repeated out of an error; what kind of
 // error it is stays known.
 func hideIn(err error, secrets []string) error {
-	if err == nil || len(secrets) == 0 || secret.Hide(err.Error(), secrets) == err.Error() {
+	if err == nil || len(secrets) == 0 || redact.Hide(err.Error(), secrets) == err.Error() {
 		return err
 	}
-	text := errors.New(secret.Hide(err.Error(), secrets))
+	text := errors.New(redact.Hide(err.Error(), secrets))
 	var partly *partlyError
 	var maybe *maybeSentError
 	switch {

@@ -11,6 +11,8 @@ import (
 	"unicode"
 
 	"github.com/hashicorp/hcl/v2/hclsyntax"
+
+	"had/internal/redact"
 )
 
 // Agent is a program of the fence-agents project that can switch a node off.
@@ -208,10 +210,10 @@ func (s *source) agentOptions(raw []rawAssignment) (options, secrets map[string]
 			continue
 		}
 		value := r.value.value
-		if isFile(key) {
+		if redact.IsFile(key) {
 			value = s.path(r.value, r.key.value, "")
 		}
-		if name, secret := secretOf(key); secret {
+		if name, secret := redact.Option(key); secret {
 			secrets[name] = value
 		} else {
 			options[key] = value
@@ -221,11 +223,11 @@ func (s *source) agentOptions(raw []rawAssignment) (options, secrets map[string]
 }
 
 func (s *source) checkAgentOption(key string, r rawAssignment) bool {
-	name, secret := secretOf(key)
+	name, secret := redact.Option(key)
 	switch {
 	case !optionName.MatchString(key):
 		s.errorf(r.key.at, "its man page has the names", "%s can't be an option's name", quote(r.key.value))
-	case secret && !isFile(key):
+	case secret && !redact.IsFile(key):
 		s.hide(r.value)
 		s.errorf(r.key.at, fmt.Sprintf("write it to a file on every node that only root can read, and its path here: %s_file = \"/etc/had/secrets/…\"", name),
 			"%s is a secret, and a policy is in the log and shown", quote(r.key.value))
@@ -276,11 +278,11 @@ func (s *source) operands(raw []text, name string) []string {
 	var args []string
 	for i, t := range raw {
 		flag, _, inOne := strings.Cut(strings.TrimLeft(t.value, "-"), "=")
-		_, secret := secretOf(flag)
+		_, secret := redact.Option(flag)
 		switch {
 		case strings.ContainsRune(t.value, 0):
 			s.errorf(t.at, "", "%s holds a NUL", name)
-		case secret && !isFile(flag) && flag != t.value:
+		case secret && !redact.IsFile(flag) && flag != t.value:
 			if s.hide(t); !inOne && i+1 < len(raw) {
 				s.hide(raw[i+1])
 			}

@@ -3,6 +3,8 @@ package policy
 import (
 	"slices"
 	"strings"
+
+	"had/internal/redact"
 )
 
 // objection is what stands against a mount option.
@@ -109,7 +111,7 @@ func (s *source) checkMountOption(t text) {
 // holdsPassword reports whether a mount option carries a secret: mount.cifs(8)
 // takes several such.
 func holdsPassword(name, value string) bool {
-	_, secret := secretOf(name)
+	_, secret := redact.Option(name)
 	return secret || name == "pass" || (name == "user" || name == "username") && strings.Contains(value, "%")
 }
 

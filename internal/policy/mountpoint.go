@@ -4,6 +4,8 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+
+	"had/internal/redact"
 )
 
 // hostsOwn are folders of the host itself: a file system mounted over one of
@@ -65,7 +67,7 @@ func (s *source) checkReachable(raw rawPolicy, volumes []Volume) {
 	for _, a := range raw.fence.agents {
 		check(a.program, filepath.Clean(a.program.value), "the fence agent")
 		for _, o := range a.options {
-			if isFile(o.key.value) {
+			if redact.IsFile(o.key.value) {
 				check(o.value, filepath.Clean(o.value.value), o.key.value)
 			}
 		}

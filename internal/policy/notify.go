@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"github.com/hashicorp/hcl/v2/hclsyntax"
+
+	"had/internal/redact"
 )
 
 // ChannelKind is how a notification travels.
@@ -132,7 +134,7 @@ func (s *source) hideNotifySecrets(body *hclsyntax.Body) {
 			continue
 		}
 		for _, a := range b.Body.Attributes {
-			if _, secret := secretOf(a.Name); secret && !isFile(a.Name) {
+			if _, secret := redact.Option(a.Name); secret && !redact.IsFile(a.Name) {
 				s.hide(text{at: a.Expr.Range()})
 			}
 		}

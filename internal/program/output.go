@@ -5,7 +5,7 @@ import (
 	"sync"
 	"unicode"
 
-	"had/internal/secret"
+	"had/internal/redact"
 )
 
 const (
@@ -48,7 +48,7 @@ func (t *tail) String() string {
 func said(secrets []string, texts ...string) string {
 	for _, text := range texts {
 		var lines []string
-		for line := range strings.Lines(secret.Hide(text, secrets)) {
+		for line := range strings.Lines(redact.Hide(text, secrets)) {
 			if line = strings.TrimSpace(strings.Map(printable, line)); line != "" {
 				lines = append(lines, line)
 			}

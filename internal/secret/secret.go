@@ -1,14 +1,10 @@
-// Package secret reads what a file holds that nobody but root may see, and keeps
-// it out of what is shown.
+// Package secret reads what a file holds that nobody but root may see.
 package secret
 
 import (
 	"fmt"
 	"io"
-	"net/url"
 	"os"
-	"slices"
-	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -16,10 +12,7 @@ import (
 	"had/internal/hook"
 )
 
-const (
-	longest = 4096 // bytes of a file
-	hidden  = "(secret)"
-)
+const longest = 4096 // bytes of a file
 
 // Read returns the one line of a file, which only root can have written.
 func Read(path string) (string, error) {
@@ -55,24 +48,4 @@ func CheckPrivate(path string) error {
 		return fmt.Errorf("others than root can read %s: chmod 600 it", path)
 	}
 	return nil
-}
-
-// Hide replaces secrets in a text, also as they are in URLs, in JSON and in
-// quotes of Python's, which is how programs log their requests. The longest go
-// first: one may be a part of another.
-func Hide(text string, secrets []string) string {
-	var forms []string
-	for _, s := range secrets {
-		quoted := strconv.Quote(s)
-		forms = append(forms, s, url.QueryEscape(s), url.PathEscape(s), quoted[1:len(quoted)-1],
-			strings.ReplaceAll(strings.ReplaceAll(s, `\`, `\\`), `'`, `\'`), strings.ReplaceAll(s, `'`, `'"'"'`))
-	}
-	slices.SortFunc(forms, func(a, b string) int { return len(b) - len(a) })
-	var pairs []string
-	for _, f := range slices.Compact(forms) {
-		if f != "" {
-			pairs = append(pairs, f, hidden)
-		}
-	}
-	return strings.NewReplacer(pairs...).Replace(text)
 }
