@@ -13,6 +13,7 @@ import (
 
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
+	"google.golang.org/protobuf/proto"
 )
 
 // app is everything of the host that a verb may touch.
@@ -27,7 +28,11 @@ type app struct {
 	tlsDir     string // the host's own certificates
 	user       string // who asks; recorded with every write
 	zone       *time.Location
+	configDir  string                                // had's configuration
 	addresses  func(context.Context) ([]byte, error) // of this host, as ip -j address lists them
+	// command runs a program of this host's and returns what it printed.
+	command func(ctx context.Context, name string, args ...string) ([]byte, error)
+	redact  func(proto.Message) // of every answer of a daemon; nil: they stay as they are
 }
 
 // hostApp returns the app of this process.
@@ -51,7 +56,9 @@ func hostApp() app {
 		tlsDir:    "/etc/had/tls",
 		user:      localUser(),
 		zone:      time.Local,
+		configDir: "/etc/had",
 		addresses: listAddresses,
+		command:   runCommand,
 	}
 }
 
@@ -190,7 +197,7 @@ func (c *cli) addVerbs(root *cobra.Command) {
 		{"Say what it owns, and what belongs to it", []*cobra.Command{
 			c.newNode(), c.newPolicy(), c.newHook(), c.newSync(), c.newToken(), c.newNotify(), c.newImport(),
 		}},
-		{"The rest", []*cobra.Command{c.newSnapshot(), c.newRecover(), c.newLog(), c.newTLS(), c.newTiming(), c.newUpgrade(), c.newCompletion(), c.newVersion()}},
+		{"The rest", []*cobra.Command{c.newSnapshot(), c.newRecover(), c.newSupportBundle(), c.newLog(), c.newTLS(), c.newTiming(), c.newUpgrade(), c.newCompletion(), c.newVersion()}},
 	} {
 		root.AddGroup(&cobra.Group{ID: section.title, Title: section.title + ":"})
 		for _, verb := range section.verbs {

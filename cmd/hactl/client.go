@@ -50,7 +50,8 @@ func (c *cli) connect() (*client, error) {
 		grpc.WithTransportCredentials(insecure.NewCredentials()),
 		grpc.WithContextDialer(d.dial),
 		grpc.WithAuthority("localhost"),
-		grpc.WithUnaryInterceptor(d.intercept),
+		grpc.WithChainUnaryInterceptor(d.intercept, c.redactAnswer),
+		grpc.WithStreamInterceptor(c.redactStream),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxAnswer)),
 		grpc.WithConnectParams(grpc.ConnectParams{
 			Backoff:           backoff.Config{BaseDelay: 100 * time.Millisecond, Multiplier: 1.6, MaxDelay: time.Second},

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"os/signal"
@@ -20,6 +21,8 @@ func TestMain(m *testing.M) {
 			a := hostApp()
 			a.socketDir = os.Getenv("SOCKETS")
 			a.tlsDir = os.Getenv("WORK") + "/tls"
+			a.configDir = os.Getenv("WORK") + "/etc"
+			a.command = fakeCommand
 			a.user = "operator"
 			a.zone = time.UTC
 			if file := os.Getenv("ADDRESSES"); file != "" {
@@ -56,6 +59,15 @@ func TestScripts(t *testing.T) {
 			"asked": cmdAsked,
 		},
 	})
+}
+
+// fakeCommand prints the file commands/NAME.
+func fakeCommand(_ context.Context, name string, args ...string) ([]byte, error) {
+	text, err := os.ReadFile(os.Getenv("WORK") + "/commands/" + name)
+	if err != nil {
+		return nil, fmt.Errorf("exec: %q: executable file not found in $PATH", name)
+	}
+	return fmt.Appendf(nil, "%s %q\n%s", name, args, text), nil
 }
 
 // slotKey finds the script's *fakeSlot.

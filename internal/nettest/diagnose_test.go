@@ -69,6 +69,7 @@ func TestDiagnosis(t *testing.T) {
 	s.says(t, third, []string{"why", "-o", "json"}, 0, `"outcome": "serving"`, `"fate": "forced"`, `"least_ms"`)
 	s.says(t, third, []string{"why-not", old}, 3, old+" can't take over", "FAIL answers", "systemctl status had")
 	s.says(t, third, []string{"preflight", old}, 1, old+": NOT ready", "it could not be asked")
+	s.bundlesAfterACrash(t, old, owner)
 
 	must(t, s.Host(old).StartDaemon())
 	s.says(t, third, []string{"wait", "--for", "healthy"}, 0, owner+" owns")

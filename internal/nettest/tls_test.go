@@ -105,6 +105,8 @@ func TestCertificates(t *testing.T) {
 	s.asked(t, owner, viewer, []string{"history"}, 0, "olga (operator) by way of ")
 	s.asked(t, owner, viewer, []string{"log", "level"}, 0, owner+" logs at level ")
 	s.asked(t, owner, operator, []string{"log", "level", "debug"}, 6, "LogLevel needs the role admin")
+	s.asked(t, owner, viewer, []string{"support-bundle", "-o", filepath.Join(t.TempDir(), "b.tar.gz")}, 0, "cluster/history.jsonl",
+		"victor has the role viewer, and Preflight needs the role operator", "host/ what a node's host has is gathered by hactl support-bundle there")
 	s.asked(t, owner, admin, []string{"token", "key"}, 6, "on a node itself, by root")
 
 	// Whom another CA vouches for isn't let in.
