@@ -56,9 +56,12 @@ help: ## list the targets
 	@echo "had: one virtual IP, one owner. Targets:"
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
+# Where to. Tests have their programs built by this, too: they try what is shipped.
+BIN ?= bin
+
 .PHONY: build
 build: need-go ## build bin/had and bin/hactl (static, no cgo)
-	CGO_ENABLED=0 go build -trimpath -tags '$(TAGS)' -ldflags '$(LDFLAGS)' -o bin/ ./cmd/...
+	CGO_ENABLED=0 go build -trimpath -tags '$(TAGS)' -ldflags '$(LDFLAGS)' -o '$(BIN)/' ./cmd/...
 
 export VERSION COMMIT TAGS
 DIST ?= dist

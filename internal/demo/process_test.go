@@ -36,9 +36,7 @@ func TestMain(m *testing.M) {
 }
 
 func build(dir string) error {
-	cmd := exec.Command("go", "build", "-o", dir+"/", "had/cmd/had", "had/cmd/hactl")
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := cmd.CombinedOutput(); err != nil {
+	if out, err := exec.Command("make", "-C", "../..", "build", "BIN="+dir).CombinedOutput(); err != nil {
 		return fmt.Errorf("build had and hactl: %w\n%s", err, out)
 	}
 	return nil

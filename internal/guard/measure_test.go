@@ -150,10 +150,9 @@ func BenchmarkSecure(b *testing.B) {
 // while, and in CPU when nothing happens. PSS counts a page that several processes map as a part of each, and
 // the daemon maps the same program.
 func BenchmarkCost(b *testing.B) {
-	exe := filepath.Join(b.TempDir(), "had")
-	build := exec.CommandContext(b.Context(), "go", "build", "-trimpath", "-o", exe, "had/cmd/had")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := build.CombinedOutput(); err != nil {
+	dir := b.TempDir()
+	exe := filepath.Join(dir, "had")
+	if out, err := exec.CommandContext(b.Context(), "make", "-C", "../..", "build", "BIN="+dir).CombinedOutput(); err != nil {
 		b.Fatalf("%v: %s", err, out)
 	}
 	cfg := newOffice(b, nil).config()

@@ -34,7 +34,7 @@ func buildAndRun(m *testing.M) int {
 	}
 	defer os.RemoveAll(dir)
 	hadBinary, hactlBinary = filepath.Join(dir, "had"), filepath.Join(dir, "hactl")
-	if out, err := exec.Command("go", "build", "-o", dir+"/", "had/cmd/had", "had/cmd/hactl").CombinedOutput(); err != nil {
+	if out, err := exec.Command("make", "-C", "../..", "build", "BIN="+dir).CombinedOutput(); err != nil {
 		fmt.Fprintf(os.Stderr, "build the daemon and hactl: %v\n%s", err, out)
 		return 1
 	}
