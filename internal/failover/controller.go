@@ -292,7 +292,7 @@ func (c *Controller) gather() (Inputs, <-chan struct{}) {
 		in.Blockers = []string{err.Error()}
 	case (in.Leadership.Leading || in.Leadership.Standing) && holding.Epoch == 0:
 		_, hooks := c.hookFolders(p)
-		in.Blockers = c.blockers(view, p, holding, hooks, c.lookOnce(p))
+		in.Blockers = c.blockers(view, p, holding, hooks, c.lookOnce(p)).texts()
 	}
 	c.mu.Lock()
 	if leadership.Ready && leadership.Term != c.led.term {

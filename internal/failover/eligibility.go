@@ -30,57 +30,57 @@ func (c *Controller) lookOnce(p *policy.Policy) presence {
 }
 
 // blockers are the reasons why this node can't have the turn now.
-func (c *Controller) blockers(view cluster.View, p *policy.Policy, h Holding, hooks error, at presence) []string {
-	var out []string
-	add := func(format string, args ...any) { out = append(out, fmt.Sprintf(format, args...)) }
+func (c *Controller) blockers(view cluster.View, p *policy.Policy, h Holding, hooks error, at presence) (out reasons) {
 	self := c.self.GetName()
 	if c.self.GetWitness() {
-		add("%s is a witness and never owns", self)
+		out.add(aboutRole, "", "%s is a witness and never owns", self)
 	}
 	if m := memberWith(view.Roster, c.self.GetNodeId()); m != nil && !cluster.Settled(m) {
-		add("%s is joining the cluster or leaving it (hactl node list)", self)
+		out.add(aboutRole, "", "%s is joining the cluster or leaving it (hactl node list)", self)
 	}
 	if c.cfg.HostTrouble != nil {
-		out = append(out, c.cfg.HostTrouble()...)
+		out.each(aboutItself, "", c.cfg.HostTrouble())
 	}
 	if why := c.unguarded(); why != "" && !c.self.GetWitness() {
-		out = append(out, why)
+		out.add(aboutGuard, "journalctl -u had on "+self+" says why the guard ends", "%s", why)
 	}
 	if p == nil {
-		return append(out, "there is no policy yet")
+		out.add(aboutPolicy, "hactl policy apply FILE", "there is no policy yet")
+		return out
 	}
 	if _, stuck := c.executor.reports(); stuck != "" {
-		add("%s", stuck)
+		out.add(aboutScripts, "end that process on "+self+", or reboot the host", "%s", stuck)
 	}
 	if h.Phase == PhaseLeaving {
-		add("its last release still runs hooks")
+		out.add(aboutTurns, "wait for them; hactl history --follow shows their end", "its last release still runs hooks")
 	}
 	if why := c.executor.unproven(); why != "" {
-		add("%s", why)
+		out.add(aboutVolumes, "", "%s", why)
 	}
 	if c.farewells.waits(c.self.GetNodeId()) {
-		add("what its guard said of the earlier run is on its way into the log")
+		out.add(aboutTurns, "wait a moment", "what its guard said of the earlier run is on its way into the log")
 	}
 	if r := view.Nodes[self]; r != nil {
 		retry := c.backoff.afterFailure(r.GetFailedIndex(), int(r.GetFailures()))
 		if left := retry.Sub(c.cfg.Clock()); left > 0 {
-			add("its last turn failed (%s); the next try is in %s", r.GetFailedReason(), left.Round(time.Second))
+			out.add(aboutTurns, "mend what failed (hactl history shows its output); hactl move --to "+self+" tries it at once",
+				"its last turn failed (%s); the next try is in %s", r.GetFailedReason(), left.Round(time.Second))
 		}
 	}
 	if d := view.Drained[self]; d != nil {
-		add("%s", drainedBy(d))
+		out.add(aboutDrain, "hactl undrain "+self, "%s", drainedBy(d))
 	}
 	if h.Epoch == 0 && c.checks != nil {
-		out = append(out, unready(p, c.checkResults(), false)...)
+		out.each(aboutCheck, "mend what it looks at on "+self+"; it may own as soon as it passes", unready(p, c.checkResults(), false))
 	}
-	out = append(out, c.addressTrouble(p, h, at)...)
-	out = append(out, c.volumeTrouble(p, h)...)
+	c.addressTrouble(&out, p, h, at)
+	out.each(aboutVolumes, "", c.volumeTrouble(p, h))
 	if c.cfg.Mirror != nil && h.Epoch == 0 {
-		out = append(out, c.cfg.Mirror.Trouble(p, view)...)
+		out.each(aboutSync, "hactl sync run NAME --node "+self+" copies now; hactl status says why it doesn't by itself", c.cfg.Mirror.Trouble(p, view))
 	}
-	out = append(out, c.tokenTrouble(p)...)
+	out.each(aboutToken, "", c.tokenTrouble(p))
 	if hooks != nil {
-		add("%v", hooks)
+		out.add(aboutScripts, "", "%v", hooks)
 	}
 	return out
 }
@@ -97,7 +97,8 @@ func memberWith(r *hadv1.Roster, nodeID string) *hadv1.Member {
 // addressTrouble says which of the policy's addresses this node could not hold,
 // and why. It looks at each interface once, and at the kernel's addresses once:
 // a policy may have a thousand.
-func (c *Controller) addressTrouble(p *policy.Policy, h Holding, look presence) (out []string) {
+func (c *Controller) addressTrouble(out *reasons, p *policy.Policy, h Holding, look presence) {
+	self := c.self.GetName()
 	at, presenceErr := map[netip.Addr]vip.Presence{}, error(nil)
 	if h.Epoch == 0 {
 		at, presenceErr = look()
@@ -106,7 +107,7 @@ func (c *Controller) addressTrouble(p *policy.Policy, h Holding, look presence) 
 	for i, a := range c.cfg.Network.Resolve(wanted(p, c.self.GetName())) {
 		v := p.VIPs[i]
 		if a.Err != nil {
-			out = append(out, fmt.Sprintf("vip %q: %v", v.Name, a.Err))
+			out.add(aboutAddress, "name the vip's interface on "+self+" in the policy, or give that host an address in its network", "vip %q: %v", v.Name, a.Err)
 			continue
 		}
 		if _, looked := linked[a.Interface]; !looked {
@@ -114,20 +115,19 @@ func (c *Controller) addressTrouble(p *policy.Policy, h Holding, look presence) 
 			linked[a.Interface] = err == nil && up
 		}
 		if !linked[a.Interface] {
-			out = append(out, fmt.Sprintf("interface %s of %s has no link", a.Interface, a.Addr))
+			out.add(aboutLink, "look at the cable and the switch; ip link on "+self+" shows what its kernel sees", "interface %s of %s has no link", a.Interface, a.Addr)
 		}
 		if h.Epoch != 0 {
 			continue
 		}
 		switch at[v.Address] {
 		case vip.Unknown:
-			out = append(out, fmt.Sprintf("can't tell whether %s is on this host already: %v", a.Addr, presenceErr))
+			out.add(aboutAddress, "", "can't tell whether %s is on this host already: %v", a.Addr, presenceErr)
 		case vip.Active:
-			out = append(out, fmt.Sprintf("%s is on this host although the log gives it to nobody here: remove it from this host's own network settings, or wait until an earlier run's address has expired", a.Addr))
+			out.add(aboutAddress, "", "%s is on this host although the log gives it to nobody here: remove it from this host's own network settings, or wait until an earlier run's address has expired", a.Addr)
 		case vip.Inactive:
 		}
 	}
-	return out
 }
 
 // volumeTrouble says which of the policy's volumes this node could not mount,
@@ -171,16 +171,19 @@ func (c *Controller) Health() *hadv1.HealthResponse {
 		Layers:         c.Layers(),
 	}
 	if err != nil {
-		h.Reasons = []string{err.Error()}
+		var why reasons
+		why.add(aboutPolicy, "upgrade had on "+c.self.GetName(), "%v", err)
+		h.Blockers, h.Reasons = why, why.texts()
 		return h
 	}
 	holding := c.executor.held()
 	folders, hooks := c.hookFolders(p)
 	at := c.lookOnce(p)
-	h.Reasons, h.HooksDigest = c.blockers(view, p, holding, hooks, at), folders.Digest
+	why := c.blockers(view, p, holding, hooks, at)
 	if c.isStopping() {
-		h.Reasons = append(h.Reasons, "it is stopping")
+		why.add(aboutItself, "systemctl start had on "+c.self.GetName()+", when it may own again", "it is stopping")
 	}
+	h.Blockers, h.Reasons, h.HooksDigest = why, why.texts(), folders.Digest
 	results := c.checkResults()
 	h.Checks = checkStatus(results)
 	if holding.Phase == PhaseServing {
@@ -262,7 +265,7 @@ func (c *Controller) Prepare(ctx context.Context, req *hadv1.PrepareRequest) *ha
 	}
 	_, hooks := c.hookFolders(p)
 	if why := c.blockers(withoutFailures(view), p, c.executor.held(), hooks, c.lookOnce(p)); len(why) > 0 {
-		return &hadv1.PrepareResponse{Reasons: why}
+		return &hadv1.PrepareResponse{Reasons: why.texts()}
 	}
 	if c.checks != nil && p != nil {
 		if why := unready(p, c.checkResults(), true); len(why) > 0 {

@@ -168,7 +168,7 @@ func TestAStandbyCheckDecidesEligibility(t *testing.T) {
 		r.policy("", "check \"exec\" \"replica\" {\n command = [\"/bin/replica\"]\n on = \"standby\"\n}")
 		time.Sleep(time.Second)
 		r.expect("transfer to beta")
-		if h := r.controller.Health(); h.GetEligible() || h.GetReasons()[0] != "check replica has not passed yet: 40 s behind" {
+		if h := r.controller.Health(); h.GetEligible() || h.GetReasons()[0] != "check replica has not passed yet: 40 s behind" || h.GetBlockers()[0].GetCheck() != aboutCheck {
 			t.Errorf("reasons %q", h.GetReasons())
 		}
 		ready := func() string {
@@ -260,7 +260,7 @@ func TestADrainedNodeLetsGo(t *testing.T) {
 		}
 		time.Sleep(500 * time.Millisecond)
 		r.expect("PreRel 192.0.2.11", "PreRel 192.0.2.10", "transfer to beta")
-		if h := r.controller.Health(); h.GetEligible() || h.GetReasons()[0] != "drained by ann: new disk" {
+		if h := r.controller.Health(); h.GetEligible() || h.GetReasons()[0] != "drained by ann: new disk" || h.GetBlockers()[0].GetCheck() != aboutDrain {
 			t.Errorf("reasons %q", h.GetReasons())
 		}
 	})

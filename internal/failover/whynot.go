@@ -67,6 +67,7 @@ func (h *hearing) hold() *hadv1.WhyNotResponse {
 			h.earlierOwners(r.Owner)
 		}
 	}
+	slices.SortStableFunc(h.out, bySeverity)
 	r.Findings = h.out
 	r.Could = !slices.ContainsFunc(h.out, func(f *hadv1.Finding) bool { return f.GetLevel() == hadv1.Finding_LEVEL_FAIL })
 	if r.Could && !r.Owns {
@@ -119,15 +120,15 @@ func (h *hearing) itself() {
 		}
 		health = p.Health
 	}
-	for _, why := range health.GetReasons() {
-		if d := h.in.View.Drained[h.node]; d != nil && why == drainedBy(d) {
+	for _, why := range reasonsOf(health) {
+		if why.GetCheck() == aboutDrain && h.in.View.Drained[h.node] != nil {
 			continue // the log says it, too
 		}
 		said := ""
 		if stale {
 			said = "as it said last: "
 		}
-		h.fail(about(why), adviceOn(why, h.node), "%s%s", said, why)
+		h.add(why.GetLevel(), why.GetCheck(), why.GetAdvice(), "%s%s", said, why.GetDetail())
 	}
 	if stale {
 		// The rest is as it was then, good or bad.
@@ -251,32 +252,4 @@ func (h *hearing) because(all []string) string {
 		return fmt.Sprintf(": the policy prefers %s", strings.Join(h.in.Policy.Prefer, ", then "))
 	}
 	return ", if it is elected: nodes that are equal go by who is, then by name"
-}
-
-// adviceOn is what to do about a reason of which the sentence itself doesn't say
-// it; empty: it does, or nobody knows.
-func adviceOn(reason, node string) string {
-	for _, known := range []struct{ words, advice string }{
-		{"there is no policy", "hactl policy apply FILE"},
-		{"its last turn failed", "mend what failed (hactl history shows its output); hactl move --to " + node + " tries it at once"},
-		{"has no link", "look at the cable and the switch; ip link on " + node + " shows what its kernel sees"},
-		{"it is stopping", "systemctl start had on " + node + ", when it may own again"},
-		{"it has no guard", "journalctl -u had on " + node + " says why the guard ends"},
-		{"its last release still runs hooks", "wait for them; hactl history --follow shows their end"},
-		{"on its way into the log", "wait a moment"},
-		{"a script can't be ended", "end that process on " + node + ", or reboot the host"},
-		{"can't read policy version", "upgrade had on " + node},
-		{"no interface", "name the vip's interface on " + node + " in the policy, or give that host an address in its network"},
-		{"leadership could not be handed", "wait 10 s"},
-		{"has just failed:", "wait for its next look; if it fails again, mend what it looks at on " + node},
-		{"max_age is", "hactl sync run NAME --node " + node + " copies now; hactl status says why it doesn't by itself"},
-	} {
-		if strings.Contains(reason, known.words) {
-			return known.advice
-		}
-	}
-	if about(reason) == "check" {
-		return "mend what it looks at on " + node + "; it may own as soon as it passes"
-	}
-	return ""
 }

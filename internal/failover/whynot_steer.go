@@ -3,7 +3,8 @@ package failover
 import (
 	"fmt"
 	"slices"
-	"strings"
+
+	hadv1 "had/proto/had/v1"
 )
 
 // steered is what people, checks and the limits have said about who may own.
@@ -54,14 +55,15 @@ func (h *hearing) steered(owner string) {
 	}
 }
 
-// saysSo reports whether the node names a check among its own reasons.
+// saysSo reports whether the node itself says that a check doesn't pass, where it runs
+// now.
 func (h *hearing) saysSo(check string) bool {
 	health := h.own
 	if h.node != h.self() {
 		health = h.status.Peers[h.node].Health
 	}
-	return slices.ContainsFunc(slices.Concat(health.GetReasons(), health.GetProblems()), func(why string) bool {
-		return strings.HasPrefix(why, "check "+check+" ")
+	return slices.ContainsFunc(health.GetChecks(), func(c *hadv1.CheckStatus) bool {
+		return c.GetName() == check && c.GetState() != hadv1.CheckStatus_STATE_PASSING
 	})
 }
 
@@ -101,22 +103,4 @@ func (h *hearing) to(all []string) string {
 		return " to " + h.node + " now"
 	}
 	return fmt.Sprintf(" to %s now%s", all[0], h.because([]string{all[0], h.node}))
-}
-
-// about is what a reason that a node gives is about, for a checklist. The
-// reasons are sentences of the packages that find them.
-func about(reason string) string {
-	for _, known := range []struct{ words, what string }{
-		{"check ", "check"},
-		{"sync ", "sync"}, {"its copy of sync ", "sync"}, {"reconnect token ", "token"},
-		{"drained by ", "drain"},
-	} {
-		if strings.HasPrefix(reason, known.words) {
-			return known.what
-		}
-	}
-	if strings.Contains(reason, "token key") {
-		return "token"
-	}
-	return "itself"
 }

@@ -16,8 +16,10 @@ import (
 func TestWhyNotByWhatSteers(t *testing.T) {
 	frozen := &hadv1.Frozen{Freeze: &hadv1.Freeze{By: "root on alpha", Until: timestamppb.New(time.Unix(0, 0)), Reason: "a switch"}}
 	nobody := func(h *hearing) { h.in.View.Open, h.in.Holding = nil, Holding{} }
-	says := func(h *hearing, reason string) {
-		sick := &hadv1.HealthResponse{AppliedIndex: 100, PolicyVersion: 3, Version: "1", HooksDigest: "same", Reasons: []string{reason}}
+	says := func(h *hearing, about, advice, reason string, checks ...*hadv1.CheckStatus) {
+		var why reasons
+		why.add(about, advice, "%s", reason)
+		sick := &hadv1.HealthResponse{AppliedIndex: 100, PolicyVersion: 3, Version: "1", HooksDigest: "same", Blockers: why, Reasons: why.texts(), Checks: checks}
 		h.status.Peers["beta"] = PeerHealth{At: h.in.Now.Add(-time.Second), Health: sick}
 	}
 	failed := func(passed bool) []*hadv1.FailingCheck {
@@ -46,18 +48,17 @@ func TestWhyNotByWhatSteers(t *testing.T) {
 		"at the limits": {func(h *hearing) { h.in.Flapping = "the limit of 3 failovers within 10m is reached" }, warn, "limits", "the limit of 3 failovers within 10m is reached: for now checks and scripts change the owner no more", "hactl history shows the failovers"},
 		"drained": {func(h *hearing) {
 			h.in.View.Drained = map[string]*hadv1.Drain{"beta": {Node: "beta", By: "root on alpha", Reason: "new disk"}}
-			says(h, "drained by root on alpha: new disk")
+			says(h, aboutDrain, "hactl undrain beta", "drained by root on alpha: new disk")
 		}, fail, "drain", "drained by root on alpha: new disk", "hactl undrain beta"},
 		"a check that failed there":     {func(h *hearing) { h.in.View.FailingChecks = failed(false) }, warn, "check", "check site failed on it when it last ran there (HTTP 503), so nodes on which fewer fail come first", "mend what it looks at on beta; hactl move --to beta tries it"},
 		"a check that passes elsewhere": {func(h *hearing) { h.in.View.FailingChecks = failed(true) }, ok, "check", "check site failed on it when it last ran there (HTTP 503), and has passed on a later owner since", ""},
 		"a check that fails": {func(h *hearing) {
 			h.in.View.FailingChecks = failed(false)
-			says(h, "check site failed 3 times: HTTP 503")
-		}, fail, "check", "check site failed 3 times: HTTP 503", "mend what it looks at on beta; it may own as soon as it passes"},
-		"old data":        {func(h *hearing) { says(h, "its copy of sync docs is 2h0m0s old, and max_age is 1h0m0s") }, fail, "sync", "its copy of sync docs is 2h0m0s old, and max_age is 1h0m0s", "hactl sync run NAME --node beta copies now; hactl status says why it doesn't by itself"},
-		"no token key":    {func(h *hearing) { says(h, "this node has no token key: copy the file") }, fail, "token", "this node has no token key: copy the file", ""},
-		"a token's place": {func(h *hearing) { says(h, `reconnect token "tls": no such folder`) }, fail, "token", `reconnect token "tls": no such folder`, ""},
-		"it declined":     {func(h *hearing) { h.in.Declined = map[string]string{"beta": "Test exited with 1"} }, warn, "asked", "it was asked to take over, and could not: Test exited with 1", "it is asked again after a while"},
+			says(h, aboutCheck, "mend it", "check site failed 3 times: HTTP 503", &hadv1.CheckStatus{Name: "site", State: hadv1.CheckStatus_STATE_FAILING})
+		}, fail, "check", "check site failed 3 times: HTTP 503", "mend it"},
+		// The words of a sentence say nothing about what it is about.
+		"what it is about": {func(h *hearing) { says(h, aboutScripts, "", "check the token key of sync docs") }, fail, "scripts", "check the token key of sync docs", ""},
+		"it declined":      {func(h *hearing) { h.in.Declined = map[string]string{"beta": "Test exited with 1"} }, warn, "asked", "it was asked to take over, and could not: Test exited with 1", "it is asked again after a while"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			h := aHearing(t)

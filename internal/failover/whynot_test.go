@@ -1,6 +1,7 @@
 package failover
 
 import (
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -86,9 +87,16 @@ func TestWhyNotByEachRule(t *testing.T) {
 		"silent":      {func(h *hearing) { h.status.Fresh["beta"] = false }, "answers", "it has not answered for 1s", "systemctl status had"},
 		"its own reason": {func(h *hearing) {
 			health(h, func(r *hadv1.HealthResponse) {
+				var why reasons
+				why.add(aboutLink, "ip link on beta", "interface eth0 of 192.0.2.10 has no link")
+				r.Eligible, r.Blockers, r.Reasons = false, why, why.texts()
+			})
+		}, "link", "interface eth0 of 192.0.2.10 has no link", "ip link on beta"},
+		"its own reason, of an older had": {func(h *hearing) {
+			health(h, func(r *hadv1.HealthResponse) {
 				r.Eligible, r.Reasons = false, []string{"interface eth0 of 192.0.2.10 has no link"}
 			})
-		}, "itself", "interface eth0 of 192.0.2.10 has no link", "ip link on beta"},
+		}, "itself", "interface eth0 of 192.0.2.10 has no link", ""},
 		"behind": {func(h *hearing) { health(h, func(r *hadv1.HealthResponse) { r.AppliedIndex = 7 }) }, "log", "it is 94 log entries behind", "wait"},
 		"another policy": {func(h *hearing) {
 			health(h, func(r *hadv1.HealthResponse) { r.PolicyVersion = 2 })
@@ -123,5 +131,21 @@ func TestWhyNotByEachRule(t *testing.T) {
 			}
 			t.Errorf("it isn't told under %s that %q, and to do %q: %v", c.check, c.words, c.advice, r.GetFindings())
 		})
+	}
+}
+
+// What keeps a node from owning is read first, whatever was asked first.
+func TestWhyNotIsInOrderOfSeverity(t *testing.T) {
+	h := aHearing(t)
+	h.in.Declined = map[string]string{"beta": "Test exited with 1"}
+	h.in.View.Move = &hadv1.Move{Order: &hadv1.MoveOrder{Target: "gamma"}}
+	var levels []hadv1.Finding_Level
+	for _, f := range h.hold().GetFindings() {
+		if n := len(levels); n == 0 || levels[n-1] != f.GetLevel() {
+			levels = append(levels, f.GetLevel())
+		}
+	}
+	if want := []hadv1.Finding_Level{hadv1.Finding_LEVEL_FAIL, hadv1.Finding_LEVEL_WARN, hadv1.Finding_LEVEL_OK}; !slices.Equal(levels, want) {
+		t.Errorf("the levels come in the order %v", levels)
 	}
 }

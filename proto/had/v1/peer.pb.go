@@ -207,7 +207,7 @@ type HealthResponse struct {
 	Instance       *Instance              `protobuf:"bytes,1,opt,name=instance,proto3" json:"instance,omitempty"`
 	Version        string                 `protobuf:"bytes,2,opt,name=version,proto3" json:"version,omitempty"`
 	Eligible       bool                   `protobuf:"varint,3,opt,name=eligible,proto3" json:"eligible,omitempty"`
-	Reasons        []string               `protobuf:"bytes,4,rep,name=reasons,proto3" json:"reasons,omitempty"` // whole sentences
+	Reasons        []string               `protobuf:"bytes,4,rep,name=reasons,proto3" json:"reasons,omitempty"` // whole sentences; those of blockers
 	Holds          []string               `protobuf:"bytes,5,rep,name=holds,proto3" json:"holds,omitempty"`
 	AppliedIndex   uint64                 `protobuf:"varint,6,opt,name=applied_index,json=appliedIndex,proto3" json:"applied_index,omitempty"`
 	PolicyVersion  uint64                 `protobuf:"varint,7,opt,name=policy_version,json=policyVersion,proto3" json:"policy_version,omitempty"` // the version it has parsed and would run
@@ -220,6 +220,7 @@ type HealthResponse struct {
 	Tokens         *TokenHealth           `protobuf:"bytes,15,opt,name=tokens,proto3" json:"tokens,omitempty"`                               // absent: the policy has none
 	Certificates   []*Certificate         `protobuf:"bytes,17,rep,name=certificates,proto3" json:"certificates,omitempty"`                   // in use; none without TLS
 	RecordLevel    uint32                 `protobuf:"varint,70,opt,name=record_level,json=recordLevel,proto3" json:"record_level,omitempty"` // the latest that it knows; 0: 1
+	Blockers       []*Finding             `protobuf:"bytes,18,rep,name=blockers,proto3" json:"blockers,omitempty"`                           // why it isn't eligible; an older had has reasons alone
 	unknownFields  protoimpl.UnknownFields
 	sizeCache      protoimpl.SizeCache
 }
@@ -364,6 +365,13 @@ func (x *HealthResponse) GetRecordLevel() uint32 {
 		return x.RecordLevel
 	}
 	return 0
+}
+
+func (x *HealthResponse) GetBlockers() []*Finding {
+	if x != nil {
+		return x.Blockers
+	}
+	return nil
 }
 
 // TokenHealth is what a node has of the policy's reconnect tokens.
@@ -1194,7 +1202,7 @@ const file_had_v1_peer_proto_rawDesc = "" +
 	"\x0fProposeResponse\x12\x14\n" +
 	"\x05index\x18\x01 \x01(\x04R\x05index\x12\x18\n" +
 	"\arefused\x18\x02 \x01(\tR\arefused\"\x0f\n" +
-	"\rHealthRequest\"\xd0\x04\n" +
+	"\rHealthRequest\"\xfd\x04\n" +
 	"\x0eHealthResponse\x12,\n" +
 	"\binstance\x18\x01 \x01(\v2\x10.had.v1.InstanceR\binstance\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\tR\aversion\x12\x1a\n" +
@@ -1212,7 +1220,8 @@ const file_had_v1_peer_proto_rawDesc = "" +
 	"\x05syncs\x18\x10 \x03(\v2\x12.had.v1.SyncStatusR\x05syncs\x12+\n" +
 	"\x06tokens\x18\x0f \x01(\v2\x13.had.v1.TokenHealthR\x06tokens\x127\n" +
 	"\fcertificates\x18\x11 \x03(\v2\x13.had.v1.CertificateR\fcertificates\x12!\n" +
-	"\frecord_level\x18F \x01(\rR\vrecordLevel\"P\n" +
+	"\frecord_level\x18F \x01(\rR\vrecordLevel\x12+\n" +
+	"\bblockers\x18\x12 \x03(\v2\x0f.had.v1.FindingR\bblockers\"P\n" +
 	"\vTokenHealth\x12\x15\n" +
 	"\x06key_id\x18\x01 \x01(\tR\x05keyId\x12*\n" +
 	"\x06places\x18\x02 \x03(\v2\x12.had.v1.TokenPlaceR\x06places\"h\n" +
@@ -1329,10 +1338,11 @@ var file_had_v1_peer_proto_goTypes = []any{
 	(*Instance)(nil),             // 23: had.v1.Instance
 	(*SyncStatus)(nil),           // 24: had.v1.SyncStatus
 	(*Certificate)(nil),          // 25: had.v1.Certificate
-	(*Farewell)(nil),             // 26: had.v1.Farewell
-	(*Secured)(nil),              // 27: had.v1.Secured
-	(*InspectRequest)(nil),       // 28: had.v1.InspectRequest
-	(*InspectResponse)(nil),      // 29: had.v1.InspectResponse
+	(*Finding)(nil),              // 26: had.v1.Finding
+	(*Farewell)(nil),             // 27: had.v1.Farewell
+	(*Secured)(nil),              // 28: had.v1.Secured
+	(*InspectRequest)(nil),       // 29: had.v1.InspectRequest
+	(*InspectResponse)(nil),      // 30: had.v1.InspectResponse
 }
 var file_had_v1_peer_proto_depIdxs = []int32{
 	22, // 0: had.v1.ProposeRequest.command:type_name -> had.v1.Command
@@ -1341,35 +1351,36 @@ var file_had_v1_peer_proto_depIdxs = []int32{
 	24, // 3: had.v1.HealthResponse.syncs:type_name -> had.v1.SyncStatus
 	5,  // 4: had.v1.HealthResponse.tokens:type_name -> had.v1.TokenHealth
 	25, // 5: had.v1.HealthResponse.certificates:type_name -> had.v1.Certificate
-	6,  // 6: had.v1.TokenHealth.places:type_name -> had.v1.TokenPlace
-	0,  // 7: had.v1.CheckStatus.state:type_name -> had.v1.CheckStatus.State
-	20, // 8: had.v1.InterfacesResponse.problems:type_name -> had.v1.InterfacesResponse.ProblemsEntry
-	21, // 9: had.v1.InterfacesResponse.taken:type_name -> had.v1.InterfacesResponse.TakenEntry
-	26, // 10: had.v1.TakeFarewellRequest.farewell:type_name -> had.v1.Farewell
-	27, // 11: had.v1.TakeSecuredRequest.secured:type_name -> had.v1.Secured
-	1,  // 12: had.v1.Peer.Propose:input_type -> had.v1.ProposeRequest
-	3,  // 13: had.v1.Peer.Health:input_type -> had.v1.HealthRequest
-	8,  // 14: had.v1.Peer.Prepare:input_type -> had.v1.PrepareRequest
-	10, // 15: had.v1.Peer.Interfaces:input_type -> had.v1.InterfacesRequest
-	12, // 16: had.v1.Peer.HandOver:input_type -> had.v1.HandOverRequest
-	14, // 17: had.v1.Peer.TakeFarewell:input_type -> had.v1.TakeFarewellRequest
-	16, // 18: had.v1.Peer.TakeSecured:input_type -> had.v1.TakeSecuredRequest
-	18, // 19: had.v1.Peer.Contact:input_type -> had.v1.ContactRequest
-	28, // 20: had.v1.Peer.Inspect:input_type -> had.v1.InspectRequest
-	2,  // 21: had.v1.Peer.Propose:output_type -> had.v1.ProposeResponse
-	4,  // 22: had.v1.Peer.Health:output_type -> had.v1.HealthResponse
-	9,  // 23: had.v1.Peer.Prepare:output_type -> had.v1.PrepareResponse
-	11, // 24: had.v1.Peer.Interfaces:output_type -> had.v1.InterfacesResponse
-	13, // 25: had.v1.Peer.HandOver:output_type -> had.v1.HandOverResponse
-	15, // 26: had.v1.Peer.TakeFarewell:output_type -> had.v1.TakeFarewellResponse
-	17, // 27: had.v1.Peer.TakeSecured:output_type -> had.v1.TakeSecuredResponse
-	19, // 28: had.v1.Peer.Contact:output_type -> had.v1.ContactResponse
-	29, // 29: had.v1.Peer.Inspect:output_type -> had.v1.InspectResponse
-	21, // [21:30] is the sub-list for method output_type
-	12, // [12:21] is the sub-list for method input_type
-	12, // [12:12] is the sub-list for extension type_name
-	12, // [12:12] is the sub-list for extension extendee
-	0,  // [0:12] is the sub-list for field type_name
+	26, // 6: had.v1.HealthResponse.blockers:type_name -> had.v1.Finding
+	6,  // 7: had.v1.TokenHealth.places:type_name -> had.v1.TokenPlace
+	0,  // 8: had.v1.CheckStatus.state:type_name -> had.v1.CheckStatus.State
+	20, // 9: had.v1.InterfacesResponse.problems:type_name -> had.v1.InterfacesResponse.ProblemsEntry
+	21, // 10: had.v1.InterfacesResponse.taken:type_name -> had.v1.InterfacesResponse.TakenEntry
+	27, // 11: had.v1.TakeFarewellRequest.farewell:type_name -> had.v1.Farewell
+	28, // 12: had.v1.TakeSecuredRequest.secured:type_name -> had.v1.Secured
+	1,  // 13: had.v1.Peer.Propose:input_type -> had.v1.ProposeRequest
+	3,  // 14: had.v1.Peer.Health:input_type -> had.v1.HealthRequest
+	8,  // 15: had.v1.Peer.Prepare:input_type -> had.v1.PrepareRequest
+	10, // 16: had.v1.Peer.Interfaces:input_type -> had.v1.InterfacesRequest
+	12, // 17: had.v1.Peer.HandOver:input_type -> had.v1.HandOverRequest
+	14, // 18: had.v1.Peer.TakeFarewell:input_type -> had.v1.TakeFarewellRequest
+	16, // 19: had.v1.Peer.TakeSecured:input_type -> had.v1.TakeSecuredRequest
+	18, // 20: had.v1.Peer.Contact:input_type -> had.v1.ContactRequest
+	29, // 21: had.v1.Peer.Inspect:input_type -> had.v1.InspectRequest
+	2,  // 22: had.v1.Peer.Propose:output_type -> had.v1.ProposeResponse
+	4,  // 23: had.v1.Peer.Health:output_type -> had.v1.HealthResponse
+	9,  // 24: had.v1.Peer.Prepare:output_type -> had.v1.PrepareResponse
+	11, // 25: had.v1.Peer.Interfaces:output_type -> had.v1.InterfacesResponse
+	13, // 26: had.v1.Peer.HandOver:output_type -> had.v1.HandOverResponse
+	15, // 27: had.v1.Peer.TakeFarewell:output_type -> had.v1.TakeFarewellResponse
+	17, // 28: had.v1.Peer.TakeSecured:output_type -> had.v1.TakeSecuredResponse
+	19, // 29: had.v1.Peer.Contact:output_type -> had.v1.ContactResponse
+	30, // 30: had.v1.Peer.Inspect:output_type -> had.v1.InspectResponse
+	22, // [22:31] is the sub-list for method output_type
+	13, // [13:22] is the sub-list for method input_type
+	13, // [13:13] is the sub-list for extension type_name
+	13, // [13:13] is the sub-list for extension extendee
+	0,  // [0:13] is the sub-list for field type_name
 }
 
 func init() { file_had_v1_peer_proto_init() }
