@@ -42,7 +42,7 @@ func (s *Server) WhyNot(ctx context.Context, req *hadv1.WhyNotRequest) (*hadv1.W
 			r.AnsweredBy, r.Doubt = s.cfg.Self, doubt
 			return r
 		},
-		func(ctx context.Context, c hadv1.HAClient) (*hadv1.WhyNotResponse, error) { return c.WhyNot(ctx, req) })
+		passOn(req, hadv1.HAClient.WhyNot))
 }
 
 // onLeaderOrHere has a read answered by the leader, after a quorum has confirmed
@@ -76,9 +76,7 @@ func (s *Server) Preflight(ctx context.Context, req *hadv1.PreflightRequest) (*h
 	}
 	return onLeaderOrHere(ctx, s,
 		func(doubt string) *hadv1.PreflightResponse { return s.preflight(ctx, req, doubt) },
-		func(ctx context.Context, c hadv1.HAClient) (*hadv1.PreflightResponse, error) {
-			return c.Preflight(ctx, req)
-		})
+		passOn(req, hadv1.HAClient.Preflight))
 }
 
 func (s *Server) preflight(ctx context.Context, req *hadv1.PreflightRequest, doubt string) *hadv1.PreflightResponse {

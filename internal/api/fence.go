@@ -59,9 +59,7 @@ func (s *Server) ConfirmFence(ctx context.Context, req *hadv1.ConfirmFenceReques
 	req.By = s.askedBy(ctx, req.GetBy())
 	return onLeader(ctx, s,
 		func() (*hadv1.ConfirmFenceResponse, error) { return s.confirmFence(ctx, req) },
-		func(ctx context.Context, c hadv1.HAClient) (*hadv1.ConfirmFenceResponse, error) {
-			return c.ConfirmFence(ctx, req)
-		})
+		passOn(req, hadv1.HAClient.ConfirmFence))
 }
 
 func (s *Server) confirmFence(ctx context.Context, req *hadv1.ConfirmFenceRequest) (*hadv1.ConfirmFenceResponse, error) {

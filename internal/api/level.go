@@ -67,7 +67,5 @@ func (s *Server) UpgradeFinish(ctx context.Context, req *hadv1.UpgradeFinishRequ
 			view, _ := s.cfg.Node.View()
 			return &hadv1.UpgradeFinishResponse{Index: index, Level: view.Level()}, nil
 		},
-		func(ctx context.Context, c hadv1.HAClient) (*hadv1.UpgradeFinishResponse, error) {
-			return c.UpgradeFinish(ctx, req)
-		})
+		passOn(req, hadv1.HAClient.UpgradeFinish))
 }

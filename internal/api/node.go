@@ -21,9 +21,7 @@ import (
 func (s *Server) NodeList(ctx context.Context, req *hadv1.NodeListRequest) (*hadv1.NodeListResponse, error) {
 	return onLeaderOrHere(ctx, s,
 		func(string) *hadv1.NodeListResponse { return s.nodeList() },
-		func(ctx context.Context, c hadv1.HAClient) (*hadv1.NodeListResponse, error) {
-			return c.NodeList(ctx, req)
-		})
+		passOn(req, hadv1.HAClient.NodeList))
 }
 
 func (s *Server) nodeList() *hadv1.NodeListResponse {
@@ -61,9 +59,7 @@ func (s *Server) NodeAdd(ctx context.Context, req *hadv1.NodeAddRequest) (*hadv1
 	req.By = s.askedBy(ctx, req.GetBy())
 	return onLeader(ctx, s,
 		func() (*hadv1.NodeAddResponse, error) { return s.nodeAdd(ctx, req) },
-		func(ctx context.Context, c hadv1.HAClient) (*hadv1.NodeAddResponse, error) {
-			return c.NodeAdd(ctx, req)
-		})
+		passOn(req, hadv1.HAClient.NodeAdd))
 }
 
 func (s *Server) nodeAdd(ctx context.Context, req *hadv1.NodeAddRequest) (*hadv1.NodeAddResponse, error) {
@@ -107,9 +103,7 @@ func (s *Server) NodeRemove(ctx context.Context, req *hadv1.NodeRemoveRequest) (
 	req.By = s.askedBy(ctx, req.GetBy())
 	return onLeader(ctx, s,
 		func() (*hadv1.NodeRemoveResponse, error) { return s.nodeRemove(ctx, req) },
-		func(ctx context.Context, c hadv1.HAClient) (*hadv1.NodeRemoveResponse, error) {
-			return c.NodeRemove(ctx, req)
-		})
+		passOn(req, hadv1.HAClient.NodeRemove))
 }
 
 func (s *Server) nodeRemove(ctx context.Context, req *hadv1.NodeRemoveRequest) (*hadv1.NodeRemoveResponse, error) {

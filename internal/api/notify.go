@@ -18,9 +18,7 @@ func (s *Server) NotifyTest(ctx context.Context, req *hadv1.NotifyTestRequest) (
 	req.By = s.askedBy(ctx, req.GetBy())
 	return onLeader(ctx, s,
 		func() (*hadv1.NotifyTestResponse, error) { return s.notifyTest(ctx, req) },
-		func(ctx context.Context, c hadv1.HAClient) (*hadv1.NotifyTestResponse, error) {
-			return c.NotifyTest(ctx, req)
-		})
+		passOn(req, hadv1.HAClient.NotifyTest))
 }
 
 func (s *Server) notifyTest(ctx context.Context, req *hadv1.NotifyTestRequest) (*hadv1.NotifyTestResponse, error) {

@@ -118,9 +118,7 @@ func (s *Server) PolicyApply(ctx context.Context, req *hadv1.PolicyApplyRequest)
 	req.By = s.askedBy(ctx, req.GetBy())
 	return onLeader(ctx, s,
 		func() (*hadv1.PolicyApplyResponse, error) { return s.apply(ctx, req, diags) },
-		func(ctx context.Context, c hadv1.HAClient) (*hadv1.PolicyApplyResponse, error) {
-			return c.PolicyApply(ctx, req)
-		})
+		passOn(req, hadv1.HAClient.PolicyApply))
 }
 
 // apply commits a valid policy on the leader.

@@ -50,9 +50,7 @@ func (s *Server) PolicyPlan(ctx context.Context, req *hadv1.PolicyPlanRequest) (
 	}
 	return onLeader(ctx, s,
 		func() (*hadv1.PolicyPlanResponse, error) { return s.plan(ctx, req), nil },
-		func(ctx context.Context, c hadv1.HAClient) (*hadv1.PolicyPlanResponse, error) {
-			return c.PolicyPlan(ctx, req)
-		})
+		passOn(req, hadv1.HAClient.PolicyPlan))
 }
 
 func (s *Server) plan(ctx context.Context, req *hadv1.PolicyPlanRequest) *hadv1.PolicyPlanResponse {
@@ -93,9 +91,7 @@ func (s *Server) PolicyConfirm(ctx context.Context, req *hadv1.PolicyConfirmRequ
 	req.By = s.askedBy(ctx, req.GetBy())
 	return onLeader(ctx, s,
 		func() (*hadv1.PolicyConfirmResponse, error) { return s.confirmPolicy(ctx, req) },
-		func(ctx context.Context, c hadv1.HAClient) (*hadv1.PolicyConfirmResponse, error) {
-			return c.PolicyConfirm(ctx, req)
-		})
+		passOn(req, hadv1.HAClient.PolicyConfirm))
 }
 
 func (s *Server) confirmPolicy(ctx context.Context, req *hadv1.PolicyConfirmRequest) (*hadv1.PolicyConfirmResponse, error) {

@@ -187,6 +187,11 @@ func onLeader[R any](ctx context.Context, s *Server, here func() (R, error), the
 	}
 }
 
+// passOn has the leader's own API carry out a call, for onLeader.
+func passOn[Q, R any](req Q, rpc func(hadv1.HAClient, context.Context, Q, ...grpc.CallOption) (R, error)) func(context.Context, hadv1.HAClient) (R, error) {
+	return func(ctx context.Context, c hadv1.HAClient) (R, error) { return rpc(c, ctx, req) }
+}
+
 // patience is how long a write waits for a leader at the most: less than
 // hactl waits for the answer.
 const patience = 6 * time.Second
@@ -196,7 +201,7 @@ func (s *Server) Move(ctx context.Context, req *hadv1.MoveRequest) (*hadv1.MoveR
 	req.By = s.askedBy(ctx, req.GetBy())
 	return onLeader(ctx, s,
 		func() (*hadv1.MoveResponse, error) { return s.cfg.Controller.Move(ctx, req) },
-		func(ctx context.Context, c hadv1.HAClient) (*hadv1.MoveResponse, error) { return c.Move(ctx, req) })
+		passOn(req, hadv1.HAClient.Move))
 }
 
 // Timing implements HA. The waits are those of an epoch that would be opened by

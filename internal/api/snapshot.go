@@ -29,9 +29,7 @@ func (s *Server) SnapshotSave(ctx context.Context, req *hadv1.SnapshotSaveReques
 				Node: s.cfg.Self, Version: s.cfg.Version.GetVersion(), Index: state.GetAppliedIndex(), State: state,
 			}}, nil
 		},
-		func(ctx context.Context, c hadv1.HAClient) (*hadv1.SnapshotSaveResponse, error) {
-			return c.SnapshotSave(ctx, req)
-		})
+		passOn(req, hadv1.HAClient.SnapshotSave))
 }
 
 // SnapshotRestore implements HA. Nothing of who holds, held or may hold is put
@@ -46,9 +44,7 @@ func (s *Server) SnapshotRestore(ctx context.Context, req *hadv1.SnapshotRestore
 	req.By = s.askedBy(ctx, req.GetBy())
 	return onLeader(ctx, s,
 		func() (*hadv1.SnapshotRestoreResponse, error) { return s.restore(ctx, req) },
-		func(ctx context.Context, c hadv1.HAClient) (*hadv1.SnapshotRestoreResponse, error) {
-			return c.SnapshotRestore(ctx, req)
-		})
+		passOn(req, hadv1.HAClient.SnapshotRestore))
 }
 
 // restoration is what one restore does, in order: the policy comes last, for with

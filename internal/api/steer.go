@@ -21,7 +21,7 @@ func (s *Server) Freeze(ctx context.Context, req *hadv1.FreezeRequest) (*hadv1.F
 	req.By = s.askedBy(ctx, req.GetBy())
 	return onLeader(ctx, s,
 		func() (*hadv1.FreezeResponse, error) { return s.freeze(ctx, req) },
-		func(ctx context.Context, c hadv1.HAClient) (*hadv1.FreezeResponse, error) { return c.Freeze(ctx, req) })
+		passOn(req, hadv1.HAClient.Freeze))
 }
 
 func (s *Server) freeze(ctx context.Context, req *hadv1.FreezeRequest) (*hadv1.FreezeResponse, error) {
@@ -43,9 +43,7 @@ func (s *Server) Unfreeze(ctx context.Context, req *hadv1.UnfreezeRequest) (*had
 			v, err := s.cfg.Node.Propose(ctx, &hadv1.Command{Record: &hadv1.Command_Unfreeze{Unfreeze: &hadv1.Unfreeze{By: req.GetBy(), Reason: req.GetReason()}}})
 			return &hadv1.UnfreezeResponse{Index: v.Index}, err
 		},
-		func(ctx context.Context, c hadv1.HAClient) (*hadv1.UnfreezeResponse, error) {
-			return c.Unfreeze(ctx, req)
-		})
+		passOn(req, hadv1.HAClient.Unfreeze))
 }
 
 // Drain implements HA.
@@ -53,7 +51,7 @@ func (s *Server) Drain(ctx context.Context, req *hadv1.DrainRequest) (*hadv1.Dra
 	req.By = s.askedBy(ctx, req.GetBy())
 	return onLeader(ctx, s,
 		func() (*hadv1.DrainResponse, error) { return s.cfg.Controller.Drain(ctx, req) },
-		func(ctx context.Context, c hadv1.HAClient) (*hadv1.DrainResponse, error) { return c.Drain(ctx, req) })
+		passOn(req, hadv1.HAClient.Drain))
 }
 
 // Undrain implements HA.
@@ -66,9 +64,7 @@ func (s *Server) Undrain(ctx context.Context, req *hadv1.UndrainRequest) (*hadv1
 			}}})
 			return &hadv1.UndrainResponse{Index: v.Index}, err
 		},
-		func(ctx context.Context, c hadv1.HAClient) (*hadv1.UndrainResponse, error) {
-			return c.Undrain(ctx, req)
-		})
+		passOn(req, hadv1.HAClient.Undrain))
 }
 
 // Resume implements HA.
@@ -79,7 +75,7 @@ func (s *Server) Resume(ctx context.Context, req *hadv1.ResumeRequest) (*hadv1.R
 			v, err := s.cfg.Node.Propose(ctx, &hadv1.Command{Record: &hadv1.Command_Resume{Resume: &hadv1.Resume{By: req.GetBy(), Reason: req.GetReason()}}})
 			return &hadv1.ResumeResponse{Index: v.Index}, err
 		},
-		func(ctx context.Context, c hadv1.HAClient) (*hadv1.ResumeResponse, error) { return c.Resume(ctx, req) })
+		passOn(req, hadv1.HAClient.Resume))
 }
 
 // steered fills in what people and limits have said.

@@ -138,7 +138,5 @@ func (s *Server) SyncResume(ctx context.Context, req *hadv1.SyncResumeRequest) (
 			}
 			return &hadv1.SyncResumeResponse{Index: v.Index}, nil
 		},
-		func(ctx context.Context, c hadv1.HAClient) (*hadv1.SyncResumeResponse, error) {
-			return c.SyncResume(ctx, req)
-		})
+		passOn(req, hadv1.HAClient.SyncResume))
 }
