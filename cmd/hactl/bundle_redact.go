@@ -6,7 +6,9 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 	"google.golang.org/grpc"
@@ -21,6 +23,7 @@ const (
 	shortestSecret = 4       // characters; what is shorter is part of half the words
 	shortestValue  = 6       // of one behind an equals sign, such as "true"
 	longestSecret  = 1 << 20 // bytes of a file
+	secretTime     = 2 * time.Second
 )
 
 // knowSecrets learns what this host's files with secrets hold, and what stands in
@@ -35,7 +38,7 @@ func (g *gatherer) knowSecrets(ctx context.Context) {
 			g.node = bundle.ReadConfig(string(text))
 		}
 		g.secrets = append(g.secrets, g.node.Secrets...)
-		files := append(policy.Files, g.node.Files...)
+		files := slices.Concat(policy.Files, g.node.Files)
 		for _, usual := range []string{"secrets/*", "token.key", "tls/*-key.pem", "tls/*/*-key.pem"} {
 			found, _ := filepath.Glob(filepath.Join(g.configDir, usual)) // only fails for a bad pattern
 			files = append(files, found...)
@@ -49,7 +52,7 @@ func (g *gatherer) knowSecrets(ctx context.Context) {
 
 // learn takes what a file holds for secret: all of it, each line, and each value.
 func (g *gatherer) learn(path string) {
-	content, err := readSmall(path)
+	content, err := readWithin(secretTime, path)
 	if os.IsNotExist(err) {
 		return // it can't have got anywhere, either
 	}
@@ -68,6 +71,28 @@ func (g *gatherer) learn(path string) {
 			take(line, shortestSecret)
 			take(value, shortestValue)
 		}
+	}
+}
+
+// readWithin is readSmall of a file on storage that may not answer any more: a token's
+// place is shared storage often enough, and that may be what failed.
+func readWithin(limit time.Duration, path string) (string, error) {
+	type outcome struct {
+		content string
+		err     error
+	}
+	read := make(chan outcome, 1)
+	go func() { // what hangs in the kernel can't be joined: it ends with this process
+		content, err := readSmall(path)
+		read <- outcome{content, err}
+	}()
+	timer := time.NewTimer(limit)
+	defer timer.Stop()
+	select {
+	case o := <-read:
+		return o.content, o.err
+	case <-timer.C:
+		return "", fmt.Errorf("its storage has not answered for %s", limit)
 	}
 }
 

@@ -1,15 +1,13 @@
 package main
 
 import (
-	"archive/tar"
-	"bytes"
-	"compress/gzip"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
+	"io/fs"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -17,28 +15,25 @@ import (
 )
 
 // unpacked returns the files of a bundle by their names in its folder.
-func unpacked(t *testing.T, archive []byte) map[string]string {
+func unpacked(t *testing.T, file string) map[string]string {
 	t.Helper()
-	z, err := gzip.NewReader(bytes.NewReader(archive))
+	dir := t.TempDir()
+	if out, err := exec.CommandContext(t.Context(), "tar", "-xzf", file, "-C", dir, "--strip-components=1").CombinedOutput(); err != nil {
+		t.Fatalf("unpack a bundle: %v\n%s", err, out)
+	}
+	files := map[string]string{}
+	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return err
+		}
+		text, err := os.ReadFile(path)
+		files[strings.TrimPrefix(path, dir+"/")] = string(text)
+		return err
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	files := map[string]string{}
-	for r := tar.NewReader(z); ; {
-		h, err := r.Next()
-		if errors.Is(err, io.EOF) {
-			return files
-		}
-		if err != nil {
-			t.Fatal(err)
-		}
-		content, err := io.ReadAll(r)
-		if err != nil {
-			t.Fatal(err)
-		}
-		_, name, _ := strings.Cut(h.Name, "/")
-		files[name] = string(content)
-	}
+	return files
 }
 
 // answers is a script of a fake had that answers each method as often as it is asked.
@@ -145,11 +140,7 @@ check "exec" "site" { command = ["curl", "-H", "Authorization: Bearer MARK-check
 	if code := run(t.Context(), []string{"support-bundle", "-o", file}, a); code != exitDone {
 		t.Fatalf("it ended with %d: %s", code, errOut)
 	}
-	archive, err := os.ReadFile(file)
-	if err != nil {
-		t.Fatal(err)
-	}
-	bundle := unpacked(t, archive)
+	bundle := unpacked(t, file)
 	for name, text := range bundle {
 		for line := range strings.Lines(text) {
 			if strings.Contains(line, "MARK") {
@@ -218,11 +209,7 @@ func TestSupportBundleOfADaemonThatHangs(t *testing.T) {
 	if !strings.Contains(out.String(), "cluster office, node alpha") || !strings.Contains(out.String(), "no answer from had within 100ms") {
 		t.Errorf("it says:\n%s", out)
 	}
-	archive, err := os.ReadFile(file)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if b := unpacked(t, archive); !strings.Contains(b["host/addresses.txt"], "eth0") {
+	if b := unpacked(t, file); !strings.Contains(b["host/addresses.txt"], "eth0") {
 		t.Errorf("what needs no daemon isn't in it: %v", b)
 	}
 }

@@ -59,15 +59,10 @@ func (c *cli) newUnfreeze() *cobra.Command {
 		Short:   "End a freeze before its time",
 		Long:    "End a freeze before its time. It is refused (exit code 3) when nothing is frozen.",
 		Example: "  hactl unfreeze",
-		Args:    args(cobra.NoArgs),
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			return steer(cmd.Context(), c, func(ctx context.Context, cl *client) (*hadv1.UnfreezeResponse, error) {
-				return cl.Unfreeze(ctx, req)
-			}, func(*hadv1.UnfreezeResponse) string { return "nothing is frozen any more" })
-		},
 	}
-	steerFlags(cmd, &req.Reason)
-	return cmd
+	return steers(c, cmd, &req.Reason, func(ctx context.Context, cl *client) (*hadv1.UnfreezeResponse, error) {
+		return cl.Unfreeze(ctx, req)
+	}, func(*hadv1.UnfreezeResponse) string { return "nothing is frozen any more" })
 }
 
 func (c *cli) newResume() *cobra.Command {
@@ -79,15 +74,10 @@ func (c *cli) newResume() *cobra.Command {
 it where it is. What the limits count begins anew. It is refused (exit code 3)
 when nothing is held.`,
 		Example: `  hactl resume --reason "the database answers again"`,
-		Args:    args(cobra.NoArgs),
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			return steer(cmd.Context(), c, func(ctx context.Context, cl *client) (*hadv1.ResumeResponse, error) {
-				return cl.Resume(ctx, req)
-			}, func(*hadv1.ResumeResponse) string { return "checks change the owner again" })
-		},
 	}
-	steerFlags(cmd, &req.Reason)
-	return cmd
+	return steers(c, cmd, &req.Reason, func(ctx context.Context, cl *client) (*hadv1.ResumeResponse, error) {
+		return cl.Resume(ctx, req)
+	}, func(*hadv1.ResumeResponse) string { return "checks change the owner again" })
 }
 
 func (c *cli) newFailback() *cobra.Command {
@@ -156,6 +146,14 @@ that the policy asks for. It is refused (exit code 3) when the node isn't draine
 func steerFlags(cmd *cobra.Command, reason *string) {
 	cmd.Flags().StringVar(reason, "reason", "", "`TEXT` kept in the history")
 	cmd.Flags().Bool("yes", false, "accepted for scripts: it never asks")
+}
+
+// steers makes cmd one of these verbs that takes no argument.
+func steers[T proto.Message](c *cli, cmd *cobra.Command, reason *string, say func(context.Context, *client) (T, error), text func(T) string) *cobra.Command {
+	cmd.Args = args(cobra.NoArgs)
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error { return steer(cmd.Context(), c, say, text) }
+	steerFlags(cmd, reason)
+	return cmd
 }
 
 // steer has one of these said and prints what it means.

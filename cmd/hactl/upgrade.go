@@ -37,20 +37,15 @@ something new does the same. There is no way back: a node with an older had stop
 with a sentence that says so. It is refused (exit code 3) while some node runs an
 older had or doesn't answer.`,
 		Example: `  hactl upgrade finish --reason "a week without trouble"`,
-		Args:    args(cobra.NoArgs),
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			return steer(cmd.Context(), c, func(ctx context.Context, cl *client) (*hadv1.UpgradeFinishResponse, error) {
-				return cl.UpgradeFinish(ctx, req)
-			}, func(r *hadv1.UpgradeFinishResponse) string {
-				if r.GetIndex() == 0 {
-					return fmt.Sprintf("the log had records of level %d already", r.GetLevel())
-				}
-				return fmt.Sprintf("the log may have records of level %d now: no older had can join any more", r.GetLevel())
-			})
-		},
 	}
-	steerFlags(cmd, &req.Reason)
-	return cmd
+	return steers(c, cmd, &req.Reason, func(ctx context.Context, cl *client) (*hadv1.UpgradeFinishResponse, error) {
+		return cl.UpgradeFinish(ctx, req)
+	}, func(r *hadv1.UpgradeFinishResponse) string {
+		if r.GetIndex() == 0 {
+			return fmt.Sprintf("the log had records of level %d already", r.GetLevel())
+		}
+		return fmt.Sprintf("the log may have records of level %d now: no older had can join any more", r.GetLevel())
+	})
 }
 
 func (c *cli) upgrade(ctx context.Context) error {
