@@ -16,6 +16,9 @@ import (
 // bootID is what tells one boot of a kernel from another (random(4)).
 const bootID = "/proc/sys/kernel/random/boot_id"
 
+// ErrOff is what keeps a host from starting anything.
+var ErrOff = errors.New("its power is off")
+
 // PowerOff ends a server as a pulled plug does: nothing of it is heard any more,
 // its processes are dead, nothing is mounted, and what its kernel hadn't written
 // to the volumes is lost. It returns once all that is so; a host that is off

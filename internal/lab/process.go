@@ -135,8 +135,8 @@ func (h *Host) StartDaemon() error {
 	if h.Running() {
 		return fmt.Errorf("start the daemon of host %s: it runs already", h.Name)
 	}
-	if h.off {
-		return fmt.Errorf("start the daemon of host %s: its power is off", h.Name)
+	if h.Off() {
+		return fmt.Errorf("start the daemon of host %s: %w", h.Name, ErrOff)
 	}
 	had := h.program()
 	if had == "" {

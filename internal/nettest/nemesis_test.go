@@ -263,9 +263,7 @@ func (w *weather) settle(t *testing.T) string {
 	} else {
 		eventually(t, "every daemon runs again and one owner serves", func() error {
 			for _, h := range w.Servers() {
-				if !h.Running() {
-					must(t, h.StartDaemon())
-				}
+				revive(t, h)
 			}
 			_, err := w.agreed(t)
 			return err

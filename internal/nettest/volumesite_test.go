@@ -137,9 +137,7 @@ func (s *volumeSite) allSettled(t *testing.T) string {
 			if h.Off() {
 				must(t, h.PowerOn())
 			}
-			if !h.Running() {
-				must(t, h.StartDaemon())
-			}
+			revive(t, h)
 		}
 		owner, err := s.agreed(t)
 		if err == nil {
