@@ -24,7 +24,7 @@ type courier struct {
 const (
 	deliverAtOnce = 64
 	retryDelay    = 500 * time.Millisecond
-	answerLimit   = 2 * time.Second // for the leader to commit a delivery
+	answerLimit   = 2 * time.Second // for the leader to commit a delivery, while it leads
 )
 
 var errNoLeader = errors.New("no leader is known")

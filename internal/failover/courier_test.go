@@ -59,6 +59,26 @@ func TestCourierDoesNotWaitForAStoppedLeader(t *testing.T) {
 	})
 }
 
+// Nor once there is another, who waits for the release.
+func TestCourierTurnsToTheNextLeaderAtOnce(t *testing.T) {
+	run(t, func(r *rig) {
+		r.log.follow("beta")
+		c, _ := newCourier(1, func(ctx context.Context, _ *hadv1.Command) (*hadv1.ProposeResponse, error) {
+			r.log.lead()
+			<-ctx.Done()
+			return nil, ctx.Err()
+		})
+		c.log = r.log
+		began := time.Now()
+		if err := c.deliver(context.Background()); err == nil {
+			t.Error("delivered to a leader that never answered")
+		}
+		if took := time.Since(began); took > 0 {
+			t.Errorf("it waited %v for a leader whose place it has", took)
+		}
+	})
+}
+
 func TestCourierSendsAgainWhenTheAnswerIsLost(t *testing.T) {
 	var log []uint64
 	lost := false

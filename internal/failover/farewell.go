@@ -188,6 +188,10 @@ func carry(ctx context.Context, log Log, peers Peers, cmd *hadv1.Command) error 
 	case l.Leader == "":
 		return errNoLeader
 	}
+	var watching sync.WaitGroup
+	defer watching.Wait()
+	defer cancel()
+	watching.Go(func() { deposed(ctx, log, l.Leader, cancel) })
 	resp, err := peers.Propose(ctx, l.Leader, cmd)
 	if err != nil {
 		return err
@@ -196,6 +200,23 @@ func carry(ctx context.Context, log Log, peers Peers, cmd *hadv1.Command) error 
 		return fmt.Errorf("pass a command on: %w", &cluster.RefusedError{Reason: resp.GetRefused(), Index: resp.GetIndex()})
 	}
 	return nil
+}
+
+// deposed calls then once a node doesn't lead any more, unless ctx ends before: its
+// successor waits for what it was told, and may be this node.
+func deposed(ctx context.Context, log Log, leader string, then func()) {
+	for {
+		changed := log.LeadershipChanged()
+		if log.Leadership().Leader != leader {
+			then()
+			return
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-changed:
+		}
+	}
 }
 
 // TakeFarewell takes what another node's guard says of its dead daemon. If
