@@ -32,6 +32,9 @@ type Log interface {
 	LeadershipChanged() <-chan struct{}
 	View() (cluster.View, <-chan struct{})
 	LastLease() clock.Instant
+	// Confirm returns nil when a majority has followed this node as its leader since
+	// the call.
+	Confirm(ctx context.Context) error
 }
 
 // Off switches a node off by one method of a policy. It returns nil only when the
@@ -72,14 +75,18 @@ type Seeker struct {
 func New(cfg Config) *Seeker { return &Seeker{cfg: cfg, tries: map[uint64]*tries{}} }
 
 const (
-	// patience is how long after the end of its lease a silent owner is left
-	// alone: what it or its guard has to say is then on its way.
+	// patience is how long a silent owner is left alone, after the end of its lease
+	// and from when there is a leader to be told: what it or its guard has to say is
+	// then on its way.
 	patience = 500 * time.Millisecond
 
 	// look is how long such an owner's host has to answer, and looks how often it is
 	// asked: from a host that doesn't, nothing is on its way. It is off, or cut off.
 	look  = 50 * time.Millisecond
 	looks = 2
+
+	// confirmPause is between two questions whether a majority follows this node.
+	confirmPause = 100 * time.Millisecond
 
 	firstPause = 5 * time.Second // between two rounds of tries
 	maxPause   = time.Minute
@@ -147,13 +154,14 @@ func (s *Seeker) seek(leading context.Context, term, epoch uint64) {
 	watching.Go(func() { s.watch(ctx, cancel, epoch) })
 	defer s.forget(epoch)
 
-	pause := firstPause
+	pause, led := firstPause, s.cfg.Clock()
 	for {
 		c := s.claim(epoch)
-		if c == nil || !s.until(ctx, func() clock.Instant { return cluster.LeaseOverAt(s.cfg.Log.LastLease(), c) }) {
+		over := func() clock.Instant { return max(led, cluster.LeaseOverAt(s.cfg.Log.LastLease(), c)) }
+		if c == nil || !s.until(ctx, over) {
 			return
 		}
-		if s.answers(ctx, c) && !s.until(ctx, func() clock.Instant { return cluster.LeaseOverAt(s.cfg.Log.LastLease(), c).Add(patience) }) {
+		if s.answers(ctx, c) && !s.until(ctx, func() clock.Instant { return over().Add(patience) }) {
 			return
 		}
 		if !s.thawed(ctx) {
@@ -349,6 +357,9 @@ func (s *Seeker) evict(ctx context.Context, c *hadv1.Claim) (what string, err er
 // do does something about a silent owner, once, and has it in status and history.
 func (s *Seeker) do(ctx context.Context, c *hadv1.Claim, m policy.Method, doing string, act func() (string, error)) (what string, err error) {
 	node, t := c.GetInstance().GetNode(), s.of(c.GetEpoch())
+	if err := s.confirmed(ctx); err != nil {
+		return "", err
+	}
 	t.begin(m, doing, 0)
 	s.cfg.Changed()
 	s.cfg.Logger.Warn("making sure of a silent owner of volumes", "doing", doing, "epoch", c.GetEpoch(), "method", m)
@@ -367,6 +378,19 @@ func (s *Seeker) do(ctx context.Context, c *hadv1.Claim, m policy.Method, doing 
 	}
 	s.cfg.Changed()
 	return what, err
+}
+
+// confirmed waits until a majority confirms that this node leads: then the owner has
+// not led since its lease was over, and so not renewed it. A leader that was cut off
+// learns later than its followers that they have another: it may be the owner again.
+func (s *Seeker) confirmed(ctx context.Context) error {
+	for s.cfg.Log.Confirm(ctx) != nil {
+		again := s.cfg.Clock().Add(confirmPause)
+		if !s.until(ctx, func() clock.Instant { return again }) {
+			break
+		}
+	}
+	return context.Cause(ctx)
 }
 
 // propose puts evidence into the log and reports whether it was taken.

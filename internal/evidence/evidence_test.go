@@ -38,6 +38,7 @@ type scene struct {
 	leads   chan struct{}
 	lease   clock.Instant
 	silent  bool // alpha's host answers nobody
+	alone   bool // no majority follows beta
 	off     func(ctx context.Context, m policy.Method) error
 	evict   error
 	did     []string // "agent 1.2s": what was tried, and when after the last lease entry
@@ -196,11 +197,25 @@ func (s *scene) LastLease() clock.Instant {
 	return s.lease
 }
 
-// offIs says how switching off goes from now on.
-func (s *scene) offIs(off func(ctx context.Context, m policy.Method) error) {
+// Confirm asks the others, which takes a moment.
+func (s *scene) Confirm(ctx context.Context) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.off = off
+	if s.alone || !s.leader.Leading {
+		return cluster.ErrNotLeader
+	}
+	return ctx.Err()
+}
+
+func (s *scene) set(change func()) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	change()
+}
+
+// offIs says how switching off goes from now on.
+func (s *scene) offIs(off func(ctx context.Context, m policy.Method) error) {
+	s.set(func() { s.off = off })
 }
 
 // secured returns the evidence that the log has, nil when there is none.
@@ -287,6 +302,43 @@ func TestAHostThatAnswersNobodyIsSwitchedOffSooner(t *testing.T) {
 		time.Sleep(patience - look)
 		if got := s.tried(); len(got) != 0 {
 			t.Errorf("tried %v", got)
+		}
+	})
+}
+
+// Where nobody led when the lease ended, nobody could take the owner's word: it is
+// waited for when somebody does.
+func TestAWordIsWaitedForByALateLeader(t *testing.T) {
+	play(t, terms("agent", "confirm"), func(s *scene) {
+		s.lead(cluster.Leadership{Term: 2, Standing: true})
+		time.Sleep(time.Minute)
+		s.lead(cluster.Leadership{Leading: true, Ready: true, Term: 3, Leader: "beta"})
+		time.Sleep(patience - 10*time.Millisecond)
+		if got := s.tried(); len(got) != 0 {
+			t.Fatalf("tried %v", got)
+		}
+		time.Sleep(20 * time.Millisecond)
+		if got := s.tried(); len(got) != 1 {
+			t.Errorf("tried %v", got)
+		}
+	})
+}
+
+// A leader that doesn't know yet that the others follow somebody else, perhaps the
+// owner again, touches nobody.
+func TestNobodyIsTouchedByALeaderWhomNobodyFollows(t *testing.T) {
+	with := terms("agent", "reservation", "confirm")
+	with.ReservationKey = cluster.ReservationMark("c")
+	play(t, with, func(s *scene) {
+		s.set(func() { s.alone = true })
+		time.Sleep(time.Minute)
+		if got := s.tried(); len(got) != 0 {
+			t.Fatalf("tried %v", got)
+		}
+		s.set(func() { s.alone = false })
+		time.Sleep(confirmPause)
+		if got := s.tried(); len(got) != 1 || s.secured().GetKind() != hadv1.Secured_KIND_FENCED {
+			t.Errorf("tried %v, the log has %v", got, s.secured())
 		}
 	})
 }

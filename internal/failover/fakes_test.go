@@ -353,6 +353,8 @@ func (l *lonelyLog) View() (cluster.View, <-chan struct{}) {
 	return l.state.View(), nil
 }
 
+func (*lonelyLog) Confirm(context.Context) error { return nil }
+
 func (*lonelyLog) LastLease() clock.Instant { return 0 }
 
 // bench is an executor among fakes.

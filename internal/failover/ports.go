@@ -24,6 +24,9 @@ type Log interface {
 	LeadershipChanged() <-chan struct{}
 	View() (cluster.View, <-chan struct{})
 	LastLease() clock.Instant
+	// Confirm returns nil when a majority has followed this node as its leader since
+	// the call.
+	Confirm(ctx context.Context) error
 	// LeaderGone tells that a node's daemon is said to have died: a leader
 	// need not be waited for. It is certain if it was the run that may lead now.
 	LeaderGone(node string, certain bool)

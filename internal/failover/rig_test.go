@@ -277,6 +277,15 @@ func (l *steeredLog) LastLease() clock.Instant {
 	return l.lastLease
 }
 
+func (l *steeredLog) Confirm(context.Context) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.silent || !l.leadership.Leading {
+		return cluster.ErrNotLeader
+	}
+	return nil
+}
+
 // tracedKernel never waits, for it is called with a mutex held.
 type tracedKernel struct {
 	diary *diary
