@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -92,6 +93,42 @@ func (p *had) status(ctx context.Context, on *lab.Host) (s status, err error) {
 		return s, fmt.Errorf("read the status of %s: %w", on.Name, err)
 	}
 	return s, nil
+}
+
+// proven returns when a node said after an instant that it, or its guard, had ended by
+// force what it held and seen that it was gone; zero: it didn't.
+func (p *had) proven(ctx context.Context, node string, after time.Time) (time.Time, error) {
+	out, err := p.run(ctx, p.lab.Servers()[0], "history", "--last", "200", "-o", "json")
+	if err != nil {
+		return time.Time{}, err
+	}
+	for in := json.NewDecoder(bytes.NewReader(out)); ; {
+		var e struct {
+			At       time.Time `json:"at"`
+			Node     string    `json:"node"`
+			Released *struct {
+				Forced bool `json:"forced"`
+			} `json:"released"`
+			Secured *struct {
+				At   time.Time `json:"at"`
+				Kind string    `json:"kind"`
+				By   string    `json:"by"`
+			} `json:"secured"`
+		}
+		err := in.Decode(&e)
+		if errors.Is(err, io.EOF) {
+			return time.Time{}, nil
+		}
+		if err != nil {
+			return time.Time{}, fmt.Errorf("read the history: %w", err)
+		}
+		switch {
+		case e.Secured != nil && e.Secured.By == node && e.Secured.At.After(after):
+			return e.Secured.At, nil
+		case e.Released != nil && e.Released.Forced && e.Node == node && e.At.After(after):
+			return e.At, nil
+		}
+	}
 }
 
 // run runs hactl against the daemon of a server.

@@ -65,8 +65,8 @@ type VolumeTrial struct {
 	Dirty  bool   `json:"dirty"` // something was written and not synced before the fault
 	// Mounted is when, after the fault, the successor's kernel had the volume.
 	Mounted float64 `json:"mounted_ms"`
-	// Forced is how long the owner's guard took to end it, from the end of the
-	// address on; 0 where that wasn't the guard's to do.
+	// Forced is how long the owner's guard took to end it and to prove that, from the
+	// end of the address on; 0 where that wasn't the guard's to do.
 	Forced float64 `json:"forced_ms"`
 }
 

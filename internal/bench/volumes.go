@@ -200,8 +200,11 @@ func (c *site) volumeTrial(ctx context.Context, k volumeCase) (VolumeTrial, erro
 	if err != nil {
 		return v, err
 	}
-	v.Forced = ms(forcedRelease(addresses, turns, t.Owner, t.struck))
-	return v, nil
+	proven, err := c.product.(*had).proven(ctx, t.Owner, t.struck)
+	if err == nil {
+		v.Forced = ms(forcedRelease(addresses, proven, t.Owner, t.struck))
+	}
+	return v, err
 }
 
 // dirty writes to the owner's volume, and syncs nothing.
@@ -222,18 +225,12 @@ func mountedAfter(turns []lab.MountTurn, host string, struck time.Time) time.Dur
 }
 
 // forcedRelease is the time from the end of the owner's address, with which a
-// forced release begins, to the end of its volume; 0: one of them didn't end.
-func forcedRelease(addresses lab.History, turns []lab.MountTurn, owner string, struck time.Time) time.Duration {
-	var gone time.Time
+// forced release begins, to the proof that its volume is free; 0: one of them didn't
+// come.
+func forcedRelease(addresses lab.History, proven time.Time, owner string, struck time.Time) time.Duration {
 	for _, t := range addresses.Transitions {
-		if !t.Held && t.Host == owner && t.At.After(struck) {
-			gone = t.At
-			break
-		}
-	}
-	for _, turn := range turns {
-		if turn.Host == owner && turn.First.Before(struck) && turn.To.After(struck) && !gone.IsZero() {
-			return max(0, turn.To.Sub(gone))
+		if !t.Held && t.Host == owner && t.At.After(struck) && !proven.IsZero() {
+			return max(0, proven.Sub(t.At))
 		}
 	}
 	return 0
@@ -274,8 +271,8 @@ An owner that has a file system mounted, on a disk that all servers see; had at
 detect 500 ms, without hooks, times in ms as median / p95 / max. **No answer** is
 what the client sees: the address comes to the next owner once the volume is mounted
 there. **Mounted** is when its kernel has it, after the fault. **Forced release** is
-what the guard needs when nobody else is left to end it, from the end of the address
-to the end of the volume. A run in which two kernels have the volume at once ends
+what the guard needs when nobody else is left to end it, from the end of the address,
+with which it begins, until it has seen that the volume is free, and says so. A run in which two kernels have the volume at once ends
 with that as its error.
 
 *%d MB*: so much was written before the fault and not synced. *Power lost*: the

@@ -25,10 +25,10 @@ func TestWhatIsReadOfAVolumesTurns(t *testing.T) {
 	if got := mountedAfter(turns, "gamma", struck); got != 0 {
 		t.Errorf("mounted %v after the fault by a host that never had it", got)
 	}
-	if got := forcedRelease(addresses, turns, "alpha", struck); got != 10*time.Millisecond {
+	if got := forcedRelease(addresses, at(30), "alpha", struck); got != 10*time.Millisecond {
 		t.Errorf("the forced release took %v", got)
 	}
-	if got := forcedRelease(addresses, turns[:1], "alpha", struck); got != 0 {
+	if got := forcedRelease(addresses, time.Time{}, "alpha", struck); got != 0 {
 		t.Errorf("a forced release that never came took %v", got)
 	}
 }
