@@ -32,16 +32,16 @@ type Reservation struct {
 	Type       byte   // as SPC-4 numbers them; meaningless without a holder
 }
 
-// registrantsOnly is Write Exclusive, Registrants Only: everybody reads, and
+// RegistrantsOnly is Write Exclusive, Registrants Only: everybody reads, and
 // who is registered writes. SPC-4 and the kernel number it differently.
 const (
-	registrantsOnly       = 5 // SPC-4, table 70
+	RegistrantsOnly       = 5 // SPC-4, table 70
 	registrantsOnlyKernel = 3 // PR_WRITE_EXCLUSIVE_REG_ONLY in linux/pr.h
 )
 
 // Exclusive reports whether key's host, and no other, may write.
 func (r Reservation) Exclusive(key Key) bool {
-	return r.Holder == key && r.Type == registrantsOnly && len(r.Keys) > 0 &&
+	return r.Holder == key && r.Type == RegistrantsOnly && len(r.Keys) > 0 &&
 		!slices.ContainsFunc(r.Keys, func(k Key) bool { return k != key })
 }
 

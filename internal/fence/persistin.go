@@ -143,8 +143,8 @@ func unable(b []byte) error {
 		return fmt.Errorf("an answer of %d bytes is too short", len(b))
 	case b[2]&1 == 0: // PTPL_C
 		return fmt.Errorf("%w that outlast a loss of its power", ErrNoReservations)
-	case b[3]&0x80 != 0 && b[4]&(1<<registrantsOnly) == 0: // TMV, the types' mask
-		return fmt.Errorf("%w of type %d (Write Exclusive, Registrants Only)", ErrNoReservations, registrantsOnly)
+	case b[3]&0x80 != 0 && b[4]&(1<<RegistrantsOnly) == 0: // TMV, the types' mask
+		return fmt.Errorf("%w of type %d (Write Exclusive, Registrants Only)", ErrNoReservations, RegistrantsOnly)
 	}
 	return nil
 }

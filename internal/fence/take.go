@@ -22,8 +22,8 @@ const (
 	Finish
 )
 
-// reservable is a disk's side of Take; Disk is one.
-type reservable interface {
+// Reservable is a disk's side of Take; Disk is one.
+type Reservable interface {
 	Read() (Reservation, error)
 	Register(key Key) error
 	Unregister(key Key) error
@@ -43,7 +43,7 @@ type reservable interface {
 func (d *Disk) Take(key Key, commands UnderWay) error {
 	err := deadPath(d.file.Name())
 	if err == nil {
-		err = take(d, key, commands)
+		err = Take(d, key, commands)
 	}
 	if err != nil {
 		return fmt.Errorf("take the disk %s with key %s: %w", d.file.Name(), key, err)
@@ -51,7 +51,8 @@ func (d *Disk) Take(key Key, commands UnderWay) error {
 	return nil
 }
 
-func take(d reservable, key Key, commands UnderWay) error {
+// Take is Disk.Take for any disk.
+func Take(d Reservable, key Key, commands UnderWay) error {
 	registered, err := tryTake(d, key, commands)
 	if err == nil || !registered {
 		return err
@@ -68,7 +69,7 @@ func take(d reservable, key Key, commands UnderWay) error {
 }
 
 // tryTake reports whether it has registered this host.
-func tryTake(d reservable, key Key, commands UnderWay) (registered bool, err error) {
+func tryTake(d Reservable, key Key, commands UnderWay) (registered bool, err error) {
 	for range takeRounds {
 		now, err := d.Read()
 		if err != nil {
@@ -115,15 +116,15 @@ func (r Reservation) mayTake(key Key) error {
 			return fmt.Errorf("key %s is registered: %w", k, ErrSuperseded)
 		}
 	}
-	if r.Holder != 0 && r.Type != registrantsOnly {
-		return fmt.Errorf("it is reserved with type %d instead of %d (Write Exclusive, Registrants Only): remove that: sg_persist --out --clear", r.Type, registrantsOnly)
+	if r.Holder != 0 && r.Type != RegistrantsOnly {
+		return fmt.Errorf("it is reserved with type %d instead of %d (Write Exclusive, Registrants Only): remove that: sg_persist --out --clear", r.Type, RegistrantsOnly)
 	}
 	return nil
 }
 
 // step brings the disk closer to being key's alone. The holder goes first: then
 // there is always one.
-func (r Reservation) step(d reservable, key Key, commands UnderWay) error {
+func (r Reservation) step(d Reservable, key Key, commands UnderWay) error {
 	switch {
 	case r.Holder == 0:
 		return d.Reserve(key)

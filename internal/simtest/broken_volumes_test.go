@@ -7,6 +7,7 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"had/internal/clock"
+	"had/internal/hook"
 	hadv1 "had/proto/had/v1"
 )
 
@@ -14,6 +15,8 @@ import (
 func TestBrokenVolumesAreFoundOut(t *testing.T) {
 	lease := stored
 	lease.fence, lease.grace = "lease", 2*time.Second
+	witnessed := reserved
+	witnessed.data, witnessed.witness = 2, true
 	cases := []struct {
 		name string
 		layout
@@ -47,10 +50,17 @@ func TestBrokenVolumesAreFoundOut(t *testing.T) {
 		}},
 		{"a successor that doesn't wait for the epoch before it", asked, tamper{}, madeUp},
 		{"evidence that counts from an earlier lease entry", lease, tamper{lastLease: func(at clock.Instant) clock.Instant { return at.Add(-10 * time.Second) }}, func(w *world) {
+			w.host("alpha").scripts.misbehave(hook.PreRel, 0, 10*time.Second) // it needs its grace
 			w.network.isolate("alpha")
 			w.elapse(10 * time.Second)
 		}},
 		{"a device that says that a host is off which isn't", stored, tamper{lyingFence: true}, ownerFallsSilent},
+		{"disks that say that an owner is driven out who isn't", reserved, tamper{lyingDisks: true}, drivenOut},
+		{"disks that forget who was driven out", reserved, tamper{forgetful: true}, func(w *world) {
+			drivenOut(w)
+			w.arrayLosesPower()
+		}},
+		{"who takes a disk with one of its volumes mounted", witnessed, tamper{blind: true}, leftoverOfADrivenOut},
 		{"a person who hasn't looked", asked, tamper{}, func(w *world) {
 			for _, l := range w.host("alpha").lives() {
 				w.stop(l)

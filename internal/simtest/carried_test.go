@@ -27,6 +27,8 @@ func (w *world) volumesText(b *strings.Builder, n int) {
 				fmt.Fprintf(b, "  command %q {\n    command = [\"/sbin/off\", %q]\n    verify = [\"/sbin/is-off\", %q]\n    timeout = \"%v\"\n  }\n", m.GetName(), m.GetName(), m.GetName(), fenceTimeout)
 			}
 		}
+	case "reservation":
+		b.WriteString("  methods = [\"reservation\", \"confirm\"]\n")
 	case "lease":
 		fmt.Fprintf(b, "  methods = [\"lease\"]\n  margin = \"%v\"\n", leaseMargin)
 	default:
@@ -39,13 +41,13 @@ func (w *world) volumesText(b *strings.Builder, n int) {
 const leaseMargin = time.Second
 
 // rightlyMounted reports whether a host has all volumes mounted that the policy
-// has, if it owns, or none.
+// has, if it owns, or none. What refuses its writes doesn't count.
 func (w *world) rightlyMounted(h *host, owns bool, n int) bool {
-	there, underWay := w.checker.mountedOn(h.name)
+	_, underWay := w.checker.mountedOn(h.name)
 	if !owns {
 		n = 0
 	}
-	return len(there) == n && !underWay
+	return len(w.writable(h.name)) == n && !underWay
 }
 
 // volumesBound is how much longer a takeover may take with volumes: what was tried

@@ -5,6 +5,7 @@ import (
 	"sync"
 	"time"
 
+	"had/cluster"
 	"had/internal/clock"
 	"had/internal/failover"
 	"had/internal/guard"
@@ -16,11 +17,14 @@ func (p *process) carry(recovery *failover.RecoverConfig, ring *failover.Config,
 	if p.h.w.layout.volumes == 0 {
 		return
 	}
-	ring.Off = p.h.w.pdu.offBy(p)
+	ring.Off, ring.Answers = p.h.w.pdu.offBy(p), p.answers
 	if guards == nil {
 		return
 	}
 	ring.Guard, ring.Volumes = seenGuard{guards, p.h}, guards
+	if p.h.w.layout.fence == "reservation" {
+		ring.Reservations, ring.KeyMark = guards, cluster.ReservationMark(p.h.w.birth.GetClusterId())
+	}
 	ring.Services, recovery.Volumes = ender{p}, leftVolumes{p}
 	ring.CheckVolumes = func(*policy.Policy) []string {
 		if p.h.shelf.now().absent {

@@ -10,6 +10,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"had/cluster"
+	"had/internal/fence/fencetest"
 	"had/internal/hook"
 	hadv1 "had/proto/had/v1"
 )
@@ -49,6 +50,9 @@ func newChecker(w *world) *checker {
 	}
 	for _, name := range names {
 		c.tables[name] = map[netip.Addr]time.Time{}
+	}
+	if w.layout.fence == "reservation" {
+		c.disks["web"], c.disks["db"] = fencetest.NewDisk(), fencetest.NewDisk()
 	}
 	return c
 }

@@ -100,6 +100,20 @@ func (d *pdu) offBy(p *process) func(context.Context, policy.Fence, policy.Metho
 	}
 }
 
+// answers is evidence.Answers: a host's kernel answers whatever its processes do.
+func (p *process) answers(ctx context.Context, node string) bool {
+	w, there, back := p.h.w, true, time.Duration(0)
+	forth, arrives := w.network.carry(p.h.name, node)
+	if arrives {
+		back, there = w.network.carry(node, p.h.name)
+	}
+	if !arrives || !there || w.host(node).isOff() {
+		<-ctx.Done()
+		return false
+	}
+	return wait(ctx, forth+back, p.dead) == nil && p.pass() == nil
+}
+
 // off switches a host off; somebody switches it on again.
 func (d *pdu) off(h *host) {
 	d.w.diary.fault("%s is switched off", h.name)
@@ -186,6 +200,12 @@ func (h *host) switchOn() {
 	if was {
 		h.start()
 	}
+}
+
+func (h *host) isOff() bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.off
 }
 
 func (h *host) bootID() string {

@@ -189,6 +189,13 @@ func (l *seenLog) Transfer(ctx context.Context, to string) error {
 	return errors.Join(err, l.p.pass())
 }
 
+func (l *seenLog) Confirm(ctx context.Context) error {
+	if err := l.p.pass(); err != nil {
+		return err
+	}
+	return errors.Join(l.node.Confirm(ctx), l.p.pass())
+}
+
 func (l *seenLog) Leadership() cluster.Leadership {
 	if l.p.pass() != nil {
 		return cluster.Leadership{}
@@ -280,6 +287,9 @@ type tamper struct {
 	unproven   bool          // guards say that volumes are safe, and do nothing
 	hasty      bool          // guards don't wait for the death of a mounter that they have killed
 	lyingFence bool          // the fence device says that a host is off, and isn't
+	lyingDisks bool          // disks say that they have driven a host out, and haven't
+	forgetful  bool          // disks forget their reservations when the array loses its power
+	blind      bool          // who takes a disk doesn't look whether it is mounted here
 	sleepy     time.Duration // guards wake up so much too late
 }
 

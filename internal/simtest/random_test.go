@@ -69,6 +69,9 @@ func (l *layout) drawVolumes() {
 		return
 	default:
 		l.fence = "command"
+		if rng(l.seed, "reserved").IntN(3) == 0 {
+			l.fence = "reservation"
+		}
 	}
 	l.operator = 30 * time.Second
 }

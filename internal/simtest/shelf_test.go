@@ -163,9 +163,21 @@ func (s *shelf) waitFor(w *worker) error {
 	}
 }
 
-// call has a worker make calls, one after the other, until one fails. When ctx
-// ends first the worker is killed, and what it is in goes on.
+// call has a worker make calls, one after the other, until one fails.
 func (s *shelf) call(ctx context.Context, by *life, steps ...step) error {
+	return s.employ(ctx, by, func(enter func(step) error) error {
+		for _, st := range steps {
+			if err := enter(st); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// employ has a worker do something that makes calls. When ctx ends first the worker
+// is killed, and what it is in goes on.
+func (s *shelf) employ(ctx context.Context, by *life, do func(enter func(step) error) error) error {
 	if err := by.pass(); err != nil {
 		return err
 	}
@@ -174,7 +186,7 @@ func (s *shelf) call(ctx context.Context, by *life, steps ...step) error {
 		return err
 	}
 	answered := make(chan error, 1)
-	s.h.w.tasks.Go(func() { answered <- s.work(w, steps) })
+	s.h.w.tasks.Go(func() { answered <- s.work(w, do) })
 	select {
 	case err = <-answered:
 	case <-ctx.Done():
@@ -193,7 +205,7 @@ func (s *shelf) call(ctx context.Context, by *life, steps ...step) error {
 }
 
 // work is a worker's life.
-func (s *shelf) work(w *worker, steps []step) error {
+func (s *shelf) work(w *worker, do func(enter func(step) error) error) error {
 	defer func() {
 		s.mu.Lock()
 		defer s.mu.Unlock()
@@ -202,12 +214,7 @@ func (s *shelf) work(w *worker, steps []step) error {
 		}
 		close(w.dead)
 	}()
-	for _, st := range steps {
-		if err := s.enter(w, st); err != nil {
-			return err
-		}
-	}
-	return nil
+	return do(func(st step) error { return s.enter(w, st) })
 }
 
 // enter makes one call.
@@ -327,12 +334,6 @@ func (t trouble) unproven(v string) error {
 // mounter implements guard.Volumes for a guard.
 type mounter struct{ g *guardian }
 
-func (mounter) Reserve(context.Context, []storage.Volume, uint64) error { return errNoReservations }
-
-func (mounter) Evict(context.Context, []storage.Volume, uint64) error { return errNoReservations }
-
-var errNoReservations = errors.New("simulation: the disks have no reservations")
-
 func (m mounter) Mount(ctx context.Context, v storage.Volume, _ bool) error {
 	return m.g.h.shelf.call(ctx, m.g.life, m.g.h.shelf.mountStep(m.g.epoch.Load(), v.Name))
 }
@@ -367,14 +368,19 @@ func (l leftVolumes) Secure(ctx context.Context, _ uint64, vs []storage.Volume) 
 }
 
 func (l leftVolumes) Unused(ctx context.Context, vs []storage.Volume) error {
+	return l.p.h.shelf.call(ctx, l.p.life, l.p.h.shelf.unusedSteps(vs)...)
+}
+
+// unusedSteps look whether volumes are free.
+func (s *shelf) unusedSteps(vs []storage.Volume) []step {
 	steps := make([]step, len(vs))
 	for i, v := range vs {
 		steps[i] = step{most: secureTakes, do: func(t trouble) error {
-			if l.p.h.w.checker.mayBeMounted(l.p.h.name, v.Name) {
+			if s.h.w.checker.mayBeMounted(s.h.name, v.Name) {
 				return fmt.Errorf("simulation: %s is mounted", v.Name)
 			}
 			return t.unproven(v.Name)
 		}}
 	}
-	return l.p.h.shelf.call(ctx, l.p.life, steps...)
+	return steps
 }

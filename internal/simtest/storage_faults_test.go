@@ -110,6 +110,12 @@ func drawStorageFault(l layout, r *rand.Rand) fault {
 			w.after(length, func() { h.services.ignoreTerm(false) })
 		})
 	default:
+		if l.fence == "reservation" {
+			return fault{what: fmt.Sprintf("the array loses its power for %v", length), do: func(w *world) {
+				w.arrayLosesPower()
+				w.after(length, w.arrayIsBack)
+			}}
+		}
 		f := failure(1 + r.IntN(3))
 		return fault{what: fmt.Sprintf("a fence that fails (%d) for %v", f, length), do: func(w *world) {
 			w.pdu.fail(f)
