@@ -139,7 +139,7 @@ test-race: need-go need-tools ## all but the end-to-end tests under the race det
 	$(GOTEST) -race -p 1 $(ALONE:%=%/...)
 
 .PHONY: test-vm
-test-vm: need-go ## watchdogs and disk reservations, in virtual machines (qemu and Debian's kernel; under 2 minutes)
+test-vm: need-go ## watchdogs, disk reservations and NFS, in virtual machines (qemu and Debian's kernel; under 2 minutes)
 	@command -v qemu-system-x86_64 >/dev/null || { echo "make $@: it needs qemu: apt-get install --no-install-recommends qemu-system-x86" >&2; exit 1; }
 	@internal/vmtest/kernel.sh build/vm/kernel
 	@CGO_ENABLED=0 $(GOTEST) -timeout 30m had/internal/vmtest

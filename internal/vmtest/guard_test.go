@@ -33,6 +33,10 @@ func program() (is bool, err error) {
 		return true, guard.MounterMain()
 	case os.Getenv(ownerVariable) != "":
 		return true, owner(os.Getenv(ownerVariable))
+	case os.Getenv(writeVariable) != "":
+		return true, writeSynced(os.Getenv(writeVariable))
+	case os.Getenv(secureVariable) != "":
+		return true, secureServed()
 	case os.Getenv(daemonVariable) != "":
 		return true, daemon(os.Getenv(daemonVariable))
 	}
