@@ -22,7 +22,7 @@ func lostTwo() []*hadv1.Member { return []*hadv1.Member{{Name: "alpha"}, {Name: 
 
 func TestEachLostNodeIsTyped(t *testing.T) {
 	for typed, want := range map[string]string{
-		"alpha\nbeta\n": "", "\talpha \nbeta": "", "alpha\n\n": `"" is not beta`, "yes\n": `"yes" is not alpha`, "": `"" is not alpha`,
+		"alpha\nbeta\n": "", "alpha \nbeta": "", "alpha\n\n": `"" is not beta`, "yes\n": `"yes" is not alpha`, "": `"" is not alpha`,
 	} {
 		var out strings.Builder
 		err := asked(strings.NewReader(typed), &out).confirm(t.Context(), lostTwo())

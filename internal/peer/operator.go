@@ -141,8 +141,13 @@ func (f *TLSFiles) ForOperators(cluster string) *tls.Config {
 // cluster than had.hcl's, as where a second one on a host has the first one's files.
 func (f *TLSFiles) CheckCluster(cluster string) error {
 	name, err := pki.NameIn(f.inUse.Load().cert.Leaf)
-	if err != nil || strings.EqualFold(name.Cluster, cluster) {
-		return nil // another CA's tools name no cluster; what else is wrong, the other nodes say
+	switch {
+	case errors.Is(err, pki.ErrNoName):
+		return nil // another CA's tools made it
+	case err != nil:
+		return fmt.Errorf("use the certificate %s: %w", f.cert, err)
+	case strings.EqualFold(name.Cluster, cluster):
+		return nil
 	}
 	return fmt.Errorf("use the certificate %s: it is made out to a node of the cluster %q, and had.hcl describes %q: a second cluster on a host needs files of its own, and a tls block that names them", f.cert, name.Cluster, cluster)
 }
