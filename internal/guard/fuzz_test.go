@@ -97,7 +97,7 @@ func FuzzMessages(f *testing.F) {
 				continue
 			}
 			before := stateOf(w)
-			if m.Request.slow() {
+			if m.Request.Slow() {
 				err = w.begin(t.Context(), Call{Request: m.Request, Reply: func(error) {}})
 				if w.disks.work != nil {
 					(<-w.finished)(t.Context())

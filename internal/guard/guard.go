@@ -240,7 +240,7 @@ func (g *Guard) request(ctx context.Context, r Request) error {
 	if err := r.check(); err != nil {
 		return err
 	}
-	if !r.slow() {
+	if !r.Slow() {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, askPatience)
 		defer cancel()

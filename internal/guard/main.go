@@ -297,7 +297,7 @@ func (g *process) serve(conn *net.UnixConn, calls chan<- Call, over <-chan struc
 		}
 		done := make(chan error, 1)
 		c := Call{Request: m.Request, Reply: func(err error) { done <- err }}
-		if m.Request.slow() {
+		if m.Request.Slow() {
 			c.Reply = func(err error) { slow.Go(func() { g.answer(conn, m.Number, err) }) }
 		}
 		select {
@@ -305,7 +305,7 @@ func (g *process) serve(conn *net.UnixConn, calls chan<- Call, over <-chan struc
 		case <-over:
 			return
 		}
-		if !m.Request.slow() {
+		if !m.Request.Slow() {
 			g.answer(conn, m.Number, <-done)
 		}
 	}

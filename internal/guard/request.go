@@ -59,9 +59,9 @@ type Request struct {
 	Members   *peer.Roster     `json:"members,omitempty"`   // OpEnrol
 }
 
-// slow reports whether a request may take as long as a device does. It is
+// Slow reports whether a request may take as long as a device does. It is
 // answered when it is done, and others meanwhile.
-func (r Request) slow() bool {
+func (r Request) Slow() bool {
 	return slices.Contains([]Op{OpReserve, OpEvict, OpMount, OpUnmount, OpSecure}, r.Op)
 }
 

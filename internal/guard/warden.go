@@ -158,7 +158,7 @@ func (w *Warden) Run(ctx context.Context, calls <-chan Call, died <-chan struct{
 		case f := <-w.finished:
 			f(ctx)
 		case c := <-calls:
-			if c.Request.slow() {
+			if c.Request.Slow() {
 				if err := w.begin(ctx, c); err != nil {
 					c.Reply(err)
 				}

@@ -147,7 +147,7 @@ func (g *guardian) serve(calls chan<- guard.Call) {
 			}
 			answered := make(chan error, 1)
 			call := guard.Call{Request: c.Request, Reply: func(err error) { answered <- err }}
-			if slow(c.Request) {
+			if c.Request.Slow() {
 				call.Reply = c.Reply
 			}
 			select {
@@ -155,7 +155,7 @@ func (g *guardian) serve(calls chan<- guard.Call) {
 			case <-g.dead:
 				return
 			}
-			if slow(c.Request) {
+			if c.Request.Slow() {
 				continue
 			}
 			err := <-answered
@@ -170,11 +170,6 @@ func (g *guardian) serve(calls chan<- guard.Call) {
 			return
 		}
 	}
-}
-
-// slow reports whether a request takes as long as a device does.
-func slow(r guard.Request) bool {
-	return r.Op == guard.OpMount || r.Op == guard.OpUnmount || r.Op == guard.OpSecure
 }
 
 // requestLimit is how long a daemon waits for its guard's answer to a fast one.
@@ -192,7 +187,7 @@ func (g *guardian) request(ctx context.Context, r guard.Request) error {
 		return errors.New("simulation: the socket to the guard is full")
 	}
 	var limit <-chan time.Time
-	if !slow(r) {
+	if !r.Slow() {
 		timer := time.NewTimer(requestLimit)
 		defer timer.Stop()
 		limit = timer.C
