@@ -79,9 +79,6 @@ const askLimit = 2 * time.Second
 // It rises when something needs it and not before: until then any node can go
 // back to the had it ran.
 func (n *Node) admit(ctx context.Context, cmd *hadv1.Command) error {
-	if cmd.GetLeaseRenew() != nil {
-		return nil // the most frequent record by far has nothing marked (level.TestRenewalsAndReportsNeedNoLevel)
-	}
 	needs, what := n.needs(cmd)
 	if needs <= n.fsm.levelInForce() || cmd.GetLevelRise() != nil {
 		return nil

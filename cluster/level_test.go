@@ -183,15 +183,14 @@ func TestALaterRecordWaitsForEveryMember(t *testing.T) {
 	})
 }
 
-// What an owner lives by never waits for an answer of others. (A renewal can't need a
-// level: see admit.)
+// What an owner lives by never waits for an answer of others.
 func TestOwnershipWaitsForNoLevel(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := startNodes(t, testBirth(), 300*time.Millisecond)
 		n := c.hosts[c.leader()]
 		n.needs = func(proto.Message) (uint32, string) { return level.Known, "sure" }
 		in := n.cfg.Instance
-		for _, cmd := range []*hadv1.Command{acquireCmd(in, 1), deliverCmd(), farewellCmd(in, 1), waitedCmd(1, waited(1, 1)), moveCmd("op", 1, "beta"), moveEndCmd("op")} {
+		for _, cmd := range []*hadv1.Command{acquireCmd(in, 1), renewCmd(in, 1, 1), deliverCmd(), farewellCmd(in, 1), waitedCmd(1, waited(1, 1)), moveCmd("op", 1, "beta"), moveEndCmd("op")} {
 			begun := time.Now()
 			_, err := n.Propose(t.Context(), cmd)
 			if _, ok := errors.AsType[*LevelError](err); !ok || time.Since(begun) != 0 {
