@@ -16,6 +16,7 @@ type fsm struct {
 	mu      sync.Mutex
 	state   *State
 	changed chan struct{} // closed and replaced at every change but a renewal's
+	plain   records       // in which nothing can be newer
 
 	restored func()      // a snapshot has replaced the state
 	fatal    func(error) // the node must stop: its state can't be trusted
@@ -23,7 +24,7 @@ type fsm struct {
 }
 
 func newFSM(restored func(), fatal func(error)) *fsm {
-	return &fsm{state: NewState(), changed: make(chan struct{}), restored: restored, fatal: fatal}
+	return &fsm{state: NewState(), changed: make(chan struct{}), plain: recordsWithout(isEnum), restored: restored, fatal: fatal}
 }
 
 // Apply implements raft.FSM; it returns a Verdict.
@@ -36,7 +37,7 @@ func (f *fsm) Apply(l *raft.Log) any {
 	case err != nil:
 		f.broken = fmt.Errorf("apply log entry %d: %w; see \"A node that lost its data folder\" in docs/operations.md", l.Index, err)
 		f.fatal(f.broken)
-	case newer(cmd):
+	case !f.plain.has(cmd) && newer(cmd):
 		// Passing it over would let this node's state drift away from the
 		// others' without a sign.
 		f.broken = fmt.Errorf("apply log entry %d: it is of a kind that this version of had doesn't know; update had on this node", l.Index)

@@ -9,7 +9,6 @@ import (
 
 	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/raft"
-	"google.golang.org/protobuf/proto"
 
 	"had/internal/level"
 	hadv1 "had/proto/had/v1"
@@ -115,11 +114,11 @@ func (readCloser) Close() error { return nil }
 
 // needing has a node take a SyncResume for a record of a later level.
 func needing(n *Node) {
-	n.needs = func(m proto.Message) (uint32, string) {
-		if m.(*hadv1.Command).GetSyncResume() != nil {
+	n.needs = func(cmd *hadv1.Command) (uint32, string) {
+		if cmd.GetSyncResume() != nil {
 			return level.Known, "sync_resume"
 		}
-		return level.Needs(m)
+		return level.Needs(cmd)
 	}
 }
 
@@ -188,7 +187,7 @@ func TestOwnershipWaitsForNoLevel(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := startNodes(t, testBirth(), 300*time.Millisecond)
 		n := c.hosts[c.leader()]
-		n.needs = func(proto.Message) (uint32, string) { return level.Known, "sure" }
+		n.needs = func(*hadv1.Command) (uint32, string) { return level.Known, "sure" }
 		in := n.cfg.Instance
 		for _, cmd := range []*hadv1.Command{acquireCmd(in, 1), renewCmd(in, 1, 1), deliverCmd(), farewellCmd(in, 1), waitedCmd(1, waited(1, 1)), moveCmd("op", 1, "beta"), moveEndCmd("op")} {
 			begun := time.Now()

@@ -27,6 +27,8 @@ func newer(cmd *hadv1.Command) bool {
 	return newerKind(cmd.ProtoReflect())
 }
 
+func isEnum(f protoreflect.FieldDescriptor) bool { return f.Enum() != nil }
+
 // newerKind reports whether a message has a value of an enum that this version
 // doesn't name.
 func newerKind(m protoreflect.Message) (found bool) {

@@ -12,11 +12,9 @@ import (
 	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/raft"
 	"golang.org/x/sync/errgroup"
-	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"had/internal/clock"
-	"had/internal/level"
 	"had/internal/logs"
 	hadv1 "had/proto/had/v1"
 )
@@ -82,7 +80,7 @@ type Node struct {
 	contact    atomic.Pointer[raft.Raft] // raft, for what runs before Open returns
 	entrance   entrance                  // of commands into raft
 	rising     sync.Mutex                // held while the members are asked for their levels
-	needs      func(proto.Message) (level uint32, what string)
+	needs      func(*hadv1.Command) (level uint32, what string)
 	lastLease  atomic.Int64 // clock.Instant: `s`, see LastLease
 	fatal      chan error   // capacity 1
 	stopped    chan struct{}
@@ -104,7 +102,7 @@ const stuckAfter = 10 * time.Second
 // Open joins the raft group with the state on disk. Run must be called.
 func Open(cfg Config) (n *Node, err error) {
 	n = &Node{
-		cfg: cfg, needs: level.Needs, started: time.Now(), fatal: make(chan error, 1), stopped: make(chan struct{}), changed: make(chan struct{}),
+		cfg: cfg, needs: needs(), started: time.Now(), fatal: make(chan error, 1), stopped: make(chan struct{}), changed: make(chan struct{}),
 	}
 	n.cfg.Roster = laterRoster(cfg.Roster, bornRoster(cfg.Birth))
 	n.touchLease()

@@ -67,6 +67,22 @@ func needOne(f protoreflect.FieldDescriptor, v protoreflect.Value, tell func(uin
 	}
 }
 
+// Marked reports whether a field, or a value of its enum, is marked with a level.
+func Marked(f protoreflect.FieldDescriptor) bool {
+	if Since(f) != 0 {
+		return true
+	}
+	if f.Enum() == nil {
+		return false
+	}
+	for values, i := f.Enum().Values(), 0; i < values.Len(); i++ {
+		if SinceValue(values.Get(i)) != 0 {
+			return true
+		}
+	}
+	return false
+}
+
 // Since returns the level that a field is marked with; 0: it is not.
 func Since(f protoreflect.FieldDescriptor) uint32 {
 	since, _ := proto.GetExtension(f.Options(), hadv1.E_Since).(uint32)
