@@ -11,6 +11,7 @@ import (
 	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/raft"
 
+	"had/internal/clock"
 	hadv1 "had/proto/had/v1"
 )
 
@@ -88,7 +89,7 @@ func (d *detector) run(ctx context.Context) {
 			return
 		case <-timer.C:
 		case <-d.hearing.asked:
-		case <-d.hearing.turned:
+		case <-d.hearing.spoke:
 		case suspect.node = <-ended:
 		case suspect = <-d.farewells:
 		}
@@ -208,7 +209,7 @@ func (d *detector) look(ctx context.Context, due time.Time) time.Time {
 	c, now := d.hearing.heard(), time.Now()
 	later := now.Add(d.detect) // no later than detect after any contact to come
 	if d.raft.State() == raft.Leader {
-		return now.Add(lookEvery) // whoever is heard after it begins a turn
+		return now.Add(clock.UntilBeat(lookEvery)) // whoever is heard after it begins a turn
 	}
 	if c.leader == "" || c.sameTurn(d.stoodIn) || d.raft.State() != raft.Follower {
 		return later

@@ -16,7 +16,7 @@ type hearing struct {
 	decode func([]byte) raft.ServerAddress
 	toRaft chan raft.RPC
 	asked  chan struct{} // capacity 1: somebody has asked for this node's vote
-	turned chan struct{} // capacity 1: a leader is heard for the first time in its turn
+	spoke  chan struct{} // capacity 1: a leader is heard
 
 	mu    sync.Mutex
 	last  contact
@@ -43,7 +43,7 @@ type campaign struct {
 func newHearing(t raft.Transport) *hearing {
 	return &hearing{
 		from: t.Consumer(), decode: t.DecodePeer, toRaft: make(chan raft.RPC),
-		asked: make(chan struct{}, 1), turned: make(chan struct{}, 1),
+		asked: make(chan struct{}, 1), spoke: make(chan struct{}, 1),
 		last: contact{at: time.Now()},
 	}
 }
@@ -90,11 +90,8 @@ func (h *hearing) note(rpc raft.RPC, r *raft.Raft) {
 	defer h.mu.Unlock()
 	hear := func(addr []byte, of uint64) {
 		if of >= term && of >= h.last.term { // a deposed leader is none
-			c := contact{leader: string(h.decode(addr)), term: of, at: now}
-			if !c.sameTurn(h.last) {
-				poke(h.turned)
-			}
-			h.last = c
+			h.last = contact{leader: string(h.decode(addr)), term: of, at: now}
+			poke(h.spoke)
 		}
 	}
 	switch m := rpc.Command.(type) {

@@ -275,7 +275,7 @@ func (n *Node) track(ctx context.Context) error {
 		if l.Leading && !l.Ready {
 			again.Reset(n.cfg.Timing.Detect)
 		} else {
-			again.Reset(lookEvery)
+			again.Reset(clock.UntilBeat(lookEvery))
 		}
 		select {
 		case <-ctx.Done():

@@ -146,7 +146,7 @@ var bans = []ban{
 	},
 	{
 		from: []string{module + "/cmd/hactl/..."}, through: true,
-		to: []string{module + "/..."}, allowed: []string{wireAPI, module + "/cmd/hactl/...", module + "/internal/importer/...", module + "/internal/pki/...", module + "/internal/peer/...", module + "/internal/durable/...", module + "/internal/backup/...", module + "/internal/level/...", module + "/internal/bundle/...", module + "/internal/redact/..."},
+		to: []string{module + "/..."}, allowed: []string{wireAPI, module + "/cmd/hactl/...", module + "/internal/importer/...", module + "/internal/pki/...", module + "/internal/peer/...", module + "/internal/clock/...", module + "/internal/durable/...", module + "/internal/backup/...", module + "/internal/level/...", module + "/internal/bundle/...", module + "/internal/redact/..."},
 		why: "hactl is a client like any other: it must work against a remote node of another version; an import and a CA ask none, a saved file is read and a bundle is written without one, and peer is how a node's port is opened",
 	},
 	{

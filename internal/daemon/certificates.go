@@ -28,7 +28,7 @@ func (n *node) certificates() (out []*hadv1.Certificate) {
 // allCertificates are those of this node and of the others that answer.
 func (n *node) allCertificates() map[string][]*hadv1.Certificate {
 	out := map[string][]*hadv1.Certificate{n.cfg.File.Node: n.certificates()}
-	now := n.controller.Status()
+	now := n.controller.Answers()
 	for node, p := range now.Peers {
 		if now.Fresh[node] {
 			out[node] = p.Health.GetCertificates()

@@ -9,6 +9,7 @@ import (
 	"github.com/hashicorp/go-hclog"
 
 	"had/cluster"
+	"had/internal/clock"
 	"had/internal/failover"
 )
 
@@ -17,7 +18,7 @@ import (
 type herald struct {
 	leadership func() cluster.Leadership
 	changed    func() <-chan struct{}
-	status     func() failover.Status
+	answers    func() failover.Answers
 	self       string
 	logger     hclog.Logger
 
@@ -27,7 +28,7 @@ type herald struct {
 
 func (n *node) herald() *herald {
 	return &herald{
-		leadership: n.raft.Leadership, changed: n.raft.LeadershipChanged, status: n.controller.Status,
+		leadership: n.raft.Leadership, changed: n.raft.LeadershipChanged, answers: n.controller.Answers,
 		self: n.cfg.File.Node, logger: n.cfg.Logger,
 	}
 }
@@ -36,8 +37,6 @@ func (n *node) herald() *herald {
 const lookAround = time.Second
 
 func (h *herald) run(ctx context.Context) error {
-	tick := time.NewTicker(lookAround)
-	defer tick.Stop()
 	for {
 		changed := h.changed()
 		h.leader()
@@ -46,7 +45,7 @@ func (h *herald) run(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case <-changed:
-		case <-tick.C:
+		case <-time.After(clock.UntilBeat(lookAround)):
 		}
 	}
 }
@@ -83,7 +82,7 @@ func (h *herald) others() {
 		h.answered = nil
 		return
 	}
-	now := h.status()
+	now := h.answers()
 	if h.answered == nil {
 		h.answered = map[string]bool{}
 	}

@@ -13,9 +13,9 @@ import (
 
 func TestHerald(t *testing.T) {
 	var out bytes.Buffer
-	l, s := cluster.Leadership{}, failover.Status{}
+	l, s := cluster.Leadership{}, failover.Answers{}
 	h := &herald{
-		leadership: func() cluster.Leadership { return l }, status: func() failover.Status { return s }, self: "alpha",
+		leadership: func() cluster.Leadership { return l }, answers: func() failover.Answers { return s }, self: "alpha",
 		logger: hclog.New(&hclog.LoggerOptions{Output: &out, DisableTime: true}),
 	}
 	for _, step := range []struct {
@@ -33,7 +33,7 @@ func TestHerald(t *testing.T) {
 		{l: cluster.Leadership{Leading: true, Term: 3}, fresh: map[string]bool{"beta": false, "gamma": true}, err: "connection refused", want: ""},
 		{l: cluster.Leadership{Leading: true, Term: 3}, fresh: map[string]bool{"beta": true, "gamma": true}, want: "[INFO]  beta answers again"},
 	} {
-		l, s = step.l, failover.Status{Fresh: step.fresh, Peers: map[string]failover.PeerHealth{"beta": {Err: step.err}}}
+		l, s = step.l, failover.Answers{Fresh: step.fresh, Peers: map[string]failover.PeerHealth{"beta": {Err: step.err}}}
 		out.Reset()
 		h.leader()
 		h.others()

@@ -33,7 +33,7 @@ func (n *node) notice(ctx context.Context, r *hadv1.Notice) error {
 
 // silent says of each other node whether it doesn't answer this leader.
 func (n *node) silent() map[string]bool {
-	fresh := n.controller.Status().Fresh
+	fresh := n.controller.Answers().Fresh
 	out := map[string]bool{}
 	for _, m := range n.members() {
 		if m.GetName() != n.cfg.File.Node {
@@ -49,7 +49,7 @@ func (n *node) troubles() map[string][]notify.Trouble {
 	syncs, _ := n.controller.Syncs(p)
 	tokens, _ := n.controller.Tokens(p)
 	out := map[string][]notify.Trouble{n.cfg.File.Node: troublesOf(syncs, tokens)}
-	now := n.controller.Status()
+	now := n.controller.Answers()
 	for node, p := range now.Peers {
 		if now.Fresh[node] && p.Health != nil {
 			out[node] = troublesOf(p.Health.GetSyncs(), p.Health.GetTokens())
@@ -81,7 +81,7 @@ func (n *node) runs(other *hadv1.Instance) notify.Presence {
 	if other.GetNode() == n.cfg.File.Node {
 		return notify.Gone // it was an earlier run of this node
 	}
-	switch h := n.controller.Status().Peers[other.GetNode()]; {
+	switch h := n.controller.Answers().Peers[other.GetNode()]; {
 	case h.Err != "":
 		return notify.Gone
 	case h.Health == nil:

@@ -8,6 +8,7 @@ import (
 
 	"github.com/hashicorp/go-hclog"
 
+	"had/internal/clock"
 	"had/internal/policy"
 )
 
@@ -45,14 +46,12 @@ func (w *watchdog) run(ctx context.Context) error {
 	if !w.configured || w.guard == nil {
 		return nil
 	}
-	tick := time.NewTicker(watchdogEvery)
-	defer tick.Stop()
 	for {
 		w.look(ctx)
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-tick.C:
+		case <-time.After(clock.UntilBeat(watchdogEvery)):
 		}
 	}
 }

@@ -247,7 +247,7 @@ func (c *Controller) loop(ctx context.Context) {
 		if in.Stopping && in.Holding.Epoch == 0 {
 			return
 		}
-		rest := lookEvery
+		rest := clock.UntilBeat(lookEvery)
 		if plan.Again != 0 {
 			rest = min(rest, max(plan.Again.Sub(in.Now), time.Millisecond))
 		}

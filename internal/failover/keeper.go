@@ -257,11 +257,11 @@ func (k *keeper) hold(ctx context.Context) {
 		case <-timer.C:
 		case <-k.awake:
 			// What is due soon is done now, while the log writes the renewal: each
-			// time of its own would wake the host once more.
-			if k.now().Add(k.early()).Before(due) {
-				continue
+			// time of its own would wake the host once more. The rest is put off
+			// until after the next renewal, and so for ever.
+			if !k.now().Add(k.early()).Before(due) {
+				due = 0
 			}
-			due = 0
 		case <-k.nudged:
 			due = 0
 		}

@@ -51,7 +51,8 @@ func (p *poller) expect(policy uint64) {
 	}
 }
 
-// wait returns when to ask again: sooner while a node is missing or can't own.
+// wait returns when to ask again: on a beat, or sooner while a node is missing or
+// can't own.
 func (p *poller) wait() time.Duration {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -65,6 +66,9 @@ func (p *poller) wait() time.Duration {
 		case missing || !m.GetWitness() && !l.Health.GetEligible():
 			wait = min(wait, p.every/2)
 		}
+	}
+	if wait == p.every {
+		return clock.UntilBeat(wait)
 	}
 	return wait
 }

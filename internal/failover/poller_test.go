@@ -88,7 +88,7 @@ func TestPoller(t *testing.T) {
 		time.Sleep(2 * time.Second)
 		is("no longer eligible", Peer{Fresh: true, Applied: 9}, 2, 0)
 		beta.is(health("2", false))
-		time.Sleep(time.Second)
+		time.Sleep(2 * time.Second)
 		is("started again", Peer{Fresh: true, Applied: 9}, 3, 0)
 
 		// A policy is applied: what beta says is about the one before until it

@@ -11,10 +11,25 @@ type Status struct {
 	Why        string        // why nothing happens, or what is waited for
 	Again      clock.Instant // when the wait is over; 0: not a wait for time
 	LeaseUntil clock.Instant // 0: no lease
-	Peers      map[string]PeerHealth
-	Fresh      map[string]bool
-	Fencing    map[uint64]evidence.Tried // of silent owners of volumes, by epoch
-	Failback   string                    // what becomes of the policy's failback; empty: nothing
+	Answers
+	Fencing  map[uint64]evidence.Tried // of silent owners of volumes, by epoch
+	Failback string                    // what becomes of the policy's failback; empty: nothing
+}
+
+// Answers are what the other nodes have answered this one, by name; while another
+// leads they are old.
+type Answers struct {
+	Peers map[string]PeerHealth // the latest of each
+	Fresh map[string]bool       // which of the members have answered lately
+}
+
+// Answers returns what the other nodes have answered.
+func (c *Controller) Answers() Answers {
+	a := Answers{Peers: c.poller.health(), Fresh: map[string]bool{}}
+	for n, p := range c.poller.view() {
+		a.Fresh[n] = p.Fresh
+	}
+	return a
 }
 
 // Status returns what the ring knows at present.
@@ -23,7 +38,7 @@ func (c *Controller) Status() Status {
 	plan := c.plan
 	c.mu.Unlock()
 	_, until, _ := c.lease.Held()
-	s := Status{Holding: c.executor.held(), Why: plan.Why, Again: plan.Again, LeaseUntil: until, Peers: c.poller.health(), Fresh: map[string]bool{}, Fencing: c.evidence.Tries()}
+	s := Status{Holding: c.executor.held(), Why: plan.Why, Again: plan.Again, LeaseUntil: until, Answers: c.Answers(), Fencing: c.evidence.Tries()}
 	if s.Holding.Phase == PhaseServing {
 		view, _ := c.cfg.Log.View()
 		p, _ := c.parsed.of(view.Policy)
@@ -31,9 +46,6 @@ func (c *Controller) Status() Status {
 	}
 	if s.Why == "" {
 		s.Why = c.executor.busyWith()
-	}
-	for n, p := range c.poller.view() {
-		s.Fresh[n] = p.Fresh
 	}
 	return s
 }

@@ -376,7 +376,7 @@ func TestASilentOwnerOfVolumesIsSucceeded(t *testing.T) {
 		r.log.lead()
 		time.Sleep(2 * time.Second)
 		r.expect()
-		if why := r.controller.Why(); !strings.HasPrefix(why, "beta may still write web (LABEL=web): no fence has confirmed that it is off, its lease and the margin are not over; if you have seen that it is off: hactl fence confirm beta (agent: failed 0s ago: the board doesn't answer; command: ") {
+		if why := r.controller.Why(); !strings.HasPrefix(why, "beta may still write web (LABEL=web): no fence has confirmed that it is off, its lease and the margin are not over; if you have seen that it is off: hactl fence confirm beta (agent: failed 1s ago: the board doesn't answer; command: ") {
 			t.Errorf("status says %q", why)
 		}
 		time.Sleep(4 * time.Second)

@@ -34,10 +34,10 @@ vip "web" { address = "192.0.2.10" }`))
 			Holding: Holding{Epoch: 7, Phase: PhaseServing},
 			Peers:   map[string]Peer{"beta": {Fresh: true, Eligible: true}, "gamma": {Fresh: true, Eligible: true}},
 		},
-		status: Status{
+		status: Status{Answers: Answers{
 			Peers: map[string]PeerHealth{"beta": {At: now.Add(-time.Second), Health: well}},
 			Fresh: map[string]bool{"beta": true},
-		},
+		}},
 	}
 }
 

@@ -170,8 +170,6 @@ func (s *Supervisor) adopt(ctx context.Context, g *Guard) (err error) {
 // follow returns when the guard is certainly gone, or when ctx has ended. A
 // guard that is stopped is killed: it guards nothing, and it might wake up.
 func (s *Supervisor) follow(ctx context.Context, g *Guard) error {
-	tick := time.NewTicker(2 * lookEvery)
-	defer tick.Stop()
 	for {
 		select {
 		case <-ctx.Done():
@@ -183,7 +181,7 @@ func (s *Supervisor) follow(ctx context.Context, g *Guard) error {
 		case <-g.Died():
 			s.end(g.exit)
 			return errors.Join(g.exit, g.release())
-		case <-tick.C:
+		case <-time.After(clock.UntilBeat(2 * lookEvery)):
 		}
 		if err := g.Awake(); err != nil {
 			s.end(err)

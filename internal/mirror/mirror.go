@@ -15,6 +15,7 @@ import (
 	"github.com/hashicorp/go-hclog"
 
 	"had/cluster"
+	"had/internal/clock"
 	"had/internal/hook"
 	"had/internal/policy"
 	hadv1 "had/proto/had/v1"
@@ -130,8 +131,6 @@ func (m *Mirror) Run(ctx context.Context) error {
 	closing, over := context.WithCancel(context.WithoutCancel(ctx))
 	defer over() // when the last run has had its say
 	writing.Go(func() { m.write(closing) })
-	tick := time.NewTicker(lookEvery)
-	defer tick.Stop()
 	for ctx.Err() == nil {
 		leads := m.cfg.Log.LeadershipChanged()
 		m.look()
@@ -139,7 +138,7 @@ func (m *Mirror) Run(ctx context.Context) error {
 		select {
 		case <-ctx.Done():
 		case <-leads:
-		case <-tick.C:
+		case <-time.After(clock.UntilBeat(lookEvery)):
 		case <-m.woken:
 		}
 	}

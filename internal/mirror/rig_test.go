@@ -185,8 +185,8 @@ func (r *rig) with(change func()) {
 	change()
 }
 
-// clock is the bubble's time since its beginning, as "1h2m3s".
-func clock() string {
+// elapsed is the bubble's time since its beginning, as "1h2m3s".
+func elapsed() string {
 	return time.Since(time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC)).Round(time.Second).String()
 }
 
@@ -199,7 +199,7 @@ func (r *rig) Run(ctx context.Context, name string, cmd hook.Command) (hook.Resu
 	}
 	takes, result := max(r.takes[name], time.Second), r.fails[name]
 	r.mu.Unlock()
-	r.note("%s begins at %s: %s", name, clock(), strings.Join(cmd.Line, " "))
+	r.note("%s begins at %s: %s", name, elapsed(), strings.Join(cmd.Line, " "))
 	began := time.Now()
 	timer := time.NewTimer(min(takes, cmd.Timeout))
 	defer timer.Stop()
@@ -215,7 +215,7 @@ func (r *rig) Run(ctx context.Context, name string, cmd hook.Command) (hook.Resu
 		result.Outcome, result.Err = hook.Canceled, context.Cause(ctx).Error()
 	}
 	result.Duration = time.Since(began)
-	r.note("%s ended at %s: %s", name, clock(), result.Outcome)
+	r.note("%s ended at %s: %s", name, elapsed(), result.Outcome)
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.running[name]--
@@ -227,7 +227,7 @@ func (r *rig) Run(ctx context.Context, name string, cmd hook.Command) (hook.Resu
 
 // End implements Commands.
 func (r *rig) End(_ context.Context, name string) error {
-	r.note("%s is ended at %s", name, clock())
+	r.note("%s is ended at %s", name, elapsed())
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.stuck[name] {
@@ -261,7 +261,7 @@ func (r *rig) Save(ages map[string]time.Time) error {
 // report delivers beta's reports at once.
 func (r *rig) report(_ context.Context, s *hadv1.SyncResult) {
 	r.awaitDisk()
-	r.note("reported at %s: %s", clock(), strings.ToLower(strings.TrimPrefix(s.GetOutcome().String(), "OUTCOME_")))
+	r.note("reported at %s: %s", elapsed(), strings.ToLower(strings.TrimPrefix(s.GetOutcome().String(), "OUTCOME_")))
 	r.deliver("beta", func(rep *hadv1.Report) { rep.Body = &hadv1.Report_SyncResult{SyncResult: s} })
 }
 

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"time"
 
+	"had/internal/clock"
 	hadv1 "had/proto/had/v1"
 )
 
@@ -41,13 +42,11 @@ func (n *Notifier) watch(ctx context.Context, s *story) {
 		n: n, story: s, silent: map[string]time.Time{}, answers: map[string]time.Time{},
 		waiting: map[uint64]time.Time{}, placed: map[matter]time.Time{}, reported: map[string]time.Time{},
 	}
-	tick := time.NewTicker(watchEvery)
-	defer tick.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return
-		case <-tick.C:
+		case <-time.After(clock.UntilBeat(watchEvery)):
 			w.nodes(ctx)
 			w.volumes(ctx)
 			w.kept(ctx)

@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"had/internal/clock"
 	"had/internal/pki"
 )
 
@@ -110,8 +111,6 @@ const removedGrace = 5 * time.Second
 // nodes that were removed or replaced. A node's are kept when its certificate
 // expires, for it may be everybody's that does.
 func (p *Port) watchOpen(ctx context.Context) {
-	tick := time.NewTicker(lookEvery)
-	defer tick.Stop()
 	for {
 		now, who := time.Now(), welcome{}
 		if p.tls != nil {
@@ -127,7 +126,7 @@ func (p *Port) watchOpen(ctx context.Context) {
 		select {
 		case <-ctx.Done():
 			return
-		case <-tick.C:
+		case <-time.After(clock.UntilBeat(lookEvery)):
 		}
 	}
 }
