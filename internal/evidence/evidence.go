@@ -85,6 +85,10 @@ const (
 	look  = 50 * time.Millisecond
 	looks = 2
 
+	// lookLate is how late a look may end and say something: on a node that gets no CPU
+	// for longer, the question may not have been asked, or the answer not been heard.
+	lookLate = look / 5
+
 	// confirmPause is between two questions whether a majority follows this node.
 	confirmPause = 100 * time.Millisecond
 
@@ -161,7 +165,8 @@ func (s *Seeker) seek(leading context.Context, term, epoch uint64) {
 		if c == nil || !s.until(ctx, over) {
 			return
 		}
-		if s.answers(ctx, c) && !s.until(ctx, func() clock.Instant { return over().Add(patience) }) {
+		enough := func() clock.Instant { return over().Add(patience) }
+		if s.answers(ctx, c, enough()) && !s.until(ctx, enough) {
 			return
 		}
 		if !s.thawed(ctx) {
@@ -186,21 +191,26 @@ func (s *Seeker) seek(leading context.Context, term, epoch uint64) {
 	}
 }
 
-// answers reports whether the host of a claim's owner answers. It takes a moment where
-// it doesn't.
-func (s *Seeker) answers(ctx context.Context, c *hadv1.Claim) bool {
+// answers reports whether the host of a claim's owner answers, or may: until the
+// instant enough it is found out. It takes a moment where the host doesn't.
+func (s *Seeker) answers(ctx context.Context, c *hadv1.Claim, enough clock.Instant) bool {
 	if s.cfg.Answers == nil {
 		return true
 	}
-	for range looks {
+	for silent := 0; silent < looks; {
+		began := s.cfg.Clock()
 		limited, cancel := context.WithTimeout(ctx, look)
 		ok := s.cfg.Answers(limited, c.GetInstance().GetNode())
 		if !ok {
 			<-limited.Done() // the next look is not sooner
 		}
 		cancel()
-		if ok {
-			return true
+		now := s.cfg.Clock()
+		if ok || ctx.Err() != nil || !now.Before(enough) {
+			return ok
+		}
+		if now.Sub(began) <= look+lookLate {
+			silent++
 		}
 	}
 	return false

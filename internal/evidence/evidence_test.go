@@ -73,6 +73,29 @@ func TestAHostThatAnswersNobodyIsSwitchedOffSooner(t *testing.T) {
 	})
 }
 
+// A leader that gets no CPU can't know whether a host answers, and leaves its owner the
+// time that one has whose host does.
+func TestAStarvedLeaderTakesNobodyForCutOff(t *testing.T) {
+	const late = look + lookLate + 1 // what a look takes it
+	for _, c := range []struct{ starved, first, last time.Duration }{
+		{late, late + looks*look, late + looks*look}, // and then hears nothing
+		{time.Minute, patience, patience + late},
+	} {
+		play(t, terms("agent", "confirm"), func(s *scene) {
+			s.set(func() { s.silent, s.starved = true, true })
+			time.AfterFunc(over()+c.starved-1, func() { s.set(func() { s.starved = false }) })
+			time.Sleep(over() + c.first - 10*time.Millisecond)
+			if got := s.tried(); len(got) != 0 {
+				t.Fatalf("tried %v", got)
+			}
+			time.Sleep(c.last - c.first + 20*time.Millisecond)
+			if got := s.tried(); len(got) != 1 {
+				t.Errorf("tried %v", got)
+			}
+		})
+	}
+}
+
 // Where nobody led when the lease ended, nobody could take the owner's word: it is
 // waited for when somebody does.
 func TestAWordIsWaitedForByALateLeader(t *testing.T) {

@@ -37,6 +37,7 @@ type scene struct {
 	leads   chan struct{}
 	lease   clock.Instant
 	silent  bool // alpha's host answers nobody
+	starved bool // beta gets no CPU for longer than it asks that host
 	alone   bool // no majority follows beta
 	off     func(ctx context.Context, m policy.Method) error
 	evict   error
@@ -91,8 +92,12 @@ func play(t *testing.T, t3 *hadv1.Terms, do func(s *scene)) {
 			},
 			Answers: func(context.Context, string) bool {
 				s.mu.Lock()
-				defer s.mu.Unlock()
-				return !s.silent
+				silent, starved := s.silent, s.starved
+				s.mu.Unlock()
+				if starved {
+					time.Sleep(look + lookLate + 1)
+				}
+				return !silent && !starved
 			},
 			Report: func(_ context.Context, try *hadv1.FenceTry) {
 				s.mu.Lock()
