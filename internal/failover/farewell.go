@@ -148,6 +148,8 @@ func (f *farewells) deliver(ctx context.Context) bool {
 		switch {
 		case err == nil:
 			f.logger.Info("passed on what a guard said of its daemon", "node", w.of.GetNode(), "epoch", w.epoch)
+		case isRefused && f.closed(w.epoch):
+			f.logger.Info("what a guard said of its daemon is known: the epoch is closed", "node", w.of.GetNode(), "epoch", w.epoch)
 		case isRefused:
 			f.logger.Warn("the log doesn't take what a guard said of its daemon", "node", w.of.GetNode(), "epoch", w.epoch, "reason", refused.Reason)
 		default:
@@ -156,6 +158,13 @@ func (f *farewells) deliver(ctx context.Context) bool {
 		f.done(w)
 	}
 	return true
+}
+
+// closed reports whether an epoch isn't open here: a guard says that its volumes are
+// safe even if had has said so itself, for it can't know who is heard first.
+func (f *farewells) closed(epoch uint64) bool {
+	view, _ := f.log.View()
+	return view.Claim(epoch) == nil
 }
 
 // letLeader waits until this node leads, for courtesy at the most.

@@ -168,10 +168,15 @@ func (w *testTeller) Tell(_ context.Context, f *hadv1.Farewell) {
 }
 
 func (w *testTeller) TellSecured(ctx context.Context, s *hadv1.Secured) {
-	w.turns.Add(1)
 	(*host)(w).unmounted("the others are told that the volumes are safe")
-	w.secured = append(w.secured, s)
-	<-ctx.Done() // a node can't be reached
+	timer := time.NewTimer(w.slow)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		w.turns.Add(1)
+		w.secured = append(w.secured, s)
+	case <-ctx.Done():
+	}
 }
 
 func (s *testSpool) KeepSecured(w *hadv1.Secured) error {

@@ -9,12 +9,9 @@ import (
 	"slices"
 	"time"
 
-	"google.golang.org/protobuf/types/known/timestamppb"
-
 	"had/internal/clock"
 	"had/internal/hook"
 	"had/internal/steps"
-	hadv1 "had/proto/had/v1"
 	"had/storage"
 )
 
@@ -82,7 +79,7 @@ type disks struct {
 
 	again clock.Instant // no attempt to secure before this
 	pause time.Duration
-	told  context.CancelFunc // ends telling that all is secured; nil: it isn't told
+	told  bool // the others are told that all is secured, or were
 }
 
 // work is a call of Volumes under way, in a goroutine of its own.
@@ -171,9 +168,7 @@ func (w *Warden) dropVolumes() error {
 	if len(w.disks.all) == 0 {
 		return nil
 	}
-	if w.disks.told != nil {
-		w.disks.told()
-	}
+	w.telling.stopAfter(tellOn)
 	w.disks = disks{}
 	w.cfg.Volumes.Rest()
 	return nil
@@ -376,7 +371,7 @@ func (w *Warden) ungrouped() []hook.Running {
 func (w *Warden) watchVolumes(ctx context.Context, again clock.Instant) clock.Instant {
 	d := &w.disks
 	switch {
-	case len(d.all) == 0 || d.told != nil:
+	case len(d.all) == 0 || d.told:
 		return again
 	case d.work != nil && d.work.secures:
 		return again // and at its end
@@ -390,31 +385,10 @@ func (w *Warden) watchVolumes(ctx context.Context, again clock.Instant) clock.In
 	return again
 }
 
-// tellSecured says that the volumes are safe while had lives: to the disk, and
-// to the others until all know it or had has given up the epoch itself.
-func (w *Warden) tellSecured(ctx context.Context) {
-	s := &hadv1.Secured{
-		Epoch: w.epoch, Instance: w.cfg.Instance, Kind: hadv1.Secured_KIND_GUARD, By: w.cfg.Instance.GetNode(), At: timestamppb.Now(),
-		Detail: "had missed its lease's end; its guard has unmounted all that it had mounted",
-	}
-	w.cfg.Logger.Warn("the volumes of the epoch are unmounted; the others are told", "epoch", w.epoch)
-	ctx, w.disks.told = context.WithCancel(ctx)
-	epoch, logger := w.epoch, w.cfg.Logger
-	go func() { // not joined: a stuck disk must not hold the guard for ever
-		if err := w.cfg.Spool.KeepSecured(s); err != nil {
-			logger.Error("that the volumes are safe was not kept for the next start", "epoch", epoch, "error", err)
-		}
-	}()
-	w.tasks.Go(func() { w.cfg.Teller.TellSecured(ctx, s) })
-}
-
 // buryVolumes waits for what is under way when had has died. The addresses don't.
 func (w *Warden) buryVolumes(ctx context.Context) {
 	d := &w.disks
 	d.closed = true
-	if d.told != nil {
-		d.told()
-	}
 	if d.work == nil {
 		return
 	}

@@ -279,6 +279,40 @@ func TestHadThatMissesItsDeadlineLosesItsVolumes(t *testing.T) {
 	})
 }
 
+// A had that wakes after its guard has ended its volumes drops the epoch at once, and
+// may be stopped again before anybody has its report: the guard's word stands until
+// the others have it.
+func TestTheWordOnVolumesOutlivesTheEpoch(t *testing.T) {
+	for name, c := range map[string]struct {
+		takes time.Duration // to reach the others
+		then  func(h *host)
+		heard int
+	}{
+		"had goes on":                {300 * time.Millisecond, func(h *host) { h.sleep(h.slow) }, 1},
+		"had dies":                   {300 * time.Millisecond, func(h *host) { h.die(); h.sleep(h.slow); h.ended(nil) }, 1},
+		"had dies, nobody is there":  {time.Hour, func(h *host) { h.die(); h.sleep(tellPatience); h.ended(nil) }, 0},
+		"nobody is there for longer": {time.Hour, func(h *host) { h.sleep(tellOn); h.die(); h.sleep(0); h.ended(nil) }, 0},
+		"the log has had's report":   {300 * time.Millisecond, func(h *host) { h.hold(8); h.sleep(h.slow) }, 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(t *testing.T, h *host) {
+				h.slow = c.takes
+				h.holdVolumes(7, "data")
+				h.sleep(testTTL)
+				h.unmounted("its lease has ended")
+				if err := h.client.Drop(t.Context(), 7); err != nil {
+					t.Error(err)
+				}
+				c.then(h)
+				if len(h.secured) != c.heard {
+					t.Errorf("the others have heard %v", h.secured)
+				}
+				h.farewells()
+			})
+		})
+	}
+}
+
 func TestNothingIsSaidOfVolumesWithoutProof(t *testing.T) {
 	for name, c := range map[string]struct{ break_, mend func(h *host) }{
 		"a volume stays": {

@@ -100,6 +100,7 @@ type Warden struct {
 	scripts map[string]hook.Running // what could act after had's death, by ID
 
 	disks    disks
+	telling  telling
 	feeding  feeding
 	finished chan func(ctx context.Context) // what is left to do in the loop after a slow call
 	tasks    sync.WaitGroup
@@ -119,6 +120,10 @@ const (
 	// tellPatience bounds telling the other nodes: one that doesn't answer by
 	// then notices had's silence by itself.
 	tellPatience = time.Second
+	// tellOn is how long the others are told of volumes that the guard has ended after
+	// had has dropped their epoch: had says the same in its report, which may be on its
+	// way, and never arrive if had is stopped or killed now.
+	tellOn = 10 * time.Second
 	// spoolPatience bounds the wait for the disk. What isn't written by then
 	// costs the cluster a wait, never safety.
 	spoolPatience = 5 * time.Second
@@ -254,6 +259,7 @@ func (w *Warden) hold(r Request) error {
 	case !r.Adopted && !w.cfg.Now().Before(r.Until.Add(-Lead(w.cfg.Margin, len(r.Volumes) > 0))):
 		return fmt.Errorf("hold epoch %d: its lease is over", r.Epoch)
 	default:
+		w.telling.stop() // the log knows: it has taken a later epoch
 		w.epoch, w.last = r.Epoch, r.Epoch
 		w.holdVolumes(r)
 		w.cfg.Page.begin(r.Until)
@@ -275,6 +281,11 @@ func (w *Warden) takeDown(ctx context.Context, t *steps.Timeline) error {
 // bury gives back what a had that is dead has left: nothing of that process
 // can act any more. Only when all of it is proven gone does anybody hear of it.
 func (w *Warden) bury(ctx context.Context) error {
+	if w.epoch == 0 {
+		defer w.telling.end(ctx)
+	} else {
+		w.telling.stop() // the farewell says more
+	}
 	if w.epoch == 0 && len(w.scripts) == 0 {
 		return nil
 	}
