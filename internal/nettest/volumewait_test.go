@@ -1,6 +1,7 @@
 package nettest
 
 import (
+	"errors"
 	"fmt"
 	"strings"
 	"testing"
@@ -32,6 +33,26 @@ func TestVolumesWaitForEvidence(t *testing.T) {
 		s.waits(t, owner)
 		must(t, s.Heal())
 		s.allSettled(t)
+	})
+
+	// A had that wakes knows that its guard has ended the epoch, and forgets it; then
+	// the guard's word is all that the others can hear.
+	s.scenario(t, "stopped and cut off, awake for a moment, and within reach again", func(t *testing.T, owner string) {
+		must(t, s.Host(owner).Pause())
+		must(t, s.Isolate(owner))
+		s.waits(t, owner)
+		s.mounted(t, "")
+		must(t, s.Host(owner).Resume())
+		eventually(t, "had has a release to report", func() error {
+			n, err := s.nodeStatus(t, owner, owner)
+			if err == nil && n.GetPendingReports() == 0 {
+				err = errors.New("it has nothing")
+			}
+			return err
+		})
+		must(t, s.Host(owner).Pause())
+		must(t, s.Heal())
+		s.volumesTaken(t, owner)
 	})
 
 	s.scenario(t, "both killed, and a person sees to its power", func(t *testing.T, owner string) {
