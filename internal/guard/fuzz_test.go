@@ -12,6 +12,7 @@ import (
 	"had/internal/clock"
 	"had/internal/hook"
 	"had/internal/peer"
+	hadv1 "had/proto/had/v1"
 	"had/storage"
 	"had/vip"
 )
@@ -81,7 +82,10 @@ func FuzzMessages(f *testing.F) {
 		now := start
 		w := NewWarden(WardenConfig{
 			Volumes: noVolumes{}, Page: NewPage(), Now: func() clock.Instant { return now }, Margin: 2, Logger: hclog.NewNullLogger(),
+			Teller: alone{}, Spool: alone{},
 		})
+		defer w.tasks.Wait()
+		defer func() { w.telling.stop() }()
 		for len(data) > 0 {
 			n, head := binary.Uvarint(data)
 			if head <= 0 || n > uint64(len(data)-head) {
@@ -103,7 +107,7 @@ func FuzzMessages(f *testing.F) {
 					(<-w.finished)(t.Context())
 				}
 			} else {
-				err = w.handle(m.Request)
+				err = w.handle(t.Context(), m.Request)
 			}
 			after := stateOf(w)
 			switch {
@@ -125,6 +129,14 @@ func FuzzMessages(f *testing.F) {
 		}
 	})
 }
+
+// alone is a host without others, and without a disk.
+type alone struct{}
+
+func (alone) Tell(context.Context, *hadv1.Farewell)       {}
+func (alone) TellSecured(context.Context, *hadv1.Secured) {}
+func (alone) Keep(*hadv1.Farewell) error                  { return nil }
+func (alone) KeepSecured(*hadv1.Secured) error            { return nil }
 
 // noVolumes does whatever it is told, at once.
 type noVolumes struct{}

@@ -52,11 +52,12 @@ func (t *telling) end(ctx context.Context) {
 }
 
 // tellSecured says that the volumes are safe while had lives: to the disk, and
-// to the others until all know it.
+// to the others until all know it. The guard mounts nothing for the epoch any more:
+// it has ended it, or forgets it now and holds none that it held before.
 func (w *Warden) tellSecured(ctx context.Context) {
 	s := &hadv1.Secured{
 		Epoch: w.epoch, Instance: w.cfg.Instance, Kind: hadv1.Secured_KIND_GUARD, By: w.cfg.Instance.GetNode(), At: timestamppb.Now(),
-		Detail: "had missed its lease's end; its guard has unmounted all that it had mounted",
+		Detail: "the epoch was ended by force; its guard has unmounted all that it had mounted",
 	}
 	w.cfg.Logger.Warn("the volumes of the epoch are unmounted; the others are told", "epoch", w.epoch)
 	w.disks.told = true

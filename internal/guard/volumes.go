@@ -80,6 +80,8 @@ type disks struct {
 	again clock.Instant // no attempt to secure before this
 	pause time.Duration
 	told  bool // the others are told that all is secured, or were
+
+	forced bool // had has asked for Secure
 }
 
 // work is a call of Volumes under way, in a goroutine of its own.
@@ -155,7 +157,7 @@ func (w *Warden) openServices(epoch uint64) {
 }
 
 // dropVolumes forgets them, or says why they can't be.
-func (w *Warden) dropVolumes() error {
+func (w *Warden) dropVolumes(ctx context.Context) error {
 	switch {
 	case w.disks.work != nil:
 		if w.disks.work.reserves {
@@ -167,6 +169,9 @@ func (w *Warden) dropVolumes() error {
 	}
 	if len(w.disks.all) == 0 {
 		return nil
+	}
+	if w.disks.forced && !w.disks.told {
+		w.tellSecured(ctx)
 	}
 	w.telling.stopAfter(tellOn)
 	w.disks = disks{}
@@ -188,6 +193,7 @@ func (w *Warden) begin(ctx context.Context, c Call) error {
 		return fmt.Errorf("%s: epoch %d isn't held, or has no volumes", r.Op, r.Epoch)
 	}
 	if r.Op == OpSecure {
+		d.forced = true
 		w.secure(ctx, c.Reply)
 		return nil
 	}

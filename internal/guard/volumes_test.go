@@ -313,6 +313,34 @@ func TestTheWordOnVolumesOutlivesTheEpoch(t *testing.T) {
 	}
 }
 
+// A had that gives its volumes up by force can't renew: it is cut off, or its disk is
+// stuck, and then nobody may ever have its report.
+func TestVolumesThatHadEndsByForceAreTold(t *testing.T) {
+	bubble(t, func(t *testing.T, h *host) {
+		h.holdVolumes(7, "data")
+		if err := errors.Join(h.client.Unmount(t.Context(), 7, "data"), h.client.Drop(t.Context(), 7)); err != nil {
+			t.Error(err)
+		}
+		h.sleep(0)
+		h.securedFor()
+		h.holdVolumes(8, "data")
+		if err := h.client.Secure(t.Context(), 8); err != nil {
+			t.Error(err)
+		}
+		h.sleep(0)
+		h.securedFor() // had may have more to do for it
+		if err := h.client.Drop(t.Context(), 8); err != nil {
+			t.Error(err)
+		}
+		h.sleep(0)
+		h.securedFor(8)
+		h.die()
+		h.sleep(0)
+		h.farewells()
+		h.ended(nil)
+	})
+}
+
 func TestNothingIsSaidOfVolumesWithoutProof(t *testing.T) {
 	for name, c := range map[string]struct{ break_, mend func(h *host) }{
 		"a volume stays": {

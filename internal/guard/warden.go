@@ -169,7 +169,7 @@ func (w *Warden) Run(ctx context.Context, calls <-chan Call, died <-chan struct{
 				}
 				continue
 			}
-			err := w.handle(c.Request)
+			err := w.handle(ctx, c.Request)
 			c.Reply(err)
 			if c.Request.Op == OpClose && err == nil {
 				return nil
@@ -206,7 +206,7 @@ func (w *Warden) watch(ctx context.Context) clock.Instant {
 
 // handle carries out a fast request of a living had. After an error nothing has
 // changed.
-func (w *Warden) handle(r Request) error {
+func (w *Warden) handle(ctx context.Context, r Request) error {
 	if err := r.check(); err != nil {
 		return err
 	}
@@ -215,7 +215,7 @@ func (w *Warden) handle(r Request) error {
 		return w.hold(r)
 	case OpDrop:
 		if r.Epoch == w.epoch {
-			if err := w.dropVolumes(); err != nil {
+			if err := w.dropVolumes(ctx); err != nil {
 				return err
 			}
 			w.cfg.Page.clear()

@@ -35,12 +35,9 @@ func TestVolumesWaitForEvidence(t *testing.T) {
 		s.allSettled(t)
 	})
 
-	// A had that wakes knows that its guard has ended the epoch, and forgets it; then
-	// the guard's word is all that the others can hear.
-	s.scenario(t, "stopped and cut off, awake for a moment, and within reach again", func(t *testing.T, owner string) {
-		must(t, s.Host(owner).Pause())
-		must(t, s.Isolate(owner))
-		s.waits(t, owner)
+	// Once had has given its epoch up, by itself or because its guard did, the guard's
+	// word is all that the others can hear.
+	givenUp := func(t *testing.T, owner string) {
 		s.mounted(t, "")
 		must(t, s.Host(owner).Resume())
 		eventually(t, "had has a release to report", func() error {
@@ -53,6 +50,15 @@ func TestVolumesWaitForEvidence(t *testing.T) {
 		must(t, s.Host(owner).Pause())
 		must(t, s.Heal())
 		s.volumesTaken(t, owner)
+	}
+	s.scenario(t, "cut off, stopped when it has given up, and within reach again", func(t *testing.T, owner string) {
+		must(t, s.Isolate(owner))
+		givenUp(t, owner)
+	})
+	s.scenario(t, "stopped and cut off, awake for a moment, and within reach again", func(t *testing.T, owner string) {
+		must(t, s.Host(owner).Pause())
+		must(t, s.Isolate(owner))
+		givenUp(t, owner)
 	})
 
 	s.scenario(t, "both killed, and a person sees to its power", func(t *testing.T, owner string) {
