@@ -412,11 +412,12 @@ func (w *war) wholeHistory(t *testing.T) string {
 
 // lostOnADisk reports whether a node's disk failed while it had an epoch, or
 // before all that it had to tell of it was in the log. Scripts run on after a
-// release, and what a failed disk has lost of them is run once more.
-func (w *war) lostOnADisk(node string, epoch uint64) bool {
+// release, and what a failed disk has lost of them is run once more: that may be
+// the last that the history says of the epoch, long after all else.
+func (w *war) lostOnADisk(events []*hadv1.Event, node string, epoch uint64) bool {
 	var from, last time.Time
 	released := false
-	for _, e := range w.events {
+	for _, e := range events {
 		if e.GetEpoch() != epoch || e.GetNode() != node {
 			continue
 		}

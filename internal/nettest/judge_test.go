@@ -97,12 +97,13 @@ func (s *site) claimsInTurn(t *testing.T, vip netip.Addr, h lab.History) {
 // it as often as it ran.
 func (s *site) fullHistory(t *testing.T) []*hadv1.Event {
 	t.Helper()
-	return s.fullHistoryBut(t, func(string, uint64) bool { return false })
+	return s.fullHistoryBut(t, func([]*hadv1.Event, string, uint64) bool { return false })
 }
 
-// fullHistoryBut is fullHistory where of some nodes' epochs runs may be
-// missing, as must be when a disk dies with what was written down on it.
-func (s *site) fullHistoryBut(t *testing.T, excused func(node string, epoch uint64) bool) (events []*hadv1.Event) {
+// fullHistoryBut is fullHistory where of some nodes' epochs, by what the history
+// says of them, runs may be missing, as must be when a disk dies with what was
+// written down on it.
+func (s *site) fullHistoryBut(t *testing.T, excused func(events []*hadv1.Event, node string, epoch uint64) bool) (events []*hadv1.Event) {
 	t.Helper()
 	eventually(t, "all nodes have one history, and every finished hook run is in it once", func() error {
 		var err error
@@ -128,7 +129,7 @@ func (s *site) fullHistoryBut(t *testing.T, excused func(node string, epoch uint
 		if s.noLedger {
 			return nil
 		}
-		return sameRuns(s.hooks.runs(t), events, excused)
+		return sameRuns(s.hooks.runs(t), events, func(node string, epoch uint64) bool { return excused(events, node, epoch) })
 	})
 	return events
 }
