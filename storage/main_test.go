@@ -71,9 +71,10 @@ func help(name string, args []string) int {
 		_, err = os.OpenFile(args[0], os.O_CREATE|os.O_RDWR, 0o600)
 	case "chdir":
 		err = os.Chdir(args[0])
-	case "headless": // a file, by a process whose first thread has ended
+	case "headless": // a file, by a process whose first thread ends with its input
 		if _, err = os.OpenFile(args[0], os.O_CREATE|os.O_RDWR, 0o600); err == nil {
 			fmt.Println("ready")
+			_, _ = io.Copy(io.Discard, os.Stdin)
 			_, _, _ = unix.RawSyscall(unix.SYS_EXIT, 0, 0, 0)
 		}
 	case "map": // a file

@@ -48,23 +48,30 @@ type glance func(l usage, proc string) (what string, device bool)
 // that changes its memory while that waits for a device that doesn't answer.
 func glances() []glance { return []glance{usage.opened, usage.mapped} }
 
-// user is a glance at a process with all its threads.
+// user is a glance at a process, and at its other threads where the first has ended.
 func (l usage) user(pid int, at glance) (u User, device bool) {
 	proc := "/proc/" + strconv.Itoa(pid)
-	folders := []string{proc}
-	if _, err := os.Readlink(proc + "/cwd"); err != nil {
-		folders = nil // the first thread has ended, and what it had with it
+	u.What, device = at(l, proc)
+	if u.What == "" && headless(proc) {
 		for _, t := range names(proc + "/task") {
-			folders = append(folders, proc+"/task/"+t)
+			if u.What, device = at(l, proc+"/task/"+t); u.What != "" {
+				break
+			}
 		}
 	}
-	for _, f := range folders {
-		if u.What, device = at(l, f); u.What != "" {
-			u.PID, u.Comm, u.Device = pid, comm(pid), device
-			break
-		}
+	if u.What != "" {
+		u.PID, u.Comm, u.Device = pid, comm(pid), device
 	}
 	return u, device
+}
+
+// headless reports whether the first thread of a process has ended, and with it what
+// the process's folder in /proc says of files, though other threads still have them
+// open. It is asked after the folder said nothing, since the thread may end at any
+// moment: it loses its program before its files (do_exit in kernel/exit.c of Linux).
+func headless(proc string) bool {
+	_, err := os.Readlink(proc + "/exe")
+	return err != nil
 }
 
 // opened is a glance at files and folders.
@@ -131,26 +138,30 @@ func (l usage) may(pid int) bool {
 		n, err := unix.Readlinkat(dir, name, buf)
 		return err == nil && l.concerns(string(buf[:n]))
 	}
-	if _, err := unix.Readlinkat(proc, "cwd", buf); err != nil || leads(proc, "cwd") || leads(proc, "root") || leads(proc, "exe") {
-		return true // or its first thread has ended
+	if leads(proc, "cwd") || leads(proc, "root") || leads(proc, "exe") {
+		return true
 	}
-	fds, err := unix.Openat(proc, "fd", unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
-	if err != nil {
+	if fds, err := unix.Openat(proc, "fd", unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0); err == nil {
+		defer unix.Close(fds)
+		entries := make([]byte, 8192)
+		for n, err := unix.ReadDirent(fds, entries); n > 0 && err == nil; n, err = unix.ReadDirent(fds, entries) {
+			_, _, names := unix.ParseDirent(entries[:n], -1, nil)
+			if slices.ContainsFunc(names, func(fd string) bool { return leads(fds, fd) }) {
+				return true
+			}
+		}
+	}
+	if _, err := unix.Readlinkat(proc, "exe", buf); err == nil {
 		return false
 	}
-	defer unix.Close(fds)
-	entries := make([]byte, 8192)
-	for {
-		n, err := unix.ReadDirent(fds, entries)
-		if n <= 0 || err != nil {
-			return false
-		}
-		_, _, names := unix.ParseDirent(entries[:n], -1, nil)
-		if slices.ContainsFunc(names, func(fd string) bool { return leads(fds, fd) }) {
-			return true
-		}
-	}
+	// One without a program is the kernel's, a zombie, or headless.
+	var tasks unix.Stat_t
+	return unix.Fstatat(proc, "task", &tasks, 0) == nil && tasks.Nlink > threadless+1
 }
+
+// threadless is how many links to /proc/PID/task there would be without threads;
+// each adds one.
+const threadless = 2
 
 // concerns reports whether what has this name may be on the file systems. To follow
 // a link to it could take for ever, on a server that doesn't answer.

@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"syscall"
 	"testing"
@@ -32,6 +33,9 @@ func TestKillUsers(t *testing.T) {
 		{"headless", file, "open file " + file, 0},
 	} {
 		h := startHelper(t, tc.flags, tc.helper, tc.arg)
+		if tc.helper == "headless" {
+			must(t, h.in.Close())
+		}
 		killed, err := KillUsers(ctx, []Volume{v})
 		if err != nil || len(killed) != 1 || killed[0].PID != h.cmd.Process.Pid || killed[0].What != tc.what {
 			t.Errorf("%s: killed %v, %v", tc.helper, killed, err)
@@ -51,6 +55,43 @@ func TestKillUsers(t *testing.T) {
 	}
 	must(t, os.WriteFile(file, nil, 0o600))
 	must(t, Unmount(ctx, v))
+}
+
+// A process is found wherever its first thread ends while it is looked at.
+func TestFirstThreadEndsDuringALook(t *testing.T) {
+	v := newVolume(t, "ext4")
+	must(t, Mount(t.Context(), v, MountOptions{}))
+	file := filepath.Join(v.Path, "file")
+	all, err := allMounts()
+	must(t, err)
+	m, mounted := thisHost().mountedHere(t.Context(), v, own(all))
+	if !mounted {
+		t.Fatal("not mounted")
+	}
+	h := startHelper(t, 0, "headless", file)
+	pid, l := h.cmd.Process.Pid, near(all, []mount{m})
+	u, _ := l.user(pid, func(l usage, proc string) (what string, device bool) {
+		h.behead()
+		return usage.opened(l, proc)
+	})
+	if u.PID != pid || u.What != "open file "+file {
+		t.Errorf("found %v", u)
+	}
+	if !l.may(pid) {
+		t.Error("headless, and not worth a look")
+	}
+	h.kill()
+}
+
+// behead ends the first thread of a headless helper.
+func (h *helper) behead() {
+	_ = h.in.Close()
+	for {
+		if _, err := os.Readlink(fmt.Sprintf("/proc/%d/cwd", h.cmd.Process.Pid)); err != nil {
+			return
+		}
+		runtime.Gosched()
+	}
 }
 
 // ended reports whether the process is dead; a zombie until it is reaped.
