@@ -9,7 +9,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/hashicorp/go-hclog"
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 
@@ -26,8 +25,7 @@ type Config struct {
 	// whole seconds, at least 1. The kernel's timer may add up to 1.5 s.
 	Lifetime time.Duration
 
-	Now    clock.Source // of Set's deadlines; nil is clock.Now
-	Logger hclog.Logger // nil logs nothing
+	Now clock.Source // of Set's deadlines; nil is clock.Now
 }
 
 // Manager holds addresses in the network namespace of the thread that made
@@ -54,9 +52,6 @@ func New(config Config) (*Manager, error) {
 	}
 	if config.Now == nil {
 		config.Now = clock.Now
-	}
-	if config.Logger == nil {
-		config.Logger = hclog.NewNullLogger()
 	}
 	k, err := openKernel()
 	if err != nil {
@@ -125,9 +120,6 @@ func (m *Manager) Set(ctx context.Context, want []Address, deadline func() clock
 			change.Added = append(change.Added, a)
 		}
 		m.held[a] = p
-	}
-	if n := len(change.Reasserted); n > 0 {
-		m.config.Logger.Warn("something else removed addresses of ours; they are set again", "count", n, "first", change.Reasserted[0])
 	}
 	return change, errors.Join(goal.err, removeErr, setErr)
 }

@@ -7,7 +7,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/hashicorp/go-hclog"
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
@@ -197,7 +196,7 @@ func (h *host) remembered(addr netip.Addr) net.HardwareAddr {
 // manager makes a Manager in the namespace the test is in.
 func manager(t *testing.T, lifetime time.Duration, now clock.Source) *Manager {
 	t.Helper()
-	m, err := New(Config{Lifetime: lifetime, Now: now, Logger: hclog.NewNullLogger()})
+	m, err := New(Config{Lifetime: lifetime, Now: now})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -56,7 +56,7 @@ func openLocal(cfg Config, instance *hadv1.Instance) (*localState, error) {
 	if err != nil {
 		return nil, err
 	}
-	addresses, err := vip.New(vip.Config{Lifetime: cluster.AddressLifetime, Now: clock.Now, Logger: cfg.Logger.Named("vip")})
+	addresses, err := vip.New(vip.Config{Lifetime: cluster.AddressLifetime, Now: clock.Now})
 	if err != nil {
 		return nil, errors.Join(err, j.Close())
 	}

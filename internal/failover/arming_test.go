@@ -69,7 +69,7 @@ func armedHolder() (*holder, *arms, *memoryKernel) {
 	a := &arms{diary: d}
 	k := newMemoryKernel(d)
 	now := func() clock.Instant { return clock.Instant(time.Hour) }
-	return &holder{kernel: k, gate: filter{d}, guard: a, lease: new(cluster.Lease), now: now, logger: hclog.NewNullLogger()}, a, k
+	return &holder{kernel: k, gate: filter{d}, guard: a, lease: new(cluster.Lease), now: now, pace: pace{lifetime: cluster.AddressLifetime}, logger: hclog.NewNullLogger()}, a, k
 }
 
 func TestAnAddressIsArmedFirstAndDisarmedLast(t *testing.T) {

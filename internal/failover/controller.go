@@ -104,7 +104,7 @@ func New(cfg Config) *Controller {
 		}
 	}
 	m := &mounts{guard: cfg.Volumes}
-	c.holder = &holder{kernel: cfg.Addresses, gate: cfg.Gate, guard: cfg.Guard, mounts: m, lease: c.lease, now: cfg.Clock, logger: cfg.Logger.Named("lease"), margin: cfg.Timing.Margin}
+	c.holder = &holder{kernel: cfg.Addresses, gate: cfg.Gate, guard: cfg.Guard, mounts: m, lease: c.lease, now: cfg.Clock, logger: cfg.Logger.Named("lease"), margin: cfg.Timing.Margin, pace: pace{lifetime: cfg.Timing.AddressLifetime}}
 	c.keeper = &keeper{
 		log: cfg.Log, lease: c.lease, holder: c.holder, instance: cfg.Instance, timing: cfg.Timing, now: cfg.Clock,
 		logger: cfg.Logger.Named("lease"), wake: c.Wake, nudged: make(chan struct{}, 1), returned: make(chan struct{}, 1), begun: make(chan struct{}, 1), awake: make(chan struct{}, 1),
@@ -271,16 +271,14 @@ func (c *Controller) gather() (Inputs, <-chan struct{}) {
 	view, changed := c.cfg.Log.View()
 	c.poller.expect(view.Policy.GetIndex())
 	p, err := c.parsed.of(view.Policy)
-	epoch, until, _ := c.lease.Held()
 	holding := c.executor.held()
 	in := Inputs{
 		Instance: c.cfg.Instance, Witness: c.self.GetWitness(), Margin: c.holder.ahead(holding.Epoch),
 		Leadership: leadership, View: view, LastLease: c.cfg.Log.LastLease(), Policy: p, PolicySeen: c.parsed.seenAt(),
-		Holding: holding, LeaseEpoch: epoch, LeaseUntil: until, Peers: c.poller.view(), Fencing: c.evidence.Tries(),
+		Holding: holding, Peers: c.poller.view(), Fencing: c.evidence.Tries(),
 		TransferAfter: c.backoff.transferAfter(view.LastEpoch), TurnAfter: c.backoff.turnAfter(),
 	}
 	in.Reported, in.Stuck = c.executor.reports()
-	in.LeaseLost, in.InGrace = c.keeper.whyLost(holding.Epoch), c.keeper.inGrace(holding.Epoch)
 	for name, p := range in.Peers {
 		if c.backoff.shunned(name) {
 			p.Eligible, p.Reasons = false, []string{"leadership could not be handed to it"}
@@ -310,7 +308,11 @@ func (c *Controller) gather() (Inputs, <-chan struct{}) {
 		_, in.Remount = c.executor.volumeChange(claim, p, view.Policy.GetVersion())
 	}
 	in.Unproven = c.executor.unproven() != ""
-	in.Now = c.cfg.Clock() // last: nothing above is newer than it
+	// The lease right before the clock, which is last, so that nothing is newer than
+	// it: what is above may wait for the kernel while the lease is renewed.
+	in.LeaseEpoch, in.LeaseUntil, _ = c.lease.Held()
+	in.LeaseLost, in.InGrace = c.keeper.whyLost(holding.Epoch), c.keeper.inGrace(holding.Epoch)
+	in.Now = c.cfg.Clock()
 	c.steering.complete(&in, c.checkResults())
 	in.Prepared = c.executor.isPrepared(in)
 	return in, changed

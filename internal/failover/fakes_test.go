@@ -115,6 +115,7 @@ type oneLink struct {
 	missing error // of Resolve
 	foreign bool  // somebody else answers for the addresses
 	noLink  bool
+	slow    time.Duration // how long a look at the link takes
 }
 
 func (n *oneLink) Resolve(want []vip.Wanted) []vip.Resolved {
@@ -129,8 +130,18 @@ func (n *oneLink) Resolve(want []vip.Wanted) []vip.Resolved {
 
 func (n *oneLink) Carrier(string) (bool, error) {
 	n.mu.Lock()
+	slow := n.slow
+	n.mu.Unlock()
+	time.Sleep(slow)
+	n.mu.Lock()
 	defer n.mu.Unlock()
 	return !n.noLink, nil
+}
+
+func (n *oneLink) takes(d time.Duration) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.slow = d
 }
 
 func (*oneLink) HardwareAddrs() ([]net.HardwareAddr, error) { return nil, nil }
@@ -379,7 +390,7 @@ func newBench(life context.Context, logger logger) *bench {
 	timing := cluster.TimingFor(500 * time.Millisecond)
 	lease := new(cluster.Lease)
 	m := new(mounts)
-	h := &holder{kernel: b.kernel, mounts: m, lease: lease, now: clock.Now}
+	h := &holder{kernel: b.kernel, mounts: m, lease: lease, now: clock.Now, pace: pace{lifetime: timing.AddressLifetime}}
 	k := &keeper{
 		log: b.log, lease: lease, holder: h, instance: i, timing: timing, now: clock.Now, logger: logger,
 		wake: func() {}, nudged: make(chan struct{}, 1), returned: make(chan struct{}, 1), begun: make(chan struct{}, 1), awake: make(chan struct{}, 1),

@@ -31,10 +31,13 @@ type holder struct {
 	now    clock.Source
 	logger hclog.Logger
 	margin time.Duration // see lead and ahead
+	pace   pace
 
 	mu    sync.Mutex
 	epoch uint64
-	held  []vip.Address // what is renewed and announced
+	// held is what is renewed and announced. It is changed under mu, and read
+	// without by those who mustn't wait for the kernel.
+	held atomic.Pointer[[]vip.Address]
 	// noted is all that may be in the kernel for epoch or an earlier one. It
 	// holds every address from before it is asked for until after it is seen
 	// to be gone: what drop doesn't know it can't take away.
@@ -166,19 +169,22 @@ func (h *holder) put(ctx context.Context, epoch uint64, addrs []vip.Address) (go
 	gone = slices.DeleteFunc(slices.Clone(h.noted), func(old vip.Address) bool {
 		return slices.ContainsFunc(addrs, func(a vip.Address) bool { return a.Addr == old.Addr })
 	})
-	h.held, h.noted = addrs, slices.Clone(addrs)
+	h.held.Store(&addrs)
+	h.noted = slices.Clone(addrs)
 	return gone, nil
 }
 
 // refresh gives what is held a new lifetime and puts back what something else
-// has removed. It returns what it had to put back.
+// has removed, unless it is too soon after the last time. It returns what it had to
+// put back.
 func (h *holder) refresh(ctx context.Context) ([]vip.Address, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if len(h.held) == 0 {
+	held := h.addresses()
+	if len(held) == 0 || h.now().Before(h.pace.soonest()) {
 		return nil, nil
 	}
-	c, err := h.set(ctx, h.held, h.lease.Over)
+	c, err := h.set(ctx, held, h.lease.Over)
 	return c.Reasserted, err
 }
 
@@ -187,6 +193,8 @@ func (h *holder) set(ctx context.Context, addrs []vip.Address, end func() (uint6
 	if epoch, _, ok := h.lease.Held(); !ok || epoch != h.epoch {
 		return vip.Change{}, errLeaseOver
 	}
+	begin := h.now()
+	defer func() { h.pace.refreshed(begin, h.now()) }()
 	// Very many addresses take longer than a lease, which is renewed meanwhile.
 	return h.kernel.Set(ctx, addrs, func() clock.Instant {
 		epoch, until, ok := end()
@@ -212,7 +220,7 @@ const (
 // it is done.
 func (h *holder) announceAhead(ctx context.Context, addrs []vip.Address) func() {
 	_, until, ok := h.lease.Held()
-	if !ok || !h.now().Before(until.Add(-h.lead(h.epoch))) || len(h.held) > 0 || len(addrs) > announceBatch {
+	if !ok || !h.now().Before(until.Add(-h.lead(h.epoch))) || len(h.addresses()) > 0 || len(addrs) > announceBatch {
 		return func() {}
 	}
 	var telling sync.WaitGroup
@@ -250,11 +258,12 @@ func (h *holder) announceSome(ctx context.Context, from int) (more bool, err err
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	epoch, over, ok := h.lease.Over()
-	if !ok || epoch != h.epoch || !h.now().Before(over) || from >= len(h.held) {
+	held := h.addresses()
+	if !ok || epoch != h.epoch || !h.now().Before(over) || from >= len(held) {
 		return false, nil
 	}
-	to := min(from+announceBatch, len(h.held))
-	return to < len(h.held), h.kernel.Announce(ctx, h.held[from:to])
+	to := min(from+announceBatch, len(held))
+	return to < len(held), h.kernel.Announce(ctx, held[from:to])
 }
 
 // drop takes everything of epoch out of the kernel. After a nil error nothing
@@ -270,7 +279,7 @@ func (h *holder) drop(ctx context.Context, epoch uint64) error {
 	if h.epoch > epoch {
 		return nil
 	}
-	h.held = nil
+	h.held.Store(nil)
 	if len(h.noted) == 0 {
 		return nil
 	}
@@ -305,9 +314,10 @@ func (h *holder) forget(epoch uint64, gone []vip.Address) error {
 	return h.gate.Forget(epoch, vip.Addrs(gone))
 }
 
-// addresses returns what is held.
+// addresses returns what is held. It waits for nobody.
 func (h *holder) addresses() []vip.Address {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	return h.held
+	if held := h.held.Load(); held != nil {
+		return *held
+	}
+	return nil
 }

@@ -225,15 +225,10 @@ func (k *keeper) grant(epoch uint64, t0 clock.Instant) {
 	}
 }
 
-// The addresses' lifetimes, of 2 s, are renewed so often that a stall which lets
-// one run out has ended the lease, too; with a long lease every refreshAtMost,
-// and more slowly where the kernel takes long for it (very many IPv6
-// addresses). What something else removes is noticed at once.
-const (
-	refreshAtMost   = 500 * time.Millisecond
-	refreshSlowdown = 2 // times as long as it took
-	refreshAtLeast  = time.Second
-)
+// refreshAtMost: the addresses' lifetimes, of 2 s, are renewed so often that a stall
+// which lets one run out has ended the lease, too; with a long lease at this rate.
+// What something else removes is noticed at once.
+const refreshAtMost = 500 * time.Millisecond
 
 // refreshEvery is the time between two renewals of the lifetimes.
 func (k *keeper) refreshEvery() time.Duration {
@@ -296,10 +291,9 @@ func (k *keeper) look(ctx context.Context, due *clock.Instant) time.Duration {
 		k.beginGrace(epoch)
 		until = over
 	}
-	if !now.Before(*due) {
+	if *due = max(*due, k.holder.pace.soonest()); !now.Before(*due) {
 		k.refresh(ctx, epoch)
-		end := k.now()
-		*due = end.Add(min(max(k.refreshEvery(), refreshSlowdown*end.Sub(now)), refreshAtLeast))
+		*due = k.holder.pace.next(k.now(), k.refreshEvery())
 	}
 	// Looked at again, for the refresh may have taken its time.
 	return max(min(due.Add(k.early()), until).Sub(k.now()), 0)
@@ -307,10 +301,8 @@ func (k *keeper) look(ctx context.Context, due *clock.Instant) time.Duration {
 
 func (k *keeper) refresh(ctx context.Context, epoch uint64) {
 	back, err := k.holder.refresh(ctx)
-	for _, a := range back {
-		k.logger.Warn("put back an address that something else removed", "address", a.Addr, "interface", a.Interface, "epoch", epoch)
-	}
 	if len(back) > 0 {
+		k.logger.Warn("put back addresses that something else removed", "addresses", subject(back, nil), "interface", back[0].Interface, "epoch", epoch)
 		k.wake()
 	}
 	if err != nil && !errors.Is(err, errLeaseOver) {

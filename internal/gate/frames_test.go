@@ -12,7 +12,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/hashicorp/go-hclog"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
@@ -123,7 +122,7 @@ func TestANewOwnersAnnouncementComesIn(t *testing.T) {
 func (h *host) announce() (err error) {
 	h.t.Helper()
 	h.in(func() {
-		m, newErr := vip.New(vip.Config{Lifetime: 2 * time.Second, Now: clock.Now, Logger: hclog.NewNullLogger()})
+		m, newErr := vip.New(vip.Config{Lifetime: 2 * time.Second, Now: clock.Now})
 		must(h.t, newErr)
 		defer m.Close()
 		err = m.Announce(h.t.Context(), []vip.Address{{Addr: vip4, Interface: "eth0"}, {Addr: vip6, Interface: "eth0"}})

@@ -156,7 +156,7 @@ func open(s setup, stderr io.Writer) (_ *process, err error) {
 	}
 	g.dialer = peer.NewDialer(peer.DialerConfig{Identity: g.identity, TLS: g.files, Logger: g.logger, Version: s.Version})
 	// It only removes: the lifetime of what it adds doesn't matter.
-	if g.addresses, err = vip.New(vip.Config{Lifetime: time.Second, Logger: g.logger}); err != nil {
+	if g.addresses, err = vip.New(vip.Config{Lifetime: time.Second}); err != nil {
 		return nil, err
 	}
 	if s.Gate != "" {
