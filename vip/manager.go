@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/vishvananda/netlink/nl"
@@ -40,10 +41,17 @@ type Manager struct {
 	senders senders
 	closing sync.WaitGroup // sockets that are being closed
 
-	mu   sync.Mutex
-	told map[netip.Addr]bool // every address ever named to Set or Remove
-	held map[Address]placed  // those the last Set put or kept in the kernel, and where
+	changed atomic.Bool // what Changed says, until a Set has looked
+
+	mu    sync.Mutex
+	told  map[netip.Addr]bool // every address ever named to Set or Remove
+	held  map[Address]placed  // those the last Set put or kept in the kernel, and where
+	trust int                 // how many more Sets may take it for granted that the kernel has just those
 }
+
+// lookEvery is how many Sets in a row may only renew what is there by the kernel's
+// reports: to have it list its addresses costs more than to renew them.
+const lookEvery = 10
 
 // New opens the kernel's interface. Close frees it.
 func New(config Config) (*Manager, error) {
@@ -83,6 +91,9 @@ type Change struct {
 // meanwhile, in either direction. Once it has passed, all that this call had
 // set is removed again, and the error is ErrDeadline.
 //
+// What else the kernel has is looked at where want is new, after Changed, and every
+// tenth time.
+//
 // An address that can't be set doesn't keep the others from being set; the
 // error names each, and Change has what was done.
 func (m *Manager) Set(ctx context.Context, want []Address, deadline func() clock.Instant) (Change, error) {
@@ -92,7 +103,7 @@ func (m *Manager) Set(ctx context.Context, want []Address, deadline func() clock
 		return Change{}, fmt.Errorf("set %d addresses: %w", len(want), err)
 	}
 	goal := m.goal(want)
-	present, err := m.kernel.find(m.told)
+	present, err := m.present(goal)
 	if err != nil {
 		return Change{}, fmt.Errorf("look which addresses the kernel has: %w", err)
 	}
@@ -121,7 +132,40 @@ func (m *Manager) Set(ctx context.Context, want []Address, deadline func() clock
 		}
 		m.held[a] = p
 	}
-	return change, errors.Join(goal.err, removeErr, setErr)
+	err = errors.Join(goal.err, removeErr, setErr)
+	if err != nil {
+		m.trust = 0
+	}
+	return change, err
+}
+
+// Changed says that something may have been changed in the kernel: a Watcher has
+// reported it. The next Set looks. It doesn't wait for one under way.
+func (m *Manager) Changed() { m.changed.Store(true) }
+
+// present returns where the kernel has any address that this manager was told of, as
+// far as is known.
+func (m *Manager) present(g goal) ([]placed, error) {
+	if !m.changed.Swap(false) && m.trust > 0 && m.reached(g) {
+		m.trust--
+		return g.targets, nil
+	}
+	m.trust = 0
+	present, err := m.kernel.find(m.told)
+	if err == nil {
+		m.trust = lookEvery - 1
+	}
+	return present, err
+}
+
+// reached reports whether the last Set has put into the kernel just what a goal is.
+func (m *Manager) reached(g goal) bool {
+	for p, a := range g.address {
+		if m.held[a] != p {
+			return false
+		}
+	}
+	return g.err == nil && len(m.held) == len(g.address)
 }
 
 // goal is what a Set is to reach, in the kernel's terms.
@@ -210,6 +254,7 @@ func (m *Manager) renew(targets []placed, deadline func() clock.Instant) ([]plac
 func (m *Manager) Remove(_ context.Context, addrs []Address) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	m.trust = 0
 	released := map[netip.Addr]bool{}
 	for _, a := range addrs {
 		m.told[a.Addr] = true

@@ -87,6 +87,7 @@ func TestSetReassertsWhatSomethingElseRemoved(t *testing.T) {
 	}
 	h.take("eth0", "192.0.2.10/32")
 	h.take("eth0", "2001:db8::10/128")
+	m.Changed()
 	change, err := m.Set(t.Context(), want, soon())
 	if err != nil {
 		t.Fatal(err)
@@ -95,6 +96,30 @@ func TestSetReassertsWhatSomethingElseRemoved(t *testing.T) {
 		t.Errorf("change (-want +got):\n%s", diff)
 	}
 	expectAssigned(t, h, "eth0", "192.0.2.10/32", "2001:db8::10/128")
+}
+
+// Nobody reports a change, as when the reports were lost: what is missing is put back
+// with the next renewal, and what is too much goes when Set looks again.
+func TestSetLooksNowAndThen(t *testing.T) {
+	t.Parallel()
+	h := newWired(t)
+	m := manager(t, 2*time.Second, clock.Now)
+	want := on("eth0", "192.0.2.10", "2001:db8::10")
+	if _, err := m.Set(t.Context(), want, soon()); err != nil {
+		t.Fatal(err)
+	}
+	h.take("eth0", "192.0.2.10/32")
+	h.assign("lo", "192.0.2.10/32")
+	for n := range lookEvery {
+		if _, err := m.Set(t.Context(), want, soon()); err != nil {
+			t.Fatal(err)
+		}
+		expectAssigned(t, h, "eth0", "192.0.2.10/32", "2001:db8::10/128")
+		if n < lookEvery-1 {
+			expectAssigned(t, h, "lo", "192.0.2.10/32", "127.0.0.1/8", "::1/128")
+		}
+	}
+	expectAssigned(t, h, "lo", "127.0.0.1/8", "::1/128")
 }
 
 // The host's own subnets must not depend on a virtual address, whichever was
@@ -376,6 +401,7 @@ func TestAFailedLookIsNeverInactive(t *testing.T) {
 	if p, err := presence(m, "192.0.2.10"); p != Unknown || !errors.Is(err, unix.ENOBUFS) {
 		t.Errorf("the look failed: %s, %v; want unknown", p, err)
 	}
+	m.Changed()
 	if _, err := m.Set(t.Context(), []Address{a}, soon()); !errors.Is(err, unix.ENOBUFS) {
 		t.Errorf("Set: %v", err)
 	}

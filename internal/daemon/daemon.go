@@ -358,6 +358,7 @@ func (n *node) followKernel(ctx context.Context) error {
 			proven = nil
 			n.controller.Wake()
 		case e := <-n.watcher.Events():
+			n.local.addresses.Changed()
 			if e.Kind != vip.AddressAdded {
 				n.controller.KernelChanged()
 			}

@@ -33,8 +33,9 @@ func (n *node) herald() *herald {
 	}
 }
 
-// lookAround is how often a leader's knowledge of the others is looked at.
-const lookAround = time.Second
+// lookAround is how often a leader's knowledge of the others is looked at: as often
+// as they are asked.
+const lookAround = 2 * time.Second
 
 func (h *herald) run(ctx context.Context) error {
 	for {

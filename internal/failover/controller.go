@@ -83,10 +83,10 @@ type Controller struct {
 	plan      Plan
 	led       readiness
 	stopping  bool
-	noMove    uint64        // the epoch that could not be moved in order when it was tried
-	linksUp   clock.Instant // when the held addresses' interfaces were seen to have their links; 0: look again
-	changes   int           // that the kernel has reported
-	acquiring func()        // cuts short what isn't worth finishing when had stops; nil: nothing
+	noMove    uint64 // the epoch that could not be moved in order when it was tried
+	changes   int    // that the kernel has reported
+	links     linksSeen
+	acquiring func() // cuts short what isn't worth finishing when had stops; nil: nothing
 }
 
 // readiness is when this node was first seen to lead a term, and to be ready.

@@ -3,9 +3,12 @@ package failover
 import (
 	"fmt"
 	"slices"
+	"time"
 
 	"had/cluster"
+	"had/internal/clock"
 	hadv1 "had/proto/had/v1"
+	"had/vip"
 )
 
 // unguarded says why nothing would take the addresses down if had could not;
@@ -32,21 +35,49 @@ func (c *Controller) ungated(own *hadv1.Claim) string {
 	return ""
 }
 
+const (
+	// lateReport is how long after a report the kernel may hold back the next: its
+	// link watch lets a second pass between two (vip.Watcher). After a quiet time it
+	// tells at once, and nobody has to ask.
+	lateReport = 2 * time.Second
+	// linkAgain is when links are looked at all the same.
+	linkAgain = 10 * time.Second
+)
+
+// linksSeen is what is known of the links of what is held.
+type linksSeen struct {
+	held    *[]vip.Address
+	changes int           // of the kernel's, see Controller.changes
+	changed clock.Instant // when the latest were noticed; 0: none
+	up      clock.Instant // when all links were last seen to be up; 0: look again
+}
+
 // linkLost says which interface of a held address has lost its carrier. It looks
-// once in detect, and when the kernel reports a change.
+// when something has changed, once in detect for a while after it, and now and then.
 func (c *Controller) linkLost() string {
-	now := c.cfg.Clock()
+	now, held := c.cfg.Clock(), c.holder.held.Load()
 	c.mu.Lock()
-	seen, changes := c.linksUp, c.changes
+	if c.links.changes != c.changes || c.links.held != held {
+		c.links = linksSeen{held: held, changes: c.changes, changed: now}
+	}
+	seen := c.links
 	c.mu.Unlock()
-	if seen != 0 && now.Sub(seen) < c.cfg.Timing.Detect {
+	trust := c.cfg.Timing.Detect
+	if seen.up.Sub(seen.changed) > lateReport {
+		trust = max(trust, linkAgain)
+	}
+	if seen.up != 0 && now.Sub(seen.up) < trust {
 		return ""
 	}
 	why := c.linkDown()
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.linksUp = 0; why == "" && c.changes == changes {
-		c.linksUp = now
+	switch {
+	case c.links.changes != seen.changes || c.links.held != held: // look again
+	case why == "":
+		c.links.up = now
+	default:
+		c.links.up = 0
 	}
 	return why
 }

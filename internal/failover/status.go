@@ -57,7 +57,6 @@ func (c *Controller) Why() string { return c.Status().Why }
 // one of the addresses, or a link: they are looked after at once.
 func (c *Controller) KernelChanged() {
 	c.mu.Lock()
-	c.linksUp = 0
 	c.changes++
 	c.mu.Unlock()
 	c.keeper.nudge()
