@@ -267,7 +267,7 @@ func (s *Server) HookRun(ctx context.Context, req *hadv1.HookRunRequest) (*hadv1
 	var only []netip.Addr
 	if want := req.GetVip(); want != "" {
 		view, _ := s.cfg.Node.View()
-		if p := inForce(view.Policy); p != nil {
+		if p := s.policy.of(view); p != nil {
 			for _, v := range p.VIPs {
 				if v.Name == want || v.Address.String() == want {
 					only = append(only, v.Address)

@@ -53,7 +53,8 @@ type Config struct {
 type Server struct {
 	hadv1.UnimplementedHAServer
 	hadv1.UnimplementedPeerServer
-	cfg Config
+	cfg    Config
+	policy parsedPolicy
 }
 
 // New returns the services.
@@ -208,7 +209,7 @@ func (s *Server) Move(ctx context.Context, req *hadv1.MoveRequest) (*hadv1.MoveR
 // the policy in force.
 func (s *Server) Timing(context.Context, *hadv1.TimingRequest) (*hadv1.TimingResponse, error) {
 	view, _ := s.cfg.Node.View()
-	return timing(s.cfg.Timing, s.cfg.Controller.Layers(), inForce(view.Policy), s.cfg.Controller.Watchdog()), nil
+	return timing(s.cfg.Timing, s.cfg.Controller.Layers(), s.policy.of(view), s.cfg.Controller.Watchdog()), nil
 }
 
 func timing(t cluster.Timing, layers []string, p *policy.Policy, watchdog time.Duration) *hadv1.TimingResponse {
@@ -231,16 +232,6 @@ func timing(t cluster.Timing, layers []string, p *policy.Policy, watchdog time.D
 		TakeoverWaitMs: ms(cluster.TakeoverWait(terms)), ClockRateError: cluster.ClockRateError,
 		Layers: terms.GetLayers(), ReleaseGraceMs: ms(time.Duration(terms.GetReleaseGraceNs())), VolumeWaitMs: ms(volumes),
 	}
-}
-
-// inForce parses the policy of the log; nil when there is none, or none that this
-// version can read: its nodes say so in their problems.
-func inForce(p *hadv1.Policy) *policy.Policy {
-	if p == nil {
-		return nil
-	}
-	parsed, _ := policy.ParsePolicy("policy.hcl", []byte(p.GetText()))
-	return parsed
 }
 
 // Version implements HA.

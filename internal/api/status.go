@@ -17,6 +17,7 @@ import (
 	"had/internal/failover"
 	"had/internal/level"
 	"had/internal/notify"
+	"had/internal/policy"
 	hadv1 "had/proto/had/v1"
 )
 
@@ -100,11 +101,12 @@ func (s *Server) status(fresh *hadv1.Freshness) *hadv1.StatusResponse {
 	view, _ := s.cfg.Node.View()
 	l := s.cfg.Node.Leadership()
 	local := s.cfg.Controller.Status()
+	parsed := s.policy.of(view)
 	fresh.AppliedIndex = view.Applied
 	resp := &hadv1.StatusResponse{
 		Cluster: s.cfg.Cluster, ClusterId: view.Birth.GetClusterId(), AnsweredBy: s.cfg.Self,
 		Leader: l.Leader, Term: l.Term, Freshness: fresh, At: timestamppb.Now(),
-		Ownership: s.ownership(view, local, fresh), Policy: summary(view), Syncs: syncs(view),
+		Ownership: s.ownership(view, local, fresh), Policy: summary(view, parsed), Syncs: syncs(view, parsed),
 	}
 	if l.Leading {
 		resp.Leader = s.cfg.Self
@@ -124,7 +126,7 @@ func (s *Server) status(fresh *hadv1.Freshness) *hadv1.StatusResponse {
 	if o := resp.GetOwnership(); o.GetState() == hadv1.Ownership_STATE_OWNED {
 		o.Volumes = stillThere(o.GetVolumes(), resp.GetPolicy().GetVolumes())
 	}
-	resp.Tokens = tokenSummaries(view, inForce(view.Policy))
+	resp.Tokens = tokenSummaries(view, parsed)
 	resp.Warnings = append(s.warnings(resp), s.hooksDiffer(own, local)...)
 	resp.Warnings = append(resp.Warnings, policyWarnings(resp)...)
 	resp.Warnings = append(resp.Warnings, heldSyncs(resp)...)
@@ -220,13 +222,12 @@ func ofAnEarlierTurn(n *hadv1.NodeStatus, resp *hadv1.StatusResponse) bool {
 		n.GetLastSeenMs() > ms(resp.GetAt().AsTime().Sub(o.GetSince().AsTime()))
 }
 
-func summary(view cluster.View) *hadv1.PolicySummary {
+func summary(view cluster.View, parsed *policy.Policy) *hadv1.PolicySummary {
 	p := view.Policy
 	if p == nil {
 		return nil
 	}
 	out := &hadv1.PolicySummary{Version: p.GetVersion(), Digest: p.GetDigest(), At: p.GetAt(), By: p.GetBy(), Trial: view.Trial}
-	parsed := inForce(p)
 	if parsed == nil {
 		return out // its nodes say so in their problems
 	}

@@ -11,12 +11,12 @@ import (
 
 	"had/cluster"
 	"had/internal/failover"
+	"had/internal/policy"
 	hadv1 "had/proto/had/v1"
 )
 
 // syncs lists the syncs of the policy in force.
-func syncs(view cluster.View) (out []*hadv1.SyncSummary) {
-	p := inForce(view.Policy)
+func syncs(view cluster.View, p *policy.Policy) (out []*hadv1.SyncSummary) {
 	if p == nil {
 		return nil
 	}
@@ -50,8 +50,8 @@ func nextResume(r *hadv1.StatusResponse) string {
 }
 
 // knownSync refuses a name that the policy in force doesn't have.
-func knownSync(view cluster.View, name string) error {
-	if slices.ContainsFunc(syncs(view), func(y *hadv1.SyncSummary) bool { return y.GetName() == name }) {
+func (s *Server) knownSync(view cluster.View, name string) error {
+	if slices.ContainsFunc(syncs(view, s.policy.of(view)), func(y *hadv1.SyncSummary) bool { return y.GetName() == name }) {
 		return nil
 	}
 	return fmt.Errorf("%w: the policy has no sync called %q: look at hactl policy show", failover.ErrRefused, name)
@@ -60,7 +60,7 @@ func knownSync(view cluster.View, name string) error {
 // SyncRun implements HA. Each node runs its own; this one asks the others.
 func (s *Server) SyncRun(ctx context.Context, req *hadv1.SyncRunRequest) (*hadv1.SyncRunResponse, error) {
 	view, _ := s.cfg.Node.View()
-	if err := knownSync(view, req.GetName()); err != nil {
+	if err := s.knownSync(view, req.GetName()); err != nil {
 		return nil, statusOf(err)
 	}
 	nodes, err := s.copiers(view, req.GetNode())
@@ -127,7 +127,7 @@ func (s *Server) SyncResume(ctx context.Context, req *hadv1.SyncResumeRequest) (
 	return onLeader(ctx, s,
 		func() (*hadv1.SyncResumeResponse, error) {
 			view, _ := s.cfg.Node.View()
-			if err := knownSync(view, req.GetName()); err != nil {
+			if err := s.knownSync(view, req.GetName()); err != nil {
 				return nil, err
 			}
 			v, err := s.cfg.Node.Propose(ctx, &hadv1.Command{Record: &hadv1.Command_SyncResume{SyncResume: &hadv1.SyncResume{

@@ -22,7 +22,7 @@ func heldView() cluster.View {
 }
 
 func TestAHeldSyncIsAWarningWithItsCommand(t *testing.T) {
-	r := &hadv1.StatusResponse{Syncs: syncs(heldView()), Ownership: &hadv1.Ownership{State: hadv1.Ownership_STATE_OWNED}}
+	r := &hadv1.StatusResponse{Syncs: syncs(heldView(), new(parsedPolicy).of(heldView())), Ownership: &hadv1.Ownership{State: hadv1.Ownership_STATE_OWNED}}
 	if len(r.GetSyncs()) != 2 || r.GetSyncs()[0].GetHeld() != "" {
 		t.Fatalf("syncs: %v", r.GetSyncs())
 	}
@@ -56,10 +56,10 @@ func TestSyncsAreAskedOfThoseThatDoNotOwn(t *testing.T) {
 			t.Errorf("%q: %s, want %s", node, got, want)
 		}
 	}
-	if err := knownSync(heldView(), "mail"); err != nil {
+	if err := s.knownSync(heldView(), "mail"); err != nil {
 		t.Error(err)
 	}
-	if err := statusOf(knownSync(heldView(), "pgaes")); status.Code(err) != codes.FailedPrecondition {
+	if err := statusOf(s.knownSync(heldView(), "pgaes")); status.Code(err) != codes.FailedPrecondition {
 		t.Error(err)
 	}
 }

@@ -134,7 +134,7 @@ func (s *Server) TokenShow(ctx context.Context, req *hadv1.TokenShowRequest) (*h
 		return c.TokenShow(out, req)
 	}
 	view, _ := s.cfg.Node.View()
-	resp := &hadv1.TokenShowResponse{Tokens: tokenSummaries(view, inForce(view.Policy))}
+	resp := &hadv1.TokenShowResponse{Tokens: tokenSummaries(view, s.policy.of(view))}
 	if req.GetName() == "" {
 		return resp, nil
 	}
@@ -172,7 +172,7 @@ func (s *Server) TokenSet(ctx context.Context, req *hadv1.TokenSetRequest) (*had
 	}
 	defer clear(req.Content)
 	view, _ := s.cfg.Node.View()
-	p := inForce(view.Policy)
+	p := s.policy.of(view)
 	t, err := replicatedToken(p, req.GetName())
 	if err != nil {
 		return nil, err
@@ -314,7 +314,7 @@ func (s *Server) proposeOnce(ctx context.Context, cmd *hadv1.Command) (uint64, e
 // TokenForget implements HA.
 func (s *Server) TokenForget(ctx context.Context, req *hadv1.TokenForgetRequest) (*hadv1.TokenForgetResponse, error) {
 	view, _ := s.cfg.Node.View()
-	if _, err := replicatedToken(inForce(view.Policy), req.GetName()); err == nil {
+	if _, err := replicatedToken(s.policy.of(view), req.GetName()); err == nil {
 		return nil, refuse("the policy in force replicates token %q: take it out of the policy first", req.GetName())
 	}
 	t := view.Token(req.GetName())
