@@ -90,12 +90,13 @@ N        ?= 20
 ONLY     ?=
 SUBJECTS ?=
 RESUME   ?=
+ANEW     ?=
 
 .PHONY: bench
-bench: build ## measure failover and its cost beside keepalived (root, about an hour; N=5 ONLY=crash,volumes for less; RESUME=1 goes on)
+bench: build ## measure failover and its cost beside keepalived (root, about an hour; N=5 ONLY=crash,volumes for less; RESUME=1 goes on, ANEW=idle measures a part of the last run once more)
 	@$(call as_root,it makes network namespaces and so needs root); \
 	CGO_ENABLED=0 go build -trimpath -o build/bench/bench ./internal/bench/cmd; \
-	exec $$SUDO build/bench/bench -docs docs -n '$(N)' -only '$(ONLY)' -subjects '$(SUBJECTS)' $(if $(RESUME),-resume)
+	exec $$SUDO build/bench/bench -docs docs -n '$(N)' -only '$(ONLY)' -subjects '$(SUBJECTS)' $(if $(RESUME),-resume) $(if $(ANEW),-anew '$(ANEW)')
 
 .PHONY: test
 test: need-go need-tools ## every test: unit, simulation, real kernel, end to end (root, some minutes)

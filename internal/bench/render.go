@@ -2,6 +2,7 @@ package bench
 
 import (
 	"fmt"
+	"maps"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -58,8 +59,8 @@ less: ` + "`make bench N=5 ONLY=crash,isolated`" + `.
 	}
 	if len(r.Missing) > 0 {
 		b.WriteString("## Not measured\n\n")
-		for _, what := range r.Missing {
-			fmt.Fprintf(&b, "- %s\n", strings.Join(strings.Fields(what), " "))
+		for _, m := range r.Missing {
+			fmt.Fprintf(&b, "- %s\n", strings.Join(strings.Fields(m.What), " "))
 		}
 		b.WriteString("\n")
 	}
@@ -94,14 +95,31 @@ func machineTable(r *Report) string {
 	if keepalived == "" {
 		keepalived = "not installed, not measured"
 	}
-	return table(2, []string{"made with", ""}, [][]string{
+	rows := [][]string{
 		{"machine", fmt.Sprintf("%s, %d cores, %.1f GB of memory", m.CPU, m.Cores, float64(m.MemoryMB)/1024)},
 		{"kernel", "Linux " + m.Kernel},
 		{"file system of the logs", m.FileSystem},
 		{"load average before", m.Load},
 		{"had", m.Had},
 		{"keepalived", keepalived},
-	})
+	}
+	for _, part := range slices.Sorted(maps.Keys(r.Later)) {
+		rows = append(rows, []string{"had, for " + titleOf(part), r.Later[part]})
+	}
+	return table(2, []string{"made with", ""}, rows)
+}
+
+// titleOf is what the page calls a part.
+func titleOf(part string) string {
+	switch part {
+	case partIdle:
+		return "what idling costs"
+	case partScale:
+		return "many addresses"
+	case partVolumes:
+		return "volumes"
+	}
+	return faultOf(part).title
 }
 
 // overview is the plot and the medians of all faults.

@@ -42,7 +42,7 @@ func sample() *Report {
 		t.Fault, t.Stalled = "move", true
 		r.Volumes = append(r.Volumes, t)
 	}
-	r.Missing = []string{"it\nbroke"}
+	r.Missing = []Missing{{partScale, "it\nbroke"}}
 	r.Idle = []Cost{
 		{Subject: "had-200", Role: "standby", Processes: 1, CPU: 100, PSS: 20e6, RSS: 30e6, Written: 1000, Sent: 5, Received: 6},
 		{Subject: "had-200", Role: "standby", Processes: 2, CPU: 90, PSS: 21e6, RSS: 30e6, Written: 2000, Sent: 5, Received: 6},

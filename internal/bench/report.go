@@ -20,8 +20,17 @@ type Report struct {
 	Idle     []Cost    `json:"idle"`
 	// Volumes are the trials of owners of volumes.
 	Volumes []VolumeTrial `json:"volumes"`
+	// Later has the version of had for each part, by key, that was measured anew
+	// with another one than Machine says.
+	Later map[string]string `json:"later,omitempty"`
 	// Missing says what could not be measured and why.
-	Missing []string `json:"missing,omitempty"`
+	Missing []Missing `json:"missing,omitempty"`
+}
+
+// Missing is what of a part could not be measured, and why.
+type Missing struct {
+	Part string `json:"part"` // its key
+	What string `json:"what"`
 }
 
 // Machine is where and with what a run was made.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -39,6 +40,10 @@ type Config struct {
 	// Resume goes on with the run whose results are in Dir, if it was of the
 	// same programs and machine: what it has measured isn't measured again.
 	Resume bool
+	// Anew are parts to measure once more, by key, and to put in the place of what
+	// the run whose results are in Dir has measured of them, with the programs of
+	// today. It was of this machine, and the rest of it stays.
+	Anew []string
 	// Progress is told what happens, a line each.
 	Progress io.Writer
 }
@@ -85,7 +90,13 @@ func Run(ctx context.Context, cfg Config) (*Report, error) {
 	if r.report.Machine, err = r.describe(ctx); err != nil {
 		return nil, err
 	}
-	if cfg.Resume {
+	complete := len(cfg.Only) == 0 && len(cfg.Subjects) == 0 && len(r.subjects) == len(subjects())
+	switch {
+	case len(cfg.Anew) > 0:
+		if complete, err = r.anew(); err != nil {
+			return nil, err
+		}
+	case cfg.Resume:
 		if err := r.resume(); err != nil {
 			return nil, err
 		}
@@ -94,7 +105,7 @@ func Run(ctx context.Context, cfg Config) (*Report, error) {
 	if err := errors.Join(r.all(ctx), r.save()); err != nil {
 		return r.report, err
 	}
-	r.report.Complete = len(cfg.Only) == 0 && len(cfg.Subjects) == 0 && len(r.subjects) == len(subjects())
+	r.report.Complete = complete
 	return r.report, r.save()
 }
 
@@ -102,7 +113,10 @@ func newRunner(cfg Config) (*runner, error) {
 	if cfg.Trials < 1 {
 		return nil, fmt.Errorf("measure %d trials a fault: at least 1", cfg.Trials)
 	}
-	for _, part := range cfg.Only {
+	if len(cfg.Anew) > 0 && (cfg.Resume || len(cfg.Only) > 0 || len(cfg.Subjects) > 0) {
+		return nil, errors.New("measure parts anew: that is all of them and of every subject; leave out resume, only and subjects")
+	}
+	for _, part := range slices.Concat(cfg.Only, cfg.Anew) {
 		if !slices.Contains(Parts(), part) {
 			return nil, fmt.Errorf("measure %q: there are %s", part, strings.Join(Parts(), ", "))
 		}
@@ -127,7 +141,8 @@ func newRunner(cfg Config) (*runner, error) {
 }
 
 func (r *runner) wants(part string) bool {
-	return len(r.cfg.Only) == 0 || slices.Contains(r.cfg.Only, part)
+	only := slices.Concat(r.cfg.Only, r.cfg.Anew)
+	return len(only) == 0 || slices.Contains(only, part)
 }
 
 // faults returns the faults of this run.
@@ -152,10 +167,52 @@ func (r *runner) resume() error {
 		return fmt.Errorf("go on with the run in %s: it was one of %d trials with %+v, and this is one of %d with %+v; run the same programs, or begin anew",
 			r.cfg.Dir, old.Trials, same, r.report.Trials, r.report.Machine)
 	}
-	r.report.Machine = old.Machine
+	r.keep(old)
+	return nil
+}
+
+func (r *runner) keep(old *Report) {
+	r.report.Machine, r.report.Later = old.Machine, old.Later
 	r.report.Faults, r.report.Scale, r.report.Steady, r.report.Idle = old.Faults, old.Scale, old.Steady, old.Idle
 	r.report.Volumes = old.Volumes
-	return nil
+}
+
+// anew takes over what an earlier run has measured, but for the parts that are to be
+// measured once more, and reports whether that run was complete.
+func (r *runner) anew() (complete bool, err error) {
+	old, err := ReadReport(filepath.Join(r.cfg.Dir, ResultsFile))
+	if err != nil {
+		return false, err
+	}
+	now := r.report.Machine
+	same := old.Machine
+	same.Load, same.Had = now.Load, now.Had
+	if same != now || old.Trials != r.report.Trials {
+		return false, fmt.Errorf("measure parts of the run in %s anew: it was one of %d trials with %+v, and this is one of %d with %+v; begin a whole run",
+			r.cfg.Dir, old.Trials, old.Machine, r.report.Trials, now)
+	}
+	r.keep(old)
+	if r.report.Later = maps.Clone(old.Later); r.report.Later == nil {
+		r.report.Later = map[string]string{}
+	}
+	r.report.Missing = slices.DeleteFunc(old.Missing, func(m Missing) bool { return slices.Contains(r.cfg.Anew, m.Part) })
+	for _, part := range r.cfg.Anew {
+		delete(r.report.Later, part)
+		if now.Had != old.Machine.Had {
+			r.report.Later[part] = now.Had
+		}
+		switch part {
+		case partIdle:
+			r.report.Idle = nil
+		case partScale:
+			r.report.Scale, r.report.Steady = nil, nil
+		case partVolumes:
+			r.report.Volumes = nil
+		default:
+			r.report.Faults = slices.DeleteFunc(r.report.Faults, func(t Trial) bool { return t.Fault == part })
+		}
+	}
+	return old.Complete, nil
 }
 
 // measured returns how often a fault has been measured for a subject.
@@ -220,7 +277,7 @@ func (r *runner) turn(ctx context.Context, s Subject, upTo int) (err error) {
 	defer func() { err = closing(err, r.site) }()
 	if idle {
 		if err := r.idle(ctx, r.site); err != nil {
-			if err := r.note(ctx, "idle", err); err != nil {
+			if err := r.note(ctx, partIdle, partIdle, err); err != nil {
 				return err
 			}
 		}
@@ -293,11 +350,11 @@ func (r *runner) save() error { return r.report.Write(filepath.Join(r.cfg.Dir, R
 
 // note keeps in the report that something could not be measured. Its error is
 // why the run ended meanwhile.
-func (r *runner) note(ctx context.Context, what string, err error) error {
+func (r *runner) note(ctx context.Context, part, what string, err error) error {
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
-	r.report.Missing = append(r.report.Missing, fmt.Sprintf("%s: %v", what, err))
+	r.report.Missing = append(r.report.Missing, Missing{part, fmt.Sprintf("%s: %v", what, err)})
 	r.say("%-9s  NOT MEASURED: %v", what, err)
 	return r.save()
 }

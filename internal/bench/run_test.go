@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"maps"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -244,5 +245,56 @@ func TestARunGoesOnWhereItEnded(t *testing.T) {
 	}
 	if _, err := start(Machine{Had: "had 2"}); err == nil || !strings.Contains(err.Error(), "had 2") {
 		t.Errorf("of another program: %v", err)
+	}
+}
+
+// What is measured once more takes the place of what there was of it, and says with
+// which program it was.
+func TestPartsAreMeasuredAnew(t *testing.T) {
+	t.Parallel()
+	cfg := Config{Trials: 4, Keepalived: "/k", Progress: io.Discard, Dir: t.TempDir(), Anew: []string{partScale, "crash"}}
+	old := Report{
+		Trials: 4, Complete: true, Machine: Machine{Had: "had 1", Load: "0.01"}, Later: map[string]string{partIdle: "had 0", "crash": "had 0"},
+		Faults: []Trial{{Fault: "crash"}, {Fault: "stop"}}, Idle: []Cost{{}}, Scale: []Many{{}}, Steady: []Renewal{{}}, Volumes: []VolumeTrial{{}},
+		Missing: []Missing{{partScale, "1000 IPv6"}, {partVolumes, "xfs"}},
+	}
+	if err := old.Write(filepath.Join(cfg.Dir, ResultsFile)); err != nil {
+		t.Fatal(err)
+	}
+	start := func(m Machine) (*runner, bool, error) {
+		r, err := newRunner(cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.report.Machine = m
+		complete, err := r.anew()
+		return r, complete, err
+	}
+	r, complete, err := start(Machine{Had: "had 2", Load: "3.00"})
+	if err != nil || !complete {
+		t.Fatal(complete, err)
+	}
+	got := r.report
+	if len(got.Faults) != 1 || got.Faults[0].Fault != "stop" || len(got.Scale)+len(got.Steady) != 0 || len(got.Idle) != 1 || len(got.Volumes) != 1 {
+		t.Errorf("kept: %+v", got)
+	}
+	if got.Machine != old.Machine || !maps.Equal(got.Later, map[string]string{partIdle: "had 0", partScale: "had 2", "crash": "had 2"}) {
+		t.Errorf("made with %+v, later %v", got.Machine, got.Later)
+	}
+	if len(got.Missing) != 1 || got.Missing[0].Part != partVolumes {
+		t.Errorf("missing: %v", got.Missing)
+	}
+	if !r.wants("crash") || !r.wants(partScale) || r.wants("stop") || r.wants(partIdle) {
+		t.Error("other parts are measured than those asked for")
+	}
+	if page := machineTable(got); !strings.Contains(page, "| had, for many addresses | had 2 |") || !strings.Contains(page, "| had, for SIGKILL | had 2 |") {
+		t.Error(page)
+	}
+	if _, _, err := start(Machine{Had: "had 2", CPU: "another"}); err == nil || !strings.Contains(err.Error(), "another") {
+		t.Errorf("on another machine: %v", err)
+	}
+	cfg.Resume = true
+	if _, err := newRunner(cfg); err == nil {
+		t.Error("anew and resume")
 	}
 }

@@ -104,7 +104,7 @@ func (r *runner) scaleOne(ctx context.Context, family string, count int) (err er
 		}
 		c, err := r.newSite(ctx, s, manyVIPs(family, count))
 		if err != nil {
-			if err := r.note(ctx, what, err); err != nil {
+			if err := r.note(ctx, partScale, what, err); err != nil {
 				return err
 			}
 			continue
@@ -118,7 +118,7 @@ func (r *runner) scaleOne(ctx context.Context, family string, count int) (err er
 			err := measure(c)
 			if err == nil {
 				left = append(left, c)
-			} else if err := r.note(ctx, what+", "+c.subject.Title, err); err != nil {
+			} else if err := r.note(ctx, partScale, what+", "+c.subject.Title, err); err != nil {
 				return err
 			}
 		}

@@ -105,7 +105,7 @@ func (r *runner) volumes(ctx context.Context) (err error) {
 		return nil
 	}
 	if err := neededForVolumes(); err != nil {
-		return r.note(ctx, partVolumes, err)
+		return r.note(ctx, partVolumes, partVolumes, err)
 	}
 	sites := map[string]*site{} // by file system
 	defer func() {
@@ -131,7 +131,7 @@ func (r *runner) volumes(ctx context.Context) (err error) {
 				}
 				if err != nil {
 					failed[k.fstype]++
-					if err := r.note(ctx, k.String(), err); err != nil {
+					if err := r.note(ctx, partVolumes, k.String(), err); err != nil {
 						return err
 					}
 					continue

@@ -45,6 +45,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	docs := flags.String("docs", "", "folder for the page and the plot of a complete run; default: beside the results only")
 	again := flags.Bool("again", false, "measure nothing; write the page of the results that are there")
 	only := flags.String("only", "", "parts to run, with commas between: "+strings.Join(bench.Parts(), ", "))
+	anew := flags.String("anew", "", "parts to measure once more, for the page of the run whose results are in the folder")
 	subjects := flags.String("subjects", "", "what to measure, with commas between: "+strings.Join(bench.SubjectKeys(), ", "))
 	keepalived := flags.String("keepalived", "/usr/sbin/keepalived", "the program to compare with")
 	flags.StringVar(&cfg.Dir, "dir", filepath.Join("build", "bench"), "folder for the results")
@@ -77,7 +78,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	if path, err := exec.LookPath(*keepalived); err == nil {
 		cfg.Keepalived = path
 	}
-	cfg.Only, cfg.Subjects = list(*only), list(*subjects)
+	cfg.Only, cfg.Subjects, cfg.Anew = list(*only), list(*subjects), list(*anew)
 	report, err := bench.Run(ctx, cfg)
 	if ctx.Err() != nil {
 		err = fmt.Errorf("interrupted; everything is cleaned up, and what was measured is in %s", cfg.Dir)
