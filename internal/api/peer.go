@@ -54,7 +54,7 @@ func passedOn(cmd *hadv1.Command) bool {
 func (s *Server) Health(context.Context, *hadv1.HealthRequest) (*hadv1.HealthResponse, error) {
 	h := s.cfg.Controller.Health()
 	h.Problems = append(h.Problems, s.cfg.Problems()...)
-	h.Certificates = s.cfg.Certificates()
+	h.Certificates, h.RevokedDigest = s.cfg.Certificates(), s.cfg.Revoked()
 	return h, nil
 }
 

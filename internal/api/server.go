@@ -43,10 +43,12 @@ type Config struct {
 	Taken func(ctx context.Context, p *policy.Policy) map[string]string
 	// Certificates are those that this node's connections rest on.
 	Certificates func() []*hadv1.Certificate
-	Notifier     *notify.Notifier
-	Version      *hadv1.VersionResponse
-	Inspect      func(ctx context.Context, req *hadv1.InspectRequest) *hadv1.InspectResponse // of this host
-	Log          *logs.Log                                                                   // nil: it can't be changed
+	// Revoked is the digest of whose certificates this node refuses; empty without TLS.
+	Revoked  func() string
+	Notifier *notify.Notifier
+	Version  *hadv1.VersionResponse
+	Inspect  func(ctx context.Context, req *hadv1.InspectRequest) *hadv1.InspectResponse // of this host
+	Log      *logs.Log                                                                   // nil: it can't be changed
 }
 
 // Server implements the HA and Peer services.

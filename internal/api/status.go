@@ -112,6 +112,7 @@ func (s *Server) status(fresh *hadv1.Freshness) *hadv1.StatusResponse {
 		resp.Leader = s.cfg.Self
 	}
 	own := s.cfg.Controller.Health()
+	own.RevokedDigest = s.cfg.Revoked()
 	for _, m := range s.cfg.Members() {
 		resp.Nodes = append(resp.Nodes, s.node(m, resp, own, local, l.Leading))
 	}
@@ -127,7 +128,7 @@ func (s *Server) status(fresh *hadv1.Freshness) *hadv1.StatusResponse {
 		o.Volumes = stillThere(o.GetVolumes(), resp.GetPolicy().GetVolumes())
 	}
 	resp.Tokens = tokenSummaries(view, parsed)
-	resp.Warnings = append(s.warnings(resp), s.hooksDiffer(own, local)...)
+	resp.Warnings = append(s.warnings(resp), s.nodesDiffer(own, local)...)
 	resp.Warnings = append(resp.Warnings, policyWarnings(resp)...)
 	resp.Warnings = append(resp.Warnings, heldSyncs(resp)...)
 	resp.Warnings = append(resp.Warnings, tokensDiffer(resp)...)
@@ -259,11 +260,10 @@ func namesNothing(p *hadv1.PolicySummary) bool {
 	return len(p.GetVips()) == 0 && len(p.GetVolumes()) == 0
 }
 
-// hooksDiffer warns when the nodes that may own have different scripts: then
-// a failover does something else than the last one did. Only a leader has
-// asked the others.
-func (s *Server) hooksDiffer(own *hadv1.HealthResponse, local failover.Status) []string {
-	nodes := map[string][]string{} // by digest
+// nodesDiffer warns of what should be the same on all nodes and isn't. Only a leader
+// has asked the others.
+func (s *Server) nodesDiffer(own *hadv1.HealthResponse, local failover.Status) (out []string) {
+	hooks, revoked := map[string][]string{}, map[string][]string{} // nodes by digest
 	for _, m := range s.cfg.Members() {
 		h := local.Peers[m.GetName()].Health
 		if m.GetName() == s.cfg.Self {
@@ -271,19 +271,34 @@ func (s *Server) hooksDiffer(own *hadv1.HealthResponse, local failover.Status) [
 		} else if !local.Fresh[m.GetName()] {
 			continue
 		}
-		if d := h.GetHooksDigest(); d != "" && !m.GetWitness() {
-			nodes[d] = append(nodes[d], m.GetName())
+		if d := h.GetHooksDigest(); d != "" && !m.GetWitness() { // a witness never owns
+			hooks[d] = append(hooks[d], m.GetName())
+		}
+		if d := h.GetRevokedDigest(); d != "" {
+			revoked[d] = append(revoked[d], m.GetName())
 		}
 	}
+	if where := apart(hooks); where != "" {
+		out = append(out, "the hook folders are not the same on "+where+": make them the same, or the next failover does something else than the last")
+	}
+	if where := apart(revoked); where != "" {
+		out = append(out, "whose certificates are revoked is not the same on "+where+": copy the file revoked from where the CA is to all of them, or somebody who was shut out is let in by some (docs/security.md)")
+	}
+	return out
+}
+
+// apart names the groups of nodes, by digest, if there are several: "alpha and
+// gamma, on beta".
+func apart(nodes map[string][]string) string {
 	if len(nodes) < 2 {
-		return nil
+		return ""
 	}
 	var groups []string
 	for _, names := range nodes {
 		groups = append(groups, strings.Join(names, " and "))
 	}
 	slices.Sort(groups)
-	return []string{"the hook folders are not the same on " + strings.Join(groups, ", on ") + ": make them the same, or the next failover does something else than the last"}
+	return strings.Join(groups, ", on ")
 }
 
 // warnings are what a person should know beyond the state.

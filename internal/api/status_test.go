@@ -125,3 +125,36 @@ func TestWhatWasHeldBeforeIsNoNews(t *testing.T) {
 		}
 	}
 }
+
+// A node that refuses other certificates than the rest lets somebody in, whether it
+// can own or not; scripts that differ matter where they may run.
+func TestNodesThatDiffer(t *testing.T) {
+	s := New(Config{Self: "alpha", Members: func() []*hadv1.Member {
+		return []*hadv1.Member{{Name: "alpha"}, {Name: "beta"}, {Name: "gamma", Witness: true}, {Name: "delta"}}
+	}})
+	health := func(hooks, revoked string) *hadv1.HealthResponse {
+		return &hadv1.HealthResponse{HooksDigest: hooks, RevokedDigest: revoked}
+	}
+	warned := func(beta, gamma *hadv1.HealthResponse) string {
+		return strings.Join(s.nodesDiffer(health("h", "r"), failover.Status{Answers: failover.Answers{
+			Peers: map[string]failover.PeerHealth{"beta": {Health: beta}, "gamma": {Health: gamma}, "delta": {Health: health("old", "old")}},
+			Fresh: map[string]bool{"beta": true, "gamma": true},
+		}}), "\n")
+	}
+	for _, tc := range []struct {
+		beta, gamma *hadv1.HealthResponse
+		want        string // begins so, a line each; empty: no warning
+	}{
+		{health("h", "r"), health("other", "r"), ""},
+		{health("h", ""), health("h", ""), ""}, // of an older version
+		{health("h", "r"), health("h", "s"), "whose certificates are revoked is not the same on alpha and beta, on gamma:"},
+		{health("i", "s"), health("", "s"), "the hook folders are not the same on alpha, on beta:\nwhose certificates are revoked is not the same on alpha, on beta and gamma:"},
+	} {
+		got := warned(tc.beta, tc.gamma)
+		for i, want := range strings.Split(tc.want, "\n") {
+			if lines := strings.Split(got, "\n"); len(lines) != len(strings.Split(tc.want, "\n")) || !strings.HasPrefix(lines[i], want) || want == "" && got != "" {
+				t.Errorf("beta %v, gamma %v: %s", tc.beta, tc.gamma, got)
+			}
+		}
+	}
+}

@@ -25,6 +25,15 @@ func (n *node) certificates() (out []*hadv1.Certificate) {
 	return out
 }
 
+// revoked is the digest of whose certificates this node refuses; empty without TLS.
+func (n *node) revoked() string {
+	files := n.port.TLS()
+	if files == nil {
+		return ""
+	}
+	return files.RevokedDigest()
+}
+
 // allCertificates are those of this node and of the others that answer.
 func (n *node) allCertificates() map[string][]*hadv1.Certificate {
 	out := map[string][]*hadv1.Certificate{n.cfg.File.Node: n.certificates()}

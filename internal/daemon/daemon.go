@@ -251,7 +251,7 @@ func (n *node) open(birth peer.Birth) error {
 	n.server = api.New(api.Config{
 		Cluster: f.Cluster, Self: f.Node, Members: n.members, TwoVoters: f.TwoVotersAccepted, Newcomer: n.port.Newcomer, Node: n.raft, Controller: n.controller,
 		Peers: n.peers, Tokens: n.tokens, TokenKey: f.TokenKey, Notifier: n.notifier,
-		Timing: timing, Clock: clock.Now, Problems: n.problems, Certificates: n.certificates, Taken: n.neighbours.taken, Version: n.cfg.Version,
+		Timing: timing, Clock: clock.Now, Problems: n.problems, Certificates: n.certificates, Revoked: n.revoked, Taken: n.neighbours.taken, Version: n.cfg.Version,
 		Inspect: n.inspect, Log: n.cfg.Log,
 	})
 	n.monitored()

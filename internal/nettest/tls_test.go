@@ -181,9 +181,27 @@ func (s *site) takesBack(t *testing.T, k keyring, hers, others string) {
 	k.tls("revoke", "--client", "olga")
 	text, err := os.ReadFile(filepath.Join(k.dir, "revoked"))
 	must(t, err)
-	for _, h := range s.Servers() {
-		must(t, os.WriteFile(filepath.Join(h.TLSDir(), "revoked"), text, 0o600))
+	warns := func() bool {
+		out, _ := s.remote(t, node, others, "status")
+		return strings.Contains(strings.Join(strings.Fields(out), " "), "whose certificates are revoked is not the same on ")
 	}
+	for i, h := range s.Servers() {
+		must(t, os.WriteFile(filepath.Join(h.TLSDir(), "revoked"), text, 0o600))
+		if i == 0 {
+			eventually(t, "a warning of copies that differ", func() error {
+				if !warns() {
+					return errors.New("there is none")
+				}
+				return nil
+			})
+		}
+	}
+	eventually(t, "no warning of copies that are the same", func() error {
+		if warns() {
+			return errors.New("there is one")
+		}
+		return nil
+	})
 	if err := hersOpen.Wait(within(t)); err == nil {
 		t.Error("her hactl watch ends as if it had been asked to")
 	}

@@ -163,6 +163,9 @@ func (f *TLSFiles) InUse() (PEM, time.Time) {
 // Revoked is how many names have certificates that don't count any more.
 func (f *TLSFiles) Revoked() int { return f.inUse.Load().revoked.Count() }
 
+// RevokedDigest is the same on nodes that refuse the same certificates.
+func (f *TLSFiles) RevokedDigest() string { return f.inUse.Load().revoked.Digest() }
+
 // Certificates are those in use: the node's, then those that vouch for it.
 func (f *TLSFiles) Certificates() []Certificate { return f.inUse.Load().chain }
 

@@ -2,7 +2,9 @@ package pki
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"crypto/x509"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -102,6 +104,18 @@ func (v Revoked) with(r revocation) Revoked {
 
 // Count is how many names have revoked certificates.
 func (v Revoked) Count() int { return len(v.all) }
+
+// Digest is the same for the same names and times, in whatever order and case they
+// are written.
+func (v Revoked) Digest() string {
+	lines := make([]string, len(v.all))
+	for i, r := range v.all {
+		lines[i] = strings.ToLower(r.String())
+	}
+	slices.Sort(lines)
+	sum := sha256.Sum256([]byte(strings.Join(lines, "\n")))
+	return hex.EncodeToString(sum[:8])
+}
 
 // Covers returns whose certificate c is, if it is revoked.
 func (v Revoked) Covers(c *x509.Certificate) (who string, revoked bool) {

@@ -9,6 +9,29 @@ import (
 	"time"
 )
 
+// Nodes with the same digest refuse the same certificates.
+func TestRevokedDigest(t *testing.T) {
+	digest := func(text string) string {
+		t.Helper()
+		v, err := ParseRevoked([]byte(text))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return v.Digest()
+	}
+	const alice, beta = "client alice 2026-11-30T20:15:00Z\n", "node beta 2026-11-30T20:15:00Z\n"
+	for _, text := range []string{beta + alice, "# left\n" + alice + "node BETA 2026-11-30T21:15:00+01:00 # the disk", alice + alice + beta} {
+		if digest(text) != digest(alice+beta) {
+			t.Errorf("another digest for %q", text)
+		}
+	}
+	for _, text := range []string{"", alice, beta, alice + "client beta 2026-11-30T20:15:00Z\n", alice + "node beta 2026-11-30T20:15:01Z\n"} {
+		if digest(text) == digest(alice+beta) {
+			t.Errorf("the same digest for %q", text)
+		}
+	}
+}
+
 // Whatever was issued to a name until then is covered, renewals too, and nothing of
 // anybody else; what is issued then isn't, not even in the same second.
 func TestRevoke(t *testing.T) {

@@ -213,14 +213,15 @@ type HealthResponse struct {
 	PolicyVersion  uint64                 `protobuf:"varint,7,opt,name=policy_version,json=policyVersion,proto3" json:"policy_version,omitempty"` // the version it has parsed and would run
 	PendingReports uint32                 `protobuf:"varint,8,opt,name=pending_reports,json=pendingReports,proto3" json:"pending_reports,omitempty"`
 	Problems       []string               `protobuf:"bytes,9,rep,name=problems,proto3" json:"problems,omitempty"`
-	HooksDigest    string                 `protobuf:"bytes,10,opt,name=hooks_digest,json=hooksDigest,proto3" json:"hooks_digest,omitempty"`  // of the policy's hook folders, to be the same everywhere
-	Layers         []string               `protobuf:"bytes,11,rep,name=layers,proto3" json:"layers,omitempty"`                               // what would end a lease of this node without had
-	Checks         []*CheckStatus         `protobuf:"bytes,13,rep,name=checks,proto3" json:"checks,omitempty"`                               // that run on this node at present, in the policy's order
-	Syncs          []*SyncStatus          `protobuf:"bytes,16,rep,name=syncs,proto3" json:"syncs,omitempty"`                                 // in the order of the policy
-	Tokens         *TokenHealth           `protobuf:"bytes,15,opt,name=tokens,proto3" json:"tokens,omitempty"`                               // absent: the policy has none
-	Certificates   []*Certificate         `protobuf:"bytes,17,rep,name=certificates,proto3" json:"certificates,omitempty"`                   // in use; none without TLS
-	RecordLevel    uint32                 `protobuf:"varint,70,opt,name=record_level,json=recordLevel,proto3" json:"record_level,omitempty"` // the latest that it knows; 0: 1
-	Blockers       []*Finding             `protobuf:"bytes,18,rep,name=blockers,proto3" json:"blockers,omitempty"`                           // why it isn't eligible; an older had has reasons alone
+	HooksDigest    string                 `protobuf:"bytes,10,opt,name=hooks_digest,json=hooksDigest,proto3" json:"hooks_digest,omitempty"`       // of the policy's hook folders, to be the same everywhere
+	Layers         []string               `protobuf:"bytes,11,rep,name=layers,proto3" json:"layers,omitempty"`                                    // what would end a lease of this node without had
+	Checks         []*CheckStatus         `protobuf:"bytes,13,rep,name=checks,proto3" json:"checks,omitempty"`                                    // that run on this node at present, in the policy's order
+	Syncs          []*SyncStatus          `protobuf:"bytes,16,rep,name=syncs,proto3" json:"syncs,omitempty"`                                      // in the order of the policy
+	Tokens         *TokenHealth           `protobuf:"bytes,15,opt,name=tokens,proto3" json:"tokens,omitempty"`                                    // absent: the policy has none
+	Certificates   []*Certificate         `protobuf:"bytes,17,rep,name=certificates,proto3" json:"certificates,omitempty"`                        // in use; none without TLS
+	RevokedDigest  string                 `protobuf:"bytes,19,opt,name=revoked_digest,json=revokedDigest,proto3" json:"revoked_digest,omitempty"` // of whose certificates it refuses, to be the same everywhere; empty without TLS
+	RecordLevel    uint32                 `protobuf:"varint,70,opt,name=record_level,json=recordLevel,proto3" json:"record_level,omitempty"`      // the latest that it knows; 0: 1
+	Blockers       []*Finding             `protobuf:"bytes,18,rep,name=blockers,proto3" json:"blockers,omitempty"`                                // why it isn't eligible; an older had has reasons alone
 	unknownFields  protoimpl.UnknownFields
 	sizeCache      protoimpl.SizeCache
 }
@@ -358,6 +359,13 @@ func (x *HealthResponse) GetCertificates() []*Certificate {
 		return x.Certificates
 	}
 	return nil
+}
+
+func (x *HealthResponse) GetRevokedDigest() string {
+	if x != nil {
+		return x.RevokedDigest
+	}
+	return ""
 }
 
 func (x *HealthResponse) GetRecordLevel() uint32 {
@@ -1202,7 +1210,7 @@ const file_had_v1_peer_proto_rawDesc = "" +
 	"\x0fProposeResponse\x12\x14\n" +
 	"\x05index\x18\x01 \x01(\x04R\x05index\x12\x18\n" +
 	"\arefused\x18\x02 \x01(\tR\arefused\"\x0f\n" +
-	"\rHealthRequest\"\xfd\x04\n" +
+	"\rHealthRequest\"\xa4\x05\n" +
 	"\x0eHealthResponse\x12,\n" +
 	"\binstance\x18\x01 \x01(\v2\x10.had.v1.InstanceR\binstance\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\tR\aversion\x12\x1a\n" +
@@ -1219,7 +1227,8 @@ const file_had_v1_peer_proto_rawDesc = "" +
 	"\x06checks\x18\r \x03(\v2\x13.had.v1.CheckStatusR\x06checks\x12(\n" +
 	"\x05syncs\x18\x10 \x03(\v2\x12.had.v1.SyncStatusR\x05syncs\x12+\n" +
 	"\x06tokens\x18\x0f \x01(\v2\x13.had.v1.TokenHealthR\x06tokens\x127\n" +
-	"\fcertificates\x18\x11 \x03(\v2\x13.had.v1.CertificateR\fcertificates\x12!\n" +
+	"\fcertificates\x18\x11 \x03(\v2\x13.had.v1.CertificateR\fcertificates\x12%\n" +
+	"\x0erevoked_digest\x18\x13 \x01(\tR\rrevokedDigest\x12!\n" +
 	"\frecord_level\x18F \x01(\rR\vrecordLevel\x12+\n" +
 	"\bblockers\x18\x12 \x03(\v2\x0f.had.v1.FindingR\bblockers\"P\n" +
 	"\vTokenHealth\x12\x15\n" +
