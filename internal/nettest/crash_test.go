@@ -1,7 +1,9 @@
 package nettest
 
 import (
+	"flag"
 	"os"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -9,6 +11,8 @@ import (
 	"had/internal/lab"
 	hadv1 "had/proto/had/v1"
 )
+
+var restarts = flag.Int("restarts", 8, "how often an owner is restarted in a row")
 
 func TestDaemonsEndAndComeBack(t *testing.T) {
 	t.Parallel()
@@ -31,6 +35,30 @@ func TestDaemonsEndAndComeBack(t *testing.T) {
 		released := lastReleaseBy(s.fullHistory(t), owner)
 		if !released.GetForced() || released.GetCause() == "" {
 			t.Errorf("the restarted daemon did not report what its earlier run had held: %v", released)
+		}
+	})
+
+	s.scenario(t, "the owner dies and is restarted, again and again", func(t *testing.T, owner string) {
+		before := s.now(t)
+		for i := range *restarts {
+			s.kill(t, owner)
+			if i == 0 {
+				s.takenOver(t, owner)
+			}
+			must(t, s.Host(owner).StartDaemon())
+			// Until it has hardly begun, knows its cluster, or is well.
+			s.rest(t, time.Duration(i%4)*200*time.Millisecond)
+		}
+		s.settled(t)
+		var released []string
+		for _, e := range s.eventsSince(t, before) {
+			// A busy machine may cost another its lease.
+			if r := e.GetReleased(); r != nil && (e.GetNode() == owner || !strings.Contains(r.GetCause(), "the lease ended")) {
+				released = append(released, e.GetNode()+": "+r.GetCause())
+			}
+		}
+		if len(released) != 1 || !strings.HasPrefix(released[0], owner) {
+			t.Errorf("%s ended and began %d times, and released were %q: it moves once", owner, *restarts, released)
 		}
 	})
 
@@ -84,6 +112,15 @@ func TestDaemonsEndAndComeBack(t *testing.T) {
 		s.settled(t)
 		s.neverAgainOn(t, owner, woken)
 	})
+}
+
+// rest lets time pass.
+func (s *site) rest(t *testing.T, d time.Duration) {
+	t.Helper()
+	select {
+	case <-time.After(d):
+	case <-t.Context().Done():
+	}
 }
 
 // Everything dies at once, and the data folders are removed to begin anew: what
