@@ -193,6 +193,9 @@ func (w *world) heal() {
 			l.cont()
 		}
 		h.switchOn()
+		if p := h.process(); p != nil && isClosed(p.dead) {
+			synctest.Wait() // it was killed at a seam in this very moment, and is on its way
+		}
 		h.start()
 	}
 }
