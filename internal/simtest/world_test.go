@@ -111,6 +111,9 @@ func newWorld(t *testing.T, l layout) *world {
 // close ends all daemons at once and waits for every goroutine, so that the
 // bubble can end; then it tells what was found.
 func (w *world) close() {
+	// raft never answers what it has handed to its state machine when it is shut down
+	// in that very moment.
+	synctest.Wait()
 	close(w.ended)
 	for _, h := range w.hosts {
 		h.kill()
