@@ -185,6 +185,14 @@ func (c *nodes) heal(name string) {
 	}
 }
 
+// healOneWay connects a severed node with another, which can't send it anything yet.
+func (c *nodes) healOneWay(from, to string) {
+	c.mu.Lock()
+	delete(c.cut, pair(from, to))
+	c.mu.Unlock()
+	c.hosts[from].transport.Connect(raft.ServerAddress(to), c.hosts[to].transport.InmemTransport)
+}
+
 // received returns how many messages of leaders have reached a node.
 func (c *nodes) received(node string) int {
 	c.mu.Lock()
