@@ -179,7 +179,7 @@ func TestASyncIsHeldAfterTheOwnerChanged(t *testing.T) {
 func TestTheOwnerSaysThatASyncIsHeld(t *testing.T) {
 	play(t, func(r *rig) {
 		r.with(func() { r.fails["pages"] = hook.Result{Outcome: hook.Signaled, Signal: "SIGSEGV"} })
-		time.Sleep(time.Minute)
+		time.Sleep(time.Minute - time.Second/2) // between two looks
 		r.expect("pages begins at 30s: "+copies, "pages ended at 31s: signaled", "reported at 31s: failed")
 		r.owns("beta")
 		time.Sleep(time.Hour)
