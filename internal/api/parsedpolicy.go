@@ -10,9 +10,9 @@ import (
 // parsedPolicy keeps the policy that was asked for last: with a thousand addresses
 // to parse it takes longer than the rest of an answer.
 type parsedPolicy struct {
-	mu     sync.Mutex
-	text   string
-	policy *policy.Policy
+	mu      sync.Mutex
+	version uint64 // 0: none yet
+	policy  *policy.Policy
 }
 
 // of returns the policy of the log; nil when there is none, or none that this
@@ -23,9 +23,9 @@ func (c *parsedPolicy) of(view cluster.View) *policy.Policy {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if text := view.Policy.GetText(); c.text != text {
-		c.text = text
-		c.policy, _ = policy.ParsePolicy("policy.hcl", []byte(text))
+	if v := view.Policy.GetVersion(); c.version != v {
+		c.version = v
+		c.policy, _ = policy.ParsePolicy("policy.hcl", []byte(view.Policy.GetText()))
 	}
 	return c.policy
 }

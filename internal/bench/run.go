@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"maps"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -192,7 +191,7 @@ func (r *runner) anew() (complete bool, err error) {
 			r.cfg.Dir, old.Trials, old.Machine, r.report.Trials, now)
 	}
 	r.keep(old)
-	if r.report.Later = maps.Clone(old.Later); r.report.Later == nil {
+	if r.report.Later == nil {
 		r.report.Later = map[string]string{}
 	}
 	r.report.Missing = slices.DeleteFunc(old.Missing, func(m Missing) bool { return slices.Contains(r.cfg.Anew, m.Part) })
